@@ -1,0 +1,72 @@
+"""Every network by name: one explicit table with where it comes from and what was published about it."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from torch import nn
+
+from depthwise.errors import unknown_name
+from depthwise.models.xception import xception
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network as published, with 1000 classes and three channels.
+
+    `parameters` are the trainable ones; `macs` the multiply-adds for one image of `input_size` squared; `top1` and
+    `top5` single-crop ImageNet accuracies as fractions, from `accuracy_source`; `weights_source` names the release
+    whose weights the network takes.
+    """
+
+    name: str
+    builder: Callable[..., nn.Module]
+    input_size: int
+    parameters: int
+    macs: int
+    top1: float
+    top5: float
+    paper: str
+    accuracy_source: str
+    weights_source: str
+
+
+CATALOGUE: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            name="xception",
+            builder=xception,
+            input_size=299,
+            parameters=22_855_952,
+            macs=8_360_000_000,
+            top1=0.790,
+            top5=0.945,
+            paper="Chollet 2017, arXiv 1610.02357",
+            accuracy_source="Chollet 2017, Table 1",
+            weights_source="keras.applications.Xception",
+        ),
+    )
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The catalogue's names that match the shell `pattern`, sorted."""
+    return sorted(name for name in CATALOGUE if fnmatch(name, pattern))
+
+
+def create_model(name: str, **kwargs: Any) -> nn.Module:
+    """Build the network `name` of the catalogue with its builder's arguments, randomly initialised.
+
+    Raises UsageError for a name or an argument that does not exist, and DepthwiseError for a value out of range.
+    """
+    if name not in CATALOGUE:
+        raise unknown_name("model", name, CATALOGUE)
+    builder = CATALOGUE[name].builder
+    known = inspect.signature(builder).parameters
+    for argument in kwargs:
+        if argument not in known:
+            raise unknown_name(f"argument of {name}", argument, known)
+    return builder(**kwargs)
