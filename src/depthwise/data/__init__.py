@@ -1,0 +1,27 @@
+"""Images in: where they come from (source), what is done to them (transform), in what order (loader)."""
+
+from depthwise.data.loader import Batch, Batches
+from depthwise.data.source import (
+    ArraySplit,
+    BadImage,
+    Dataset,
+    Split,
+    open_dataset,
+    test_split,
+    val_split,
+)
+from depthwise.data.transform import Augment, Preprocess
+
+__all__ = [
+    "ArraySplit",
+    "Augment",
+    "BadImage",
+    "Batch",
+    "Batches",
+    "Dataset",
+    "Preprocess",
+    "Split",
+    "open_dataset",
+    "test_split",
+    "val_split",
+]
