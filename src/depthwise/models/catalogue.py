@@ -16,9 +16,9 @@ from depthwise.models.xception import xception
 class Entry:
     """One network as published, with 1000 classes and three channels.
 
-    `parameters` are the trainable ones; `macs` the multiply-adds for one image of `input_size` squared; `top1` and
-    `top5` single-crop ImageNet accuracies as fractions, from `accuracy_source`; `weights_source` names the release
-    whose weights the network takes.
+    `parameters` are the trainable ones; `macs` the multiply-adds for one image of `input_size` squared;
+    `top1` and `top5` single-crop ImageNet accuracies as fractions, from `accuracy_source`; `weights_source`
+    names the release whose weights the network takes.
     """
 
     name: str
@@ -60,7 +60,8 @@ def list_models(pattern: str = "*") -> list[str]:
 def create_model(name: str, **kwargs: Any) -> nn.Module:
     """Build the network `name` of the catalogue with its builder's arguments, randomly initialised.
 
-    Raises UsageError for a name or an argument that does not exist, and DepthwiseError for a value out of range.
+    Raises UsageError for a name or an argument that does not exist, and DepthwiseError for a value out of
+    range.
     """
     if name not in CATALOGUE:
         raise unknown_name("model", name, CATALOGUE)

@@ -1,15 +1,16 @@
-"""Xception (Chollet 2017, arXiv 1610.02357v3): 22,855,952 parameters and 8.36 GMAC at 299x299 and 1000 classes.
+"""Xception (Chollet 2017, arXiv 1610.02357v3): 22,855,952 parameters and 8.36 GMAC at 299x299, 1000 classes.
 
-Figure 5 of the paper: 36 convolutions in 14 modules, all but the first and the last with a linear residual around
-them. Batch norm follows every convolution; nothing stands between depthwise and pointwise.
+Figure 5 of the paper: 36 convolutions in 14 modules, all but the first and the last with a linear residual
+around them; batch norm behind every convolution, and nothing between depthwise and pointwise.
 """
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 
 from torch import Tensor, nn
 
-from depthwise.errors import DepthwiseError, unknown_name
+from depthwise.errors import DepthwiseError
 from depthwise.layers import (
     Conv,
     ConvNorm,
@@ -19,45 +20,44 @@ from depthwise.layers import (
     check_arguments,
     check_input,
     check_widths,
+    conv2d,
     initialise,
     relu,
     scale_width,
 )
 
-STEMS = ("imagenet", "small")
-
 
 class Block(nn.Module):
-    """conv(relu(x)) over `widths`, halved if `stride` is 2, plus the skip: x itself, or 1x1 where the shape changes."""
+    """body(x) + skip(x): a ReLU and a convolution for each of `widths`, then 3x3/2 pooling if asked.
+
+    The skip is x itself, or a 1x1 convolution where the shape changes: linear either way.
+    """
 
     def __init__(
         self,
         in_channels: int,
         widths: Sequence[int],
         *,
-        stride: int = 1,
+        pool: bool = False,
         relu_first: bool = True,
         residual: bool = True,
         conv: Conv = SeparableConv2d,
     ) -> None:
         super().__init__()
-        # The first ReLU must not work in place: the skip reads the same tensor.
+        # Not in place, unlike the later ones: the skip reads the same x.
         self.body = nn.Sequential(nn.ReLU() if relu_first else nn.Identity())
         channels = in_channels
         for i, out_channels in enumerate(widths, start=1):
             activation = relu if i < len(widths) else nn.Identity
-            self.body.append(ConvNorm(channels, out_channels, 3, conv=conv, activation=activation))
+            self.body.append(ConvNorm(conv(channels, out_channels, 3), out_channels, activation))
             channels = out_channels
-        if stride > 1:
-            self.body.append(MaxPool2d(3, stride))
+        if pool:
+            self.body.append(MaxPool2d(3, stride=2))
         self.skip: nn.Module | None = None
-        if residual:
-            same_shape = channels == in_channels and stride == 1
-            self.skip = (
-                nn.Identity()
-                if same_shape
-                else ConvNorm(in_channels, channels, stride=stride, conv=PointwiseConv2d)
-            )
+        if residual and (pool or channels != in_channels):
+            self.skip = ConvNorm(PointwiseConv2d(in_channels, channels, stride=2 if pool else 1), channels)
+        elif residual:
+            self.skip = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x) if self.skip is None else self.body(x) + self.skip(x)
@@ -68,12 +68,12 @@ class Xception(nn.Module):
 
     def __init__(
         self,
+        *,
         stem: nn.Module,
         entry: nn.Module,
         middle: nn.Module,
         exit: nn.Module,
         classifier: nn.Linear,
-        *,
         dropout: float,
         in_channels: int,
         input_size: int,
@@ -106,66 +106,53 @@ def xception(
     residual: bool = True,
     conv: Conv = SeparableConv2d,
 ) -> Xception:
-    """Xception for images [N, in_channels, H, W] of any shape from `min_size` up, giving logits [N, num_classes].
+    """Build Xception: [N, in_channels, H, W], of any shape from `min_size` up, to logits [N, num_classes].
 
-    `entry`, `middle` and `exit` are the widths of Figure 5's three flows and, by their lengths, the depth: one block
-    of two convolutions and a pooling for each of `entry`, one of three convolutions for each of `middle`, and for
-    `exit` a last pooled block, then one convolution for each further width. `width` multiplies them all and the
-    stem's 32 and 64. `dropout` stands before the classifier (0.5 on ImageNet and none on JFT, section 4.4; the
-    published weights' network has none). `residual=False` is Figure 9's network; `conv` replaces every separable
-    convolution.
+    `entry`, `middle` and `exit` are the widths in Figure 5 and, by their lengths, the depth: a pooled block
+    of two convolutions for each of `entry`, a block of three for each of `middle`, and for `exit` a pooled
+    block, then a convolution for each further width. `width` scales them and the stem's 32 and 64. `dropout`
+    stands before the classifier (section 4.4: 0.5 on ImageNet, none on JFT). `residual=False` is the network
+    of Figure 9; `conv` makes every convolution behind the stem.
 
-    `stem="imagenet"` starts with a 3x3/2 and a 3x3 without padding; `min_size` is then the smallest side that leaves a
-    3x3 map at the end, 71 at the default depth. `stem="small"` starts with two 3x3 that keep the map's size, for
-    pictures of 16 to 64 pixels; `min_size` is then the smallest side that every pooling halves, 16 at the default
-    depth, leaving 1x1.
+    stem="imagenet" begins with a 3x3/2 and a 3x3 without padding, and `min_size` is the smallest side that
+    leaves a 3x3 map at the end: 71 as published. stem="small" keeps the size of the map, for pictures of 16
+    to 64 pixels, and `min_size` is the smallest side that every pooling halves: 16 with the published depth.
 
-    The paper states no initialisation; He normal by fan-in is used. Raises DepthwiseError for values outside
-    their range and UsageError for an unknown stem.
+    The paper states no initialisation: He normal by fan-in here, Glorot uniform in Keras. Raises
+    DepthwiseError for a value out of range, UsageError for an unknown stem.
     """
-    check_arguments(num_classes, in_channels, width, dropout)
+    check_arguments(num_classes, in_channels, width, dropout, stem)
     check_widths(entry=entry, middle=middle, exit=exit)
     if not exit:
-        raise DepthwiseError("exit=() leaves the network without an exit flow: give it at least one width")
-    if stem not in STEMS:
-        raise unknown_name("stem", stem, STEMS)
+        raise DepthwiseError("exit=() must hold at least one width, that of the last pooled block")
+    entry, middle, exit = ([scale_width(c, width) for c in flow] for flow in (entry, middle, exit))
+    first, second = scale_width(32, width), scale_width(64, width)
+    entry_out = (second, *entry)[-1]
+    middle_out = (entry_out, *middle)[-1]
     imagenet = stem == "imagenet"
-    reductions = len(entry) + 1
-
-    def scaled(channels: int) -> int:
-        return scale_width(channels, width)
-
-    block = partial(Block, residual=residual, conv=conv)
     stride, padding = (2, 0) if imagenet else (1, 1)
-    channels = scaled(64)
-    stem_flow = nn.Sequential(
-        ConvNorm(in_channels, scaled(32), 3, stride=stride, padding=padding, activation=relu),
-        ConvNorm(scaled(32), channels, 3, padding=padding, activation=relu),
-    )
-    entry_flow = nn.Sequential()
-    for i, out_channels in enumerate(map(scaled, entry)):
-        # The stem ends in a ReLU, so the first block needs none.
-        entry_flow.append(block(channels, (out_channels,) * 2, stride=2, relu_first=i > 0))
-        channels = out_channels
-    middle_flow = nn.Sequential()
-    for out_channels in map(scaled, middle):
-        middle_flow.append(block(channels, (out_channels,) * 3))
-        channels = out_channels
-    pooled, *last = map(scaled, exit)
-    exit_flow = nn.Sequential(block(channels, (channels, pooled), stride=2))
-    channels = pooled
-    for out_channels in last:
-        exit_flow.append(ConvNorm(channels, out_channels, 3, conv=conv, activation=relu))
-        channels = out_channels
-
+    reduction = 2 ** (len(entry) + 1)
+    block = partial(Block, residual=residual, conv=conv)
     return Xception(
-        stem_flow,
-        entry_flow,
-        middle_flow,
-        exit_flow,
-        nn.Linear(channels, num_classes),
+        stem=nn.Sequential(
+            ConvNorm(conv2d(in_channels, first, 3, stride, padding), first, relu),
+            ConvNorm(conv2d(first, second, 3, 1, padding), second, relu),
+        ),
+        entry=nn.Sequential(
+            *(
+                block(m, (n, n), pool=True, relu_first=i > 0)
+                for i, (m, n) in enumerate(pairwise((second, *entry)))
+            )
+        ),
+        middle=nn.Sequential(*(block(m, (n, n, n)) for m, n in pairwise((entry_out, *middle)))),
+        exit=nn.Sequential(
+            block(middle_out, (middle_out, exit[0]), pool=True),
+            *(ConvNorm(conv(m, n, 3), n, relu) for m, n in pairwise(exit)),
+        ),
+        classifier=nn.Linear(exit[-1], num_classes),
         dropout=dropout,
         in_channels=in_channels,
         input_size=299 if imagenet else 32,
-        min_size=4 * 2**reductions + 7 if imagenet else 2**reductions,
+        # More than two of the last map's pixels must reach behind the stem, which maps s to (s - 3) // 2 - 1.
+        min_size=4 * reduction + 7 if imagenet else reduction,
     )
