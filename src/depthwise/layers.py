@@ -178,5 +178,5 @@ def check_input(x: Tensor, in_channels: int, min_size: int) -> None:
     if height < min_size or width < min_size:
         raise DepthwiseError(
             f"an image of {height}x{width} is below this network's minimum of {min_size}x{min_size}: "
-            f'enlarge it, or build the network for small images (stem="small", fewer downsampling blocks)'
+            f'enlarge it, or build the network with stem="small", which takes images from 16x16'
         )

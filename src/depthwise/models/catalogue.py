@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from depthwise.errors import unknown_name
+from depthwise.models.inception_v3 import inception_v3
 from depthwise.models.xception import xception
 
 
@@ -36,6 +37,18 @@ class Entry:
 CATALOGUE: dict[str, Entry] = {
     entry.name: entry
     for entry in (
+        Entry(
+            name="inception_v3",
+            builder=inception_v3,
+            input_size=299,
+            parameters=23_834_568,
+            macs=5_710_000_000,
+            top1=0.782,
+            top5=0.941,
+            paper="Szegedy 2016, arXiv 1512.00567",
+            accuracy_source="Chollet 2017, Table 1",
+            weights_source="torchvision.models.inception_v3",
+        ),
         Entry(
             name="xception",
             builder=xception,
