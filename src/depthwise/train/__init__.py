@@ -1,0 +1,6 @@
+"""Training: what a recipe says (recipe), how it is carried out (loop), and what a run leaves behind (run)."""
+
+from depthwise.train.recipe import Recipe
+from depthwise.train.run import Options, Result, train
+
+__all__ = ["Options", "Recipe", "Result", "train"]

@@ -1,0 +1,96 @@
+"""A training run's whole state in one safetensors file: whole or absent, and nothing in it can run code."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from depthwise.errors import DepthwiseError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`state` is what JSON can hold (step, counters); `tensors` the network, its average, the optimiser's slots."""
+
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write `path` under a temporary name, bring it to the disk, then rename.
+
+    Raises OSError when it cannot be written; the file that was there is then untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    dense = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
+    metadata = {"format": str(FORMAT), "state": json.dumps(checkpoint.state)}
+    try:
+        with temporary.open("wb") as file:
+            file.write(safetensors.torch.save(dense, metadata=metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read what `save_checkpoint` wrote. Raises DepthwiseError for a file that is damaged or of another format."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        if metadata.get("format") != str(FORMAT):
+            raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT}")
+        return Checkpoint(json.loads(metadata["state"]), tensors)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DepthwiseError(
+            f"{path} cannot be read ({error}): start the run again with --force, or put the file back"
+        ) from None
+
+
+def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    """The module's state, each name behind `prefix` and a dot."""
+    return {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+def restore_module(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put back what `module_tensors` took, into the memory layout that the module has now."""
+    start = len(prefix) + 1
+    module.load_state_dict(
+        {name[start:]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """The optimiser's slots by the names of their parameters: `optimizer.<parameter>/<slot>`."""
+    return {
+        f"optimizer.{name}/{slot}": value
+        for name, parameter in module.named_parameters()
+        for slot, value in optimizer.state.get(parameter, {}).items()
+        if value is not None
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` took."""
+    parameters = dict(module.named_parameters())
+    for key, value in tensors.items():
+        if not key.startswith("optimizer."):
+            continue
+        name, slot = key.removeprefix("optimizer.").rsplit("/", 1)
+        parameter = parameters[name]
+        if value.shape == parameter.shape:
+            value = torch.empty_like(parameter).copy_(value)
+        optimizer.state[parameter][slot] = value

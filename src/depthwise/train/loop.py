@@ -1,0 +1,184 @@
+"""The training loop: one update after another, each a function of the state before it and of its own number."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from depthwise.data.loader import Batch, Batches, mix_seed
+from depthwise.data.source import Dataset
+from depthwise.errors import DepthwiseError
+from depthwise.train.average import PolyakAverage
+from depthwise.train.checkpoint import (
+    Checkpoint,
+    module_tensors,
+    optimizer_tensors,
+    restore_module,
+    restore_optimizer,
+)
+from depthwise.train.optimizer import Clock
+from depthwise.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the updates since the last line of metrics came to."""
+
+    loss: float
+    accuracy: float
+    samples: int
+
+
+class Trainer:
+    """A network on its way through a recipe; knows nothing of files, clocks or terminals.
+
+    `step` counts updates done. Update s of epoch e draws its batches, augmentation and dropout from (seed, e, s) alone,
+    so a Trainer restored from a checkpoint goes on bit for bit as the one that wrote it would have.
+    """
+
+    def __init__(
+        self, recipe: Recipe, module: nn.Module, dataset: Dataset, *, device: torch.device, workers: int = 0
+    ) -> None:
+        self.recipe, self.device = recipe, device
+        self.module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        train = dataset.splits["train"]
+        self.batches = Batches(
+            train,
+            recipe.preprocess(dataset.channels),
+            batch_size=min(recipe.batch_size, len(train)),
+            num_classes=len(dataset.classes),
+            seed=recipe.seed,
+            augment=recipe.augment,
+            workers=workers,
+        )
+        self.steps_per_epoch = len(self.batches) // recipe.accumulate
+        if not self.steps_per_epoch:
+            raise DepthwiseError(
+                f"accumulate={recipe.accumulate} is more than the {len(self.batches)} batches of an epoch: lower it"
+            )
+        self.samples_per_step = self.batches.batch_size * recipe.accumulate
+        self.total_steps = max(1, round(recipe.epochs * self.steps_per_epoch))
+        self.step = 0
+        _prepare(self.module, recipe)
+        self.optimizer = recipe.optimizer.build(self.module)
+        self.average = PolyakAverage(self.module, recipe.averaging) if recipe.averaging else None
+        self._forward = torch.compile(self.module) if recipe.compile else self.module
+        self._class_weights = class_weights(recipe, train.labels, len(dataset.classes)).to(device)
+        self._window = torch.zeros(3, device=device)
+        self._stream: Iterator[list[Batch]] | None = None
+
+    @property
+    def clock(self) -> Clock:
+        """Where the run is."""
+        return Clock(self.step, self.steps_per_epoch, self.samples_per_step, self.total_steps)
+
+    @property
+    def last_lr(self) -> float:
+        """The learning rate of the last update."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def update(self) -> None:
+        """Do one update of the weights."""
+        self._stream = self._stream or self._passes()
+        passes = next(self._stream)
+        torch.manual_seed(mix_seed(self.recipe.seed, self.step, "dropout"))
+        self._train_mode()
+        self.optimizer.zero_grad()
+        for batch in passes:
+            self._pass(batch, sum(len(other.targets) for other in passes))
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.optimizer.lr * self.recipe.schedule.factor(self.clock)
+        self.optimizer.step()
+        self.step += 1
+        if self.average:
+            self.average.update(self.step)
+
+    def take_window(self) -> Window:
+        """What the updates since the last call came to. Raises DepthwiseError if the loss is not finite any more."""
+        loss, hits, samples = self._window.tolist()
+        self._window.zero_()
+        if not torch.isfinite(torch.tensor(loss)):
+            raise DepthwiseError(
+                f"the loss became {loss} before step {self.step}: train anew with a lower optimizer.lr, a warm-up or "
+                f"clip_norm=1"
+            )
+        return Window(loss / max(samples, 1), hits / max(samples, 1), int(samples))
+
+    def checkpoint(self, state: dict[str, Any]) -> Checkpoint:
+        """Everything that the rest of the run depends on, with the caller's own `state`."""
+        tensors = module_tensors("model", self.module) | optimizer_tensors(self.optimizer, self.module)
+        if self.average:
+            tensors |= module_tensors("averaged", self.average.module)
+        return Checkpoint({**state, "step": self.step}, {**tensors, "window": self._window})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back, or forward, to where `checkpoint` was taken."""
+        restore_module("model", self.module, checkpoint.tensors)
+        restore_optimizer(self.optimizer, self.module, checkpoint.tensors)
+        if self.average:
+            restore_module("averaged", self.average.module, checkpoint.tensors)
+        self._window.copy_(checkpoint.tensors["window"])
+        self.step = checkpoint.state["step"]
+        self._stream = None
+
+    def _passes(self) -> Iterator[list[Batch]]:
+        accumulate = self.recipe.accumulate
+        while True:
+            epoch, done = divmod(self.step, self.steps_per_epoch)
+            stream = self.batches.epoch(epoch, done * accumulate)
+            for _ in range(self.steps_per_epoch - done):
+                yield [next(stream) for _ in range(accumulate)]
+
+    def _pass(self, batch: Batch, samples_in_update: int) -> None:
+        if not len(batch.targets):  # every file of it turned out to be unreadable
+            return
+        images = batch.images.to(self.device, non_blocking=True)
+        targets = batch.targets.to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            output = self._forward(images)
+        logits, loss = self._loss(output, targets)
+        (loss * (len(targets) / samples_in_update)).backward()
+        with torch.no_grad():
+            labels = targets if targets.ndim == 1 else targets.argmax(1)
+            hits = (logits.argmax(1) == labels).sum()
+            self._window += torch.stack([loss * len(targets), hits, torch.full_like(loss, len(targets))])
+
+    def _loss(self, output: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+        def cross_entropy(logits: Tensor) -> Tensor:
+            smoothing = self.recipe.label_smoothing
+            return F.cross_entropy(logits.float(), targets, self._class_weights, label_smoothing=smoothing)
+
+        if isinstance(output, Tensor):
+            return output, cross_entropy(output)
+        logits, auxiliary = output
+        return logits, cross_entropy(logits) + self.module.aux_weight * cross_entropy(auxiliary)
+
+    def _train_mode(self) -> None:
+        self.module.train()
+        if self.recipe.freeze:
+            for part in self.module.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.eval()
+
+
+def _prepare(module: nn.Module, recipe: Recipe) -> None:
+    if recipe.freeze:
+        module.requires_grad_(False)
+        module.classifier.requires_grad_(True)
+    if recipe.norm_momentum is not None:
+        for part in module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.momentum = recipe.norm_momentum
+
+
+def class_weights(recipe: Recipe, labels: Tensor, num_classes: int) -> Tensor:
+    """float32 [K]: ones, or n / (K * images of the class) for "balanced" as scikit-learn has it (0 without images)."""
+    if recipe.class_weights == "none":
+        return torch.ones(num_classes)
+    counts = torch.bincount(labels, minlength=num_classes)
+    return torch.where(counts > 0, len(labels) / (num_classes * counts.clamp(min=1)), 0.0)

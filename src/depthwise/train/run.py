@@ -1,0 +1,238 @@
+"""A whole training run: from a recipe and a data set to a directory with bundle, metrics and report."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from depthwise import native
+from depthwise.bundle import BundleConfig, write_bundle
+from depthwise.cost import cost
+from depthwise.data.dataset import Dataset, test_split
+from depthwise.errors import DepthwiseError
+from depthwise.evaluate.metrics import Evaluation
+from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
+from depthwise.train.files import FORMAT, RunFiles, disk_full, environment, read_lines, write_json
+from depthwise.train.loop import Trainer
+from depthwise.train.recipe import Recipe, differences
+from depthwise.train.session import Session, Watcher
+from depthwise.train.signals import StopRequest
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is done on this machine; none of it changes a bit of the result but the device.
+
+    workers: processes that decode images; 0 does it in the training process. checkpoint_minutes, checkpoint_steps:
+    how often the state is saved (0 = not by that count). device: "auto" is an accelerator if there is one. command,
+    spec: what the person typed and what they called the data, for the report.
+    """
+
+    workers: int = 0
+    checkpoint_minutes: float = 5.0
+    checkpoint_steps: int = 0
+    device: str = "auto"
+    command: Sequence[str] = ()
+    spec: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished run: its directory, and what the bundle's weights ("raw" or "averaged") are worth on `split`."""
+
+    out: Path
+    split: str
+    weights: str
+    evaluation: Evaluation
+    seconds: float
+
+
+class Silent:
+    """A Watcher that looks away."""
+
+    def start(self, total_steps: int, start_step: int = 0) -> None: ...
+
+    def step(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None: ...
+
+    def evaluated(self, line: dict[str, Any]) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def train(
+    recipe: Recipe,
+    module: nn.Module,
+    dataset: Dataset,
+    out: str | Path,
+    *,
+    options: Options | None = None,
+    resume: bool = False,
+    force: bool = False,
+    watcher: Watcher | None = None,
+) -> Result:
+    """Train `module` on `dataset` by `recipe` and leave bundle, metrics and report in the directory `out`.
+
+    With `resume` the run in `out` goes on from its last checkpoint and ends bit for bit as if it had never stopped;
+    `force` then accepts another recipe, data set or version, and without `resume` replaces the run that is there.
+
+    Raises:
+        DepthwiseError: `out` holds a run (or none to resume), something the run depends on has changed, the loss is
+            not finite any more, or the disk is full; the last checkpoint stays usable.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; a checkpoint was written, and the text says how to go on.
+    """
+    options, watcher, files = options or Options(), watcher or Silent(), RunFiles(Path(out))
+    device = choose_device(options.device)
+    recipe = replace(recipe, precision=choose_precision(recipe.precision, device))
+    native.tune_allocator()
+    facts = {
+        "format": FORMAT,
+        "recipe": recipe.to_json(),
+        "versions": environment(device, native.status()),
+        "data": _describe(dataset, options.spec),
+        "cost": _bill(module, recipe, dataset),
+        "command": list(options.command),
+    }
+    try:
+        if resume:
+            _refuse_changes(files, facts, force=force)
+        else:
+            files.create(force=force)
+        write_json(files.run, facts)
+        files.write_bad_images(dataset.bad)
+        trainer = Trainer(recipe, module, dataset, device=device, workers=options.workers)
+        try:
+            with (
+                StopRequest() as stop,
+                Session(
+                    trainer,
+                    dataset,
+                    files,
+                    stop,
+                    watcher,
+                    workers=options.workers,
+                    checkpoint_minutes=options.checkpoint_minutes,
+                    checkpoint_steps=options.checkpoint_steps,
+                    resume=resume,
+                ) as session,
+            ):
+                session.run()
+                return _finish(session, facts)
+        finally:
+            trainer.batches.close()
+            watcher.close()
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        raise DepthwiseError(
+            f"no space is left for {files.root}: free some, then go on with: depthwise train --out {files.root} "
+            f"--resume"
+        ) from error
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto" is an accelerator if there is one, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """The precision itself; for "auto" bfloat16 on an accelerator and on a CPU that computes in it, else float32."""
+    if precision != "auto":
+        return precision
+    # AVX-512 without its bfloat16 instructions converts back and forth, which is slower than float32.
+    fast = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast else "float32"
+
+
+def _describe(dataset: Dataset, spec: str) -> dict[str, Any]:
+    counts = {
+        name: torch.bincount(split.labels, minlength=len(dataset.classes)).tolist()
+        for name, split in dataset.splits.items()
+    }
+    return {
+        "spec": spec or dataset.name,
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "classes": list(dataset.classes),
+        "channels": dataset.channels,
+        "split_source": dataset.split_source,
+        "counts": counts,
+        "bad": len(dataset.bad),
+    }
+
+
+def _bill(module: nn.Module, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    shape = (recipe.channels or dataset.channels, *recipe.size)
+    costs = cost(module, shape)
+    return {"parameters": costs.parameters, "macs": costs.macs, "input_shape": list(shape)}
+
+
+def _refuse_changes(files: RunFiles, facts: dict[str, Any], *, force: bool) -> None:
+    before = files.read_run()
+    changed = []
+    for part in ("recipe", "data", "versions"):
+        old, new = before.get(part, {}), facts[part]
+        if part == "data":
+            old, new = ({"fingerprint": values.get("fingerprint")} for values in (old, new))
+        changed += [f"{part}.{difference}" for difference in differences(old, new)]
+    if changed and not force:
+        raise DepthwiseError(
+            f"{files.root} cannot be resumed exactly, this has changed: {'; '.join(changed)}: put it back, or go on "
+            f"all the same with --resume --force"
+        )
+
+
+def _finish(session: Session, facts: dict[str, Any]) -> Result:
+    """Measure the final weights on the test part; write bundle, evaluation.json and, last of all, the report."""
+    files, dataset, recipe = session.files, session.dataset, session.trainer.recipe
+    name, split = test_split(dataset)
+    session.watcher.message(f"measuring the final weights on the {name} part ({len(split)} images)")
+    # float32 whatever the training computed in: it is what prediction computes in.
+    measured = {kind: session.measure(split, module, "float32") for kind, module in session.weights.items()}
+    kind, evaluation = list(measured.items())[-1]
+    numbers = {"split": name, "weights": kind, **evaluation.to_json()}
+    seconds = session.seconds
+    config = BundleConfig(
+        model=recipe.model,
+        model_args=recipe.model_args,
+        classes=dataset.classes,
+        preprocess=recipe.preprocess(dataset.channels),
+        training={
+            "recipe": recipe.name,
+            "data": facts["data"]["spec"],
+            "fingerprint": dataset.fingerprint,
+            "steps": session.trainer.step,
+            "seconds": round(seconds, 1),
+            **{key: numbers[key] for key in ("split", "weights", "top1", "top5", "loss")},
+        },
+    )
+    raw = session.trainer.module.state_dict() if session.trainer.average else None
+    write_bundle(files.bundle, config, session.weights[kind].state_dict(), raw, overwrite=True)
+    write_json(files.evaluation, numbers)
+    files.write_bad_images((*dataset.bad, *session.trainer.batches.bad))
+    for weights, tested in measured.items():
+        values = {"loss": tested.loss, "top1": tested.top1, "top5": tested.top5}
+        session.watcher.evaluated(session.write_line("test", {"split": name, "weights": weights, **values}))
+    data = ReportData(
+        title=f"{recipe.model} on {dataset.name}",
+        history=read_lines(files.metrics),
+        classes=dataset.classes,
+        evaluation=evaluation,
+        split=name,
+        mistakes=collect_mistakes(evaluation, split),
+        samples=collect_samples(dataset.splits["train"], len(dataset.classes)),
+        counts=facts["data"]["counts"],
+        cost=facts["cost"],
+        recipe=facts["recipe"],
+        versions=facts["versions"],
+        command=facts["command"],
+        data=facts["data"],
+    )
+    write_report(data, files.report)
+    return Result(files.root, name, kind, evaluation, seconds)

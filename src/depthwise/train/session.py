@@ -1,0 +1,221 @@
+"""A Trainer with its run directory: lines of metrics, evaluations, checkpoints, and the way back after a stop."""
+
+import json
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from torch import nn
+
+from depthwise.data.dataset import Dataset, Split, val_split
+from depthwise.data.loader import Batches
+from depthwise.evaluate.metrics import Evaluation, evaluate
+from depthwise.train.checkpoint import load_checkpoint, save_checkpoint
+from depthwise.train.files import RunFiles, read_lines, write_text
+from depthwise.train.loop import Trainer
+from depthwise.train.signals import StopRequest
+
+EVALUATION_BATCH = 250
+
+
+class Watcher(Protocol):
+    """Who looks on while a run goes: a terminal's progress bar, a notebook, nobody."""
+
+    def start(self, total_steps: int, start_step: int = 0) -> None: ...
+
+    def step(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None: ...
+
+    def evaluated(self, line: dict[str, Any]) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a checkpoint keeps beside the Trainer's state: how far the files are, and the time so far."""
+
+    num_lines: int = 0
+    evaluated_step: int = -1
+    seconds: float = 0.0
+
+
+class Session:
+    """One process's share of a run: from the start, or from the last checkpoint, to the end or to a stop."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        dataset: Dataset,
+        files: RunFiles,
+        stop: StopRequest,
+        watcher: Watcher,
+        *,
+        workers: int,
+        checkpoint_minutes: float,
+        checkpoint_steps: int,
+        resume: bool,
+    ) -> None:
+        self.trainer, self.dataset, self.files, self.stop, self.watcher = (
+            trainer,
+            dataset,
+            files,
+            stop,
+            watcher,
+        )
+        self.workers = workers
+        self.checkpoint_minutes, self.checkpoint_steps = checkpoint_minutes, checkpoint_steps
+        self.progress = Progress()
+        if resume and files.checkpoint.exists():
+            self._restore()
+        self._started = self._saved = self._window_started = time.monotonic()
+
+    def __enter__(self) -> "Session":
+        from torch.utils.tensorboard import SummaryWriter
+
+        # purge_step hides what an interrupted process wrote after its last checkpoint.
+        self._writer = SummaryWriter(str(self.files.root), purge_step=self.trainer.step or None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    @property
+    def seconds(self) -> float:
+        """Time in all the run's processes, evaluations and checkpoints included."""
+        return self.progress.seconds + time.monotonic() - self._started
+
+    @property
+    def weights(self) -> dict[str, nn.Module]:
+        """The network as trained, and its average if the recipe has one; the last is what the bundle gets."""
+        weights = {"raw": self.trainer.module}
+        return weights | ({"averaged": self.trainer.average.module} if self.trainer.average else {})
+
+    def run(self) -> None:
+        """Do what is left of the updates, and the evaluations and checkpoints that fall due on the way.
+
+        Raises KeyboardInterrupt, after a checkpoint, when a stop was requested.
+        """
+        trainer = self.trainer
+        due = self._evaluation_steps()
+        self.watcher.start(trainer.total_steps, trainer.step)
+        if trainer.step == 0:
+            self.save()
+        while True:
+            if trainer.step in due and self.progress.evaluated_step != trainer.step:
+                self._evaluate()
+            if trainer.step >= trainer.total_steps:
+                break
+            self.answer_stop()
+            trainer.update()
+            if trainer.step % trainer.recipe.log_every == 0 or trainer.step == trainer.total_steps:
+                self._log_window()
+            if self._save_is_due():
+                self.save()
+        self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment."""
+        now = replace(self.progress, seconds=self.seconds)
+        save_checkpoint(self.files.checkpoint, self.trainer.checkpoint({"progress": vars(now)}))
+        self._saved = time.monotonic()
+
+    def answer_stop(self, *_: Any) -> None:
+        """If a stop was requested: save, and raise KeyboardInterrupt with the way to go on. Also an evaluation's
+        callback: it changes nothing, so a checkpoint inside it is one from before it."""
+        if self.stop.requested:
+            self.save()
+            raise KeyboardInterrupt(
+                f"stopped at step {self.trainer.step} of {self.trainer.total_steps}, nothing is lost; go on with: "
+                f"depthwise train --out {self.files.root} --resume"
+            )
+
+    def measure(self, split: Split, module: nn.Module, precision: str) -> Evaluation:
+        """What `module` is worth on `split`."""
+        recipe, num_classes = self.trainer.recipe, len(self.dataset.classes)
+        preprocess = recipe.preprocess(self.dataset.channels)
+        batches = Batches(
+            split,
+            preprocess,
+            batch_size=max(recipe.batch_size, EVALUATION_BATCH if recipe.size[0] <= 64 else 0),
+            num_classes=num_classes,
+            workers=self.workers,
+        )
+        try:
+            return evaluate(
+                module,
+                batches,
+                num_classes=num_classes,
+                device=self.trainer.device,
+                precision=precision,
+                progress=self.answer_stop,
+            )
+        finally:
+            batches.close()
+
+    def write_line(self, kind: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Append a line to metrics.jsonl and its numbers to TensorBoard's events."""
+        clock = self.trainer.clock
+        position = {
+            "step": clock.step,
+            "epoch": round(clock.now("epochs"), 6),
+            "samples": int(clock.now("samples")),
+        }
+        line = {"kind": kind, **position, "seconds": round(self.seconds, 3), **values}
+        with self.files.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.progress = replace(self.progress, num_lines=self.progress.num_lines + 1)
+        prefix = "/".join(line[key] for key in ("kind", "split", "weights") if key in line)
+        for name, value in values.items():
+            if isinstance(value, float):
+                self._writer.add_scalar(f"{prefix}/{name}", value, clock.step)
+        return line
+
+    def _restore(self) -> None:
+        checkpoint = load_checkpoint(self.files.checkpoint)
+        self.trainer.restore(checkpoint)
+        self.progress = Progress(**checkpoint.state["progress"])
+        # Lines that an interrupted process wrote after its last checkpoint will be written again.
+        lines = read_lines(self.files.metrics)[: self.progress.num_lines]
+        write_text(self.files.metrics, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def _evaluation_steps(self) -> set[int]:
+        trainer = self.trainer
+        every = trainer.recipe.eval_every * trainer.steps_per_epoch
+        count = int(trainer.total_steps / every)
+        return {max(1, round(i * every)) for i in range(1, count + 1)} | {trainer.total_steps}
+
+    def _save_is_due(self) -> bool:
+        if self.checkpoint_steps and self.trainer.step % self.checkpoint_steps == 0:
+            return True
+        return time.monotonic() - self._saved >= self.checkpoint_minutes * 60 > 0
+
+    def _evaluate(self) -> None:
+        began = time.monotonic()
+        name, split = val_split(self.dataset)
+        # Both are measured before either is written: an interrupted evaluation leaves no line, and is done again.
+        measured = {
+            weights: self.measure(split, module, self.trainer.recipe.precision)
+            for weights, module in self.weights.items()
+        }
+        for weights, evaluation in measured.items():
+            values = {"loss": evaluation.loss, "top1": evaluation.top1, "top5": evaluation.top5}
+            self.watcher.evaluated(self.write_line("eval", {"split": name, "weights": weights, **values}))
+        self.progress = replace(self.progress, evaluated_step=self.trainer.step)
+        self._window_started += time.monotonic() - began
+
+    def _log_window(self) -> None:
+        lr = self.trainer.last_lr
+        window = self.trainer.take_window()
+        now = time.monotonic()
+        rate = window.samples / max(now - self._window_started, 1e-9)
+        self._window_started = now
+        values = {
+            "loss": window.loss,
+            "accuracy": window.accuracy,
+            "lr": lr,
+            "images_per_second": round(rate, 2),
+        }
+        self.write_line("train", values)
+        self.watcher.step(self.trainer.step, window.loss, window.accuracy, rate)
