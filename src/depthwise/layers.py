@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from depthwise import native
 from depthwise.errors import DepthwiseError, unknown_name
 
 Conv = Callable[[int, int, int], nn.Module]
@@ -109,7 +110,9 @@ class SeparableConv2d(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """activation(norm(conv(x))) for a `conv` without bias that puts out `channels` maps.
+    """activation(norm(conv(x)) + residual) for a `conv` without bias that puts out `channels` maps.
+
+    The residual, of the output's shape, is optional.
 
     Batch norm has the constants of the TensorFlow releases: epsilon 1e-3, and momentum 0.99, which PyTorch
     writes 0.01.
@@ -121,8 +124,8 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
         self.activation = activation()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.norm(self.conv(x)))
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return native.batch_norm_act(self.conv(x), self.norm, self.activation, residual)
 
 
 def initialise(network: nn.Module) -> None:

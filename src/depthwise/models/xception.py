@@ -60,6 +60,8 @@ class Block(nn.Module):
             self.skip = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.skip, ConvNorm):
+            return self.skip(x, residual=self.body(x))
         return self.body(x) if self.skip is None else self.body(x) + self.skip(x)
 
 

@@ -1,0 +1,22 @@
+// The kernels for x86-64 with AVX2 and FMA. Standard headers come first: their inline functions are shared with code
+// that must run anywhere, and may not be compiled for this instruction set.
+#ifdef __x86_64__
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "kernels.h"
+#include "parallel.h"
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("arch=x86-64-v3"))), apply_to = function)
+#else
+#pragma GCC target("arch=x86-64-v3")
+#endif
+#define NATIVE_ISA avx2
+#define WIDTH 8
+#include "table.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,22 @@
+// The kernels for x86-64 with AVX-512 (F, BW, CD, DQ, VL). Standard headers come first: their inline functions are shared with code
+// that must run anywhere, and may not be compiled for this instruction set.
+#ifdef __x86_64__
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "kernels.h"
+#include "parallel.h"
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("arch=x86-64-v4,prefer-vector-width=512"))), apply_to = function)
+#else
+#pragma GCC target("arch=x86-64-v4,prefer-vector-width=512")
+#endif
+#define NATIVE_ISA avx512
+#define WIDTH 16
+#include "table.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

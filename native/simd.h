@@ -1,0 +1,99 @@
+// Vectors of W floats over float32 or bfloat16 memory, by the compiler's vector extension: the same source becomes
+// AVX-512, AVX2, SSE2 or NEON code. Included once an instruction set, inside that set's namespace.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace NATIVE_ISA {
+
+struct bf16 {
+    uint16_t bits;
+};
+
+template <int W>
+struct Vec {
+    typedef float F __attribute__((vector_size(4 * W)));
+    typedef int32_t I __attribute__((vector_size(4 * W)));
+    typedef uint32_t U __attribute__((vector_size(4 * W)));
+    typedef uint16_t H __attribute__((vector_size(2 * W)));
+    typedef uint8_t B __attribute__((vector_size(W)));
+};
+template <int W>
+using F = typename Vec<W>::F;
+
+#define INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
+
+template <int W>
+INLINE F<W> load(const float* p) {
+    F<W> v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+template <int W>
+INLINE F<W> load(const bf16* p) {
+    typename Vec<W>::H half;
+    std::memcpy(&half, p, sizeof half);
+    typename Vec<W>::U wide = __builtin_convertvector(half, typename Vec<W>::U) << 16;
+    return (F<W>)wide;
+}
+
+INLINE float scalar(float v) { return v; }
+INLINE float scalar(bf16 v) {
+    const uint32_t bits = uint32_t{v.bits} << 16;
+    float f;
+    std::memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+template <int W>
+INLINE void store(float* p, F<W> v) {
+    std::memcpy(p, &v, sizeof v);
+}
+
+// Rounds to nearest even, as PyTorch does; a NaN stays one.
+template <int W>
+INLINE void store(bf16* p, F<W> v) {
+    typename Vec<W>::U u = (typename Vec<W>::U)v;
+    typename Vec<W>::U rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    typename Vec<W>::U nan = (typename Vec<W>::U)(v != v);
+    rounded = (rounded & ~nan) | (nan & 0x7fc0);
+    typename Vec<W>::H half = __builtin_convertvector(rounded, typename Vec<W>::H);
+    std::memcpy(p, &half, sizeof half);
+}
+
+template <int W>
+INLINE F<W> select(typename Vec<W>::I mask, F<W> yes, F<W> no) {
+    return mask ? yes : no;
+}
+
+template <int W>
+INLINE F<W> zero() {
+    return F<W>{};
+}
+
+// max(v, 0) that keeps a NaN.
+template <int W>
+INLINE F<W> relu(F<W> v) {
+    return select<W>(v < zero<W>(), zero<W>(), v);
+}
+
+template <int W>
+INLINE F<W> relu_gradient(F<W> output, F<W> gradient) {
+    return select<W>(output <= zero<W>(), zero<W>(), gradient);
+}
+
+// A row of C channels is walked in vectors; the last one is moved back to end at C, so it may overlap the one before.
+template <int W>
+INLINE int64_t num_vectors(int64_t channels) {
+    return (channels + W - 1) / W;
+}
+template <int W>
+INLINE int64_t vector_offset(int64_t vector, int64_t channels) {
+    int64_t offset = vector * W;
+    return offset + W <= channels ? offset : channels - W;
+}
+
+}  // namespace NATIVE_ISA

@@ -1,0 +1,115 @@
+"""Finding, loading and choosing the kernels, and the threads and the memory they work with."""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+from depthwise.errors import DepthwiseError
+
+PATHS = ("avx512", "avx2", "portable")
+
+
+class Library:
+    """The shared library of kernels: `handle` when it is in use, `loaded` when it could be, else `reason`."""
+
+    def __init__(self) -> None:
+        self.handle: ctypes.CDLL | None = None
+        self.path = "off"
+        choice = os.environ.get("DEPTHWISE_NATIVE") or "best"
+        if choice not in ("best", "off", *PATHS):
+            raise DepthwiseError(
+                f"DEPTHWISE_NATIVE={choice} is no path: take off, {', '.join(PATHS)}, or none"
+            )
+        self.loaded, self.reason = _load()
+        self.use(choice)
+
+    def use(self, path: str) -> None:
+        if path == "off" or (path == "best" and self.loaded is None):
+            self.handle, self.path = None, "off"
+            return
+        for candidate in PATHS if path == "best" else (path,):
+            if self.loaded is not None and self.loaded.depthwise_use(candidate.encode()):
+                self.handle, self.path = self.loaded, candidate
+                return
+        remedy = self.reason or "take another path"
+        raise DepthwiseError(f"this machine cannot run the {path} kernels: {remedy}")
+
+
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    file = next(iter(sorted(Path(__file__).parent.glob("_kernels*.so"))), None)
+    if file is None:
+        return None, "no C++ compiler was found when the package was installed"
+    pool = _thread_pool()
+    if pool is None:
+        return None, "this PyTorch does not run on an OpenMP library whose threads can be shared"
+    try:
+        library = ctypes.CDLL(str(file))
+    except OSError as error:
+        return None, f"the kernels could not be loaded ({error})"
+    for name, types in _SIGNATURES.items():
+        function = getattr(library, f"depthwise_{name}")
+        function.argtypes = types
+        function.restype = ctypes.c_int if name == "use" else None
+    library.depthwise_threads(*pool)
+    return library, ""
+
+
+_POINTER, _SIZE, _FLAG, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
+_SIGNATURES = {
+    "use": [ctypes.c_char_p],
+    "threads": [_POINTER] * 3,
+    "batch_norm_forward": [_POINTER] * 9 + [_SIZE] * 2 + [_REAL] * 2 + [_FLAG] * 3,
+    "batch_norm_backward": [_POINTER] * 11 + [_SIZE] * 2 + [_FLAG] * 3,
+}
+
+
+def _thread_pool() -> tuple[int, int, int] | None:
+    """Addresses of fork, thread index and team size in the OpenMP library that PyTorch has loaded."""
+    import torch  # noqa: F401 (its OpenMP library must be loaded before it can be found)
+
+    try:
+        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    except OSError:
+        return None
+    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+    for file in sorted(m for m in mapped if Path(m).name.startswith(("libgomp", "libomp", "libiomp5"))):
+        runtime = ctypes.CDLL(file)
+        if all(hasattr(runtime, name) for name in names):
+            first, second, third = (
+                ctypes.cast(getattr(runtime, n), ctypes.c_void_p).value or 0 for n in names
+            )
+            return first, second, third
+    return None
+
+
+library = Library()
+
+
+def status() -> str:
+    """One sentence: which kernels run, or why PyTorch's own operators do."""
+    if library.handle is not None:
+        return f"native kernels for training run on this CPU ({library.path})"
+    return f"training runs on PyTorch's own operators: {library.reason or 'native kernels are switched off'}"
+
+
+def use(path: str) -> None:
+    """Force `path`, one of PATHS, "off" or "best"; raise DepthwiseError if this machine does not have it."""
+    library.use(path)
+
+
+def tune_allocator() -> None:
+    """Make glibc's malloc keep the memory it has freed; elsewhere do nothing. Call once, before training.
+
+    By default every large buffer goes back to the system and returns as zero pages, each of them a fault:
+    training Xception spends 5 to 15% of a step there. The price is that the process never shrinks below its
+    peak.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    if mallopt is None:
+        return
+    trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # M_TRIM_THRESHOLD and so on in <malloc.h>
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, -1)
+    mallopt(top_pad, 64 << 20)
+    mallopt(arena_max, 1)
