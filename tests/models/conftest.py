@@ -1,0 +1,43 @@
+"""What the tests of the networks share."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """On small maps a second thread gains nothing, and on a busy machine waiting for it costs several times over."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def randomise() -> Callable[[nn.Module], None]:
+    """Batch norm away from its neutral start, so that a wrong epsilon or order shows."""
+
+    def apply(network: nn.Module) -> None:
+        generator = torch.Generator().manual_seed(1)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+                nn.init.normal_(module.bias, 0.0, 0.1, generator=generator)
+                nn.init.normal_(module.running_mean, 0.0, 0.1, generator=generator)
+                nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
+
+    return apply
+
+
+@pytest.fixture
+def difference() -> Callable[[torch.Tensor, torch.Tensor], float]:
+    """The largest difference, relative to the largest value."""
+
+    def measure(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+        assert ours.shape == theirs.shape
+        return float((ours - theirs).abs().max() / theirs.abs().max())
+
+    return measure

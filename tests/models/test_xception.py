@@ -1,0 +1,256 @@
+"""Xception against the paper's numbers and against the two implementations people use."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from depthwise.errors import DepthwiseError, UsageError
+from depthwise.layers import ConvNorm, SeparableConv2d
+from depthwise.models.xception import Xception, xception
+
+Randomise = Callable[[nn.Module], None]
+Difference = Callable[[Tensor, Tensor], float]
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def small(**arguments: Any) -> Xception:
+    """A network for 16x16 that runs in milliseconds."""
+    arguments = {"num_classes": 10, "in_channels": 1, "width": 0.125, "stem": "small"} | arguments
+    torch.manual_seed(0)
+    return xception(**arguments)
+
+
+def units(network: Xception) -> list[list[Tensor]]:
+    """The tensors of each convolution and its batch norm, in the order of the forward pass, a block's skip last."""
+    return [list(m.state_dict().values()) for m in network.modules() if isinstance(m, ConvNorm)]
+
+
+def test_parameters_are_those_of_table_3() -> None:
+    assert count(xception()) == 22_855_952
+
+
+def test_it_has_36_convolution_layers_in_14_modules() -> None:
+    network = xception(width=0.125)
+    skips = [m for name, m in network.named_modules() if name.endswith("skip") and isinstance(m, ConvNorm)]
+    assert len(units(network)) - len(skips) == 36
+    separable = [m for m in network.modules() if isinstance(m, SeparableConv2d)]
+    assert len(separable) == 34
+    assert len(network.entry) + len(network.middle) == 11
+
+
+def test_maps_at_299_are_those_of_figure_5() -> None:
+    network = xception(width=0.125).eval()
+    sides = []
+    parts = [*network.stem, *network.entry, network.middle, network.exit]  # type: ignore[misc]
+    x = torch.randn(1, 3, 299, 299)
+    with torch.no_grad():
+        for part in parts:
+            x = part(x)
+            sides.append((x.shape[2], x.shape[3]))
+    assert [height for height, _ in sides] == [149, 147, 74, 37, 19, 19, 10]
+    assert all(height == width for height, width in sides)
+
+
+def test_equal_to_timm_where_the_padding_agrees(randomise: Randomise, difference: Difference) -> None:
+    """timm pads every strided pooling (1, 1), which is SAME where the map is odd: everywhere at these sizes."""
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model("legacy_xception", pretrained=False).eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-3
+    ours = xception().eval()
+    randomise(ours)
+    for source, target in zip(units(ours), timm_units(theirs), strict=True):
+        for value, tensor in zip(source, target, strict=True):
+            tensor.copy_(value)
+    theirs.fc.load_state_dict(ours.classifier.state_dict())
+
+    for size in ((71, 71), (71, 103)):
+        x = torch.randn(2, 3, *size)
+        with torch.no_grad():
+            assert difference(ours(x), theirs(x)) < 1e-4
+
+
+def timm_units(network: Any) -> Iterator[list[Tensor]]:
+    def tensors(conv: nn.Module, norm: nn.Module) -> list[Tensor]:
+        return [*conv.state_dict().values(), *norm.state_dict().values()]
+
+    yield tensors(network.conv1, network.bn1)
+    yield tensors(network.conv2, network.bn2)
+    for i in range(1, 13):
+        block = getattr(network, f"block{i}")
+        for conv, norm in zip(block.rep[:-1], block.rep[1:], strict=True):
+            if isinstance(norm, nn.BatchNorm2d):
+                yield tensors(conv, norm)
+        if block.skip is not None:
+            yield tensors(block.skip, block.skipbn)
+    yield tensors(network.conv3, network.bn3)
+    yield tensors(network.conv4, network.bn4)
+
+
+def test_equal_to_keras_at_299(
+    monkeypatch: pytest.MonkeyPatch, randomise: Randomise, difference: Difference
+) -> None:
+    """At 299 the maps of 74 pixels need TensorFlow's SAME, (0, 1)."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras")
+    theirs = keras.applications.Xception(weights=None, classifier_activation=None)
+    ours = xception().eval()
+    randomise(ours)
+    for source, (conv, norm) in zip(units(ours), keras_units(theirs, keras), strict=True):
+        *kernels, gamma, beta, mean, variance, _ = [tensor.numpy() for tensor in source]
+        # Keras has (height, width, in, out), and (height, width, channels, 1) for a depthwise kernel.
+        depthwise = isinstance(conv, keras.layers.SeparableConv2D)
+        axes = [(2, 3, 0, 1), (2, 3, 1, 0)] if depthwise else [(2, 3, 1, 0)]
+        conv.set_weights([kernel.transpose(axis) for kernel, axis in zip(kernels, axes, strict=True)])
+        norm.set_weights([gamma, beta, mean, variance])
+    weight, bias = (p.detach().numpy() for p in ours.classifier.parameters())
+    theirs.get_layer("predictions").set_weights([weight.T, bias])
+    assert sum(w.numel() for w in map(keras.ops.convert_to_tensor, theirs.trainable_weights)) == count(ours)
+
+    x = torch.randn(1, 3, 299, 299)
+    with torch.no_grad():
+        expected = theirs(x.permute(0, 2, 3, 1), training=False)
+        assert difference(ours(x), expected.cpu()) < 1e-4
+
+
+def keras_units(network: Any, keras: Any) -> Iterator[tuple[Any, Any]]:
+    # The skips have numbered names; their widths tell them apart.
+    skips = {
+        layer.filters: layer
+        for layer in network.layers
+        if isinstance(layer, keras.layers.Conv2D) and not layer.name.startswith("block")
+    }
+    for block in range(1, 15):
+        kind = "conv" if block == 1 else "sepconv"
+        for i in range(1, 4 if 5 <= block <= 12 else 3):
+            name = f"block{block}_{kind}{i}"
+            yield network.get_layer(name), network.get_layer(f"{name}_bn")
+        width = {2: 128, 3: 256, 4: 728, 13: 1024}.get(block)
+        if width is not None:
+            (node,) = skips[width]._outbound_nodes
+            yield skips[width], node.operation
+
+
+def test_min_size_is_the_one_keras_documents() -> None:
+    network = xception(width=0.125)
+    assert network.min_size == 71
+    with pytest.raises(
+        DepthwiseError, match=re.escape("an image of 70x71 is below this network's minimum of 71x71")
+    ):
+        network(torch.zeros(1, 3, 70, 71))
+
+
+@pytest.mark.parametrize("entry", [(8,), (8, 16), (8, 16, 16, 16)])
+def test_min_size_follows_the_depth(entry: tuple[int, ...]) -> None:
+    assert small(entry=entry).min_size == 2 ** (len(entry) + 1)
+    network = small(in_channels=3, stem="imagenet", entry=entry, middle=(), exit=(8, 16)).eval()
+    with torch.no_grad():
+        for side, last in ((network.min_size - 1, 2), (network.min_size, 3)):
+            assert network.exit(network.entry(network.stem(torch.zeros(1, 3, side, side)))).shape[2] == last
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 24), (28, 28), (32, 32), (17, 40)])
+def test_small_pictures_of_any_shape(size: tuple[int, int]) -> None:
+    network = small()
+    assert (network.min_size, network.input_size) == (16, 32)
+    assert network(torch.randn(2, 1, *size)).shape == (2, 10)
+
+
+def test_depth_and_width_are_data() -> None:
+    network = small(width=1, entry=[16, 24], middle=(40,) * 4, exit=(48,))
+    assert len(network.middle) == 4
+    assert network.classifier.in_features == 48
+    assert network(torch.randn(2, 1, 9, 8)).shape == (2, 10)
+    quarter = xception(1000, width=0.25)
+    assert quarter.classifier.in_features == 512
+    assert count(quarter) < 22_855_952 / 10
+
+
+def test_convolution_and_residuals_are_injected() -> None:
+    def regular(in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
+        return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+
+    network = small(conv=regular)
+    assert not any(isinstance(module, SeparableConv2d) for module in network.modules())
+    assert network(torch.randn(2, 1, 16, 16)).shape == (2, 10)
+
+    plain = small(residual=False)
+    assert count(small()) - count(plain) == sum(
+        p.numel() for name, p in small().named_parameters() if ".skip." in name
+    )
+    assert plain(torch.randn(2, 1, 16, 16)).shape == (2, 10)
+
+
+def test_gradients_reach_every_parameter() -> None:
+    network = small()
+    nn.functional.cross_entropy(network(torch.randn(8, 1, 32, 32)), torch.arange(8)).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_dropout_configured_is_dropout_applied() -> None:
+    network = small(dropout=0.25)
+    before, after = [], []
+    network.dropout.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
+    network.classifier.register_forward_pre_hook(lambda _, inputs: after.append(inputs[0]))
+    x = torch.randn(16, 1, 16, 16)
+    network.train()(x)
+    network.eval()(x)
+    dropped = (after[0] == 0)[before[0] != 0].float().mean().item()
+    assert dropped == pytest.approx(0.25, abs=0.05)
+    assert torch.equal(after[1], before[1])
+
+
+def test_no_tensor_of_the_caller_is_overwritten() -> None:
+    x = torch.randn(2, 1, 16, 16)
+    before = x.clone()
+    small()(x)
+    assert torch.equal(x, before)
+
+
+def test_bfloat16_channels_last_agrees_with_float32() -> None:
+    """The path of training on a CPU, which runs the pointwise convolutions as linear layers."""
+    network = small(width=0.25)
+    x, target = torch.randn(16, 1, 28, 28), torch.arange(16) % 10
+    losses, gradients = [], []
+    for enabled in (False, True):
+        network.zero_grad()
+        batch = x.contiguous(memory_format=torch.channels_last) if enabled else x
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = nn.functional.cross_entropy(network(batch), target)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(network.classifier.weight.grad.clone())  # type: ignore[union-attr]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+    assert torch.cosine_similarity(*(g.flatten() for g in gradients), dim=0) > 0.98
+
+
+def test_one_graph_for_compile_and_export() -> None:
+    network = small().eval()
+    x = torch.randn(2, 1, 20, 20)
+    expected = network(x)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), expected)
+    torch.testing.assert_close(torch.export.export(network, (x,)).module()(x), expected)
+
+
+def test_errors_name_the_value() -> None:
+    with pytest.raises(DepthwiseError, match=re.escape("exit=() must hold at least one width")):
+        small(exit=())
+    with pytest.raises(DepthwiseError, match=re.escape("entry=(0,) must hold numbers of channels")):
+        small(entry=(0,))
+    with pytest.raises(UsageError, match=re.escape("unknown stem 'tiny': use one of imagenet, small")):
+        small(stem="tiny")
+    with pytest.raises(
+        DepthwiseError, match=re.escape("[2, 3, 16, 16] does not fit this network's [N, 1, H, W]")
+    ):
+        small()(torch.zeros(2, 3, 16, 16))
