@@ -1,160 +1,68 @@
-"""Where images come from: built-in array sets and folders of class/image, as named splits of (image, label)."""
+"""A data set from what a person calls it: a built-in set's name, or a folder."""
 
-import gzip
-import hashlib
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from depthwise.data.image import to_channels
-from depthwise.errors import DepthwiseError, unknown_name
-
-ARRAY_SETS = ("digits", "fashion-mnist")
-
-
-@dataclass(frozen=True)
-class BadImage:
-    path: str
-    reason: str
-
-
-class Split(Protocol):
-    """Labelled images in a fixed order."""
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 [n]"""
-
-    def __len__(self) -> int: ...
-
-    def image(self, index: int) -> Tensor:
-        """uint8 [C, H, W]"""
-
-    def name(self, index: int) -> str: ...
-
-
-@dataclass(frozen=True)
-class ArraySplit:
-    """Images of one size held in memory: uint8 [n, C, H, W], with labels int64 [n]."""
-
-    images: Tensor
-    labels: Tensor
-    prefix: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, index: int) -> Tensor:
-        return self.images[index]
-
-    def name(self, index: int) -> str:
-        return f"{self.prefix}/{index}"
-
-
-@dataclass(frozen=True)
-class Dataset:
-    name: str
-    classes: tuple[str, ...]
-    splits: dict[str, Split]
-    channels: int
-    fingerprint: str
-    split_source: str
-    bad: tuple[BadImage, ...] = ()
-    ignored: tuple[str, ...] = field(default=())
-
-
-def open_dataset(spec: str, *, seed: int = 0, channels: int | None = None) -> Dataset:
-    if spec == "digits":
-        return _digits(channels or 1)
-    if spec == "fashion-mnist":
-        return _fashion_mnist(channels or 1)
-    raise unknown_name("data set", spec, ARRAY_SETS)
-
-
-def val_split(dataset: Dataset) -> tuple[str, Split]:
-    """The split to validate on during training: val, else test."""
-    return _first_of(dataset, "val", "test")
-
-
-def test_split(dataset: Dataset) -> tuple[str, Split]:
-    """The split to report on at the end: test, else val."""
-    return _first_of(dataset, "test", "val")
-
-
-def _first_of(dataset: Dataset, *names: str) -> tuple[str, Split]:
-    for name in names:
-        if name in dataset.splits:
-            return name, dataset.splits[name]
-    raise DepthwiseError(
-        f"{dataset.name} has no {' or '.join(names)} part: evaluation needs one, add a folder of it"
-    )
-
-
-def _digits(channels: int) -> Dataset:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    raw = load_digits()
-    images = torch.from_numpy((raw.images * (255 / 16)).round().astype(np.uint8)).unsqueeze(1)
-    labels = torch.from_numpy(raw.target.astype(np.int64))
-    parts = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=raw.target)
-    splits = {
-        name: (images[np.sort(part)], labels[np.sort(part)])
-        for name, part in zip(("train", "test"), parts, strict=True)
-    }
-    return _array_dataset(
-        "digits", tuple("0123456789"), splits, channels, "stratified 80/20 of scikit-learn's digits, seed 0"
-    )
-
-
-FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+from depthwise.data.arrays import ARRAY_SETS, open_arrays
+from depthwise.data.dataset import (
+    ArraySplit,
+    BadImage,
+    Dataset,
+    FileSplit,
+    Split,
+    test_split,
+    val_split,
 )
-FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+from depthwise.data.folder import TooManyUnreadableError, open_folder
+from depthwise.data.image import CHANNELS
+from depthwise.data.listing import IMAGE_SUFFIXES
+from depthwise.data.verify import Progress
+from depthwise.errors import DepthwiseError, UsageError
+
+__all__ = [
+    "ARRAY_SETS",
+    "IMAGE_SUFFIXES",
+    "ArraySplit",
+    "BadImage",
+    "Dataset",
+    "FileSplit",
+    "Split",
+    "TooManyUnreadableError",
+    "open_dataset",
+    "test_split",
+    "val_split",
+]
 
 
-def _fashion_mnist(channels: int) -> Dataset:
-    def read(stem: str, dims: int) -> Tensor:
-        raw = gzip.decompress((FASHION_FOLDER / f"{stem}-ubyte.gz").read_bytes())
-        shape = [int.from_bytes(raw[4 + 4 * d : 8 + 4 * d]) for d in range(dims)]
-        return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape).copy())
-
-    splits = {
-        part: (read(f"{stem}-images-idx3", 3).unsqueeze(1), read(f"{stem}-labels-idx1", 1).long())
-        for part, stem in (("train", "train"), ("test", "t10k"))
-    }
-    return _array_dataset(
-        "fashion-mnist", FASHION_CLASSES, splits, channels, "the published 60000/10000 split"
-    )
-
-
-def _array_dataset(
-    name: str,
-    classes: tuple[str, ...],
-    parts: dict[str, tuple[Tensor, Tensor]],
-    channels: int,
-    split_source: str,
+def open_dataset(
+    spec: str,
+    *,
+    seed: int = 0,
+    channels: int | None = None,
+    workers: int = 2,
+    progress: Progress | None = None,
 ) -> Dataset:
-    digest = hashlib.sha256()
-    for part, (images, labels) in parts.items():
-        digest.update(part.encode())
-        digest.update(images.numpy())
-        digest.update(labels.numpy())
-    splits: dict[str, Split] = {
-        part: ArraySplit(to_channels(images, channels), labels, f"{name}/{part}")
-        for part, (images, labels) in parts.items()
-    }
-    return Dataset(name, classes, splits, channels, digest.hexdigest(), split_source)
+    """The data set `spec`: one of ARRAY_SETS, or a folder of CLASS/IMAGE with or without train, val, test above.
+
+    seed: divides a folder that is not (80/20, every class alike). channels: 1, 3 or 4, None for the set's own.
+    Every file is decoded once, by `workers` threads, and remembered; `progress` is told (done, all) meanwhile. What
+    cannot be decoded is left out and named in `Dataset.bad`.
+
+    Raises DepthwiseError: no such set or folder, no images, one class, a class without training images, or more
+    than 1% of the files unreadable (TooManyUnreadableError, whose `bad` lists them).
+    """
+    if channels is not None and channels not in CHANNELS:
+        raise DepthwiseError(f"{channels} channels: ask for 1 (grey), 3 (RGB) or 4 (RGBA)")
+    folder = locate(spec)
+    if folder is None:
+        return open_arrays(spec, channels)
+    return open_folder(folder, seed=seed, channels=channels, workers=workers, progress=progress)
+
+
+def locate(spec: str) -> Path | None:
+    """The folder that `spec` is, or None for a built-in set (whose name in a path, ./digits, is a folder's)."""
+    if spec in ARRAY_SETS:
+        return None
+    if not Path(spec).exists():
+        known = " or ".join(ARRAY_SETS)
+        raise UsageError(f"{spec!r} is not there: give a folder of CLASS/IMAGE, or a built-in set, {known}")
+    return Path(spec)

@@ -1,0 +1,172 @@
+"""JPEG files to normalised training batches: ours against torchvision's two ways, interleaved, as ratios.
+
+Each of the three reads the same 500x375 photographs (quality 90) in as many worker processes, and ends with the same
+thing in the main process: float32 [N, 3, 299, 299], randomly cropped, mirrored and normalised, channels last.
+
+- `ours`: `depthwise.data.Batches`.
+- `torchvision-pil`: DataLoader over ImageFolder with Pillow images, as torchvision's reference training does it.
+- `torchvision-tensor`: DataLoader, `decode_image` and `v2.RandomResizedCrop` on uint8, normalised a batch at a time
+  in the main process: the fastest way we know with torchvision alone.
+
+    python benchmarks/input_pipeline.py [--rounds 9] [--workers 2] [--json]
+
+The order turns from round to round; a ratio compares two times of the same round, and its median is what counts.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from torchvision.io import ImageReadMode, decode_image, read_file
+from torchvision.transforms import v2
+
+from depthwise.data import Augment, Batches, Preprocess, open_dataset
+
+SIZE = 299
+BATCH = 32
+Epoch = Callable[[], Iterator[Tensor]]
+
+
+def write_photographs(folder: Path, count: int) -> None:
+    """Crops of scikit-learn's two photographs, different each time, as 500x375 JPEG in two classes."""
+    photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        photograph = photographs[number % 2]
+        width = int(rng.integers(400, 560))
+        height = width * 3 // 4
+        left = int(rng.integers(0, photograph.width - width))
+        top = int(rng.integers(0, photograph.height - height))
+        place = folder / "train" / ("china", "flower")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        crop = photograph.crop((left, top, left + width, top + height)).resize(
+            (500, 375), Image.Resampling.LANCZOS
+        )
+        crop.save(place / f"{number:04}.jpg", quality=90)
+
+
+def ours(folder: Path, workers: int) -> Epoch:
+    dataset = open_dataset(str(folder))
+    batches = Batches(
+        dataset.splits["train"],
+        Preprocess((SIZE, SIZE), 3),
+        batch_size=BATCH,
+        num_classes=2,
+        augment=Augment(),
+        workers=workers,
+    )
+    return lambda: (batch.images for batch in batches.epoch(0))
+
+
+def torchvision_pil(folder: Path, workers: int) -> Epoch:
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(SIZE),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize([0.5] * 3, [0.5] * 3),
+        ]
+    )
+    loader = _loader(ImageFolder(str(folder / "train"), transform), workers)
+    return lambda: (images.contiguous(memory_format=torch.channels_last) for images, _ in loader)
+
+
+def torchvision_tensor(folder: Path, workers: int) -> Epoch:
+    transform = v2.Compose([v2.RandomResizedCrop(SIZE, antialias=True), v2.RandomHorizontalFlip()])
+    loader = _loader(ImageFolder(str(folder / "train"), transform, loader=_decode), workers)
+
+    def normalise(images: Tensor) -> Tensor:
+        return images.to(torch.float32, memory_format=torch.channels_last).sub_(127.5).div_(127.5)
+
+    return lambda: (normalise(images) for images, _ in loader)
+
+
+def _decode(path: str) -> Tensor:
+    return decode_image(read_file(path), ImageReadMode.RGB)
+
+
+def _loader(dataset: ImageFolder, workers: int) -> DataLoader[Any]:
+    return DataLoader(
+        dataset, BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
+    )
+
+
+def images_per_second(epoch: Epoch) -> float:
+    start, count = time.perf_counter(), 0
+    for images in epoch():
+        assert images.shape[1:] == (3, SIZE, SIZE)
+        count += len(images)
+    return count / (time.perf_counter() - start)
+
+
+def measure(ways: dict[str, Epoch], rounds: int) -> dict[str, list[float]]:
+    for epoch in ways.values():  # starts the workers and reads the files once
+        images_per_second(epoch)
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for number in range(rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            speeds[name].append(images_per_second(ways[name]))
+    return speeds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_photographs(folder, arguments.images)
+        ways = {
+            "ours": ours(folder, arguments.workers),
+            "torchvision-tensor": torchvision_tensor(folder, arguments.workers),
+            "torchvision-pil": torchvision_pil(folder, arguments.workers),
+        }
+        speeds = measure(ways, arguments.rounds)
+    ratios = {
+        name: [mine / its for mine, its in zip(speeds["ours"], other, strict=True)]
+        for name, other in speeds.items()
+    }
+    if arguments.json:
+        result = {
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "workers": arguments.workers,
+            "images_per_second": {name: statistics.median(values) for name, values in speeds.items()},
+            "ours_over": {name: statistics.median(values) for name, values in ratios.items()},
+            "rounds": speeds,
+        }
+        print(json.dumps(result, indent=2))
+        return
+    table = Table("way", "images/s (median)", "ours is faster by (median)", "lowest to highest")
+    for name, values in speeds.items():
+        span = f"{min(ratios[name]):.2f} to {max(ratios[name]):.2f}"
+        table.add_row(
+            name, f"{statistics.median(values):.0f}", f"{statistics.median(ratios[name]):.3f}x", span
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""Looking a data set over before it is trained on: what is wrong with it, what is in it, what it looks like."""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from depthwise.data.dataset import BadImage, Dataset, Split
+from depthwise.data.folder import build
+from depthwise.data.image import UnreadableImageError, to_channels
+from depthwise.data.listing import Listing, list_folder
+from depthwise.data.source import locate, open_dataset
+from depthwise.data.verify import Fact, Progress, verify
+from depthwise.errors import DepthwiseError
+
+Group = tuple[str, ...]
+"""The names of images that are the same, byte for byte."""
+
+
+class Range(NamedTuple):
+    """In pixels."""
+
+    lowest: int
+    median: float
+    highest: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a data set holds, and what is wrong with it.
+
+    error: why it cannot be trained on as it is, or None. counts: readable images by part and class, divided as
+    training would. duplicates: images that are there more than once; conflicts: those of them in more than one
+    class; leaks: those in more than one part. modes: how many images of each format and (Pillow's) mode.
+    """
+
+    data: str
+    fingerprint: str | None
+    error: str | None
+    counts: dict[str, dict[str, int]]
+    unreadable: tuple[BadImage, ...]
+    duplicates: tuple[Group, ...]
+    conflicts: tuple[Group, ...]
+    leaks: tuple[Group, ...]
+    widths: Range
+    heights: Range
+    modes: dict[str, int]
+    ignored: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong that stops training or falsifies its result."""
+        return not (self.error or self.unreadable or self.conflicts or self.leaks)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ok": self.ok} | asdict(self) | _ranges_json(self)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A data set in numbers.
+
+    counts: images by part and class. imbalance: the largest class of the first part over its smallest. mean, std:
+    of each channel, 0 to 1, over `measured` images of that part, each counting alike whatever its size.
+    """
+
+    data: str
+    fingerprint: str
+    split_source: str
+    channels: int
+    counts: dict[str, dict[str, int]]
+    imbalance: float
+    widths: Range
+    heights: Range
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    measured: int
+    unreadable: int
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | _ranges_json(self)
+
+
+def check(spec: str, *, seed: int = 0, workers: int = 2, progress: Progress | None = None) -> Check:
+    """Looks at every image of `spec`, which is as for `open_dataset`.
+
+    What would stop training is told in the result; raises DepthwiseError only if there are no images to look at.
+    """
+    look = _look(spec, seed, workers, progress)
+    groups = _repeated(look.images)
+    return Check(
+        data=spec,
+        fingerprint=look.dataset.fingerprint if look.dataset else None,
+        error=str(look.error) if look.error else None,
+        counts=_counts(look.images),
+        unreadable=tuple(look.bad),
+        duplicates=tuple(_names(group) for group in groups),
+        conflicts=tuple(_names(group) for group in groups if len({image.label for image in group}) > 1),
+        leaks=tuple(_names(group) for group in groups if len({image.part for image in group}) > 1),
+        widths=_range(image.width for image in look.images),
+        heights=_range(image.height for image in look.images),
+        modes=dict(Counter(image.mode for image in look.images).most_common()),
+        ignored=look.ignored,
+        notes=look.dataset.notes if look.dataset else (),
+    )
+
+
+def stats(
+    spec: str, *, seed: int = 0, workers: int = 2, progress: Progress | None = None, measure: int = 2000
+) -> Stats:
+    """`spec` in numbers, colour over at most `measure` images; raises DepthwiseError as `open_dataset` does."""
+    look = _look(spec, seed, workers, progress)
+    if look.dataset is None:
+        raise look.error or DepthwiseError(f"{spec} holds no image")
+    counts = _counts(look.images)
+    first = next(iter(look.dataset.splits))
+    mean, std, measured = _colour(look.dataset.splits[first], measure)
+    return Stats(
+        data=spec,
+        fingerprint=look.dataset.fingerprint,
+        split_source=look.dataset.split_source,
+        channels=look.dataset.channels,
+        counts=counts,
+        imbalance=max(counts[first].values()) / min(counts[first].values()),
+        widths=_range(image.width for image in look.images),
+        heights=_range(image.height for image in look.images),
+        mean=mean,
+        std=std,
+        measured=measured,
+        unreadable=len(look.bad),
+        notes=look.dataset.notes,
+    )
+
+
+def contact_sheet(
+    dataset: Dataset, path: str | os.PathLike[str], *, per_class: int = 8, classes: int = 40, side: int = 72
+) -> None:
+    """Writes a picture to `path`: a row a class (the first `classes`), `per_class` images evenly from its first part.
+
+    side: of an image on it, in pixels. Raises DepthwiseError if `path` cannot be written.
+    """
+    split = next(iter(dataset.splits.values()))
+    shown = dataset.classes[:classes]
+    margin, gap = 180, 4
+    sheet = Image.new("RGB", (margin + per_class * (side + gap), len(shown) * (side + gap) + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
+    for row, label in enumerate(shown):
+        top = gap + row * (side + gap)
+        draw.text((gap, top + side / 2), _shortened(label, 22), "black", font, anchor="lm")
+        members = (split.labels == row).nonzero().flatten().tolist()
+        for column, index in enumerate(_evenly(members, per_class)):
+            try:
+                pixels = to_channels(split.image(index), 3)
+            except UnreadableImageError:
+                continue
+            picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+            sheet.paste(
+                ImageOps.pad(picture, (side, side), color="white"), (margin + column * (side + gap), top)
+            )
+    try:
+        sheet.save(path)
+    except (OSError, ValueError) as error:
+        raise DepthwiseError(
+            f"{os.fspath(path)} cannot be written ({error}): give a file.png in a folder"
+        ) from error
+
+
+class _Image(NamedTuple):
+    """An image that was looked at."""
+
+    part: str
+    label: str
+    name: str
+    content: str
+    width: int
+    height: int
+    mode: str
+
+
+class _Look(NamedTuple):
+    dataset: Dataset | None
+    error: DepthwiseError | None
+    images: list[_Image]
+    bad: Sequence[BadImage]
+    ignored: tuple[str, ...]
+
+
+def _look(spec: str, seed: int, workers: int, progress: Progress | None) -> _Look:
+    folder = locate(spec)
+    if folder is None:
+        dataset = open_dataset(spec)
+        return _Look(dataset, None, list(_images_of_arrays(dataset)), (), ())
+    listing = list_folder(folder)
+    facts, bad = verify(folder, listing.names(), workers=workers, progress=progress)
+    if not facts:
+        raise DepthwiseError(
+            f"none of the {len(bad)} images in {folder} can be read (the first: {bad[0].reason})"
+        )
+    try:
+        dataset = build(listing, facts, bad, seed=seed)
+    except DepthwiseError as error:
+        return _Look(None, error, list(_images_as_listed(listing, facts)), bad, listing.ignored)
+    return _Look(dataset, None, list(_images_of_files(dataset, facts)), bad, listing.ignored)
+
+
+def _images_of_arrays(dataset: Dataset) -> Iterator[_Image]:
+    for part, label, index, split in _members(dataset):
+        pixels = split.image(index)
+        content = hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
+        yield _Image(part, label, split.name(index), content, pixels.shape[2], pixels.shape[1], "array")
+
+
+def _images_of_files(dataset: Dataset, facts: dict[str, Fact]) -> Iterator[_Image]:
+    for part, label, index, split in _members(dataset):
+        yield _image_of_file(part, label, split.name(index), facts[split.name(index)])
+
+
+def _images_as_listed(listing: Listing, facts: dict[str, Fact]) -> Iterator[_Image]:
+    for part, classes in listing.parts.items():
+        for label, names in classes.items():
+            yield from (_image_of_file(part, label, name, facts[name]) for name in names if name in facts)
+
+
+def _image_of_file(part: str, label: str, name: str, fact: Fact) -> _Image:
+    return _Image(part, label, name, fact.sha256, fact.width, fact.height, f"{fact.format} {fact.mode}")
+
+
+def _members(dataset: Dataset) -> Iterator[tuple[str, str, int, Split]]:
+    for part, split in dataset.splits.items():
+        for index, label in enumerate(split.labels.tolist()):
+            yield part, dataset.classes[label], index, split
+
+
+def _repeated(images: Iterable[_Image]) -> list[list[_Image]]:
+    by_content = defaultdict(list)
+    for image in images:
+        by_content[image.content].append(image)
+    return [group for group in by_content.values() if len(group) > 1]
+
+
+def _names(group: Iterable[_Image]) -> Group:
+    return tuple(image.name for image in group)
+
+
+def _counts(images: Iterable[_Image]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = defaultdict(Counter)
+    for image in images:
+        counts[image.part][image.label] += 1
+    return {part: dict(sorted(by_class.items())) for part, by_class in counts.items()}
+
+
+def _range(values: Iterable[int]) -> Range:
+    ordered = sorted(values)
+    return Range(ordered[0], median(ordered), ordered[-1])
+
+
+def _ranges_json(report: Check | Stats) -> dict[str, Any]:
+    return {"widths": report.widths._asdict(), "heights": report.heights._asdict()}
+
+
+def _colour(split: Split, measure: int) -> tuple[tuple[float, ...], tuple[float, ...], int]:
+    """Mean and standard deviation of each channel, and of how many images."""
+    means, squares = [], []
+    for index in _evenly(range(len(split)), measure):
+        try:
+            values = split.image(index).double().flatten(1) / 255
+        except UnreadableImageError:
+            continue
+        means.append(values.mean(1))
+        squares.append(values.square().mean(1))
+    mean = torch.stack(means).mean(0)
+    std = (torch.stack(squares).mean(0) - mean.square()).clamp(min=0).sqrt()
+    return tuple(mean.tolist()), tuple(std.tolist()), len(means)
+
+
+def _evenly(values: Sequence[int], most: int) -> list[int]:
+    count = min(most, len(values))
+    return [values[i * len(values) // count] for i in range(count)]
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,111 @@
+"""What a data set is: named splits of labelled images, with what is known about where they came from."""
+
+import os
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from depthwise.data.image import decode
+from depthwise.errors import DepthwiseError
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """A file that was left out because it cannot be decoded."""
+
+    path: str
+    reason: str
+
+
+class Split(Protocol):
+    """Labelled images in a fixed order."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [n]"""
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Tensor:
+        """uint8 [C, H, W]; raises UnreadableImageError."""
+
+    def name(self, index: int) -> str:
+        """What a person would call the image: its path, or its place in an array."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySplit:
+    """Images of one size held in memory: uint8 [n, C, H, W], with labels int64 [n]."""
+
+    images: Tensor
+    labels: Tensor
+    prefix: str = "image"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Tensor:
+        return self.images[index]
+
+    def name(self, index: int) -> str:
+        return f"{self.prefix}/{index}"
+
+
+@dataclass(frozen=True, eq=False)
+class FileSplit:
+    """Image files, decoded each time they are asked for; `paths` are relative to `root`."""
+
+    paths: tuple[str, ...]
+    labels: Tensor
+    channels: int
+    root: str = ""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, index: int) -> Tensor:
+        return decode(os.path.join(self.root, self.paths[index]), self.channels)
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Splits by name (train, val, test) over one list of classes.
+
+    channels: of every image, 1, 3 or 4. fingerprint: SHA-256 of what is in it, files left out excepted.
+    split_source: how the splits came about. bad: what was left out. ignored: paths that are no part of it.
+    notes: sentences a person should read before training.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    channels: int
+    fingerprint: str
+    split_source: str
+    bad: tuple[BadImage, ...] = ()
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def val_split(dataset: Dataset) -> tuple[str, Split]:
+    """The split to validate on during training: val, else test."""
+    return _first_of(dataset, "val", "test")
+
+
+def test_split(dataset: Dataset) -> tuple[str, Split]:
+    """The split to report on at the end: test, else val."""
+    return _first_of(dataset, "test", "val")
+
+
+def _first_of(dataset: Dataset, *names: str) -> tuple[str, Split]:
+    for name in names:
+        if name in dataset.splits:
+            return name, dataset.splits[name]
+    has = ", ".join(dataset.splits)
+    raise DepthwiseError(
+        f"{dataset.name} has only {has}: evaluation needs a part called {' or '.join(names)}, add it"
+    )

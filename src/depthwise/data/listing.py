@@ -1,0 +1,117 @@
+"""What lies where in a folder of images: FOLDER/CLASS/IMAGE, or FOLDER/PART/CLASS/IMAGE."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from depthwise.errors import DepthwiseError
+
+_IMAGE_KINDS = "jpg jpeg jpe jfif png apng gif webp bmp dib tif tiff ppm pgm pbm pnm tga jp2 avif"
+IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _IMAGE_KINDS.split())
+
+_PART_OF = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files of `root` by part ("train", "val", "test", or "" alone if it is not divided) and class.
+
+    Paths are relative to `root`; parts and classes, and the files of each, are in order. ignored: paths that are
+    no image of a class; hidden files and a file manager's litter are not named. empty: classes without an image.
+    """
+
+    root: Path
+    parts: dict[str, dict[str, list[str]]]
+    ignored: tuple[str, ...]
+    empty: tuple[str, ...]
+
+    def names(self) -> list[str]:
+        """All the image files."""
+        return [name for classes in self.parts.values() for names in classes.values() for name in names]
+
+
+def list_folder(root: Path) -> Listing:
+    """Looks into `root`, its parts and its classes, no deeper; raises DepthwiseError if no image is found there."""
+    if not root.exists():
+        raise DepthwiseError(f"{root} does not exist: give a folder of CLASS/IMAGE")
+    if not root.is_dir():
+        raise DepthwiseError(f"{root} is a file: give a folder of CLASS/IMAGE")
+    folders, files = _entries(root, "")
+    ignored, empty = [*files], []
+    places = _places(root, folders)
+    if places:
+        ignored += [f"{name}/" for name in folders if name not in places.values()]
+    parts: dict[str, dict[str, list[str]]] = {}
+    for part, place in (places or {"": ""}).items():
+        parts[part] = {}
+        classes, strays = _entries(root, place)
+        ignored += strays if place else []
+        for class_folder in classes:
+            nested, inside = _entries(root, class_folder)
+            images = [name for name in inside if _is_image(name)]
+            ignored += [f"{name}/" for name in nested] + [name for name in inside if not _is_image(name)]
+            if images:
+                parts[part][os.path.basename(class_folder)] = images
+            else:
+                empty.append(class_folder)
+    if not any(parts.values()):
+        raise DepthwiseError(f"{root} has no image in a class's folder: {_remedy(root, folders, files)}")
+    return Listing(root, parts, tuple(ignored), tuple(empty))
+
+
+def _places(root: Path, folders: list[str]) -> dict[str, str]:
+    """The folder of each part, in the parts' order. A folder called train that holds images is a class of trains."""
+    found: dict[str, str] = {}
+    for name in folders:
+        part = _PART_OF.get(name.lower())
+        if part is None:
+            continue
+        classes, files = _entries(root, name)
+        if not classes or any(map(_is_image, files)):
+            continue
+        if part in found:
+            raise DepthwiseError(
+                f"{root} has {found[part]}/ and {name}/, both its {part} part: keep one of them"
+            )
+        found[part] = name
+    return {part: found[part] for part in ("train", "val", "test") if part in found}
+
+
+def _entries(root: Path, place: str) -> tuple[list[str], list[str]]:
+    """The folders and the other files in root/place, relative to `root` and in order; links are followed."""
+    folders: list[str] = []
+    files: list[str] = []
+    try:
+        with os.scandir(root / place) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name.lower() in _LITTER:
+                    continue
+                (folders if entry.is_dir() else files).append(os.path.join(place, entry.name))
+    except OSError as error:
+        raise DepthwiseError(
+            f"{root / place} cannot be listed ({error.strerror}): make it readable"
+        ) from error
+    return sorted(folders), sorted(files)
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _remedy(root: Path, folders: list[str], files: list[str]) -> str:
+    if any(map(_is_image, files)):
+        return "its images stand side by side, sort them into one folder a class"
+    for folder in folders:
+        for inner in _entries(root, folder)[0]:
+            if any(map(_is_image, _entries(root, inner)[1])):
+                return f"did you mean {root / folder}?"
+    return "give a folder of CLASS/IMAGE, or of train/CLASS/IMAGE and val/CLASS/IMAGE"

@@ -1,0 +1,160 @@
+"""Worker processes that fill batches: each task is a whole batch, written into memory that all of them share.
+
+Not torch's DataLoader, whose handler raises wherever the main program happens to be when a worker dies, which
+allocates shared memory anew for every batch, and which draws from the global generator.
+"""
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from depthwise.errors import DepthwiseError
+
+# A worker starts from a clean process: one forked from a program in which torch's threads run may wait forever for a
+# lock that one of them held. The server from which it is forked instead has this package loaded already.
+_CONTEXT = (
+    multiprocessing.get_context("forkserver")
+    if "forkserver" in multiprocessing.get_all_start_methods()
+    else multiprocessing.get_context("spawn")
+)
+
+_TASKS_A_WORKER = 2  # one at work, one waiting
+
+Task = tuple[Any, ...]
+Fill = Callable[..., Any]
+"""fill(*task, out) writes a batch into `out` and returns what else there is to say about it."""
+
+
+class Pool:
+    """`workers` processes with `fill` and, for every task under way, a place of `shape` (uint8) to write to."""
+
+    def __init__(self, fill: Fill, shape: Sequence[int], workers: int) -> None:
+        self._places = _shared((_TASKS_A_WORKER * workers, *shape))
+        self._awaited: deque[int] = deque()
+        self._connections: list[Connection] = []
+        self._processes = []
+        _CONTEXT.set_forkserver_preload(["depthwise.data.loader"])
+        for _ in range(workers):
+            ours, theirs = _CONTEXT.Pipe()
+            process = _CONTEXT.Process(target=_work, args=(theirs, fill, self._places), daemon=True)
+            process.start()
+            theirs.close()
+            self._connections.append(ours)
+            self._processes.append(process)
+
+    def run(self, tasks: Sequence[Task], finish: Callable[[Task, Any, Tensor], Any]) -> Iterator[Any]:
+        """finish(task, answer, place) of each task in order; `finish` must leave nothing in `place`.
+
+        Only one run is under way at a time: a new one drops what is left of the last. Raises DepthwiseError if a
+        worker dies.
+        """
+        try:
+            while self._awaited:  # what an abandoned run had asked for
+                self._answer()
+            for number, task in enumerate(tasks[: len(self._places)]):
+                self._ask(number, task)
+            for number, task in enumerate(tasks):
+                result = finish(task, self._answer(), self._places[number % len(self._places)])
+                following = number + len(self._places)
+                if following < len(tasks):
+                    self._ask(following, tasks[following])
+                yield result
+        except GeneratorExit:
+            raise
+        except BaseException:  # an interrupted read leaves half a message behind
+            self.close()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._processes)
+
+    def close(self) -> None:
+        """Ends the processes at once; they hold nothing that is worth keeping."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join()
+        for connection in self._connections:
+            connection.close()
+        self._processes, self._connections = [], []
+
+    def _ask(self, number: int, task: Task) -> None:
+        worker = number % len(self._processes)
+        self._awaited.append(worker)
+        try:
+            self._connections[worker].send((number % len(self._places), task))
+        except OSError:
+            self._fail(worker)
+
+    def _answer(self) -> Any:
+        """Of the task asked for longest ago: a worker answers its tasks in order."""
+        worker = self._awaited.popleft()
+        connection, process = self._connections[worker], self._processes[worker]
+        if connection not in wait([connection, process.sentinel]):
+            self._fail(worker)
+        try:
+            answer = connection.recv()
+        except (EOFError, OSError):
+            self._fail(worker)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _fail(self, worker: int) -> None:
+        process = self._processes[worker]
+        process.join(timeout=5)
+        code = process.exitcode
+        how = (
+            f"killed by signal {-code} ({signal.Signals(-code).name})"
+            if code and code < 0
+            else f"exit code {code}"
+        )
+        raise DepthwiseError(
+            f"data worker {process.pid} died ({how}): often memory ran out, use fewer workers or smaller batches; "
+            "a script that starts workers must do so under `if __name__ == '__main__':`"
+        )
+
+
+def _work(connection: Connection, fill: Fill, places: Tensor) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches every process; the main program ends this one
+    torch.set_num_threads(1)
+    while True:
+        try:
+            place, task = connection.recv()
+            try:
+                answer = fill(*task, places[place])
+            except DepthwiseError as error:
+                answer = DepthwiseError(str(error))
+            except Exception:
+                answer = RuntimeError(f"in a data worker:\n{traceback.format_exc()}")
+            connection.send(answer)
+        except (EOFError, OSError):  # the main program is gone
+            return
+
+
+def _shared(shape: tuple[int, ...]) -> Tensor:
+    """uint8 memory that worker processes see, too. Raises DepthwiseError if there is not enough: writing to what is
+    not there would kill the program without a word."""
+    size = 1
+    for side in shape:
+        size *= side
+    if os.path.isdir("/dev/shm"):
+        place = os.statvfs("/dev/shm")
+        free = place.f_bavail * place.f_frsize
+        if size > free:
+            raise DepthwiseError(
+                f"{shape[0]} batches under way take {size >> 20} MiB of shared memory, and /dev/shm has {free >> 20}: "
+                "give a container more (docker run --shm-size=1g), or use smaller batches or fewer workers"
+            )
+    return torch.empty(shape, dtype=torch.uint8).share_memory_()

@@ -1,0 +1,134 @@
+"""Every file of a data set is decoded once before it is trained on, and what was found is remembered."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from depthwise.data.cache import cache_folder
+from depthwise.data.dataset import BadImage
+from depthwise.data.image import UnreadableImageError, decode_bytes
+
+Progress = Callable[[int, int], None]
+"""Called with (files done, files in all)."""
+
+_FORMAT = 1
+_CHUNK = 64
+
+
+class Fact(NamedTuple):
+    """What is known of a file that can be decoded; width and height in pixels, upright; mode is Pillow's."""
+
+    num_bytes: int
+    mtime_ns: int
+    sha256: str
+    width: int
+    height: int
+    channels: int
+    format: str
+    mode: str
+
+
+def verify(
+    root: Path, names: Sequence[str], *, workers: int = 2, progress: Progress | None = None
+) -> tuple[dict[str, Fact], list[BadImage]]:
+    """What is known of each file root/name, and those that cannot be decoded, with their reasons.
+
+    A file whose size and time of change are as remembered is not read again. Decoding and hashing leave Python's
+    lock, so threads do: they start at once, and share what they find.
+    """
+    known = _remembered(root)
+    facts: dict[str, Fact] = {}
+    unread = []
+    for name in names:
+        fact = known.get(name)
+        if fact and _unchanged(root / name, fact):
+            facts[name] = fact
+        else:
+            unread.append(name)
+    bad: list[BadImage] = []
+    if unread:
+        try:
+            for name, found in _examine_all(root, unread, workers):
+                if isinstance(found, Fact):
+                    facts[name] = found
+                else:
+                    bad.append(BadImage(name, found))
+                if progress:
+                    progress(len(facts) + len(bad), len(names))
+        finally:  # an interrupted pass over a large set goes on where it was
+            _remember(root, facts)
+    return {name: facts[name] for name in names if name in facts}, bad
+
+
+def _examine_all(root: Path, names: Sequence[str], workers: int) -> Iterator[tuple[str, Fact | str]]:
+    def examine_some(start: int) -> list[tuple[str, Fact | str]]:
+        return [(name, _examine(root / name)) for name in names[start : start + _CHUNK]]
+
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
+        for found in pool.map(examine_some, range(0, len(names), _CHUNK)):
+            yield from found
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _examine(path: Path) -> Fact | str:
+    """The fact, or the reason why there is none."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return "not a regular file"
+        data = path.read_bytes()
+        image = decode_bytes(data)
+        with Image.open(io.BytesIO(data)) as header:
+            about = (header.format or "unknown", header.mode)
+    except OSError as error:
+        return error.strerror or str(error)
+    except UnreadableImageError as error:
+        return error.reason
+    channels, height, width = image.shape
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Fact(status.st_size, status.st_mtime_ns, sha256, width, height, channels, *about)
+
+
+def _unchanged(path: Path, fact: Fact) -> bool:
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (fact.num_bytes, fact.mtime_ns)
+
+
+def _memory(root: Path) -> Path:
+    key = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
+    return cache_folder() / "verified" / f"{key}.json"
+
+
+def _remembered(root: Path) -> dict[str, Fact]:
+    """Only what could be decoded: a file that could not is looked at again each time."""
+    try:
+        memory = json.loads(_memory(root).read_text())
+        if memory["format"] != _FORMAT:
+            return {}
+        return {name: Fact(*fact) for name, fact in memory["facts"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # a memory that is not there or is damaged is no memory
+
+
+def _remember(root: Path, facts: dict[str, Fact]) -> None:
+    target = _memory(root)
+    with contextlib.suppress(OSError):  # without a place to write, the next run reads the files again
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False) as file:
+            json.dump({"format": _FORMAT, "facts": facts}, file)
+        os.replace(file.name, target)
