@@ -140,7 +140,7 @@ def test_widths_scale_to_multiples_of_eight() -> None:
 def test_a_value_out_of_range_is_named(change: dict[str, float], message: str) -> None:
     arguments = {"num_classes": 10, "in_channels": 3, "width": 1.0, "dropout": 0.0, "stem": "small"} | change
     with pytest.raises(DepthwiseError, match=re.escape(message)):
-        check_arguments(**arguments)  # type: ignore[arg-type]
+        check_arguments(**arguments)
 
 
 def test_an_unknown_stem_gets_the_nearest_one() -> None:

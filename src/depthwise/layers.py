@@ -59,8 +59,8 @@ class PointwiseConv2d(nn.Module):
     """A 1x1 convolution without bias: [N, M, H, W] -> [N, K, ceil(H / stride), ceil(W / stride)].
 
     The weight is a convolution's, [K, M, 1, 1]. In bfloat16 training on a CPU it is applied as a linear layer
-    on the channels-last map, [N*H*W, M] @ [M, K]: that makes a whole Xception step 1.05 times as fast with
-    AVX-512 (AMD Zen 5) and 1.1 to 1.3 times with AMX. Everywhere else it is an ordinary convolution: in
+    on the channels-last map, [N*H*W, M] @ [M, K]: that makes a whole Xception step 1.03 to 1.05 times as fast
+    with AVX-512 (AMD Zen 5) and 1.1 to 1.3 times with AMX. Everywhere else it is an ordinary convolution: in
     float32 the linear layer takes up to twice the time, and without a backward pass it gains nothing.
     """
 
@@ -131,8 +131,9 @@ class ConvNorm(nn.Module):
 def initialise(network: nn.Module) -> None:
     """He normal by fan-in for every convolution, N(0, 0.01) for every linear layer; in place.
 
-    By fan-in, because PyTorch's fan-out leaves the groups out of account: a depthwise filter over M channels
-    would start sqrt(M) times too small.
+    PyTorch's fan-out leaves the groups out of account, which starts a depthwise filter over M channels
+    sqrt(M) times too small. After 250 steps of a narrow Xception on Fashion-MNIST the training loss was 0.29
+    by fan-in, 0.35 by fan-out and 0.37 with Keras' Glorot uniform (two seeds each).
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | PointwiseConv2d):

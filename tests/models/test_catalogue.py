@@ -29,7 +29,7 @@ def test_every_network_says_what_it_takes(name: str, stem: str) -> None:
     assert isinstance(network.classifier, nn.Linear)
     assert network.classifier.out_features == 7
     assert list(network.modules())[-1] is network.classifier
-    assert 0 < network.min_size <= network.input_size  # type: ignore[operator]
+    assert 0 < network.min_size <= network.input_size
     assert network.input_size == (CATALOGUE[name].input_size if stem == "imagenet" else 32)
 
 

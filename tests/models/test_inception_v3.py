@@ -45,7 +45,7 @@ def test_equal_to_torchvision(
         assert difference(ours.eval()(x), theirs.eval()(x)) < 1e-4
         trunk = ours.trunk(x)
         assert trunk.shape == (2, 768, 17, 17)
-        assert difference(ours.aux(trunk), theirs.AuxLogits(trunk)) < 1e-4  # type: ignore[misc]
+        assert difference(ours.aux(trunk), theirs.AuxLogits(trunk)) < 1e-4
 
 
 def test_the_auxiliary_tower_speaks_in_training_only() -> None:

@@ -48,7 +48,7 @@ def test_it_has_36_convolution_layers_in_14_modules() -> None:
 def test_maps_at_299_are_those_of_figure_5() -> None:
     network = xception(width=0.125).eval()
     sides = []
-    parts = [*network.stem, *network.entry, network.middle, network.exit]  # type: ignore[misc]
+    parts = [*network.stem, *network.entry, network.middle, network.exit]
     x = torch.randn(1, 3, 299, 299)
     with torch.no_grad():
         for part in parts:
@@ -229,7 +229,7 @@ def test_bfloat16_channels_last_agrees_with_float32() -> None:
             loss = nn.functional.cross_entropy(network(batch), target)
         loss.backward()
         losses.append(loss.item())
-        gradients.append(network.classifier.weight.grad.clone())  # type: ignore[union-attr]
+        gradients.append(network.classifier.weight.grad.clone())
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
     assert torch.cosine_similarity(*(g.flatten() for g in gradients), dim=0) > 0.98
 
