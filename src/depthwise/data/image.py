@@ -14,9 +14,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import decode_jpeg
 
 from depthwise.errors import DepthwiseError
+
+try:
+    from torchvision.io import decode_jpeg
+except ImportError:  # torchvision has announced its end; Pillow is slower, and reads the same
+    decode_jpeg = None
 
 ImageInput = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 
@@ -60,7 +64,7 @@ def decode_bytes(data: bytes, channels: int | None = None, name: str = "image") 
     """As `decode`, from an encoded image's bytes; `name` is what an error calls it."""
     if not data:
         raise UnreadableImageError(name, "the file is empty (0 bytes)")
-    jpeg = _jpeg_frame(data)
+    jpeg = _jpeg_frame(data) if decode_jpeg else None
     if jpeg and jpeg.components in (1, 3) and jpeg.pixels <= MAX_PIXELS:
         try:
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -70,7 +74,7 @@ def decode_bytes(data: bytes, channels: int | None = None, name: str = "image") 
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _fit(*_from_pillow(image, name), channels)
-    except UnreadableImageError:
+    except DepthwiseError:
         raise
     except UnidentifiedImageError:
         raise UnreadableImageError(name, "not an image of a format that can be read") from None

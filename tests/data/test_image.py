@@ -1,0 +1,352 @@
+"""Every way in which people store an image, decoded to pixels that were computed without the decoder."""
+
+import contextlib
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from depthwise.data.image import MAX_PIXELS, UnreadableImageError, decode, to_channels
+from depthwise.errors import DepthwiseError
+
+HEIGHT, WIDTH = 7, 5
+
+
+def noise(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+GREY = noise(1, HEIGHT, WIDTH)
+RGB = noise(2, HEIGHT, WIDTH, 3)
+RGBA = noise(3, HEIGHT, WIDTH, 4)
+DEEP = np.random.default_rng(4).integers(0, 65536, (HEIGHT, WIDTH), np.uint16)
+DEEP_RGB = np.random.default_rng(5).integers(0, 65536, (HEIGHT, WIDTH, 3), np.uint16)
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def on_white(rgba: np.ndarray) -> np.ndarray:
+    alpha = rgba[..., 3:] / 255
+    return np.round(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def pixels(image: torch.Tensor) -> np.ndarray:
+    """As [H, W, C], or [H, W] if grey."""
+    array = image.permute(1, 2, 0).numpy()
+    return array[..., 0] if array.shape[2] == 1 else array
+
+
+def png(depth: int, colour: int, rows: list[bytes], width: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG by the book (ISO 15948), for what Pillow reads but does not write."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    extra = b"".join(chunk(kind, content) for kind, content in chunks)
+    return b"\x89PNG\r\n\x1a\n" + header + extra + body + chunk(b"IEND", b"")
+
+
+def palette_picture() -> tuple[Image.Image, np.ndarray]:
+    colours, places = noise(6, 256, 3), noise(7, HEIGHT, WIDTH)
+    picture = Image.fromarray(places, "P")
+    picture.putpalette(colours.tobytes())
+    return picture, colours[places]
+
+
+def palette_with_transparency() -> tuple[bytes, np.ndarray]:
+    picture, colours = palette_picture()
+    alpha = noise(8, 256)
+    rgba = np.concatenate([colours, alpha[np.array(picture)][..., None]], axis=2)
+    return encoded(picture, "PNG", transparency=alpha.tobytes()), on_white(rgba)
+
+
+def grey_with_key() -> tuple[bytes, np.ndarray]:
+    """Grey 8-bit PNG in which the one level of the first pixel is transparent."""
+    key = int(GREY[0, 0])
+    data = png(8, 0, [row.tobytes() for row in GREY], WIDTH, (b"tRNS", struct.pack(">H", key)))
+    return data, np.where(key == GREY, 255, GREY).astype(np.uint8)
+
+
+def animated(kind: str, **options: object) -> bytes:
+    first, second = Image.fromarray(RGB), Image.fromarray(255 - RGB)
+    return encoded(first, kind, save_all=True, append_images=[second], **options)
+
+
+def cmyk_jpeg() -> tuple[bytes, np.ndarray]:
+    """A flat colour, which JPEG keeps to a level or two. Pillow writes it inverted and says so, as Adobe does."""
+    ink = np.array([30, 120, 200, 40], np.uint8)
+    data = encoded(Image.fromarray(np.tile(ink, (16, 16, 1)), "CMYK"), "JPEG", quality=100)
+    rgb = (255.0 - ink[:3]) * (255 - ink[3]) / 255
+    return data, np.tile(np.round(rgb).astype(np.uint8), (16, 16, 1))
+
+
+def gif_colours(data: bytes) -> np.ndarray:
+    """A GIF has 256 colours: what its first frame's palette made of the picture."""
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+BIT = GREY > 127
+BIT_ROWS = [np.packbits(row).tobytes() for row in BIT]
+LA = np.stack([GREY, noise(9, HEIGHT, WIDTH)], axis=2)
+
+LOSSLESS: dict[str, tuple[bytes, np.ndarray]] = {
+    "grey png": (encoded(Image.fromarray(GREY), "PNG"), GREY),
+    "rgb png": (encoded(Image.fromarray(RGB), "PNG"), RGB),
+    "rgba png": (encoded(Image.fromarray(RGBA), "PNG"), on_white(RGBA)),
+    "grey and alpha png": (
+        encoded(Image.fromarray(LA, "LA"), "PNG"),
+        on_white(np.concatenate([np.repeat(LA[..., :1], 3, axis=2), LA[..., 1:]], axis=2))[..., 0],
+    ),
+    "palette png": (encoded(palette_picture()[0], "PNG"), palette_picture()[1]),
+    "palette png with transparency": palette_with_transparency(),
+    "grey png with a transparent level": grey_with_key(),
+    "1-bit png": (png(1, 0, BIT_ROWS, WIDTH), (BIT * 255).astype(np.uint8)),
+    "16-bit grey png": (encoded(Image.fromarray(DEEP), "PNG"), (DEEP // 256).astype(np.uint8)),
+    "16-bit rgb png": (
+        png(16, 2, [row.astype(">u2").tobytes() for row in DEEP_RGB], WIDTH),
+        (DEEP_RGB // 256).astype(np.uint8),
+    ),
+    "16-bit tiff": (encoded(Image.fromarray(DEEP), "TIFF"), (DEEP // 256).astype(np.uint8)),
+    "16-bit big-endian tiff": (
+        encoded(Image.frombytes("I;16B", (WIDTH, HEIGHT), DEEP.astype(">u2").tobytes()), "TIFF"),
+        (DEEP // 256).astype(np.uint8),
+    ),
+    "tiff": (encoded(Image.fromarray(RGB), "TIFF"), RGB),
+    "compressed tiff": (encoded(Image.fromarray(RGB), "TIFF", compression="tiff_lzw"), RGB),
+    "bmp": (encoded(Image.fromarray(RGB), "BMP"), RGB),
+    "ppm": (encoded(Image.fromarray(RGB), "PPM"), RGB),
+    "webp": (encoded(Image.fromarray(RGB), "WEBP", lossless=True), RGB),
+    "webp with alpha": (encoded(Image.fromarray(RGBA), "WEBP", lossless=True, exact=True), on_white(RGBA)),
+    "animated webp": (animated("WEBP", lossless=True), RGB),
+    "animated png": (animated("PNG"), RGB),
+    "animated gif": (animated("GIF"), gif_colours(animated("GIF"))),
+}
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_formats_decode_to_exactly_their_pixels(name: str) -> None:
+    data, expected = LOSSLESS[name]
+    assert np.array_equal(pixels(decode(data)), expected)
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_channels_are_what_is_asked_for(name: str) -> None:
+    data, expected = LOSSLESS[name]
+    colour = expected if expected.ndim == 3 else np.repeat(expected[..., None], 3, axis=2)
+    assert np.array_equal(pixels(decode(data, 3)), colour)
+    grey = np.array(Image.fromarray(expected).convert("L"))
+    assert np.array_equal(pixels(decode(data, 1)), grey)
+    assert decode(data, 4).shape == (4, HEIGHT, WIDTH)
+
+
+def test_four_channels_keep_transparency_and_opaque_images_get_it() -> None:
+    assert np.array_equal(pixels(decode(LOSSLESS["rgba png"][0], 4)), RGBA)
+    opaque = np.concatenate([RGB, np.full((HEIGHT, WIDTH, 1), 255, np.uint8)], axis=2)
+    assert np.array_equal(pixels(decode(LOSSLESS["rgb png"][0], 4)), opaque)
+
+
+def test_cmyk_jpeg() -> None:
+    data, expected = cmyk_jpeg()
+    assert np.abs(pixels(decode(data)).astype(int) - expected).max() <= 3
+
+
+def test_cmyk_jpeg_is_taken_for_inverted_without_adobes_marker_too() -> None:
+    """As every program does that reads them; the marker's other meaning, YCCK, is in the header besides."""
+    data, expected = cmyk_jpeg()
+    at = data.index(b"\xff\xee")
+    assert data[at + 4 : at + 9] == b"Adobe"
+    unmarked = data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4]) :]
+    assert np.abs(pixels(decode(unmarked)).astype(int) - expected).max() <= 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}, {"optimize": True}],
+    ids=["plain", "progressive", "4:4:4", "coarse", "optimised"],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_fast_jpeg_path_gives_pillows_pixels(options: dict[str, object], mode: str) -> None:
+    photograph = Image.fromarray(load_sample_image("china.jpg")).resize((161, 107)).convert(mode)
+    data = encoded(photograph, "JPEG", **options)
+    assert np.array_equal(pixels(decode(data)), np.array(Image.open(io.BytesIO(data))))
+
+
+def test_jpeg_is_read_alike_without_torchvisions_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(RGB), "JPEG")
+    expected = decode(data)
+    monkeypatch.setattr("depthwise.data.image.decode_jpeg", None)
+    assert torch.equal(decode(data), expected)
+
+
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_orientation_is_applied(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    plain = pixels(decode(encoded(Image.fromarray(RGB), kind, **options)))
+    turned = pixels(decode(encoded(Image.fromarray(RGB), kind, exif=exif, **options)))
+    assert np.array_equal(turned, UPRIGHT[orientation](plain))
+
+
+def test_a_broken_exif_block_is_no_reason_to_refuse() -> None:
+    data = encoded(Image.fromarray(RGB), "JPEG")
+    block = b"Exif\0\0II*\0\xff\xff\xff\xff"
+    broken = data[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + data[2:]
+    assert torch.equal(decode(broken), decode(data))
+
+
+@settings(deadline=None)
+@given(
+    arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3, 4]))),
+    st.sampled_from([None, 1, 3, 4]),
+)
+def test_file_array_tensor_and_pillow_image_are_one(array: np.ndarray, channels: int | None) -> None:
+    picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    expected = decode(array, channels)
+    assert expected.dtype == torch.uint8
+    assert torch.equal(decode(encoded(picture, "PNG"), channels), expected)
+    assert torch.equal(decode(picture, channels), expected)
+    assert torch.equal(decode(torch.from_numpy(array).permute(2, 0, 1), channels), expected)
+    if array.shape[2] == 4 and channels == 3:
+        assert np.array_equal(expected.permute(1, 2, 0).numpy(), on_white(array))
+
+
+def test_views_of_arrays_are_accepted() -> None:
+    assert np.array_equal(pixels(decode(RGB[:, ::-1])), RGB[:, ::-1])
+    frozen = RGB.copy()
+    frozen.flags.writeable = False
+    assert np.array_equal(pixels(decode(frozen)), RGB)
+    assert np.array_equal(pixels(decode(DEEP)), DEEP // 256)
+
+
+def test_a_batch_of_images_changes_channels_as_one_does() -> None:
+    batch = torch.from_numpy(noise(0, 2, 3, HEIGHT, WIDTH))
+    assert torch.equal(to_channels(batch, 1), torch.stack([to_channels(image, 1) for image in batch]))
+
+
+def test_odd_names(tmp_path: Path) -> None:
+    for name in ("a b.png", "neu\nline.png", "снег ❄.png", "no suffix", os.fsdecode(b"\xff\xfe.png")):
+        path = tmp_path / name
+        path.write_bytes(LOSSLESS["rgb png"][0])
+        assert np.array_equal(pixels(decode(path)), RGB)
+        assert np.array_equal(pixels(decode(str(path))), RGB)
+
+
+def jpeg_of_size(height: int, width: int) -> bytes:
+    """A JPEG whose header claims a size."""
+    data = bytearray(encoded(Image.fromarray(RGB), "JPEG"))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+FULL_JPEG = encoded(Image.fromarray(load_sample_image("china.jpg")), "JPEG")
+FLOAT_TIFF = encoded(Image.fromarray(np.linspace(0, 1, 35, dtype=np.float32).reshape(HEIGHT, WIDTH)), "TIFF")
+DEEPER_TIFF = encoded(Image.fromarray(np.full((HEIGHT, WIDTH), 70000, np.int32)), "TIFF")
+
+UNREADABLE = {
+    "empty": (b"", "empty"),
+    "text": (b"These are not the pixels you are looking for.\n", "not an image"),
+    "truncated jpeg": (FULL_JPEG[: len(FULL_JPEG) // 2], "truncated"),
+    "jpeg without its last bytes": (FULL_JPEG[:-2], "truncated"),
+    "only a jpeg's start": (FULL_JPEG[:100], "."),
+    "truncated png": (LOSSLESS["rgb png"][0][:-40], "."),
+    "png bomb": (png(8, 2, [b""] * 30000, 30000), "bomb"),
+    "jpeg bomb": (jpeg_of_size(30000, 30000), "bomb"),
+    "float tiff": (FLOAT_TIFF, "32-bit float"),
+    "32-bit tiff": (DEEPER_TIFF, "32-bit integer"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_decoded_is_told_with_its_name_and_reason(name: str, tmp_path: Path) -> None:
+    data, reason = UNREADABLE[name]
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(data)
+    with pytest.raises(UnreadableImageError, match=reason) as error:
+        decode(path)
+    assert str(error.value) == f"{path}: {error.value.reason}"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+def test_half_a_file_is_no_image(kind: str, part: float) -> None:
+    data = encoded(Image.fromarray(noise(0, 40, 50, 3)), kind)
+    with pytest.raises(UnreadableImageError):
+        decode(data[: int(len(data) * part)])
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60), st.sampled_from(sorted(LOSSLESS)), st.integers(0, 2000))
+def test_damage_is_survived_or_told(noise_bytes: bytes, name: str, at: int) -> None:
+    data = LOSSLESS[name][0]
+    at %= len(data)
+    with contextlib.suppress(UnreadableImageError):
+        assert decode(data[:at] + noise_bytes + data[at + len(noise_bytes) :]).dtype == torch.uint8
+
+
+def test_the_limit_is_pillows_own() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert 2 * Image.MAX_IMAGE_PIXELS == MAX_PIXELS
+
+
+def test_what_cannot_be_opened_is_told_with_the_systems_reason(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImageError, match="No such file"):
+        decode(tmp_path / "missing.png")
+    with pytest.raises(UnreadableImageError, match="Is a directory"):
+        decode(tmp_path)
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UnreadableImageError, match="No such file"):
+        decode(tmp_path / "dangling.png")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (3, "int is no image"),
+        (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
+        (np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\)"),
+        (np.zeros((4, 4, 3)), "float64"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"\(8, 8, 3\)"),
+        (torch.zeros(3, 8, 8), "float32"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_the_rule(source: object, message: str) -> None:
+    with pytest.raises(DepthwiseError, match=message):
+        decode(source)  # type: ignore[arg-type]
+
+
+def test_channels_are_1_3_or_4() -> None:
+    with pytest.raises(DepthwiseError, match="2 channels"):
+        decode(RGB, 2)
