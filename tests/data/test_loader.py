@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -251,6 +253,20 @@ def test_a_worker_that_is_killed_is_one_sentence_and_the_next_epoch_works(
         list(running)
     assert time.monotonic() - started < 20
     assert same(list(training.epoch(0)), expected)
+
+
+def test_a_script_without_a_main_guard_is_told_so(files: FileSplit, tmp_path: Path) -> None:
+    """Each worker runs the script again, up to where it would start workers itself."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch\n"
+        "from depthwise.data import Batches, FileSplit, Preprocess\n"
+        f"split = FileSplit({files.paths!r}, torch.zeros({NUM_FILES}, dtype=torch.int64), 3, {files.root!r})\n"
+        "list(Batches(split, Preprocess((9, 9), 3), batch_size=5, num_classes=3, workers=1).epoch(0))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "if __name__ == '__main__':" in done.stderr.splitlines()[-1]
 
 
 def test_ctrl_c_does_not_reach_the_workers(files: FileSplit, batches: Open) -> None:

@@ -11,7 +11,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -109,19 +109,17 @@ class Pool:
             raise answer
         return answer
 
-    def _fail(self, worker: int) -> None:
+    def _fail(self, worker: int) -> NoReturn:
         process = self._processes[worker]
         process.join(timeout=5)
         code = process.exitcode
-        how = (
-            f"killed by signal {-code} ({signal.Signals(-code).name})"
-            if code and code < 0
-            else f"exit code {code}"
-        )
-        raise DepthwiseError(
-            f"data worker {process.pid} died ({how}): often memory ran out, use fewer workers or smaller batches; "
-            "a script that starts workers must do so under `if __name__ == '__main__':`"
-        )
+        if code is not None and code < 0:
+            how = f"killed by signal {-code} ({signal.Signals(-code).name})"
+            remedy = "often memory ran out, use fewer workers or smaller batches"
+        else:
+            how = f"exit code {code}, its own words are above"
+            remedy = "a script that starts workers must do so under `if __name__ == '__main__':`"
+        raise DepthwiseError(f"data worker {process.pid} died ({how}): {remedy}")
 
 
 def _work(connection: Connection, fill: Fill, places: Tensor) -> None:

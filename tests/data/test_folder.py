@@ -1,6 +1,5 @@
-"""Data sets by name and by folder: what is found, how it is divided, and what is said about what is wrong."""
+"""A folder as a data set: what is found, how it is divided, and what is said about what is wrong."""
 
-import gzip
 import os
 import random
 from collections.abc import Callable
@@ -12,10 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from depthwise.data import Dataset, FileSplit, TooManyUnreadableError, open_dataset, source
-from depthwise.data import arrays as built_in
 from depthwise.data.folder import divide
 from depthwise.data.verify import Fact, verify
 from depthwise.errors import DepthwiseError, UsageError
@@ -32,64 +29,6 @@ def files(dataset: Dataset, part: str) -> list[str]:
 def by_class(dataset: Dataset, part: str) -> dict[str, int]:
     counts = torch.bincount(dataset.splits[part].labels, minlength=len(dataset.classes))
     return dict(zip(dataset.classes, counts.tolist(), strict=True))
-
-
-# The built-in sets
-
-
-def test_digits_are_scikit_learns_divided_alike_in_every_class() -> None:
-    digits = open_dataset("digits")
-    assert {part: len(split) for part, split in digits.splits.items()} == {"train": 1437, "test": 360}
-    assert digits.classes == tuple("0123456789")
-    raw = load_digits()
-    known = {
-        image.astype(np.uint8).tobytes(): target for image, target in zip(raw.images, raw.target, strict=True)
-    }
-    for split in digits.splits.values():
-        for index in range(len(split)):
-            pixels = split.image(index)
-            assert pixels.shape == (1, 8, 8)
-            levels = (pixels[0].double() * 16 / 255).round().to(torch.uint8)
-            assert known[levels.numpy().tobytes()] == split.labels[index]
-    for count, in_test in zip(np.bincount(raw.target), by_class(digits, "test").values(), strict=True):
-        assert abs(in_test - 0.2 * count) < 1
-
-
-def test_fashion_mnist_is_the_published_set() -> None:
-    fashion = open_dataset("fashion-mnist")
-    assert by_class(fashion, "train") == dict.fromkeys(fashion.classes, 6000)
-    assert by_class(fashion, "test") == dict.fromkeys(fashion.classes, 1000)
-    assert fashion.splits["train"].image(0).shape == (1, 28, 28)
-    assert fashion.classes[fashion.splits["train"].labels[0]] == "Ankle boot"
-    mean = (
-        torch.stack([fashion.splits["train"].image(i).float().mean() for i in range(0, 60000, 20)]).mean()
-        / 255
-    )
-    assert abs(mean.item() - 0.2860) < 0.005  # the figure everybody normalises with
-
-
-def test_built_in_sets_come_in_other_channels() -> None:
-    digits, grey = open_dataset("digits", channels=3), open_dataset("digits")
-    assert digits.channels == 3
-    image = grey.splits["train"].image(0)
-    assert torch.equal(digits.splits["train"].image(0), image.expand(3, 8, 8))
-    assert open_dataset("digits").fingerprint == grey.fingerprint
-
-
-def test_fashion_mnist_without_files_or_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import FashionMNIST
-
-    monkeypatch.setattr(built_in, "FASHION_PACKAGE", Path("/nowhere"))
-    monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])  # nothing listens there
-    with pytest.raises(DepthwiseError, match=r"dataset-fashion-mnist.*FashionMNIST/raw"):
-        open_dataset("fashion-mnist")
-
-
-def test_a_damaged_fashion_mnist_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03" + b"\0" * 20)[:-9])
-    monkeypatch.setattr(built_in, "FASHION_PACKAGE", tmp_path)
-    with pytest.raises(DepthwiseError, match=r"train-images.*damaged"):
-        open_dataset("fashion-mnist")
 
 
 # What lies where
