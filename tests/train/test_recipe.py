@@ -1,0 +1,90 @@
+"""Recipes as values: written, read back, changed by settings; every refusal read."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from depthwise.data.transform import Augment
+from depthwise.errors import UsageError
+from depthwise.recipes import RECIPES, Traits
+from depthwise.train.optimizer import SGD, AdamW, Cosine, RMSprop, StepDecay
+from depthwise.train.recipe import Recipe, differences
+
+TRAITS = Traits(num_train=1000, num_classes=10, height=28, width=28)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_json(name: str) -> None:
+    recipe = RECIPES[name](TRAITS)
+    read = Recipe.from_json(json.loads(json.dumps(recipe.to_json())))
+    assert read.to_json() == recipe.to_json()
+    assert replace(read, model_args=recipe.model_args) == recipe
+    assert recipe.name == name
+
+
+def test_the_papers_settings() -> None:
+    """Chollet 2017, sections 4.3 and 4.4."""
+    imagenet, jft = RECIPES["xception-imagenet"](TRAITS), RECIPES["xception-jft"](TRAITS)
+    inception = RECIPES["inception-v3-imagenet"](TRAITS)
+    assert imagenet.optimizer == SGD(lr=0.045, momentum=0.9, weight_decay=1e-5)
+    assert imagenet.schedule == StepDecay(rate=0.94, every=2, unit="epochs")
+    assert imagenet.model_args["dropout"] == 0.5
+    assert jft.optimizer == RMSprop(lr=0.001, momentum=0.9, decay=0.9, eps=1.0, weight_decay=1e-5)
+    assert jft.schedule == StepDecay(rate=0.9, every=3_000_000, unit="samples")
+    assert jft.model_args["dropout"] == 0.0
+    assert inception.optimizer == SGD(lr=0.045, momentum=0.9, weight_decay=4e-5)
+    assert inception.model == "inception_v3"
+    assert all(recipe.averaging and recipe.size == (299, 299) for recipe in (imagenet, jft, inception))
+
+
+def test_settings_reach_fields_parts_and_the_network() -> None:
+    recipe = Recipe(name="x").override(
+        [
+            "epochs=4",
+            "optimizer=adamw",
+            "optimizer.lr=1",
+            "augment.flip=false",
+            "size=64",
+            "width=0.25",
+            "middle=(8, 8)",
+        ],
+        model_arguments=["width", "middle"],
+    )
+    assert recipe.epochs == 4.0
+    assert isinstance(recipe.epochs, float)
+    assert recipe.optimizer == AdamW(lr=1.0)
+    assert recipe.augment == Augment(flip=False)
+    assert recipe.size == (64, 64)
+    assert recipe.model_args == {"width": 0.25, "middle": (8, 8)}
+
+
+def test_a_part_takes_the_named_kind() -> None:
+    assert Recipe(name="x").override(["schedule=cosine", "schedule.warmup=2"]).schedule == Cosine(warmup=2.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epoch=4", r"unknown setting 'epoch': use one of epochs"),
+        ("widht=1", r"unknown setting 'widht': use one of width"),
+        ("optimizer.learning=1", r"unknown field of the optimizer 'learning'"),
+        ("optimizer=sdg", r"unknown kind of optimizer 'sdg': use one of sgd"),
+        ("epochs", r"setting 'epochs' has no '='"),
+        ("epochs=many", r"epochs='many' is a str: give a float, for example epochs=10"),
+        ("seed=1.5", r"seed=1.5 is a float: give a int"),
+        ("batch_size=0", r"batch_size=0 must be above 0"),
+        ("averaging=1", r"averaging=1.0 must be at least 0 and below 1"),
+        ("precision=half", r"unknown precision 'half': use one of"),
+        ("channels=three", r"channels='three' is a str: give a int"),
+    ],
+)
+def test_refusals(setting: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Recipe(name="x").override([setting], model_arguments=["width"])
+
+
+def test_differences_name_the_nested_key() -> None:
+    old = Recipe(name="x").to_json()
+    new = Recipe(name="x").override(["optimizer.lr=0.5", "epochs=3"]).to_json()
+    assert differences(old, new) == ["epochs: 10.0 -> 3.0", "optimizer.lr: 0.1 -> 0.5"]
