@@ -160,6 +160,12 @@ def test_the_global_generators_neither_matter_nor_change(
     assert same(list(training.epoch(0)), first)
 
 
+def test_the_number_of_threads_is_left_as_it_was(arrays: ArraySplit, batches: Open) -> None:
+    threads = torch.get_num_threads()
+    for _ in batches(arrays, Augment(crop="shift", shift=1)).epoch(0):
+        assert torch.get_num_threads() == threads
+
+
 @pytest.mark.parametrize("change", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
 def test_mixing_gives_shares_of_classes_that_add_up_to_one(
     arrays: ArraySplit, batches: Open, change: dict[str, float]
