@@ -1,0 +1,35 @@
+"""Images as PNG data URIs, so that a page carries its own pictures."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor
+
+PIXELATED_BELOW = 96  # smaller ones are shown enlarged: their pixels should stay squares, not a blur
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG data URI, the size in pixels of what it holds, and whether it should be enlarged without blur."""
+
+    uri: str
+    width: int
+    height: int
+    pixelated: bool
+
+
+def picture(image: Tensor, largest: int) -> Picture:
+    """`image`, uint8 [C, H, W], with its longer side reduced to `largest` pixels if it is longer.
+
+    One channel is grey, three are RGB, four RGBA; of any other number the first one is shown as grey.
+    """
+    pixels = image if image.shape[0] in (1, 3, 4) else image[:1]
+    array = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+    shown = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    shown.thumbnail((largest, largest), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    shown.save(file, "PNG", optimize=True)
+    uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return Picture(uri, shown.width, shown.height, max(shown.size) < PIXELATED_BELOW)

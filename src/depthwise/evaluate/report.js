@@ -1,0 +1,252 @@
+"use strict";
+// Everything that came with the data is written as text, never as markup; Plotly, which reads tags in labels, is
+// given names only through `plain`.
+
+const $ = (selector, root = document) => root.querySelector(selector);
+const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+const charts = JSON.parse($("#charts").textContent);
+const state = { axis: "step", scale: "linear", hidden: new Set() };
+
+// Colours ---------------------------------------------------------------------------------------------------------
+
+const THEMES = ["auto", "light", "dark"];
+const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
+
+function setTheme(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  const button = $("#theme");
+  button.textContent = theme[0].toUpperCase() + theme.slice(1);
+  button.ariaLabel = `Colours: ${theme === "auto" ? "as the system says" : theme}`;
+  draw();
+}
+
+$("#theme").addEventListener("click", () => {
+  const now = document.documentElement.dataset.theme ?? "auto";
+  setTheme(THEMES[(THEMES.indexOf(now) + 1) % THEMES.length]);
+});
+systemIsDark.addEventListener("change", draw);
+
+function colour(name) {
+  // A custom property reads back as written; only a real property is resolved to the scheme in force.
+  const probe = document.body.appendChild(document.createElement("i"));
+  probe.style.color = `var(--${name})`;
+  const resolved = getComputedStyle(probe).color;
+  probe.remove();
+  return resolved;
+}
+
+// Charts ----------------------------------------------------------------------------------------------------------
+
+const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+const role = (curve) => ({ train: "train", test: "tested" })[curve.kind] ?? (curve.weights === "averaged" ? "averaged" : "raw");
+const timeUnit = (seconds) => (seconds < 180 ? [1, "seconds"] : seconds < 10800 ? [60, "minutes"] : [3600, "hours"]);
+const has = (values) => values?.some((value) => value !== null);
+
+function axisOf(curves) {
+  if (state.axis !== "seconds") return { of: (curve) => curve[state.axis], title: `${state.axis}s`.replace("epochs", "epochs") };
+  const [unit, title] = timeUnit(Math.max(0, ...curves.flatMap((curve) => curve.seconds)));
+  return { of: (curve) => curve.seconds.map((value) => value === null ? null : value / unit), title };
+}
+
+function layout(x, y) {
+  const ink = colour("muted"), grid = colour("grid"), line = colour("line");
+  const axis = { color: ink, gridcolor: grid, linecolor: line, zeroline: false, automargin: true, ticks: "", fixedrange: coarse() };
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, autosize: true,
+    margin: { l: 48, r: 14, t: 8, b: 40 }, dragmode: coarse() ? false : "zoom", hovermode: "x unified",
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink },
+    hoverlabel: { bgcolor: colour("card"), bordercolor: line, font: { color: colour("ink"), size: 12 } },
+    xaxis: { ...axis, showgrid: false, showline: true, ...x, title: { text: x.title, standoff: 8, font: { size: 12 } } },
+    yaxis: { ...axis, nticks: 6, ...y },
+  };
+}
+
+// A finger should scroll the page, not the chart.
+const coarse = () => matchMedia("(pointer: coarse)").matches;
+const CONFIG = { displayModeBar: false, responsive: true, displaylogo: false };
+
+function lines(value, x, form) {
+  return charts.curves.flatMap((curve) => {
+    if (!has(curve[value]) || state.hidden.has(curve.name)) return [];
+    const tint = colour(role(curve)), mean = curve[`${value}_mean`], few = curve.step.length <= 40;
+    const common = { type: "scatter", x: x.of(curve), hovertemplate: `%{y:${form}}`, meta: { curve: curve.name } };
+    const alone = curve.kind === "test" || curve.step.length === 1;
+    const main = {
+      ...common, y: curve[value], name: plain(curve.name), opacity: mean ? 0.3 : 1,
+      mode: alone ? "markers" : few && curve.kind !== "train" ? "lines+markers" : "lines",
+      line: { color: tint, width: mean ? 1 : 2 },
+      marker: { color: tint, size: alone ? 10 : 5, symbol: curve.kind === "test" ? "diamond" : "circle" },
+    };
+    return mean ? [main, { ...common, y: mean, mode: "lines", line: { color: tint, width: 2 }, hoverinfo: "skip", hovertemplate: null }] : [main];
+  });
+}
+
+function drawLearning() {
+  const x = axisOf(charts.curves), across = { title: x.title, rangemode: "tozero" };
+  const plot = (id, traces, y) => Plotly.react(id, traces, layout(across, y), CONFIG);
+  plot("chart-accuracy", lines("accuracy", x, ".2%"), { tickformat: ".0~%" });
+  plot("chart-loss", lines("loss", x, ".4f"), { type: state.scale, ...(state.scale === "log" ? { dtick: "D2", tickformat: "~g" } : {}) });
+  for (const [value, form, y] of [["lr", ".3~g", { rangemode: "tozero", tickformat: "~g" }], ["rate", ",.0f", { rangemode: "tozero", tickformat: "~s" }]]) {
+    const traces = lines(value, x, form);
+    const shown = charts.curves.some((curve) => has(curve[value]));
+    $(`#chart-${value}`).closest("figure").hidden = !shown;
+    if (shown) plot(`chart-${value}`, traces, y);
+  }
+}
+
+function drawCertainty({ bins, coverage }) {
+  const right = colour("averaged"), muted = colour("muted"), used = bins.filter((bin) => bin.confidence !== null);
+  const percent = { tickformat: ".0~%" };
+  Plotly.react("chart-reliability", [
+    { type: "scatter", mode: "lines", x: [0, 1], y: [0, 1], hoverinfo: "skip", line: { color: muted, width: 1, dash: "dash" } },
+    {
+      type: "scatter", mode: "lines+markers", x: used.map((bin) => bin.confidence), y: used.map((bin) => bin.accuracy),
+      error_y: {
+        type: "data", symmetric: false, thickness: 1, width: 0, color: right,
+        array: used.map((bin) => bin.highest - bin.accuracy), arrayminus: used.map((bin) => bin.accuracy - bin.lowest),
+      },
+      customdata: used.map((bin) => bin.images), line: { color: right, width: 2 }, marker: { color: right, size: 7 },
+      hovertemplate: "said %{x:.1%}, right %{y:.1%}<br>of %{customdata:,} images<extra></extra>",
+    },
+  ], { ...layout({ title: "how sure it said it was", range: [0, 1.02], ...percent }, { range: [0, 1.04], ...percent }), hovermode: "closest" }, CONFIG);
+  Plotly.react("chart-coverage", [{
+    type: "scatter", mode: "lines", x: coverage.map((p) => p.share), y: coverage.map((p) => p.accuracy), customdata: coverage.map((p) => p.threshold),
+    line: { color: right, width: 2 }, hovertemplate: "answers %{x:.0%}, right %{y:.2%}<br>where surer than %{customdata:.1%}<extra></extra>",
+  }], { ...layout({ title: "images answered", range: [0, 1.02], ...percent }, { tickformat: ".1~%" }), hovermode: "closest" }, CONFIG);
+}
+
+function draw() {
+  if (!window.Plotly) return;
+  if ($("#learning")) drawLearning();
+  if (charts.certainty) drawCertainty(charts.certainty);
+}
+
+async function unpackPlotly() {
+  const packed = Uint8Array.from(atob($("#plotly").textContent), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = await new Response(stream).text();
+  document.head.append(script);
+}
+
+function makeLegend() {
+  for (const curve of charts.curves) {
+    const button = document.createElement("button"), swatch = document.createElement("i");
+    button.type = "button";
+    button.ariaPressed = "true";
+    swatch.style.setProperty("--line-colour", `var(--${role(curve)})`);
+    if (curve.kind === "test") swatch.className = "mark-only";
+    button.append(swatch, curve.name);
+    button.addEventListener("click", () => {
+      const shown = button.ariaPressed === "true";
+      button.ariaPressed = String(!shown);
+      state.hidden[shown ? "add" : "delete"](curve.name);
+      draw();
+    });
+    $("#legend").append(button);
+  }
+}
+
+if ($("#learning")) {
+  makeLegend();
+  for (const axis of ["epoch", "seconds"]) {
+    // Old records may lack an axis; an empty plot would look like a broken one.
+    if (!charts.curves.some((curve) => has(curve[axis]))) $(`#axis input[value="${axis}"]`).parentElement.remove();
+  }
+  for (const name of ["axis", "scale"]) $(`#${name}`).addEventListener("change", (event) => { state[name] = event.target.value; draw(); });
+}
+
+unpackPlotly().then(draw).catch((error) => {
+  console.error(error);
+  for (const chart of $$(".chart")) {
+    chart.classList.add("message");
+    chart.textContent = "This browser cannot unpack the charts: open the page in one of 2023 or later.";
+  }
+});
+
+// Confusion matrix ------------------------------------------------------------------------------------------------
+
+function showTip(cell) {
+  const tip = $("#tip"), row = $("th", cell.parentElement), column = $$("#matrix thead th")[cell.cellIndex - 1];
+  const share = document.createElement("small");
+  share.textContent = `${cell.dataset.share}% of all ${row.textContent.trim()}`;
+  tip.replaceChildren(cell.ariaLabel, share);
+  tip.hidden = false;
+  for (const header of $$("#matrix th")) header.classList.toggle("lit", header === row || header === column);
+  const box = cell.getBoundingClientRect(), own = tip.getBoundingClientRect();
+  tip.style.left = `${Math.max(8, Math.min(box.x + box.width / 2 - own.width / 2, innerWidth - own.width - 8))}px`;
+  tip.style.top = `${box.y - own.height - 8 > 0 ? box.y - own.height - 8 : box.bottom + 8}px`;
+}
+
+function hideTip() {
+  $("#tip").hidden = true;
+  for (const header of $$("#matrix th.lit")) header.classList.remove("lit");
+}
+
+function makeMatrix(matrix) {
+  const body = matrix.tBodies[0], cellOf = (event) => event.target.closest?.("tbody td");
+  matrix.addEventListener("pointerover", (event) => (cellOf(event) ? showTip(cellOf(event)) : hideTip()));
+  matrix.addEventListener("pointerleave", hideTip);
+  matrix.addEventListener("focusin", (event) => showTip(event.target));
+  matrix.addEventListener("focusout", hideTip);
+  addEventListener("scroll", hideTip, { passive: true });
+  matrix.addEventListener("keydown", (event) => {
+    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key], from = cellOf(event);
+    if (!step || !from) return;
+    event.preventDefault();
+    const to = body.rows[from.parentElement.sectionRowIndex + step[0]]?.cells[from.cellIndex + step[1]];
+    if (to?.tagName !== "TD") return;
+    from.tabIndex = -1;
+    to.tabIndex = 0;
+    to.focus();
+  });
+  $("#cells").addEventListener("change", (event) => {
+    if (!matrix.classList.contains("numbered")) return;
+    for (const cell of $$("tbody td", matrix)) {
+      if (cell.dataset.count !== "0") cell.textContent = event.target.value === "share" ? cell.dataset.share : cell.dataset.count;
+    }
+  });
+}
+
+if ($("#matrix")) makeMatrix($("#matrix"));
+
+// Tables ----------------------------------------------------------------------------------------------------------
+
+const byName = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" }).compare;
+
+function makeSortable(table) {
+  const headers = $$("thead th", table), body = table.tBodies[0], original = [...body.rows];
+  headers.forEach((header, place) => $("button", header).addEventListener("click", () => {
+    const text = header.dataset.type === "text", first = text ? "ascending" : "descending";
+    const second = text ? "descending" : "ascending";
+    const direction = header.ariaSort === first ? second : first;
+    for (const other of headers) other.ariaSort = null;
+    header.ariaSort = direction;
+    const key = (row) => text ? row.cells[place].textContent.trim() : Number(row.cells[place].dataset.value);
+    const sign = direction === "ascending" ? 1 : -1;
+    body.append(...original.toSorted((a, b) => sign * (text ? byName(key(a), key(b)) : key(a) - key(b))));
+  }));
+}
+
+makeSortable($("#per-class"));
+$("#filter")?.addEventListener("input", (event) => {
+  const wanted = event.target.value.trim().toLowerCase(), rows = [...$("#per-class").tBodies[0].rows];
+  for (const row of rows) row.hidden = !$("th", row).textContent.toLowerCase().includes(wanted);
+  $("#found").textContent = wanted ? `${rows.filter((row) => !row.hidden).length} of ${rows.length}` : "";
+});
+
+// Copying the command ---------------------------------------------------------------------------------------------
+
+$("#copy")?.addEventListener("click", async (event) => {
+  const text = $("#command").textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    event.target.textContent = "Copied";
+  } catch {
+    // Without permission the next best: select it, for the reader's own copy key.
+    getSelection().selectAllChildren($("#command"));
+    event.target.textContent = "Selected";
+  }
+  setTimeout(() => { event.target.textContent = "Copy"; }, 1500);
+});

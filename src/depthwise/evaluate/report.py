@@ -1,0 +1,211 @@
+"""The page that a training run or an evaluation leaves for a person: one HTML file that carries all it shows.
+
+It opens from disk, asks the network for nothing (its content policy forbids it), follows the reader's light or
+dark setting and fits a phone. Every name that came with the data is escaped by the template engine.
+"""
+
+import base64
+import gzip
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+from torch import Tensor
+
+from depthwise.errors import DepthwiseError
+from depthwise.evaluate import sections
+from depthwise.evaluate.metrics import Evaluation
+from depthwise.evaluate.pictures import picture
+
+MISTAKE_PIXELS = 224
+SAMPLE_PIXELS = 96
+# Up to this many classes each has a row of samples; of more, a wall shows one image of some of them.
+MOST_ROWS = 60
+MOST_SAMPLES = 240
+
+
+class Split(Protocol):
+    """The images of one part of a data set."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [n]."""
+
+    def image(self, i: int) -> Tensor:
+        """uint8 [C, H, W]."""
+
+    def name(self, i: int) -> str:
+        """What a person would call the image: its path, as a rule."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mistake:
+    """An image (uint8 [C, H, W]) that was called something else, and the probabilities of both classes."""
+
+    name: str
+    image: Tensor
+    true: int
+    predicted: int
+    probability: float
+    true_probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """All that the report tells. A part that is empty is left out of the page.
+
+    `history` holds the lines of metrics.jsonl; `samples` a few images (uint8 [C, H, W]) of each class; `counts` the
+    number of images of each class in each split; `cost` has `parameters`, `macs` and `input_shape` (C, H, W);
+    `data` has `spec`, `fingerprint`, `split_source` and `bad`, the number of images left out as unreadable.
+    """
+
+    title: str
+    history: list[dict[str, Any]]
+    classes: Sequence[str]
+    evaluation: Evaluation
+    split: str
+    mistakes: list[Mistake]
+    samples: dict[int, list[Tensor]]
+    counts: dict[str, list[int]]
+    cost: dict[str, Any]
+    recipe: dict[str, Any]
+    versions: dict[str, str]
+    command: list[str]
+    data: dict[str, Any]
+
+
+def collect_mistakes(evaluation: Evaluation, split: Split, limit: int = 24) -> list[Mistake]:
+    """The `limit` mistakes that the network was surest of, the surest first; an image gone since is passed over."""
+    wrong = (evaluation.predicted != evaluation.labels).nonzero()[:, 0]
+    sure = evaluation.probabilities[wrong, evaluation.predicted[wrong]]
+    found: list[Mistake] = []
+    for k in wrong[sure.argsort(descending=True, stable=True)].tolist():
+        if len(found) == limit:
+            break
+        place, true, said = (int(v[k]) for v in (evaluation.indices, evaluation.labels, evaluation.predicted))
+        try:
+            image = split.image(place)
+        except DepthwiseError:
+            continue
+        odds = evaluation.probabilities[k]
+        found.append(Mistake(split.name(place), image, true, said, float(odds[said]), float(odds[true])))
+    return found
+
+
+def collect_samples(split: Split, num_classes: int, per_class: int = 8) -> dict[int, list[Tensor]]:
+    """Up to `per_class` images of each class, spread evenly over the split; of very many classes, of some only."""
+    classes = range(num_classes)
+    if num_classes > MOST_ROWS:
+        per_class, classes = 1, range(0, num_classes, -(-num_classes // MOST_SAMPLES))
+    samples: dict[int, list[Tensor]] = {}
+    for k in classes:
+        places = (split.labels == k).nonzero()[:, 0]
+        if not len(places):
+            continue
+        spread = torch.linspace(0, len(places) - 1, min(per_class, len(places))).round().long()
+        samples[k] = [image for i in places[spread].tolist() if (image := _readable(split, i)) is not None]
+    return samples
+
+
+def _readable(split: Split, i: int) -> Tensor | None:
+    try:
+        return split.image(i)
+    except DepthwiseError:
+        return None
+
+
+def write_report(data: ReportData, path: str | os.PathLike[str]) -> None:
+    """Write the page to `path`, whole or not at all; folders on the way are made.
+
+    Raises:
+        DepthwiseError: the file cannot be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # A file name that is no valid Unicode comes as lone surrogates, which UTF-8 cannot hold.
+    page = render(data).encode("utf-8", errors="replace")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(page)
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DepthwiseError(
+            f"the report {target} cannot be written ({error.strerror}): choose another place"
+        ) from error
+
+
+def render(data: ReportData) -> str:
+    """The page as text."""
+    classes, evaluation = data.classes, data.evaluation
+    learning = sections.learning(data.history)
+    certainty = sections.certainty(evaluation)
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=data.title,
+            split=data.split,
+            classes=classes,
+            headline=sections.headline(evaluation, data.history),
+            learning=learning,
+            matrix=sections.matrix(evaluation, classes),
+            pairs=sections.confused_pairs(evaluation, classes),
+            per_class=sections.per_class(evaluation, classes),
+            certainty=certainty,
+            mistakes=[(mistake, picture(mistake.image, MISTAKE_PIXELS)) for mistake in data.mistakes],
+            counts=sections.class_counts(data.counts, classes),
+            samples=_sample_pictures(data.samples, len(classes)),
+            wall=len(classes) > MOST_ROWS,
+            cost=data.cost,
+            recipe=sections.outline(data.recipe),
+            versions=data.versions,
+            command=shlex.join(data.command),
+            data=data.data,
+            charts={"curves": learning["curves"], "certainty": certainty},
+            style=_text("report.css"),
+            script=_text("report.js"),
+            plotly=_packed_plotly(),
+        )
+    )
+
+
+def _sample_pictures(samples: dict[int, list[Tensor]], num_classes: int) -> dict[int, list[Any]]:
+    shown = {k: images for k, images in sorted(samples.items()) if images}
+    if num_classes > MOST_ROWS:
+        step = -(-len(shown) // MOST_SAMPLES)
+        shown = {k: shown[k][:1] for k in list(shown)[:: max(step, 1)]}
+    return {k: [picture(image, SAMPLE_PIXELS) for image in images] for k, images in shown.items()}
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("depthwise.evaluate", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(duration=sections.duration, magnitude=sections.magnitude)
+    return environment
+
+
+def _text(name: str) -> Markup:
+    return Markup(resources.files("depthwise.evaluate").joinpath(name).read_text("utf-8"))
+
+
+@cache
+def _packed_plotly() -> Markup:
+    # Packed it is 2 MB instead of 5; the browser unpacks it in the background while the page is already readable.
+    packed = gzip.compress(get_plotlyjs().encode("utf-8"), compresslevel=9, mtime=0)
+    return Markup(base64.b64encode(packed).decode("ascii"))

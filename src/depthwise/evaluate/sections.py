@@ -1,0 +1,271 @@
+"""What each section of the report says: plain values worked out from an evaluation, for the template to lay out."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from depthwise.evaluate.curves import curves, finite, records, summary
+from depthwise.evaluate.metrics import Evaluation
+
+WHOLE_MATRIX = 40  # classes; of more, the REDUCED_MATRIX that are most often confused are drawn
+REDUCED_MATRIX = 24
+NUMBERED_MATRIX = 24  # classes; in a larger matrix a number no longer fits its cell
+MOST_PAIRS = 12
+BINS = 10
+COVERAGE_STEPS = 100
+
+
+def headline(evaluation: Evaluation, history: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The result, how far chance alone could move it, and what saying always the same class would reach."""
+    n, wrong = evaluation.num_images, evaluation.num_wrong
+    low, high = wilson_interval(n - wrong, n)
+    tests = [line for line in records(history) if line["kind"] == "test"]
+    near = None if evaluation.top5 is None else round(evaluation.top5 * n) - (n - wrong)
+    return {
+        "images": n,
+        "wrong": wrong,
+        "right": n - wrong,
+        "near": near,
+        "far": wrong - (near or 0),
+        "top1": evaluation.top1,
+        "top5": evaluation.top5,
+        "loss": finite(evaluation.loss),
+        "calibration_error": finite(evaluation.calibration_error),
+        "low": low,
+        "high": high,
+        "baseline": float(evaluation.per_class.support.max()) / n,
+        "weights": tests[-1].get("weights") if tests else None,
+    }
+
+
+def wilson_interval(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95% score interval of a proportion (Wilson 1927): it stays within 0 and 1, and holds near both."""
+    p = hits / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def learning(history: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The curves, what they come to in words, and the evaluations as a table."""
+    lines = list(history)
+    drawn = curves(lines)
+    evaluations = [line for line in records(lines) if line["kind"] != "train"]
+    return {
+        "curves": drawn,
+        "summary": summary(lines),
+        "loss_note": _extreme(drawn, "loss", min, "{:.4f}"),
+        "accuracy_note": _extreme(drawn, "accuracy", max, "{:.2%}"),
+        "evaluations": [
+            {k: line.get(k) for k in ("kind", "split", "weights")}
+            | {k: finite(line.get(k)) for k in ("step", "epoch", "seconds", "loss", "top1", "top5")}
+            for line in evaluations
+        ],
+    }
+
+
+def _extreme(drawn: Sequence[dict[str, Any]], value: str, pick: Any, form: str) -> str | None:
+    """The best point of the evaluation curves: "best 0.1423 (test, averaged) at step 900, last 0.1500"."""
+    points = [
+        (v, step, curve["name"])
+        for curve in drawn
+        if curve["kind"] == "eval"
+        for v, step in zip(curve[value], curve["step"], strict=True)
+        if v is not None
+    ]
+    if not points:
+        return None
+    best, step, name = pick(points, key=lambda point: point[0])
+    return f"best {form.format(best)} ({name}) at step {step:,.0f}"
+
+
+def matrix(evaluation: Evaluation, classes: Sequence[str]) -> dict[str, Any]:
+    """The confusion matrix as rows of cells; of many classes, only those that are most often confused.
+
+    A cell holds its count, its share of the row's class, and `heat`, 0 to 1. With a reduced matrix each row ends
+    with `other`, the images called something that is not shown, so that the row still adds up.
+    """
+    confusion = evaluation.confusion
+    whole = len(classes) <= WHOLE_MATRIX
+    chosen = list(range(len(classes))) if whole else _most_confused(confusion)
+    part = confusion[chosen][:, chosen].tolist()
+    support = confusion.sum(1)[chosen].tolist()
+    rows = []
+    for i, (index, counts, total) in enumerate(zip(chosen, part, support, strict=True)):
+        cells = []
+        for j, count in enumerate(counts):
+            share = count / total if total else 0.0
+            # The root lets a confusion of one in a hundred be seen beside one of one in two.
+            heat = share if i == j else math.sqrt(share)
+            cells.append({"count": count, "share": share, "heat": heat, "right": i == j})
+        rows.append({"name": classes[index], "support": total, "cells": cells, "other": total - sum(counts)})
+    return {
+        "names": [classes[index] for index in chosen],
+        "rows": rows,
+        "whole": whole,
+        "numbered": len(chosen) <= NUMBERED_MATRIX,
+    }
+
+
+def _most_confused(confusion: Tensor) -> list[int]:
+    chosen: list[int] = []
+    for true, said, _ in _confusions(confusion + confusion.T):
+        new = [c for c in (true, said) if c not in chosen]
+        if len(chosen) + len(new) <= REDUCED_MATRIX:
+            chosen += new
+        if len(chosen) == REDUCED_MATRIX:
+            break
+    return sorted(chosen)
+
+
+def _confusions(confusion: Tensor) -> list[tuple[int, int, int]]:
+    """(true, said, count) of all that were confused, the most frequent first, then by class."""
+    off = confusion - torch.diag(confusion.diagonal())
+    true, said = off.nonzero(as_tuple=True)
+    count = off[true, said]
+    order = count.argsort(descending=True, stable=True)
+    return list(zip(true[order].tolist(), said[order].tolist(), count[order].tolist(), strict=True))
+
+
+def confused_pairs(evaluation: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The most frequent confusions, with each one's share of the true class's images."""
+    return [
+        {
+            "true": classes[true],
+            "said": classes[said],
+            "count": count,
+            "share": count / float(evaluation.per_class.support[true]),
+        }
+        for true, said, count in _confusions(evaluation.confusion)[:MOST_PAIRS]
+    ]
+
+
+def per_class(evaluation: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each class: its ratios (None where there is nothing to divide by) and what it is mistaken for."""
+    numbers, confusion = evaluation.per_class, evaluation.confusion
+    said = confusion.sum(0).tolist()
+    off = confusion - torch.diag(confusion.diagonal())
+    worst = off.max(dim=1)
+    rows = []
+    for k, name in enumerate(classes):
+        support = int(numbers.support[k])
+        rows.append(
+            {
+                "name": name,
+                "support": support,
+                "precision": float(numbers.precision[k]) if said[k] else None,
+                "recall": float(numbers.recall[k]) if support else None,
+                "f1": float(numbers.f1[k]) if support or said[k] else None,
+                "mistaken_for": classes[int(worst.indices[k])] if worst.values[k] else None,
+                "mistaken_count": int(worst.values[k]),
+            }
+        )
+    return rows
+
+
+def certainty(evaluation: Evaluation) -> dict[str, Any] | None:
+    """How far the network's own certainty can be trusted; None when its probabilities are not finite.
+
+    `bins`: BINS equal steps of certainty that hold images, each with its number of `images`, mean `confidence`,
+    `accuracy` and the 95% interval of that, `lowest` to `highest`. `coverage`: for growing parts of all images
+    (`share`), the surest first, the `accuracy` on them and how sure the least sure of them is (`threshold`).
+    """
+    if not evaluation.probabilities.isfinite().all():
+        return None
+    sure = evaluation.probabilities.gather(1, evaluation.predicted[:, None])[:, 0].double()
+    right = (evaluation.predicted == evaluation.labels).double()
+    place = (sure * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
+    return {
+        "bins": [_bin(sure[place == k], right[place == k]) for k in place.unique().tolist()],
+        "coverage": _coverage(sure, right),
+    }
+
+
+def _bin(sure: Tensor, right: Tensor) -> dict[str, Any]:
+    low, high = wilson_interval(int(right.sum()), len(right))
+    return {
+        "images": len(right),
+        "confidence": float(sure.mean()),
+        "accuracy": float(right.mean()),
+        "lowest": low,
+        "highest": high,
+    }
+
+
+def _coverage(sure: Tensor, right: Tensor) -> list[dict[str, float]]:
+    order = sure.argsort(descending=True, stable=True)
+    hits, n = right[order].cumsum(0), len(right)
+    answered = sorted({max(1, round(n * k / COVERAGE_STEPS)) for k in range(1, COVERAGE_STEPS + 1)})
+    return [
+        {"share": m / n, "accuracy": float(hits[m - 1]) / m, "threshold": float(sure[order[m - 1]])}
+        for m in answered
+    ]
+
+
+def class_counts(counts: dict[str, list[int]], classes: Sequence[str]) -> dict[str, Any]:
+    """Images of each class in each split, the totals, and how uneven the largest split is."""
+    splits = list(counts)
+    largest = max((max(numbers, default=0) for numbers in counts.values()), default=0)
+    first = max(counts.values(), key=sum, default=[])
+    return {
+        "splits": splits,
+        "totals": {split: sum(counts[split]) for split in splits},
+        "largest": largest,
+        "fewest": min(first, default=0),
+        "most": max(first, default=0),
+        "rows": [{"name": name, "counts": [counts[s][k] for s in splits]} for k, name in enumerate(classes)],
+    }
+
+
+def outline(values: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """A nested dictionary as groups of (name, value in words); what stands at the top is the group ""."""
+    top = [(name, in_words(value)) for name, value in values.items() if not isinstance(value, dict)]
+    groups = [("", top)] if top else []
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            groups.append((name, _flat(value)))
+    return groups
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for name, value in values.items():
+        inner = isinstance(value, dict) and bool(value)
+        rows += _flat(value, f"{prefix}{name}.") if inner else [(prefix + name, in_words(value))]
+    return rows
+
+
+def in_words(value: Any) -> str:
+    """A value of a recipe as a person writes it."""
+    if value is None or value in ({}, [], ()):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(in_words(v) for v in value)
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    """45 s; 12 min 3 s; 3 h 12 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, left = divmod(minutes, 60)
+    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"
+
+
+def magnitude(number: float) -> str:
+    """8.36 billion; 22.9 million; 656."""
+    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if number >= size:
+            return f"{number / size:.3g} {word}"
+    return f"{number:,.0f}"
