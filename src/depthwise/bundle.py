@@ -1,0 +1,225 @@
+"""The bundle: a folder with a network's weights and all that is needed to use them; nothing in it can run code.
+
+`config.json` names the network and its arguments, the classes and the preprocessing. `model.safetensors` holds
+the weights, the averaged ones if the training averaged; `model.raw.safetensors`, if present, the unaveraged ones.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from depthwise.data.transform import Preprocess
+from depthwise.errors import DepthwiseError
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS, RAW_WEIGHTS = "config.json", "model.safetensors", "model.raw.safetensors"
+TASKS = ("single-label",)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """What `config.json` says: the network `model` built with `model_args`, what goes in and what comes out.
+
+    `training` is a summary for people (data, recipe, accuracy); nothing reads it back.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    model_args: dict[str, Any] = field(default_factory=dict)
+    task: str = "single-label"
+    training: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `config.json`, as plain values."""
+        return {
+            "format_version": self.format_version,
+            "model": self.model,
+            "model_args": self.model_args,
+            "classes": list(self.classes),
+            "task": self.task,
+            "preprocess": self.preprocess.to_json(),
+            "training": self.training,
+        }
+
+    @classmethod
+    def from_json(cls, values: Any) -> "BundleConfig":
+        """Read what `to_json` gave. Raises DepthwiseError for what is missing, malformed or newer than this code."""
+        if not isinstance(values, dict):
+            raise DepthwiseError(
+                "this is no JSON object, and a bundle's config is one: write the bundle anew"
+            )
+        version = values.get("format_version")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise DepthwiseError(
+                f"format_version is {version!r} and must be a whole number from 1 up: write the bundle anew"
+            )
+        if version > FORMAT_VERSION:
+            raise DepthwiseError(
+                f"format_version {version} is newer than this depthwise, which reads {FORMAT_VERSION}: update it"
+            )
+        classes = _field(values, "classes", list)
+        if not classes or not all(isinstance(name, str) for name in classes):
+            raise DepthwiseError(
+                "the field 'classes' must be a list of at least one name: write the bundle anew"
+            )
+        task = _field(values, "task", str)
+        if task not in TASKS:
+            raise DepthwiseError(
+                f"the task {task!r} is unknown to this depthwise, it has {', '.join(TASKS)}: update it"
+            )
+        return cls(
+            model=_field(values, "model", str),
+            classes=tuple(classes),
+            preprocess=_preprocess(_field(values, "preprocess", dict)),
+            model_args=_field(values, "model_args", dict),
+            task=task,
+            training=_field(values, "training", dict),
+            format_version=version,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A bundle as read from the folder `path`: its config and its weights by their name in the network."""
+
+    config: BundleConfig
+    weights: dict[str, Tensor]
+    path: Path
+
+
+def write_bundle(
+    path: str | os.PathLike[str],
+    config: BundleConfig,
+    weights: Mapping[str, Tensor],
+    raw: Mapping[str, Tensor] | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write the bundle folder `path`: completely or not at all, whenever the process is killed.
+
+    An existing bundle stays readable until the new one is complete, and is replaced only with `overwrite`;
+    anything else that exists under the name is left alone.
+
+    Raises:
+        DepthwiseError: `path` exists and may not be replaced.
+    """
+    path = Path(path).resolve()
+    if os.path.lexists(path) and not (overwrite and (path / CONFIG).is_file()):
+        remedy = "is not a bundle" if overwrite else "exists"
+        raise DepthwiseError(f"{path} {remedy} and is not overwritten: choose another name or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        _write(partial / CONFIG, (json.dumps(config.to_json(), indent=2) + "\n").encode())
+        _write(partial / WEIGHTS, _pack(weights))
+        if raw is not None:
+            _write(partial / RAW_WEIGHTS, _pack(raw))
+        _replace(path, partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def read_bundle(path: str | os.PathLike[str], *, raw: bool = False) -> Bundle:
+    """Read the bundle folder `path`, or that of the run directory `path`; `raw` takes the unaveraged weights.
+
+    Raises DepthwiseError, naming the file, for whatever is missing, broken or made by a newer version.
+    """
+    folder = find_bundle(path)
+    try:
+        config = BundleConfig.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except DepthwiseError as error:
+        raise DepthwiseError(f"{folder / CONFIG}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DepthwiseError(f"{folder / CONFIG} is not JSON ({error}): write the bundle anew") from None
+    except OSError as error:
+        raise DepthwiseError(f"{folder / CONFIG} cannot be read: {error.strerror}") from None
+    return Bundle(config, _read_weights(folder / (RAW_WEIGHTS if raw else WEIGHTS)), folder)
+
+
+def find_bundle(path: str | os.PathLike[str]) -> Path:
+    """The bundle folder that `path` means: itself, or the `bundle` inside a run directory."""
+    path = Path(path)
+    for folder in (path, path / "bundle"):
+        for candidate in (folder, _previous(folder)):
+            if (candidate / CONFIG).is_file():
+                return candidate
+    if not path.exists():
+        raise DepthwiseError(
+            f"{path} does not exist: give a bundle folder or the directory of a training run"
+        )
+    raise DepthwiseError(
+        f"{path} is not a bundle, it has no {CONFIG}: give a bundle folder or the directory of a finished "
+        f"training run"
+    )
+
+
+def _previous(path: Path) -> Path:
+    """Where the bundle `path` stands for the instant in which its successor takes its name."""
+    path = path.resolve()
+    return path.parent / f".{path.name}.previous"
+
+
+def _replace(path: Path, new: Path) -> None:
+    # A folder cannot be renamed onto another. `find_bundle` knows the name the old one has in between.
+    if path.exists():
+        shutil.rmtree(_previous(path), ignore_errors=True)
+        path.rename(_previous(path))
+    new.rename(path)
+    shutil.rmtree(_previous(path), ignore_errors=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _pack(weights: Mapping[str, Tensor]) -> bytes:
+    # safetensors wants each tensor dense and in memory of its own. Its save_file would let nobody else read the file.
+    dense = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    return safetensors.torch.save(dense, metadata={"format": "pt"})
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise DepthwiseError(f"{path} is missing: the bundle is incomplete, copy it again or write it anew")
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise DepthwiseError(f"{path} is damaged ({error}): copy it again or write it anew") from None
+
+
+def _field(values: dict[str, Any], name: str, kind: type[T]) -> T:
+    if name not in values:
+        raise DepthwiseError(f"the field {name!r} is missing: write the bundle anew")
+    value = values[name]
+    if not isinstance(value, kind):
+        raise DepthwiseError(f"the field {name!r} must be a JSON {_JSON_KINDS[kind]}: write the bundle anew")
+    return value
+
+
+_JSON_KINDS: dict[type, str] = {str: "string", list: "array", dict: "object"}
+
+
+def _preprocess(values: dict[str, Any]) -> Preprocess:
+    try:
+        return Preprocess.from_json(values)
+    except (DepthwiseError, KeyError, TypeError, ValueError) as error:
+        raise DepthwiseError(
+            f"the field 'preprocess' is malformed ({error}): write the bundle anew"
+        ) from None

@@ -1,0 +1,102 @@
+"""The table of commands, and how each of them ends: which exit code, which sentence."""
+
+import os
+import signal
+import sys
+import traceback
+from io import TextIOWrapper
+from typing import cast
+
+from cyclopts import App, CycloptsError
+
+from depthwise.cli import data, evaluate, models, predict, train
+from depthwise.cli.options import STANDARD_INPUT
+from depthwise.cli.output import printable
+from depthwise.errors import DepthwiseError, UsageError
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+DEBUG = "--debug"
+
+
+def _version() -> str:
+    import depthwise
+
+    return depthwise.__version__
+
+
+app = App(
+    name="depthwise",
+    help="Train, compare and ship depthwise-separable image classifiers.\n\n"
+    "Begin with: depthwise train --data digits --model xception --out runs/first",
+    help_epilogue=f"With {DEBUG}, any command that fails shows the traceback as well.",
+    help_format="plaintext",
+    version=_version,
+    suppress_keyboard_interrupt=False,
+)
+app.command(train.train)
+app.command(evaluate.evaluate, name="eval")
+app.command(predict.predict)
+app.command(models.models)
+app.command(data.app)
+
+
+def run(tokens: list[str]) -> int:
+    """Run the command that `tokens` spell and return its exit code; what goes wrong is one sentence on stderr."""
+    # `kill` and a service manager's stop end a run as Ctrl-C does: with a checkpoint and a sentence.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Class names and file names are printed whatever the locale; a name that is no UTF-8 keeps its bytes.
+    cast(TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", errors="surrogateescape")
+    tokens, debug = _take_debug(tokens)
+    # The parser takes a lone - for an option.
+    tokens = [STANDARD_INPUT if token == "-" else token for token in tokens]
+    try:
+        code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+        return code or DONE
+    except CycloptsError as error:
+        return _fail(" ".join(str(error).split()), USAGE, debug)
+    except UsageError as error:
+        return _fail(str(error), USAGE, debug)
+    except DepthwiseError as error:
+        return _fail(str(error), FAILED, debug)
+    except KeyboardInterrupt as error:
+        return _fail(str(error) or "interrupted", INTERRUPTED, debug)
+    except BrokenPipeError:
+        return FAILED  # quietly: the reader, `head` say, has what it wants
+    except Exception as error:
+        hint = "" if debug else f" (run again with {DEBUG} for the traceback)"
+        return _fail(_describe(error) + hint, FAILED, debug)
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write out what is buffered, or drop it: at exit Python would complain about it a second time."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _take_debug(tokens: list[str]) -> tuple[list[str], bool]:
+    """The tokens without the option that every command has; behind `--` it is an argument like any other."""
+    end = tokens.index("--") if "--" in tokens else len(tokens)
+    options = [token for token in tokens[:end] if token != DEBUG]
+    return options + tokens[end:], len(options) < end
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory: use a smaller batch, a smaller image size or a narrower network"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    reason = str(error).partition("\n")[0]  # behind it torch lists its own C++ calls
+    return f"unexpected {type(error).__name__}" + (f": {reason}" if reason else "")
+
+
+def _fail(sentence: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print("error:", printable(sentence), file=sys.stderr)
+    return code

@@ -1,0 +1,173 @@
+"""`depthwise data`: look a data set over before training on it, and write one out as files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from depthwise.cli.options import Data, Json, flag
+from depthwise.cli.output import console, counting, note, print_json, printable, table
+from depthwise.errors import DepthwiseError, UsageError
+
+if TYPE_CHECKING:
+    from depthwise.data.check import Check, Range, Stats
+
+MOST_CLASSES = 40  # of more, the table for people has the totals only
+MOST_FINDINGS = 10  # of more of a kind, people are told the number; --json has them all
+
+app = App(name="data", help="Look a data set over before training on it.")
+
+
+@app.command
+def check(data: Data, /, *, json: Json = False) -> int:
+    """Look for what is wrong: unreadable images, images in two parts or two classes, classes too small.
+
+    The exit code is 1 if something should be mended before training.
+
+    Example: depthwise data check photos/
+    """
+    from depthwise.data.check import check as look
+
+    with counting("looking images over") as progress:
+        found = look(data, progress=progress)
+    if json:
+        print_json(found.to_json())
+    else:
+        _print_counts(found.data, found.counts)
+        _print_check(found)
+    return 0 if found.ok else 1
+
+
+@app.command
+def stats(
+    data: Data,
+    /,
+    *,
+    sheet: Annotated[
+        Path | None, Parameter(help="Write a contact sheet, a few images of each class, here.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show a data set in numbers: classes, sizes, balance and colour.
+
+    Example: depthwise data stats photos/ --sheet photos.png
+    """
+    from depthwise.data import open_dataset
+    from depthwise.data.check import contact_sheet
+    from depthwise.data.check import stats as measure
+
+    with counting("looking images over") as progress:
+        found = measure(data, progress=progress)
+    if sheet:
+        contact_sheet(open_dataset(data), sheet)
+        note(f"the contact sheet is {sheet}")
+    if json:
+        print_json(found.to_json())
+    else:
+        _print_counts(found.data, found.counts)
+        _print_stats(found)
+
+
+@app.command
+def export(
+    data: Data,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="The folder to write to.")],
+    split: Annotated[
+        Literal["train", "val", "test"] | None, Parameter(help="One part only, not all.")
+    ] = None,
+    limit: Annotated[
+        int | None, Parameter(help="At most this many images of a part, evenly spaced over it.")
+    ] = None,
+    force: Annotated[bool, flag("Write into a folder that holds something already.")] = False,
+) -> None:
+    """Write a data set as PNG files: OUT/PART/CLASS/NAME.png, or OUT/CLASS/NAME.png for one part.
+
+    Example: depthwise data export digits --split test --limit 8 --out pictures
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit {limit} must be at least 1")
+    if out.exists() and not (out.is_dir() and (force or not any(out.iterdir()))):
+        raise DepthwiseError(f"{out} exists: choose another folder, or write into it with --force")
+    from depthwise.data import open_dataset
+    from depthwise.data.export import export as write
+
+    with counting("looking images over") as progress:
+        dataset = open_dataset(data, progress=progress)
+    if split is not None and split not in dataset.splits:
+        raise UsageError(f"{data} has no {split} part: it has {', '.join(dataset.splits)}")
+    num_images = sum(
+        write(images, dataset.classes, out if split else out / part, prefix=part, limit=limit)
+        for part, images in dataset.splits.items()
+        if split in (None, part)
+    )
+    note(f"{num_images} images written to {out}")
+
+
+def _print_counts(data: str, counts: dict[str, dict[str, int]]) -> None:
+    """A row a class, a column a part."""
+    labels = sorted({label for by_class in counts.values() for label in by_class})
+    rows = table("class", *counts, right=tuple(counts), title=f"Images of {printable(data)}")
+    if len(labels) <= MOST_CLASSES:
+        for label in labels:
+            rows.add_row(printable(label), *(f"{by_class.get(label, 0):,}" for by_class in counts.values()))
+    rows.add_row(f"all {len(labels)}", *(f"{sum(by_class.values()):,}" for by_class in counts.values()))
+    console().print(rows)
+
+
+def _print_check(found: "Check") -> None:
+    print(f"width   {_span(found.widths)}")
+    print(f"height  {_span(found.heights)}")
+    print(f"format  {', '.join(f'{count:,} {printable(mode)}' for mode, count in found.modes.items())}")
+    for text in found.notes:
+        print(f"note: {printable(text)}")
+    if found.ignored:
+        print(f"note: ignored as no part of it: {_some(found.ignored)}")
+    if found.duplicates:
+        print(f"note: {len(found.duplicates):,} images are there more than once: {_groups(found.duplicates)}")
+    if found.unreadable:
+        bad = [f"{image.path} ({image.reason})" for image in found.unreadable]
+        print(f"problem: {len(bad):,} images cannot be read: {_some(bad)}")
+    if found.conflicts:
+        print(f"problem: {len(found.conflicts):,} images are in two classes: {_groups(found.conflicts)}")
+    if found.leaks:
+        print(f"problem: {len(found.leaks):,} images are in two parts: {_groups(found.leaks)}")
+    if found.error:
+        print(f"problem: {printable(found.error)}")
+    print("ready to train on" if found.ok else "mend the problems before you train")
+
+
+def _print_stats(found: "Stats") -> None:
+    facts = {
+        "division": found.split_source,
+        "balance": f"the largest class has {found.imbalance:.3g} times the images of the smallest",
+        "width": _span(found.widths),
+        "height": _span(found.heights),
+        "channels": str(found.channels),
+        "mean": _channels(found.mean),
+        "std": f"{_channels(found.std)} (of {found.measured:,} images)",
+        "unreadable": f"{found.unreadable:,}",
+    }
+    for name, value in facts.items():
+        print(f"{name:<11} {printable(value)}")
+    for text in found.notes:
+        print(f"note: {printable(text)}")
+
+
+def _span(pixels: "Range") -> str:
+    return f"{pixels.lowest} to {pixels.highest} pixels, median {pixels.median:g}"
+
+
+def _channels(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
+def _groups(groups: Sequence[Sequence[str]]) -> str:
+    return _some([" = ".join(group) for group in groups])
+
+
+def _some(items: Sequence[str]) -> str:
+    shown = "; ".join(printable(item) for item in items[:MOST_FINDINGS])
+    return shown + (f"; and {len(items) - MOST_FINDINGS:,} more" if len(items) > MOST_FINDINGS else "")

@@ -1,0 +1,74 @@
+"""How a training run is seen from outside: a bar with numbers on a terminal, a line now and then in a log."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from depthwise.cli.output import printable
+
+LOG_INTERVAL = 10.0  # seconds between two lines about steps where there is no terminal
+
+
+class TrainProgress:
+    """Shows a run on standard error: `start`, then `step`, `evaluated` and `message` as they come, `close`."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._bar: Progress | None = None
+        self._total_steps = self._start_step = 0
+        self._started_at = self._logged_at = time.monotonic()
+
+    def start(self, total_steps: int, start_step: int = 0) -> None:
+        """The run goes from `start_step`, above 0 when it is resumed, to `total_steps`."""
+        self._total_steps, self._start_step = total_steps, start_step
+        self._started_at = self._logged_at = time.monotonic()
+        if self._console.is_terminal:
+            self._bar = Progress(
+                MofNCompleteColumn(),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[numbers]}", markup=False),
+                TimeRemainingColumn(compact=True),
+                console=self._console,
+                expand=True,
+                refresh_per_second=4,  # drawing takes time from training
+            )
+            self._bar.add_task("", total=total_steps, completed=start_step, numbers="")
+            self._bar.start()
+
+    def step(self, step: int, loss: float, accuracy: float | None, images_per_second: float) -> None:
+        """`step` steps are done; `accuracy` is a fraction, None where mixed targets leave it no meaning."""
+        numbers = f"loss {loss:.3f}  "
+        if accuracy is not None:
+            numbers += f"accuracy {accuracy:.1%}  "
+        numbers += f"{images_per_second:,.0f} images/s"
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=step, numbers=numbers)
+        elif time.monotonic() - self._logged_at >= LOG_INTERVAL:
+            self._logged_at = time.monotonic()
+            self.message(f"step {step}/{self._total_steps}  {numbers}  {self._time_left(step)}")
+
+    def evaluated(self, line: dict[str, Any]) -> None:
+        """One evaluation, as metrics.jsonl has it."""
+        top5 = "" if line.get("top5") is None else f"  top-5 {line['top5']:.2%}"
+        self.message(
+            f"{line['split']} at step {line['step']}, {line['weights']} weights:  "
+            f"top-1 {line['top1']:.2%}{top5}  loss {line['loss']:.4f}"
+        )
+
+    def message(self, text: str) -> None:
+        """A line that stays, above the bar if there is one."""
+        self._console.print(printable(text), soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+    def close(self) -> None:
+        """Leave the bar as it stands; the run is over, or interrupted."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def _time_left(self, step: int) -> str:
+        seconds_a_step = (time.monotonic() - self._started_at) / max(1, step - self._start_step)
+        minutes, seconds = divmod(round(seconds_a_step * (self._total_steps - step)), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02} left"

@@ -1,0 +1,202 @@
+"""`depthwise train`: from a data set to a run directory with bundle, metrics and report."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from depthwise.cli.options import Data, Json, flag
+from depthwise.cli.output import counting, note, print_json, printable
+from depthwise.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from depthwise.bundle import Bundle
+    from depthwise.data import Dataset
+    from depthwise.train.recipe import Recipe
+    from depthwise.train.run import Result
+
+DEFAULT_RECIPE = "small"
+FROM_DATA = ("num_classes", "in_channels")
+
+
+def train(
+    *,
+    out: Annotated[Path, Parameter(help="The directory of the run, made anew.")],
+    data: Data | None = None,
+    model: Annotated[
+        str | None, Parameter(help="A network of the catalogue; by default the recipe's own.")
+    ] = None,
+    recipe: Annotated[
+        str | None, Parameter(help="The training recipe to start from [default: small].")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--set",
+            negative="",
+            consume_multiple=True,
+            help="key=value, any number: a field of the recipe (epochs=4, optimizer.lr=0.1) or an argument of "
+            "the network (width=0.25).",
+        ),
+    ] = None,
+    epochs: Annotated[float | None, Parameter(help="Short for --set epochs=E.")] = None,
+    seed: Annotated[int | None, Parameter(help="Short for --set seed=S.")] = None,
+    init: Annotated[
+        str | None, Parameter(help="Start from this bundle's network and weights; the classes may be others.")
+    ] = None,
+    freeze: Annotated[bool, flag("Train the classifier only, with --init.")] = False,
+    compile: Annotated[bool, flag("Compile the network with torch.compile first.")] = False,
+    workers: Annotated[int, Parameter(help="Processes that read and augment image files.")] = 2,
+    resume: Annotated[bool, flag("Go on with the run in --out; it knows the rest.")] = False,
+    force: Annotated[
+        bool, flag("Replace the run in --out; with --resume, go on although something changed.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train a network on your images and leave a run directory: the bundle, metrics and a report to look at.
+
+    Ctrl-C stops it with a checkpoint; --resume then goes on as if nothing had happened.
+
+    Example: depthwise train --data photos/ --model xception --out runs/first --set epochs=20 width=0.5
+    """
+    from depthwise.bundle import read_bundle
+    from depthwise.train.run import Options
+    from depthwise.train.run import train as run
+
+    short = {
+        "epochs": None if epochs is None else f"{epochs:g}",
+        "seed": seed,
+        "freeze": freeze or None,
+        "compile": compile or None,
+    }
+    given = [f"{key}={value}" for key, value in short.items() if value is not None] + (settings or [])
+    if freeze and not (init or resume):
+        raise UsageError(
+            "--freeze trains the classifier alone, on a network that knows nothing: add --init BUNDLE"
+        )
+    bundle = read_bundle(init) if init and not resume else None
+    before, data = (
+        _before(out, recipe, model, data) if resume else (None, _asked(recipe, model, data, bundle))
+    )
+    dataset = _open(data, workers)
+    chosen = before or _chosen(recipe, model, dataset, bundle)
+    chosen = chosen.override(given, _model_arguments(chosen.model))
+    module = _build(chosen, dataset, bundle)
+    from depthwise.cli.progress import TrainProgress
+
+    result = run(
+        chosen,
+        module,
+        dataset,
+        out,
+        options=Options(workers=workers, command=["depthwise", *sys.argv[1:]], spec=data),
+        resume=resume,
+        force=force,
+        watcher=TrainProgress(),
+    )
+    _print(result, as_json=json)
+
+
+def _asked(recipe: str | None, model: str | None, data: str | None, bundle: "Bundle | None") -> str:
+    """The data set's name from whatever directory; what cannot be is refused before the images are looked over."""
+    from depthwise.models import CATALOGUE
+    from depthwise.recipes import find_recipe
+
+    if data is None:
+        raise UsageError("--data is missing: name a folder of images, or digits or fashion-mnist")
+    find_recipe(recipe or DEFAULT_RECIPE)
+    if model is not None and model not in CATALOGUE:
+        raise unknown_name("model", model, CATALOGUE)
+    if bundle and model not in (None, bundle.config.model):
+        raise UsageError(
+            f"{bundle.path} holds weights of {bundle.config.model}, not of {model}: leave --model out"
+        )
+    # A run is resumed, and its data named in the report, from other directories too.
+    return os.path.abspath(data) if os.path.isdir(data) else data
+
+
+def _chosen(recipe: str | None, model: str | None, dataset: "Dataset", bundle: "Bundle | None") -> "Recipe":
+    """The recipe by its name, settled for this data set and for the network asked for: that of `bundle`, if any."""
+    from dataclasses import replace
+
+    from depthwise.recipes import Traits, find_recipe
+
+    chosen = find_recipe(recipe or DEFAULT_RECIPE)(Traits.of(dataset))
+    if bundle:
+        config = bundle.config
+        arguments = {name: value for name, value in config.model_args.items() if name not in FROM_DATA}
+        return replace(chosen, model=config.model, model_args=arguments, channels=config.preprocess.channels)
+    return chosen if model in (None, chosen.model) else replace(chosen, model=model)
+
+
+def _before(out: Path, recipe: str | None, model: str | None, data: str | None) -> "tuple[Recipe, str]":
+    """What the run in `out` was started with; the data may have moved."""
+    from depthwise.train.files import RunFiles
+    from depthwise.train.recipe import Recipe
+
+    if recipe or model:
+        raise UsageError(
+            "--resume goes on with the run's own recipe and network: leave --recipe and --model out"
+        )
+    before = RunFiles(out).read_run()
+    spec = data or before["data"]["spec"]
+    return Recipe.from_json(before["recipe"]), os.path.abspath(spec) if os.path.isdir(spec) else spec
+
+
+def _model_arguments(model: str) -> list[str]:
+    """What may be set of the network; the number of classes and of channels follow from the data."""
+    import inspect
+
+    from depthwise.models import CATALOGUE
+
+    return [name for name in inspect.signature(CATALOGUE[model].builder).parameters if name not in FROM_DATA]
+
+
+def _open(data: str, workers: int) -> "Dataset":
+    from depthwise.data import open_dataset
+
+    with counting("looking images over") as progress:
+        dataset = open_dataset(data, workers=max(1, workers), progress=progress)
+    for text in dataset.notes:
+        note(text)
+    if dataset.bad:
+        first = dataset.bad[0]
+        note(f"{len(dataset.bad)} unreadable images are left out, {first.path} ({first.reason}) for one")
+    return dataset
+
+
+def _build(recipe: "Recipe", dataset: "Dataset", bundle: "Bundle | None") -> "nn.Module":
+    import torch
+
+    from depthwise.load import transfer
+    from depthwise.models import create_model
+
+    torch.manual_seed(recipe.seed)
+    module = create_model(
+        recipe.model,
+        num_classes=len(dataset.classes),
+        in_channels=recipe.channels or dataset.channels,
+        **recipe.model_args,
+    )
+    if bundle:
+        kept = transfer(bundle, module, dataset.classes)
+        note(f"starting from {bundle.path}" + ("" if kept else ", with a new classifier for the new classes"))
+    return module
+
+
+def _print(result: "Result", *, as_json: bool) -> None:
+    evaluation, out = result.evaluation, str(result.out)
+    if as_json:
+        document: dict[str, Any] = {"out": out, "split": result.split, "weights": result.weights}
+        print_json({**document, "seconds": result.seconds, **evaluation.to_json()})
+        return
+    print(
+        f"{evaluation.top1:.2%} of {evaluation.num_images:,} {result.split} images are right "
+        f"({result.weights} weights, {result.seconds:,.0f} s)"
+    )
+    print(f"report:  {printable(out)}/report.html")
+    print(f"predict: depthwise predict {printable(out)} IMAGE")

@@ -1,0 +1,108 @@
+"""From what a training run left to something that answers: the bundle's network with its weights in it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from depthwise.bundle import Bundle, read_bundle
+from depthwise.errors import DepthwiseError
+from depthwise.infer import Predictor
+from depthwise.models import create_model, list_models
+
+SHOWN_MISMATCHES = 3
+
+
+def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Predictor:
+    """The Predictor of a bundle folder or of the directory of a training run.
+
+    Raises DepthwiseError, naming the file, if it is missing, broken or made by a newer version.
+    """
+    if str(path) in list_models() and not Path(path).exists():
+        raise DepthwiseError(
+            f"{str(path)!r} names a network without trained weights: load a bundle, or build the network "
+            f"untrained with create_model({str(path)!r})"
+        )
+    bundle = read_bundle(path)
+    return Predictor(
+        load_module(bundle), bundle.config.preprocess, bundle.config.classes, device=torch.device(device)
+    )
+
+
+def load_module(bundle: Bundle) -> nn.Module:
+    """The bundle's network with its weights, in evaluation mode on the CPU.
+
+    Raises DepthwiseError if the network is unknown here, cannot be built or takes other weights; then nothing
+    is loaded at all.
+    """
+    config = bundle.config
+    defaults = {"num_classes": len(config.classes), "in_channels": config.preprocess.channels}
+    arguments = {**defaults, **config.model_args}
+    for name, value in defaults.items():
+        if arguments[name] != value:
+            raise DepthwiseError(
+                f"{bundle.path}: model_args say {name}={arguments[name]!r}, the rest of the config says {value}: "
+                f"write the bundle anew"
+            )
+    try:
+        # Without memory a network costs neither time nor random numbers, however large the config says it is.
+        with torch.device("meta"):
+            module = create_model(config.model, **arguments)
+    except DepthwiseError as error:
+        raise DepthwiseError(f"{bundle.path}: {error}") from None
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]  # behind it torch lists its own C++ calls
+        raise DepthwiseError(
+            f"{bundle.path}: model_args do not build {config.model} ({reason}): write the bundle anew"
+        ) from None
+    expected = module.state_dict()
+    _check_fit(bundle, bundle.weights, expected)
+    module.load_state_dict(_like(expected, bundle.weights), assign=True)
+    return module.eval()
+
+
+def transfer(bundle: Bundle, module: nn.Module, classes: Sequence[str]) -> bool:
+    """Start `module`, a network for `classes`, from the bundle's weights, in place.
+
+    The classifiers come along only if the bundle has the same classes in the same order; returns whether it has.
+    Everything else must fit: raises DepthwiseError, and changes nothing, if it does not.
+    """
+    same_classes = tuple(classes) == bundle.config.classes
+    expected = module.state_dict()
+    weights = bundle.weights
+    if not same_classes:
+        expected, weights = _without_classifiers(expected), _without_classifiers(weights)
+    _check_fit(bundle, weights, expected)
+    module.load_state_dict({**module.state_dict(), **_like(expected, weights)})
+    return same_classes
+
+
+def _without_classifiers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All but the network's `classifier` and that of its auxiliary tower."""
+    return {name: tensor for name, tensor in weights.items() if "classifier" not in name.split(".")}
+
+
+def _like(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies, in the types the network computes in and in memory of their own: the file may be replaced."""
+    return {name: weights[name].to(tensor.dtype, copy=True) for name, tensor in expected.items()}
+
+
+def _check_fit(bundle: Bundle, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    mismatches = []
+    for name in dict.fromkeys([*expected, *weights]):
+        wanted, found = (_shape(tensors.get(name)) for tensors in (expected, weights))
+        if wanted != found:
+            mismatches.append(f"{name} is {found} in the file and {wanted} in the network")
+    if mismatches:
+        more = len(mismatches) - SHOWN_MISMATCHES
+        shown = "; ".join(mismatches[:SHOWN_MISMATCHES]) + (f"; and {more} more" if more > 0 else "")
+        raise DepthwiseError(
+            f"the weights in {bundle.path} do not fit the network {bundle.config.model}: {shown}; "
+            f"use the weights with the network and the arguments they were trained with"
+        )
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else str(list(tensor.shape))

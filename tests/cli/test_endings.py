@@ -1,0 +1,195 @@
+"""How a command ends: with which exit code, and with one sentence on standard error, whatever happens."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from depthwise.cli.app import run
+
+HEAVY = ("torch", "torchvision", "numpy", "PIL", "plotly", "sklearn", "tensorboard")
+COMMAND = [sys.executable, "-m", "depthwise"]
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error; nothing is on standard output."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err.removeprefix("error: ").strip()
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["train"], ["eval"], ["predict"], ["models"], ["data"], ["data", "check"]]
+)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from depthwise.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, *sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--help"], capture_output=True, text=True, timeout=60
+    )
+    exit_code, *loaded = done.stderr.split()
+    assert exit_code == "0"
+    assert not set(HEAVY) & set(loaded)
+    if arguments not in ([], ["data"]):
+        assert f"Example: depthwise {' '.join(arguments)}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["trian"], 'Did you mean "train"?'),
+        (["train", "--out", "x", "--date", "digits"], "Unknown option: --date. Did you mean --data?"),
+        (["train"], "--out requires an argument"),
+        (["train", "--out", "x"], "--data is missing"),
+        (
+            ["train", "--out", "x", "--data", "digits", "--recipe", "smal"],
+            "unknown recipe 'smal': use one of small",
+        ),
+        (["train", "--out", "x", "--data", "digits", "--model", "xcption"], "unknown model 'xcption'"),
+        (["train", "--out", "x", "--data", "digits", "--set", "epoch=3"], "'epoch': use one of epochs"),
+        (["train", "--out", "x", "--data", "digits", "--set", "widht=3"], "'widht': use one of width"),
+        (["train", "--out", "x", "--resume", "--model", "xception"], "leave --recipe and --model out"),
+        (["predict", "b"], "IMAGE requires an argument"),
+        (["predict", "b", "x.png", "--topk", "many"], "many"),
+        (["predict", "b", "x.png", "--json", "--csv"], "--json and --csv exclude each other"),
+        (["predict", "b", "-", "-"], "standard input (-) is named twice"),
+        (["models", "xceptoin"], "unknown model 'xceptoin': use one of xception"),
+        (["data", "export", "digits", "--out", "x", "--limit", "0"], "limit 0 must be at least 1"),
+    ],
+)
+def test_wrong_usage_is_2(
+    tokens: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(tokens) == 2
+    assert expected in sentence(capsys)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["predict", "nowhere", "x.png"], "nowhere does not exist: give a bundle folder"),
+        (["eval", "nowhere", "--data", "digits"], "nowhere does not exist: give a bundle folder"),
+        (["predict", "xception", "x.png"], "names a network without trained weights"),
+        (["train", "--out", "nowhere", "--resume"], "nowhere holds no run to resume"),
+        (["data", "export", "digits", "--out", "."], ". exists: choose another folder"),
+    ],
+)
+def test_what_fails_is_1(
+    tokens: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    assert run(tokens) == 1
+    assert expected in sentence(capsys)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "expected"),
+    [
+        (MemoryError(), 1, "out of memory: use a smaller batch"),
+        (
+            RuntimeError("first line\nC++ frame #0\n"),
+            1,
+            "unexpected RuntimeError: first line (run again with",
+        ),
+        (OSError(28, "No space left on device", "/runs/x"), 1, "No space left on device: /runs/x (run again"),
+        (ZeroDivisionError(), 1, "unexpected ZeroDivisionError (run again with --debug for the traceback)"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt("go on with --resume"), 130, "go on with --resume"),
+    ],
+    ids=str,
+)
+def test_what_nobody_foresaw_is_a_sentence_too(
+    error: BaseException,
+    code: int,
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(path: str) -> None:
+        raise error
+
+    monkeypatch.setattr(import_module("depthwise.load"), "load", fail)
+    assert run(["predict", "b", "x.png"]) == code
+    assert expected in sentence(capsys)
+    assert run(["predict", "b", "x.png", "--debug"]) == code
+    captured = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in captured
+    assert captured.splitlines()[-1].startswith("error: ")
+    assert "--debug" not in captured.splitlines()[-1]
+
+
+def test_debug_behind_the_end_of_options_is_an_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "--", "--debug"]) == 2
+    assert "unknown model '--debug'" in sentence(capsys)
+
+
+def test_the_terminal_is_not_steered_by_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["predict", "\x1b[2Jgone\n", "x.png"]) == 1
+    assert r"\x1b[2Jgone\n does not exist" in sentence(capsys)
+
+
+@pytest.mark.parametrize("tokens", [["--version"], ["--help"]])
+def test_a_reader_that_goes_away_is_no_reason_to_speak(tokens: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [*COMMAND, *tokens], stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
+def test_a_full_disk_behind_standard_output_is_said_once() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "--version"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: No space left on device (run again with --debug for the traceback)\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_is_130(number: int, tiny_bundle: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "slow.png"
+    os.mkfifo(pipe)
+    command = subprocess.Popen(
+        [*COMMAND, "predict", str(tiny_bundle), str(pipe)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # Opening the pipe waits for the command to open it too: from then on it waits for an image.
+    with open(pipe, "wb"):
+        command.send_signal(number)
+        out, err = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert (out, err) == ("", "error: interrupted\n")

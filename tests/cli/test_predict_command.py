@@ -1,0 +1,158 @@
+"""`depthwise predict`: every way to name images, every form of the answer, the good ones beside the broken."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from depthwise.cli.app import run
+from depthwise.cli.predict import expand
+from depthwise.errors import UsageError
+from depthwise.load import load
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures with difficult names on two levels, and files that are none; the current directory is above."""
+    random = np.random.default_rng(0)
+    for name in ("a [red].png", "b.JPG", "ünïcödé 猫/c.png", "ünïcödé 猫/d.webp"):
+        path = tmp_path / "pics" / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        pixels = random.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path, format={".JPG": "jpeg"}.get(path.suffix))
+    (tmp_path / "pics" / "notes.txt").write_text("no picture")
+    (tmp_path / "pics" / ".hidden.png").write_text("no picture")
+    return tmp_path
+
+
+def names(folder: Path, *arguments: str) -> list[str]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        return expand(list(arguments))
+    finally:
+        os.chdir(before)
+
+
+def test_a_folder_means_the_images_in_it_and_below(folder: Path) -> None:
+    everything = ["pics/a [red].png", "pics/b.JPG", "pics/ünïcödé 猫/c.png", "pics/ünïcödé 猫/d.webp"]
+    assert names(folder, "pics") == everything
+    assert names(folder, "pics/") == everything
+    assert names(folder, "p*") == everything
+
+
+def test_a_pattern_means_the_files_it_matches(folder: Path) -> None:
+    assert names(folder, "pics/*.png") == ["pics/a [red].png"]
+    assert names(folder, "pics/**/*.png") == ["pics/a [red].png", "pics/ünïcödé 猫/c.png"]
+    assert names(folder, "pics/?.*") == ["pics/b.JPG"]
+
+
+def test_a_file_is_taken_at_its_word(folder: Path) -> None:
+    assert names(folder, "pics/notes.txt") == ["pics/notes.txt"]
+    assert names(folder, "pics/a [red].png") == ["pics/a [red].png"]
+    assert names(folder, "missing.png", "pics/b.JPG") == ["missing.png", "pics/b.JPG"]
+
+
+@pytest.mark.parametrize("argument", ["empty", "pics/*.gif"])
+def test_what_holds_no_image_is_refused(folder: Path, argument: str) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no image"):
+        names(folder, argument)
+
+
+def test_good_images_are_answered_beside_broken_ones_and_standard_input(
+    tiny_bundle: Path, folder: Path
+) -> None:
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
+    latin1 = os.fsdecode(b"caf\xe9.png")
+    (folder / latin1).write_bytes((folder / "pics" / "ünïcödé 猫" / "c.png").read_bytes())
+    command = [
+        sys.executable,
+        "-m",
+        "depthwise",
+        "predict",
+        str(tiny_bundle),
+        "pics",
+        "broken.png",
+        "-",
+        latin1,
+    ]
+    done = subprocess.run(
+        [*command, "missing.png", "--json", "--topk", "2", "--batch-size", "2"],
+        cwd=folder,
+        input=(folder / "pics" / "b.JPG").read_bytes(),
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert done.stderr.decode() == "2 of 8 images could not be read\n"
+    images = {image.pop("image"): image for image in json.loads(done.stdout)["images"]}
+    in_order = ["pics/a [red].png", "pics/b.JPG", "pics/ünïcödé 猫/c.png", "pics/ünïcödé 猫/d.webp"]
+    assert list(images) == [*in_order, "broken.png", "-", latin1, "missing.png"]
+    assert images["missing.png"] == {"error": "No such file or directory"}
+    assert images["broken.png"].keys() == {"error"}
+    predictor = load(tiny_bundle)
+    same = {"-": "pics/b.JPG", latin1: "pics/ünïcödé 猫/c.png", **{name: name for name in in_order}}
+    for name, source in same.items():
+        expected, answers = predictor(folder / source, topk=2), images[name]["predictions"]
+        assert tuple(answer["class"] for answer in answers) == expected.classes
+        assert tuple(answer["index"] for answer in answers) == expected.indices
+        probabilities = [answer["probability"] for answer in answers]
+        assert probabilities == pytest.approx(list(expected.probabilities), abs=1e-6)
+
+
+def test_the_table_names_every_image_and_every_reason(
+    tiny_bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = folder / "pics"
+    (pictures / "z.png").write_bytes(b"")
+    assert run(["predict", str(tiny_bundle), str(pictures), "--topk", "1"]) == 1
+    captured = capsys.readouterr()
+    lines = [line for line in captured.out.splitlines() if str(pictures) in line]
+    assert len(lines) == 5
+    assert str(pictures / "a [red].png") in lines[0]
+    assert lines[0].rstrip().endswith("%")
+    assert str(pictures / "z.png") in lines[2]
+    assert "cannot be read: the file is empty (0 bytes)" in lines[2]
+    assert captured.err == "1 of 5 images could not be read\n"
+
+
+def test_csv_has_a_line_for_each_image_and_class(
+    tiny_bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, missing = str(folder / "pics" / "a [red].png"), str(folder / "a,b.png")
+    assert run(["predict", str(tiny_bundle), good, missing, "--csv"]) == 1
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["image"], row["rank"]) for row in rows] == [
+        (good, "1"),
+        (good, "2"),
+        (good, "3"),
+        (missing, ""),
+    ]
+    assert rows[3]["error"] == "No such file or directory"
+    expected = load(tiny_bundle)(good)
+    assert tuple(row["class"] for row in rows[:3]) == expected.classes
+    assert tuple(float(row["probability"]) for row in rows[:3]) == expected.probabilities
+
+
+def test_all_images_read_is_success(
+    tiny_bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["predict", str(tiny_bundle), str(folder / "pics")]) == 0
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,65 @@
+"""A training run is seen: as a bar on a terminal, as few plain lines in a log."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from depthwise.cli import progress
+from depthwise.cli.progress import TrainProgress
+
+LINE = {
+    "kind": "eval",
+    "step": 50,
+    "split": "val",
+    "weights": "raw",
+    "loss": 0.25,
+    "top1": 0.9275,
+    "top5": None,
+}
+
+
+def follow_run(*, terminal: bool, width: int = 120) -> str:
+    file = io.StringIO()
+    shown = TrainProgress(Console(file=file, force_terminal=terminal, width=width, color_system=None))
+    shown.start(100, start_step=20)
+    for step in range(21, 101):
+        shown.step(step, loss=1 / step, accuracy=0.5, images_per_second=1234.5)
+        if step == 50:
+            shown.evaluated(LINE)
+            shown.evaluated({**LINE, "weights": "averaged", "top5": 1.0})
+    shown.message("the report is in [runs]/x")
+    shown.close()
+    return file.getvalue()
+
+
+def test_a_log_gets_a_line_for_each_evaluation_and_message_and_few_for_steps() -> None:
+    assert follow_run(terminal=False).splitlines() == [
+        "val at step 50, raw weights:  top-1 92.75%  loss 0.2500",
+        "val at step 50, averaged weights:  top-1 92.75%  top-5 100.00%  loss 0.2500",
+        "the report is in [runs]/x",
+    ]
+
+
+def test_a_log_hears_of_steps_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOG_INTERVAL", 0.0)
+    lines = follow_run(terminal=False, width=30).splitlines()
+    assert len(lines) == 83
+    assert lines[0].startswith("step 21/100  loss 0.048  accuracy 50.0%  1,234 images/s  0:00:")
+    assert lines[-2].startswith("step 100/100  loss 0.010")
+    assert lines[-2].endswith("0:00:00 left")
+
+
+def test_a_terminal_shows_a_bar_with_the_numbers() -> None:
+    shown = follow_run(terminal=True)
+    assert "100/100" in shown
+    assert "loss 0.010  accuracy 50.0%  1,234 images/s" in shown
+    assert "val at step 50, raw weights:  top-1 92.75%  loss 0.2500\n" in shown
+
+
+def test_closing_before_the_start_or_twice_is_fine() -> None:
+    shown = TrainProgress(Console(file=io.StringIO(), force_terminal=True))
+    shown.close()
+    shown.start(10)
+    shown.close()
+    shown.close()
