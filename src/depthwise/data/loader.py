@@ -176,8 +176,8 @@ class Batches:
         place = torch.empty(self._shape, dtype=torch.uint8)
         for task in tasks:
             with one_thread():
-                filled = self._plan.fill(*task, place)
-            yield self._finish(task, filled, place)
+                batch = self._finish(task, self._plan.fill(*task, place), place)
+            yield batch
 
     def _run_in_pool(self, tasks: list[tuple[int, int]]) -> Iterator[Batch]:
         if self._pool is None or not self._pool.alive:
