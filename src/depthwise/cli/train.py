@@ -51,6 +51,11 @@ def train(
     freeze: Annotated[bool, flag("Train the classifier only, with --init.")] = False,
     compile: Annotated[bool, flag("Compile the network with torch.compile first.")] = False,
     workers: Annotated[int, Parameter(help="Processes that read and augment image files.")] = 2,
+    checkpoint_minutes: Annotated[float, Parameter(help="Save the state so often; 0 = not by time.")] = 5.0,
+    checkpoint_steps: Annotated[int, Parameter(help="And after so many updates; 0 = not by updates.")] = 0,
+    device: Annotated[
+        str, Parameter(help="cpu, cuda, mps; auto takes an accelerator if there is one.")
+    ] = "auto",
     resume: Annotated[bool, flag("Go on with the run in --out; it knows the rest.")] = False,
     force: Annotated[
         bool, flag("Replace the run in --out; with --resume, go on although something changed.")
@@ -93,7 +98,14 @@ def train(
         module,
         dataset,
         out,
-        options=Options(workers=workers, command=["depthwise", *sys.argv[1:]], spec=data),
+        options=Options(
+            workers=workers,
+            checkpoint_minutes=checkpoint_minutes,
+            checkpoint_steps=checkpoint_steps,
+            device=device,
+            command=["depthwise", *sys.argv[1:]],
+            spec=data,
+        ),
         resume=resume,
         force=force,
         watcher=TrainProgress(),
@@ -129,8 +141,20 @@ def _chosen(recipe: str | None, model: str | None, dataset: "Dataset", bundle: "
     if bundle:
         config = bundle.config
         arguments = {name: value for name, value in config.model_args.items() if name not in FROM_DATA}
-        return replace(chosen, model=config.model, model_args=arguments, channels=config.preprocess.channels)
-    return chosen if model in (None, chosen.model) else replace(chosen, model=model)
+        return replace(
+            chosen,
+            model=config.model,
+            model_args=arguments,
+            channels=config.preprocess.channels,
+            size=config.preprocess.size,
+            crop_fraction=config.preprocess.crop_fraction,
+        )
+    if model in (None, chosen.model):
+        return chosen
+    # Another network than the recipe was written for takes those of its arguments that it knows.
+    known = _model_arguments(model)
+    arguments = {name: value for name, value in chosen.model_args.items() if name in known}
+    return replace(chosen, model=model, model_args=arguments)
 
 
 def _before(out: Path, recipe: str | None, model: str | None, data: str | None) -> "tuple[Recipe, str]":
