@@ -26,7 +26,7 @@ def finite(value: Any) -> float | None:
 
 
 def curves(history: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One curve for training, one for each split and kind of weights evaluated on the way, one for each test.
+    """One curve for training, one for each split and kind of weights evaluated on the way, one for the last test.
 
     Each is `{"kind", "split", "weights", "name"}` and equally long lists: the axes `step`, `epoch` and `seconds`
     (never falling) and the values `loss`, `accuracy`, `top5`, `lr` and `rate` (images a second), None where there
@@ -35,6 +35,8 @@ def curves(history: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records(history):
+        if record["kind"] == "test":  # the last one is the result
+            groups = {key: lines for key, lines in groups.items() if key[0] != "test"}
         groups.setdefault(_series(record), []).append(record)
     return [_curve(key, lines) for key, lines in sorted(groups.items(), key=lambda item: _order(item[0]))]
 
@@ -102,7 +104,7 @@ def _curve(key: tuple[str, ...], lines: list[dict[str, Any]]) -> dict[str, Any]:
     kind, split, weights = key
     every = math.ceil(len(lines) / MOST_POINTS)
     chunks = [lines[i : i + every] for i in range(0, len(lines), every)]
-    name = {"train": "train", "eval": f"{split}, {weights}", "test": f"{split}, {weights}, in the end"}[kind]
+    name = {"train": "train", "eval": f"{split}, {weights}", "test": f"{split}, final"}[kind]
     curve: dict[str, Any] = {"kind": kind, "split": split, "weights": weights, "name": name, "every": every}
     for axis in AXES:
         curve[axis] = [finite(chunk[-1].get(axis)) for chunk in chunks]

@@ -12,12 +12,13 @@ PIXELATED_BELOW = 96  # smaller ones are shown enlarged: their pixels should sta
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG data URI, the size in pixels of what it holds, and whether it should be enlarged without blur."""
+    """A PNG data URI, its size in pixels, whether it should be enlarged without blur, and if it may be seen through."""
 
     uri: str
     width: int
     height: int
     pixelated: bool
+    transparent: bool
 
 
 def picture(image: Tensor, largest: int) -> Picture:
@@ -32,4 +33,4 @@ def picture(image: Tensor, largest: int) -> Picture:
     file = io.BytesIO()
     shown.save(file, "PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-    return Picture(uri, shown.width, shown.height, max(shown.size) < PIXELATED_BELOW)
+    return Picture(uri, shown.width, shown.height, max(shown.size) < PIXELATED_BELOW, shown.mode == "RGBA")

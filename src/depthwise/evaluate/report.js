@@ -5,7 +5,7 @@
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 const charts = JSON.parse($("#charts").textContent);
-const state = { axis: "step", scale: "linear", hidden: new Set() };
+const state = { axis: "step", range: "detail", scale: "linear", hidden: new Set() };
 
 // Colours ---------------------------------------------------------------------------------------------------------
 
@@ -16,7 +16,7 @@ function setTheme(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
   const button = $("#theme");
-  button.textContent = theme[0].toUpperCase() + theme.slice(1);
+  $("span", button).textContent = theme[0].toUpperCase() + theme.slice(1);
   button.ariaLabel = `Colours: ${theme === "auto" ? "as the system says" : theme}`;
   draw();
 }
@@ -44,14 +44,14 @@ const timeUnit = (seconds) => (seconds < 180 ? [1, "seconds"] : seconds < 10800 
 const has = (values) => values?.some((value) => value !== null);
 
 function axisOf(curves) {
-  if (state.axis !== "seconds") return { of: (curve) => curve[state.axis], title: `${state.axis}s`.replace("epochs", "epochs") };
-  const [unit, title] = timeUnit(Math.max(0, ...curves.flatMap((curve) => curve.seconds)));
-  return { of: (curve) => curve.seconds.map((value) => value === null ? null : value / unit), title };
+  const end = Math.max(0, ...curves.flatMap((curve) => curve[state.axis]));
+  const [unit, title] = state.axis === "seconds" ? timeUnit(end) : [1, `${state.axis}s`];
+  return { of: (curve) => curve[state.axis].map((value) => value === null ? null : value / unit), title, end: end / unit, form: { step: ",.0f", epoch: ".2f", seconds: ".1f" }[state.axis] };
 }
 
 function layout(x, y) {
   const ink = colour("muted"), grid = colour("grid"), line = colour("line");
-  const axis = { color: ink, gridcolor: grid, linecolor: line, zeroline: false, automargin: true, ticks: "", fixedrange: coarse() };
+  const axis = { color: ink, gridcolor: grid, linecolor: line, zeroline: false, separatethousands: true, automargin: true, ticks: "", fixedrange: coarse() };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, autosize: true,
     margin: { l: 48, r: 14, t: 8, b: 40 }, dragmode: coarse() ? false : "zoom", hovermode: "x unified",
@@ -82,11 +82,27 @@ function lines(value, x, form) {
   });
 }
 
+// Without the first steps, whose steep change would press all that follows flat.
+function closeUp(value, x) {
+  if (state.range === "whole") return {};
+  const shown = charts.curves.filter((curve) => !state.hidden.has(curve.name));
+  const values = shown.flatMap((curve) => {
+    const at = x.of(curve);
+    return (curve[`${value}_mean`] ?? curve[value]).filter((y, k) => y !== null && (curve.kind !== "train" || at[k] > 0.1 * x.end));
+  });
+  if (values.length < 3) return {};
+  const log = value === "loss" && state.scale === "log", scaled = log ? values.filter((y) => y > 0).map(Math.log10) : values;
+  const low = Math.min(...scaled), high = Math.max(...scaled), pad = 0.08 * (high - low) || 0.05;
+  return { range: [low - pad, high + pad] };
+}
+
 function drawLearning() {
-  const x = axisOf(charts.curves), across = { title: x.title, rangemode: "tozero" };
+  const x = axisOf(charts.curves);
+  const across = { title: x.title, range: [0, 1.03 * x.end || 1], hoverformat: x.form, unifiedhovertitle: { text: `%{x:${x.form}} ${x.title}` } };
+  const close = closeUp("loss", x), wide = state.scale === "log" && !(close.range?.[1] - close.range?.[0] < 0.7);
   const plot = (id, traces, y) => Plotly.react(id, traces, layout(across, y), CONFIG);
-  plot("chart-accuracy", lines("accuracy", x, ".2%"), { tickformat: ".0~%" });
-  plot("chart-loss", lines("loss", x, ".4f"), { type: state.scale, ...(state.scale === "log" ? { dtick: "D2", tickformat: "~g" } : {}) });
+  plot("chart-accuracy", lines("accuracy", x, ".2%"), { tickformat: ".2~%", ...closeUp("accuracy", x) });
+  plot("chart-loss", lines("loss", x, ".4f"), { type: state.scale, ...(state.scale === "log" ? { tickformat: "~g" } : {}), ...close, ...(wide ? { dtick: "D2" } : {}) });
   for (const [value, form, y] of [["lr", ".3~g", { rangemode: "tozero", tickformat: "~g" }], ["rate", ",.0f", { rangemode: "tozero", tickformat: "~s" }]]) {
     const traces = lines(value, x, form);
     const shown = charts.curves.some((curve) => has(curve[value]));
@@ -154,14 +170,14 @@ if ($("#learning")) {
     // Old records may lack an axis; an empty plot would look like a broken one.
     if (!charts.curves.some((curve) => has(curve[axis]))) $(`#axis input[value="${axis}"]`).parentElement.remove();
   }
-  for (const name of ["axis", "scale"]) $(`#${name}`).addEventListener("change", (event) => { state[name] = event.target.value; draw(); });
+  for (const name of ["axis", "range", "scale"]) $(`#${name}`).addEventListener("change", (event) => { state[name] = event.target.value; draw(); });
 }
 
 unpackPlotly().then(draw).catch((error) => {
   console.error(error);
   for (const chart of $$(".chart")) {
     chart.classList.add("message");
-    chart.textContent = "This browser cannot unpack the charts: open the page in one of 2023 or later.";
+    chart.textContent = "This browser cannot unpack the charts: open the page in one of 2024 or later.";
   }
 });
 
@@ -217,7 +233,7 @@ const byName = new Intl.Collator(undefined, { numeric: true, sensitivity: "base"
 
 function makeSortable(table) {
   const headers = $$("thead th", table), body = table.tBodies[0], original = [...body.rows];
-  headers.forEach((header, place) => $("button", header).addEventListener("click", () => {
+  headers.forEach((header, place) => $("button", header)?.addEventListener("click", () => {
     const text = header.dataset.type === "text", first = text ? "ascending" : "descending";
     const second = text ? "descending" : "ascending";
     const direction = header.ariaSort === first ? second : first;
@@ -229,7 +245,7 @@ function makeSortable(table) {
   }));
 }
 
-makeSortable($("#per-class"));
+for (const table of $$(".sortable")) makeSortable(table);
 $("#filter")?.addEventListener("input", (event) => {
   const wanted = event.target.value.trim().toLowerCase(), rows = [...$("#per-class").tBodies[0].rows];
   for (const row of rows) row.hidden = !$("th", row).textContent.toLowerCase().includes(wanted);

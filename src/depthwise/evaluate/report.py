@@ -127,7 +127,7 @@ def write_report(data: ReportData, path: str | os.PathLike[str]) -> None:
     """Write the page to `path`, whole or not at all; folders on the way are made.
 
     Raises:
-        DepthwiseError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -137,11 +137,8 @@ def write_report(data: ReportData, path: str | os.PathLike[str]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(page)
         temporary.replace(target)
-    except OSError as error:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise DepthwiseError(
-            f"the report {target} cannot be written ({error.strerror}): choose another place"
-        ) from error
 
 
 def render(data: ReportData) -> str:

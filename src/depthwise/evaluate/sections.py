@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -98,8 +99,9 @@ def matrix(evaluation: Evaluation, classes: Sequence[str]) -> dict[str, Any]:
         cells = []
         for j, count in enumerate(counts):
             share = count / total if total else 0.0
-            # The root lets a confusion of one in a hundred be seen beside one of one in two.
-            heat = share if i == j else math.sqrt(share)
+            # The power lets a confusion of one in a hundred be seen beside one of one in two; what is right stays
+            # paler than what is worst, for the eye should go to the mistakes.
+            heat = 0.7 * share if i == j else share**0.4
             cells.append({"count": count, "share": share, "heat": heat, "right": i == j})
         rows.append({"name": classes[index], "support": total, "cells": cells, "other": total - sum(counts)})
     return {
@@ -107,6 +109,9 @@ def matrix(evaluation: Evaluation, classes: Sequence[str]) -> dict[str, Any]:
         "rows": rows,
         "whole": whole,
         "numbered": len(chosen) <= NUMBERED_MATRIX,
+        "cell_pixels": min(52, 500 // max(1, len(chosen)))
+        if len(chosen) <= 14
+        else min(40, 880 // (len(chosen) + 1)),
     }
 
 
@@ -206,17 +211,20 @@ def _coverage(sure: Tensor, right: Tensor) -> list[dict[str, float]]:
 
 
 def class_counts(counts: dict[str, list[int]], classes: Sequence[str]) -> dict[str, Any]:
-    """Images of each class in each split, the totals, and how uneven the largest split is."""
+    """Images of each class in each split (and as a share of its largest class), totals, and the largest split's extremes."""
     splits = list(counts)
-    largest = max((max(numbers, default=0) for numbers in counts.values()), default=0)
-    first = max(counts.values(), key=sum, default=[])
+    largest = {split: max(numbers, default=0) or 1 for split, numbers in counts.items()}
+    main = max(splits, key=lambda split: sum(counts[split]), default="")
     return {
         "splits": splits,
         "totals": {split: sum(counts[split]) for split in splits},
-        "largest": largest,
-        "fewest": min(first, default=0),
-        "most": max(first, default=0),
-        "rows": [{"name": name, "counts": [counts[s][k] for s in splits]} for k, name in enumerate(classes)],
+        "main": main,
+        "fewest": min(counts.get(main, []), default=0),
+        "most": max(counts.get(main, []), default=0),
+        "rows": [
+            {"name": name, "counts": [(counts[s][k], counts[s][k] / largest[s]) for s in splits]}
+            for k, name in enumerate(classes)
+        ],
     }
 
 
@@ -249,7 +257,8 @@ def in_words(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if isinstance(value, list | tuple):
-        return ", ".join(in_words(v) for v in value)
+        runs = [(word, len(list(same))) for word, same in groupby(map(in_words, value))]
+        return ", ".join(word if times == 1 else f"{times} × {word}" for word, times in runs)
     return str(value)
 
 
