@@ -71,12 +71,13 @@ def test_a_part_takes_the_named_kind() -> None:
         ("optimizer.learning=1", r"unknown field of the optimizer 'learning'"),
         ("optimizer=sdg", r"unknown kind of optimizer 'sdg': use one of sgd"),
         ("epochs", r"setting 'epochs' has no '='"),
-        ("epochs=many", r"epochs='many' is a str: give a float, for example epochs=10"),
-        ("seed=1.5", r"seed=1.5 is a float: give a int"),
+        ("epochs=many", r"epochs='many' is no float: write for example epochs=10"),
+        ("seed=1.5", r"seed=1.5 is no int: write for example seed=0"),
         ("batch_size=0", r"batch_size=0 must be above 0"),
         ("averaging=1", r"averaging=1.0 must be at least 0 and below 1"),
         ("precision=half", r"unknown precision 'half': use one of"),
-        ("channels=three", r"channels='three' is a str: give a int"),
+        ("optimizer.nesterov=1", r"optimizer.nesterov=1 is no bool"),
+        ("channels=three", r"channels='three' is no int or None"),
     ],
 )
 def test_refusals(setting: str, message: str) -> None:

@@ -25,13 +25,13 @@ SETTINGS = [
 KILLS = 20
 
 
-def command(out: Path, *arguments: str) -> list[str]:
-    base = [sys.executable, "-m", "depthwise", "train", "--out", str(out), "--workers", "2"]
+def command(out: Path, *arguments: str, workers: int = 2) -> list[str]:
+    base = [sys.executable, "-m", "depthwise", "train", "--out", str(out), "--workers", str(workers)]
     return [*base, "--checkpoint-steps", "3", *arguments]
 
 
-def start(data: Path, out: Path, *settings: str) -> list[str]:
-    return command(out, "--data", str(data), "--model", "xception", "--set", *SETTINGS, *settings)
+def start(data: Path, out: Path, **options: int) -> list[str]:
+    return command(out, "--data", str(data), "--model", "xception", "--set", *SETTINGS, **options)
 
 
 def finish(arguments: list[str], code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -128,7 +128,7 @@ def test_twenty_kills_leave_the_same_bits(data: Path, unbroken: Path, tmp_path: 
 
 def test_workers_do_not_change_a_bit(data: Path, unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    finish([*start(data, out), "--workers", "0"])
+    finish(start(data, out, workers=0))
     assert weights(out) == weights(unbroken)
     assert metrics(out) == metrics(unbroken)
 

@@ -10,6 +10,8 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
@@ -26,6 +28,7 @@ _CONTEXT = (
     else multiprocessing.get_context("spawn")
 )
 
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 _TASKS_A_WORKER = 2  # one at work, one waiting
 
 Task = tuple[Any, ...]
@@ -42,13 +45,14 @@ class Pool:
         self._connections: list[Connection] = []
         self._processes = []
         _CONTEXT.set_forkserver_preload(["depthwise.data.loader"])
-        for _ in range(workers):
-            ours, theirs = _CONTEXT.Pipe()
-            process = _CONTEXT.Process(target=_work, args=(theirs, fill, self._places), daemon=True)
-            process.start()
-            theirs.close()
-            self._connections.append(ours)
-            self._processes.append(process)
+        with _stops_held_back():
+            for _ in range(workers):
+                ours, theirs = _CONTEXT.Pipe()
+                process = _CONTEXT.Process(target=_work, args=(theirs, fill, self._places), daemon=True)
+                process.start()
+                theirs.close()
+                self._connections.append(ours)
+                self._processes.append(process)
 
     def run(self, tasks: Sequence[Task], finish: Callable[[Task, Any, Tensor], Any]) -> Iterator[Any]:
         """finish(task, answer, place) of each task in order; `finish` must leave nothing in `place`.
@@ -80,7 +84,7 @@ class Pool:
     def close(self) -> None:
         """Ends the processes at once; they hold nothing that is worth keeping."""
         for process in self._processes:
-            process.terminate()
+            process.kill()
         for process in self._processes:
             process.join()
         for connection in self._connections:
@@ -122,10 +126,25 @@ class Pool:
         raise DepthwiseError(f"data worker {process.pid} died ({how}): {remedy}")
 
 
+@contextmanager
+def _stops_held_back() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal, and some managers stop whole groups; the main program alone answers,
+    and ends the workers. What it starts inside inherits that these signals wait: a server or a worker that is just
+    importing would otherwise die of them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # on its way it lets the signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(connection: Connection, fill: Fill, places: Tensor) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches every process; the main program ends this one
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     while True:
         try:

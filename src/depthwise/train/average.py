@@ -38,7 +38,5 @@ def _tensors(averaged: nn.Module, module: nn.Module, *, floating: bool) -> list[
     mine = {**dict(averaged.named_parameters()), **dict(averaged.named_buffers())}
     current = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return [
-        (tensor, current[name])
-        for name, tensor in mine.items()
-        if tensor.is_floating_point() == floating
+        (tensor, current[name]) for name, tensor in mine.items() if tensor.is_floating_point() == floating
     ]

@@ -177,8 +177,12 @@ def _prepare(module: nn.Module, recipe: Recipe) -> None:
 
 
 def class_weights(recipe: Recipe, labels: Tensor, num_classes: int) -> Tensor:
-    """float32 [K]: ones, or n / (K * images of the class) for "balanced" as scikit-learn has it (0 without images)."""
+    """float32 [K]: ones; for "balanced" n / (classes with images * images of the class), 0 for a class without.
+
+    The formula is scikit-learn's.
+    """
     if recipe.class_weights == "none":
         return torch.ones(num_classes)
     counts = torch.bincount(labels, minlength=num_classes)
-    return torch.where(counts > 0, len(labels) / (num_classes * counts.clamp(min=1)), 0.0)
+    present = counts > 0
+    return torch.where(present, len(labels) / (present.sum() * counts.clamp(min=1)), 0.0)

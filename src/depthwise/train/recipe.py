@@ -4,7 +4,8 @@ import ast
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
@@ -27,7 +28,6 @@ PARTS: dict[str, dict[str, type]] = {
     "schedule": SCHEDULES,
     "augment": {"augment": Augment},
 }
-NULLABLE: dict[str, type] = {"channels": int, "norm_momentum": float}
 CHOICES = {"precision": ("auto", "float32", "bfloat16"), "class_weights": ("none", "balanced")}
 
 
@@ -129,12 +129,12 @@ class Recipe:
             known = [f.name for f in dataclasses.fields(current)]
             if inner not in known:
                 raise unknown_name(f"field of the {part}", inner, known)
-            checked = _checked(key, value, getattr(current, inner))
+            checked = _checked(current, inner, value, key)
             return dataclasses.replace(self, **{part: dataclasses.replace(current, **{inner: checked})})
         if key in PARTS:
             return dataclasses.replace(self, **{key: _part(key, {"kind": value})})
         if key in fields:
-            return dataclasses.replace(self, **{key: _checked(key, value, getattr(self, key))})
+            return dataclasses.replace(self, **{key: _checked(self, key, value, key)})
         if key in model_arguments:
             return dataclasses.replace(self, model_args={**self.model_args, key: value})
         inner_names = [f"{p}.{f.name}" for p in PARTS for f in dataclasses.fields(getattr(self, p))]
@@ -175,16 +175,21 @@ def _value(text: str) -> Any:
         return text
 
 
-def _checked(key: str, value: Any, current: Any) -> Any:
-    if NULLABLE.get(key, type(current)) is float and type(value) is int:
-        value = float(value)
-    if isinstance(current, tuple) and isinstance(value, list):
-        value = tuple(value)
-    wanted = NULLABLE.get(key, type(current))
-    if (key in NULLABLE and value is None) or (key == "size" and type(value) is int) or type(value) is wanted:
+def _checked(owner: Any, name: str, value: Any, key: str) -> Any:
+    """`value` as the field `name` of the dataclass `owner` takes it: a whole number will do for a float."""
+    hint = get_type_hints(type(owner))[name]
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = tuple(
+        str if get_origin(option) is Literal else get_origin(option) or option for option in options
+    )
+    if float in kinds and type(value) is int:
+        return float(value)
+    if tuple in kinds and isinstance(value, list):
+        return tuple(value)
+    if type(value) in kinds or (name == "size" and type(value) is int):
         return value
-    example = "" if current is None else f", for example {key}={current}"
-    raise UsageError(f"{key}={value!r} is a {type(value).__name__}: give a {wanted.__name__}{example}")
+    wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+    raise UsageError(f"{key}={value!r} is no {wanted}: write for example {key}={getattr(owner, name)}")
 
 
 def _plain(value: Any) -> Any:
