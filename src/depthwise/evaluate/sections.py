@@ -211,7 +211,7 @@ def _coverage(sure: Tensor, right: Tensor) -> list[dict[str, float]]:
 
 
 def class_counts(counts: dict[str, list[int]], classes: Sequence[str]) -> dict[str, Any]:
-    """Images of each class in each split (and as a share of its largest class), totals, and the largest split's extremes."""
+    """Images of each class in each split, also as a share of the split's largest class; totals; how uneven it is."""
     splits = list(counts)
     largest = {split: max(numbers, default=0) or 1 for split, numbers in counts.items()}
     main = max(splits, key=lambda split: sum(counts[split]), default="")
@@ -258,7 +258,7 @@ def in_words(value: Any) -> str:
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if isinstance(value, list | tuple):
         runs = [(word, len(list(same))) for word, same in groupby(map(in_words, value))]
-        return ", ".join(word if times == 1 else f"{times} × {word}" for word, times in runs)
+        return ", ".join(word if times == 1 else f"{word} ({times} times)" for word, times in runs)
     return str(value)
 
 
