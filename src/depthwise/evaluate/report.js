@@ -190,7 +190,11 @@ function showTip(cell) {
   tip.replaceChildren(cell.ariaLabel, share);
   tip.hidden = false;
   for (const header of $$("#matrix th")) header.classList.toggle("lit", header === row || header === column);
-  const box = cell.getBoundingClientRect(), own = tip.getBoundingClientRect();
+  placeTip(cell);
+}
+
+function placeTip(cell) {
+  const tip = $("#tip"), box = cell.getBoundingClientRect(), own = tip.getBoundingClientRect();
   tip.style.left = `${Math.max(8, Math.min(box.x + box.width / 2 - own.width / 2, innerWidth - own.width - 8))}px`;
   tip.style.top = `${box.y - own.height - 8 > 0 ? box.y - own.height - 8 : box.bottom + 8}px`;
 }
@@ -206,7 +210,11 @@ function makeMatrix(matrix) {
   matrix.addEventListener("pointerleave", hideTip);
   matrix.addEventListener("focusin", (event) => showTip(event.target));
   matrix.addEventListener("focusout", hideTip);
-  addEventListener("scroll", hideTip, { passive: true });
+  addEventListener("scroll", () => {
+    const cell = $("td:focus", matrix) ?? $("td:hover", matrix);
+    if (cell) placeTip(cell);
+    else hideTip();
+  }, { passive: true, capture: true });
   matrix.addEventListener("keydown", (event) => {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key], from = cellOf(event);
     if (!step || !from) return;

@@ -133,8 +133,8 @@ def write_report(data: ReportData, path: str | os.PathLike[str]) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     # A file name that is no valid Unicode comes as lone surrogates, which UTF-8 cannot hold.
     page = render(data).encode("utf-8", errors="replace")
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(page)
         temporary.replace(target)
     finally:
