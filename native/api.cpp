@@ -9,6 +9,7 @@ ThreadPool thread_pool = {nullptr, nullptr, nullptr};
 static bool supported(const char* isa) {
 #ifdef __x86_64__
     __builtin_cpu_init();
+    if (!std::strcmp(isa, "avx512bf16")) return __builtin_cpu_supports("avx512bf16") && supported("avx512");
     if (!std::strcmp(isa, "avx512"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
@@ -22,6 +23,7 @@ static bool supported(const char* isa) {
 static const Kernels* table(const char* isa) {
     if (!supported(isa)) return nullptr;
 #ifdef __x86_64__
+    if (!std::strcmp(isa, "avx512bf16")) return &kernels_avx512bf16;
     if (!std::strcmp(isa, "avx512")) return &kernels_avx512;
     if (!std::strcmp(isa, "avx2")) return &kernels_avx2;
 #endif
@@ -32,7 +34,7 @@ static const Kernels* kernels = &kernels_portable;
 
 extern "C" {
 
-// Chooses the instruction set ("avx512", "avx2" or "portable"); returns 0 if this machine does not have it.
+// Chooses the instruction set ("avx512bf16", "avx512", "avx2" or "portable"); returns 0 if this machine does not have it.
 int depthwise_use(const char* isa) {
     const Kernels* chosen = table(isa);
     if (chosen) kernels = chosen;
@@ -44,18 +46,19 @@ void depthwise_threads(decltype(ThreadPool::run) run, decltype(ThreadPool::index
     thread_pool = {run, index, size};
 }
 
-void depthwise_batch_norm_forward(const void* x, const void* residual, void* y, const float* weight, const float* bias,
-                                  float* running_mean, float* running_var, float* mean, float* inv_std, int64_t rows,
-                                  int64_t channels, double momentum, double eps, int bf16, int relu, int num_threads) {
-    kernels->batch_norm_forward({x, residual, y, weight, bias, running_mean, running_var, mean, inv_std, rows, channels,
-                                 momentum, eps, bf16, relu, num_threads});
+// The sizes of the structs below, in their order: a caller built for others must not call.
+void depthwise_sizes(int64_t* sizes) {
+    const int64_t all[] = {sizeof(Statistics), sizeof(Normalise), sizeof(Reduce),
+                           sizeof(NormGradient), sizeof(Depthwise), sizeof(Pool)};
+    std::memcpy(sizes, all, sizeof all);
 }
 
-void depthwise_batch_norm_backward(const void* dy, const void* x, const void* y, void* dx, void* dresidual,
-                                   const float* weight, const float* bias, const float* mean, const float* inv_std,
-                                   float* dweight, float* dbias, int64_t rows, int64_t channels, int bf16, int relu,
-                                   int num_threads) {
-    kernels->batch_norm_backward({dy, x, y, dx, dresidual, weight, bias, mean, inv_std, dweight, dbias, rows, channels,
-                                  bf16, relu, num_threads});
-}
+void depthwise_statistics(const Statistics* p) { kernels->statistics(*p); }
+void depthwise_normalise(const Normalise* p) { kernels->normalise(*p); }
+void depthwise_reduce(const Reduce* p) { kernels->reduce(*p); }
+void depthwise_norm_gradient(const NormGradient* p) { kernels->norm_gradient(*p); }
+void depthwise_depthwise_forward(const Depthwise* p) { kernels->depthwise_forward(*p); }
+void depthwise_depthwise_backward(const Depthwise* p) { kernels->depthwise_backward(*p); }
+void depthwise_pool_forward(const Pool* p) { kernels->pool_forward(*p); }
+void depthwise_pool_backward(const Pool* p) { kernels->pool_backward(*p); }
 }

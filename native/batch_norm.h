@@ -1,8 +1,8 @@
 // Batch norm of a channels-last map in training, fused with the ReLU and the residual sum behind it.
 //
-// Two passes over memory forwards (statistics; normalise) and two backwards (reductions; gradient). Statistics are
-// taken in chunks of rows: float32 sums of x minus the chunk's first row, which no large mean can swamp, merged in
-// float64 in the order of the chunks. Chunks depend on the shape alone: the bits are the same for any thread count.
+// Two passes over memory forwards (statistics; normalise) and two backwards (sums; gradient). Statistics are taken in
+// chunks of rows: float32 sums of x minus the chunk's first row, which no large mean can swamp, merged in float64 in
+// the order of the chunks. Chunks depend on the shape alone: the bits are the same for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -21,6 +21,7 @@ struct Chunks {
         rows = std::max<int64_t>(8, std::min<int64_t>(num_rows / 16, 65536 / channels)) & ~int64_t{7};
         count = (num_rows + rows - 1) / rows;
     }
+    int64_t size(int64_t chunk, int64_t num_rows) const { return std::min(rows, num_rows - chunk * rows); }
 };
 
 constexpr int64_t BLOCK = 4;  // rows worked on together, so a channel's parameters are loaded once for all of them
@@ -43,7 +44,7 @@ INLINE int64_t lane(int64_t channel, int64_t channels) {
 }
 
 template <int W, class T>
-void bn_statistics(const BatchNormForward& p) {
+void statistics_as(const Statistics& p) {
     const T* x = static_cast<const T*>(p.x);
     const int64_t C = p.channels, N = p.rows, lanes = num_vectors<W>(C) * W;
     const Chunks chunks(N, C);
@@ -57,7 +58,7 @@ void bn_statistics(const BatchNormForward& p) {
                 const F<W> shift = load<W>(x + begin * C + c);
                 F<W> a = load<W>(s1 + v * W), b = load<W>(s2 + v * W);
                 for (int64_t i = 0; i < num; i++) {
-                    F<W> d = load<W>(x + (row + i) * C + c) - shift;
+                    const F<W> d = load<W>(x + (row + i) * C + c) - shift;
                     a += d;
                     b += d * d;
                 }
@@ -66,47 +67,47 @@ void bn_statistics(const BatchNormForward& p) {
             });
         }
     });
-    parallel_for(C * chunks.count > 16384 ? p.num_threads : 1, C, [&](int64_t first, int64_t last) {
+    float *means = p.moments, *inv_std = means + C, *scale = inv_std + C, *shift = scale + C;
+    parallel_for(p.num_threads, C, [&](int64_t first, int64_t last) {
         for (int64_t c = first; c < last; c++) {
-            const int64_t at = lane<W>(c, C);
-            double total = 0, m2 = 0;
-            for (int64_t chunk = 0; chunk < chunks.count; chunk++) {
-                const int64_t begin = chunk * chunks.rows, n = std::min(N, begin + chunks.rows) - begin;
-                total += sums[chunk * 2 * lanes + at] + double(n) * scalar(x[begin * C + c]);
-            }
+            const float* sum = &sums[lane<W>(c, C)];
+            double total = 0, squares = 0;
+            for (int64_t chunk = 0; chunk < chunks.count; chunk++)
+                total += sum[chunk * 2 * lanes] + double(chunks.size(chunk, N)) * scalar(x[chunk * chunks.rows * C + c]);
             const double mean = total / N;
             for (int64_t chunk = 0; chunk < chunks.count; chunk++) {
-                const int64_t begin = chunk * chunks.rows, n = std::min(N, begin + chunks.rows) - begin;
-                const double s1 = sums[chunk * 2 * lanes + at], s2 = sums[chunk * 2 * lanes + lanes + at];
-                const double away = scalar(x[begin * C + c]) + s1 / n - mean;
-                m2 += s2 - s1 * s1 / n + n * away * away;
+                const double n = chunks.size(chunk, N), s1 = sum[chunk * 2 * lanes], s2 = sum[chunk * 2 * lanes + lanes];
+                const double away = scalar(x[chunk * chunks.rows * C + c]) + s1 / n - mean;
+                squares += s2 - s1 * s1 / n + n * away * away;
             }
-            m2 = m2 < 0 ? 0 : m2;
-            p.mean[c] = static_cast<float>(mean);
-            p.inv_std[c] = static_cast<float>(1 / std::sqrt(m2 / N + p.eps));
+            squares = squares < 0 ? 0 : squares;
+            const double inverse = 1 / std::sqrt(squares / N + p.eps);
+            means[c] = static_cast<float>(mean);
+            inv_std[c] = static_cast<float>(inverse);
+            scale[c] = static_cast<float>(p.weight[c] * inverse);
+            shift[c] = static_cast<float>(p.bias[c] - mean * p.weight[c] * inverse);
             p.running_mean[c] += static_cast<float>(p.momentum * (mean - p.running_mean[c]));
-            p.running_var[c] += static_cast<float>(p.momentum * (m2 / (N - 1) - p.running_var[c]));
+            p.running_var[c] += static_cast<float>(p.momentum * (squares / (N - 1) - p.running_var[c]));
         }
     });
 }
 
 template <int W, class T, bool Relu, bool Residual>
-void bn_normalise(const BatchNormForward& p) {
+void normalise_with(const Normalise& p) {
     const T *x = static_cast<const T*>(p.x), *residual = static_cast<const T*>(p.residual);
     T* y = static_cast<T*>(p.y);
     const int64_t C = p.channels;
-    std::unique_ptr<float[]> scale(new float[C]);
-    for (int64_t c = 0; c < C; c++) scale[c] = p.weight[c] * p.inv_std[c];
+    const float *scale = p.moments + 2 * C, *shift = scale + C;
     const Chunks chunks(p.rows, C);
     parallel_for(p.num_threads, chunks.count, [&](int64_t first, int64_t last) {
         // Backwards: the rows the statistics read last are the ones still in the cache.
         for (int64_t chunk = last - 1; chunk >= first; chunk--) {
-            const int64_t begin = chunk * chunks.rows, end = std::min(p.rows, begin + chunks.rows);
+            const int64_t begin = chunk * chunks.rows, end = begin + chunks.size(chunk, p.rows);
             for_blocks<W>(begin, end, C, [&](int64_t, int64_t c, int64_t row, int64_t num) INLINE_LAMBDA {
-                const F<W> mean = load<W>(p.mean + c), a = load<W>(&scale[c]), b = load<W>(p.bias + c);
+                const F<W> a = load<W>(scale + c), b = load<W>(shift + c);
                 for (int64_t i = 0; i < num; i++) {
                     const int64_t at = (row + i) * C + c;
-                    F<W> z = (load<W>(x + at) - mean) * a + b;
+                    F<W> z = load<W>(x + at) * a + b;
                     if (Residual) z += load<W>(residual + at);
                     store<W>(y + at, Relu ? relu<W>(z) : z);
                 }
@@ -115,71 +116,95 @@ void bn_normalise(const BatchNormForward& p) {
     });
 }
 
+template <int W, class T>
+void normalise_as(const Normalise& p) {
+    if (p.relu && p.residual) return normalise_with<W, T, true, true>(p);
+    if (p.relu) return normalise_with<W, T, true, false>(p);
+    if (p.residual) return normalise_with<W, T, false, true>(p);
+    normalise_with<W, T, false, false>(p);
+}
+
 // Where the ReLU's mask comes from: nowhere, from x through the affine map, or from the stored output.
 enum class Mask { none, input, output };
 
-template <int W, class T, Mask mask>
-INLINE F<W> masked_gradient(const BatchNormBackward& p, int64_t at, F<W> centred, F<W> a, F<W> b) {
+template <int W, class T, Mask mask, class Params>
+INLINE F<W> masked_gradient(const Params& p, int64_t at, F<W> x, F<W> scale, F<W> shift) {
     const F<W> g = load<W>(static_cast<const T*>(p.dy) + at);
-    if (mask == Mask::input) return relu_gradient<W>(centred * a + b, g);
+    if (mask == Mask::input) return relu_gradient<W>(x * scale + shift, g);
     if (mask == Mask::output) return relu_gradient<W>(load<W>(static_cast<const T*>(p.y) + at), g);
     return g;
 }
 
 template <int W, class T, Mask mask>
-void bn_backward(const BatchNormBackward& p) {
+void reduce_with(const Reduce& p) {
     const T* x = static_cast<const T*>(p.x);
-    T *dx = static_cast<T*>(p.dx), *dresidual = static_cast<T*>(p.dresidual);
     const int64_t C = p.channels, N = p.rows, lanes = num_vectors<W>(C) * W;
+    const float *means = p.moments, *scale = means + 2 * C, *shift = scale + C;
     const Chunks chunks(N, C);
-    std::unique_ptr<float[]> sums(new float[chunks.count * 2 * lanes]), scale(new float[3 * C]);
-    float *slope = &scale[C], *constant = &scale[2 * C];
-    for (int64_t c = 0; c < C; c++) scale[c] = p.weight[c] * p.inv_std[c];
+    std::unique_ptr<float[]> sums(new float[chunks.count * 2 * lanes]);
     parallel_for(p.num_threads, chunks.count, [&](int64_t first, int64_t last) {
         for (int64_t chunk = first; chunk < last; chunk++) {
-            const int64_t begin = chunk * chunks.rows, end = std::min(N, begin + chunks.rows);
+            const int64_t begin = chunk * chunks.rows, end = begin + chunks.size(chunk, N);
             float *s1 = &sums[chunk * 2 * lanes], *s2 = s1 + lanes;
             std::fill(s1, s1 + 2 * lanes, 0.0f);
             for_blocks<W>(begin, end, C, [&](int64_t v, int64_t c, int64_t row, int64_t num) INLINE_LAMBDA {
-                const F<W> mean = load<W>(p.mean + c), a = load<W>(&scale[c]), b = load<W>(p.bias + c);
+                const F<W> mean = load<W>(means + c), a = load<W>(scale + c), b = load<W>(shift + c);
                 F<W> sum = load<W>(s1 + v * W), dot = load<W>(s2 + v * W);
                 for (int64_t i = 0; i < num; i++) {
                     const int64_t at = (row + i) * C + c;
-                    const F<W> centred = load<W>(x + at) - mean;
-                    const F<W> g = masked_gradient<W, T, mask>(p, at, centred, a, b);
+                    const F<W> in = load<W>(x + at), g = masked_gradient<W, T, mask>(p, at, in, a, b);
                     sum += g;
-                    dot += g * centred;
+                    dot += g * (in - mean);
                 }
                 store<W>(s1 + v * W, sum);
                 store<W>(s2 + v * W, dot);
             });
         }
     });
-    for (int64_t c = 0; c < C; c++) {
-        const int64_t at = lane<W>(c, C);
-        double sum = 0, dot = 0;
-        for (int64_t chunk = 0; chunk < chunks.count; chunk++) {
-            sum += sums[chunk * 2 * lanes + at];
-            dot += sums[chunk * 2 * lanes + lanes + at];
+    for (int64_t c = 0; c < C; c++)
+        for (int64_t k = 0; k < 2; k++) {
+            double total = 0;
+            for (int64_t chunk = 0; chunk < chunks.count; chunk++) total += sums[(chunk * 2 + k) * lanes + lane<W>(c, C)];
+            p.sums[k * C + c] = total;
         }
-        const double inv_std = p.inv_std[c];
-        p.dweight[c] = static_cast<float>(dot * inv_std);
-        p.dbias[c] = static_cast<float>(sum);
-        slope[c] = static_cast<float>(-dot / N * inv_std * inv_std * scale[c]);
-        constant[c] = static_cast<float>(-sum / N * scale[c]);
+}
+
+// The gradient at x is g * scale + (x - mean) * slope + constant, the last two a channel's own.
+struct NormSlope {
+    std::unique_ptr<float[]> slope, constant;
+    NormSlope(const float* moments, const double* sums, int64_t rows, int64_t C)
+        : slope(new float[C]), constant(new float[C]) {
+        for (int64_t c = 0; c < C; c++) {
+            const double inv_std = moments[C + c], scale = moments[2 * C + c];
+            slope[c] = static_cast<float>(-sums[C + c] / rows * inv_std * inv_std * scale);
+            constant[c] = static_cast<float>(-sums[c] / rows * scale);
+        }
     }
+};
+
+template <int W, class T, Mask mask>
+void norm_gradient_with(const NormGradient& p) {
+    const T* x = static_cast<const T*>(p.x);
+    T *dx = static_cast<T*>(p.dx), *dresidual = static_cast<T*>(p.dresidual);
+    const int64_t C = p.channels;
+    const float *means = p.moments, *scale = means + 2 * C, *shift = scale + C;
+    for (int64_t c = 0; c < C; c++) {
+        p.dbias[c] = static_cast<float>(p.sums[c]);
+        p.dweight[c] = static_cast<float>(p.sums[C + c] * p.moments[C + c]);
+    }
+    const NormSlope by(p.moments, p.sums, p.rows, C);
+    const Chunks chunks(p.rows, C);
     parallel_for(p.num_threads, chunks.count, [&](int64_t first, int64_t last) {
         for (int64_t chunk = last - 1; chunk >= first; chunk--) {
-            const int64_t begin = chunk * chunks.rows, end = std::min(N, begin + chunks.rows);
+            const int64_t begin = chunk * chunks.rows, end = begin + chunks.size(chunk, p.rows);
             for_blocks<W>(begin, end, C, [&](int64_t, int64_t c, int64_t row, int64_t num) INLINE_LAMBDA {
-                const F<W> mean = load<W>(p.mean + c), a = load<W>(&scale[c]), b = load<W>(p.bias + c);
-                const F<W> k = load<W>(slope + c), d = load<W>(constant + c);
+                const F<W> mean = load<W>(means + c), a = load<W>(scale + c), b = load<W>(shift + c);
+                const F<W> slope = load<W>(&by.slope[c]), constant = load<W>(&by.constant[c]);
                 for (int64_t i = 0; i < num; i++) {
                     const int64_t at = (row + i) * C + c;
-                    const F<W> centred = load<W>(x + at) - mean;
-                    const F<W> g = masked_gradient<W, T, mask>(p, at, centred, a, b);
-                    if (mask == Mask::output && dresidual) store<W>(dresidual + at, g);
-                    store<W>(dx + at, g * a + (centred * k + d));
+                    const F<W> in = load<W>(x + at), g = masked_gradient<W, T, mask>(p, at, in, a, b);
+                    if (dresidual) store<W>(dresidual + at, g);
+                    store<W>(dx + at, g * a + ((in - mean) * slope + constant));
                 }
             });
         }
@@ -187,28 +212,17 @@ void bn_backward(const BatchNormBackward& p) {
 }
 
 template <int W, class T>
-void bn_forward_as(const BatchNormForward& p) {
-    bn_statistics<W, T>(p);
-    if (p.relu && p.residual) return bn_normalise<W, T, true, true>(p);
-    if (p.relu) return bn_normalise<W, T, true, false>(p);
-    if (p.residual) return bn_normalise<W, T, false, true>(p);
-    bn_normalise<W, T, false, false>(p);
+void reduce_as(const Reduce& p) {
+    if (p.relu && p.y) return reduce_with<W, T, Mask::output>(p);
+    if (p.relu) return reduce_with<W, T, Mask::input>(p);
+    reduce_with<W, T, Mask::none>(p);
 }
 
 template <int W, class T>
-void bn_backward_as(const BatchNormBackward& p) {
-    if (p.relu && p.y) return bn_backward<W, T, Mask::output>(p);
-    if (p.relu) return bn_backward<W, T, Mask::input>(p);
-    bn_backward<W, T, Mask::none>(p);
+void norm_gradient_as(const NormGradient& p) {
+    if (p.relu && p.y) return norm_gradient_with<W, T, Mask::output>(p);
+    if (p.relu) return norm_gradient_with<W, T, Mask::input>(p);
+    norm_gradient_with<W, T, Mask::none>(p);
 }
-
-// The widest vector that fits into a row; narrow maps would otherwise overlap more than they advance.
-#define BY_WIDTH_AND_TYPE(function, p)                                              \
-    if (p.channels >= WIDTH) return p.bf16 ? function<WIDTH, bf16>(p) : function<WIDTH, float>(p); \
-    if (p.channels >= 4) return p.bf16 ? function<4, bf16>(p) : function<4, float>(p);             \
-    return p.bf16 ? function<1, bf16>(p) : function<1, float>(p);
-
-void batch_norm_forward(const BatchNormForward& p) { BY_WIDTH_AND_TYPE(bn_forward_as, p) }
-void batch_norm_backward(const BatchNormBackward& p) { BY_WIDTH_AND_TYPE(bn_backward_as, p) }
 
 }  // namespace NATIVE_ISA

@@ -1,6 +1,8 @@
 // The kernels for x86-64 with AVX-512 (F, BW, CD, DQ, VL). Standard headers come first: their inline functions are shared with code
 // that must run anywhere, and may not be compiled for this instruction set.
 #ifdef __x86_64__
+#include <immintrin.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -14,6 +16,7 @@
 #pragma GCC target("arch=x86-64-v4,prefer-vector-width=512")
 #endif
 #define NATIVE_ISA avx512
+#define NATIVE_AVX512
 #define WIDTH 16
 #include "table.h"
 #if defined(__clang__)

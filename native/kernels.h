@@ -1,30 +1,83 @@
 // What every instruction set implements: one table of kernels each, chosen when the library is first used.
+//
+// Maps are channels-last, [batch, height, width, channels], all float32 or all bfloat16 (`bf16`); rows are their
+// pixels. `moments` are four rows of `channels` floats that batch norm's forward leaves for all that follows: mean,
+// 1 / standard deviation, scale and shift, with norm(x) = scale * x + shift. `sums` are two rows of doubles: the sums
+// over all rows of g and of g * (x - mean), g being the gradient that reaches norm(x).
 #pragma once
 
 #include <cstdint>
 
-struct BatchNormForward {
-    const void *x, *residual;  // [rows, channels]; residual may be null
-    void* y;
+struct Statistics {
+    const void* x;
     const float *weight, *bias;
-    float *running_mean, *running_var, *mean, *inv_std;
+    float *running_mean, *running_var, *moments;
     int64_t rows, channels;
     double momentum, eps;
-    int bf16, relu, num_threads;
+    int bf16, num_threads;
 };
 
-struct BatchNormBackward {
-    const void *dy, *x, *y;  // y only where the ReLU's mask cannot be recomputed from x
-    void *dx, *dresidual;    // dresidual only where it differs from dy
-    const float *weight, *bias, *mean, *inv_std;
+struct Normalise {
+    const void *x, *residual;  // residual may be null
+    void* y;
+    const float* moments;
+    int64_t rows, channels;
+    int relu, bf16, num_threads;
+};
+
+struct Reduce {
+    const void *dy, *x, *y;  // y, if given, tells where the ReLU was open; else norm(x) is recomputed
+    const float* moments;
+    double* sums;
+    int64_t rows, channels;
+    int relu, bf16, num_threads;
+};
+
+struct NormGradient {
+    const void *dy, *x, *y;  // as above
+    void *dx, *dresidual;    // dresidual may be null
+    const float* moments;
+    const double* sums;
     float *dweight, *dbias;
     int64_t rows, channels;
-    int bf16, relu, num_threads;
+    int relu, bf16, num_threads;
+};
+
+struct Window {
+    int64_t batch, channels, height, width, out_height, out_width;
+    int kernel, stride, top, left;
+};
+
+struct Depthwise {
+    const void *x, *dy;
+    void *y, *dx;          // dx is the gradient at norm(x) where there are moments
+    const float *moments;  // null: x is taken as it is
+    const float *weight, *bias;
+    float* dweight;
+    double* sums;          // null without moments
+    Window window;
+    int relu, bf16, num_threads;
+};
+
+struct Pool {
+    const void *x, *dy;
+    void *y, *dx, *chosen;  // chosen: x where norm(x) was largest; null without moments
+    uint8_t* index;         // which pixel of the window that was
+    const float* moments;   // null: x is taken as it is
+    const double* sums;
+    Window window;
+    int bf16, num_threads;
 };
 
 struct Kernels {
-    void (*batch_norm_forward)(const BatchNormForward&);
-    void (*batch_norm_backward)(const BatchNormBackward&);
+    void (*statistics)(const Statistics&);
+    void (*normalise)(const Normalise&);
+    void (*reduce)(const Reduce&);
+    void (*norm_gradient)(const NormGradient&);
+    void (*depthwise_forward)(const Depthwise&);
+    void (*depthwise_backward)(const Depthwise&);
+    void (*pool_forward)(const Pool&);
+    void (*pool_backward)(const Pool&);
 };
 
-extern const Kernels kernels_portable, kernels_avx2, kernels_avx512;
+extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_avx512bf16;

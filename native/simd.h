@@ -34,6 +34,13 @@ INLINE F<W> load(const float* p) {
 
 template <int W>
 INLINE F<W> load(const bf16* p) {
+#ifdef NATIVE_AVX512
+    // What GCC makes of the general form splits the vector in halves.
+    if constexpr (W == 16) {
+        const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        return (F<W>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+    }
+#endif
     typename Vec<W>::H half;
     std::memcpy(&half, p, sizeof half);
     typename Vec<W>::U wide = __builtin_convertvector(half, typename Vec<W>::U) << 16;
@@ -48,6 +55,16 @@ INLINE float scalar(bf16 v) {
     return f;
 }
 
+// A load the compiler may not repeat for every use: two multiply-adds a cycle leave no room for as many loads.
+template <int W>
+INLINE F<W> load_once(const float* p) {
+    F<W> v = load<W>(p);
+#ifdef __x86_64__
+    if constexpr (W >= 4) asm("" : "+v"(v));
+#endif
+    return v;
+}
+
 template <int W>
 INLINE void store(float* p, F<W> v) {
     std::memcpy(p, &v, sizeof v);
@@ -56,12 +73,25 @@ INLINE void store(float* p, F<W> v) {
 // Rounds to nearest even, as PyTorch does; a NaN stays one.
 template <int W>
 INLINE void store(bf16* p, F<W> v) {
+#ifdef NATIVE_AVX512BF16
+    if constexpr (W == 16) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+        return;
+    }
+#endif
     typename Vec<W>::U u = (typename Vec<W>::U)v;
     typename Vec<W>::U rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
     typename Vec<W>::U nan = (typename Vec<W>::U)(v != v);
     rounded = (rounded & ~nan) | (nan & 0x7fc0);
     typename Vec<W>::H half = __builtin_convertvector(rounded, typename Vec<W>::H);
     std::memcpy(p, &half, sizeof half);
+}
+
+// `v` as bfloat16 and back.
+INLINE float rounded(float v) {
+    bf16 half;
+    store<1>(&half, F<1>{v});
+    return scalar(half);
 }
 
 template <int W>

@@ -1,10 +1,31 @@
 // Ends the file of one instruction set: compiles every kernel for it and fills its table.
-#include "batch_norm.h"
+#include "depthwise.h"
+#include "max_pool.h"
+
+namespace NATIVE_ISA {
+
+// The widest vector that fits into a row of channels.
+#define BY_WIDTH(function, p, channels)                                                           \
+    if ((channels) >= WIDTH) return (p).bf16 ? function<WIDTH, bf16>(p) : function<WIDTH, float>(p); \
+    if ((channels) >= WIDTH / 2)                                                                  \
+        return (p).bf16 ? function<WIDTH / 2, bf16>(p) : function<WIDTH / 2, float>(p);           \
+    return (p).bf16 ? function<1, bf16>(p) : function<1, float>(p);
+
+void statistics(const Statistics& p) { BY_WIDTH(statistics_as, p, p.channels) }
+void normalise(const Normalise& p) { BY_WIDTH(normalise_as, p, p.channels) }
+void reduce(const Reduce& p) { BY_WIDTH(reduce_as, p, p.channels) }
+void norm_gradient(const NormGradient& p) { BY_WIDTH(norm_gradient_as, p, p.channels) }
+void depthwise_forward(const Depthwise& p) { BY_WIDTH(depthwise_forward_as, p, p.window.channels) }
+void depthwise_backward(const Depthwise& p) { BY_WIDTH(depthwise_backward_as, p, p.window.channels) }
+void pool_forward(const Pool& p) { BY_WIDTH(pool_forward_as, p, p.window.channels) }
+void pool_backward(const Pool& p) { BY_WIDTH(pool_backward_as, p, p.window.channels) }
+
+}  // namespace NATIVE_ISA
 
 #define CONCATENATE_(a, b) a##b
 #define CONCATENATE(a, b) CONCATENATE_(a, b)
 
 const Kernels CONCATENATE(kernels_, NATIVE_ISA) = {
-    NATIVE_ISA::batch_norm_forward,
-    NATIVE_ISA::batch_norm_backward,
+    NATIVE_ISA::statistics,        NATIVE_ISA::normalise,          NATIVE_ISA::reduce,       NATIVE_ISA::norm_gradient,
+    NATIVE_ISA::depthwise_forward, NATIVE_ISA::depthwise_backward, NATIVE_ISA::pool_forward, NATIVE_ISA::pool_backward,
 };

@@ -23,6 +23,7 @@ from depthwise.layers import (
     conv2d,
     initialise,
     relu,
+    run,
     scale_width,
 )
 
@@ -61,8 +62,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.skip, ConvNorm):
-            return self.skip(x, residual=self.body(x))
-        return self.body(x) if self.skip is None else self.body(x) + self.skip(x)
+            return self.skip(x, residual=run(self.body, x))
+        return run(self.body, x, None if self.skip is None else self.skip(x))
 
 
 class Xception(nn.Module):
@@ -91,7 +92,7 @@ class Xception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, self.in_channels, self.min_size)
-        x = self.exit(self.middle(self.entry(self.stem(x))))
+        x = run(self.exit, self.middle(self.entry(self.stem(x))))
         return self.classifier(self.dropout(x.mean((2, 3))))
 
 

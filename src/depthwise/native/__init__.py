@@ -9,7 +9,17 @@ Results are the same bits for any number of threads, which is `torch.get_num_thr
 `off`, `portable`, `avx2` or `avx512` to force a path; the default is the best that the machine has.
 """
 
+from depthwise.native.fused import applies, batch_norm_act, depthwise_conv2d, max_pool2d, watched
 from depthwise.native.library import PATHS, status, tune_allocator, use
-from depthwise.native.ops import batch_norm_act
 
-__all__ = ["PATHS", "batch_norm_act", "status", "tune_allocator", "use"]
+__all__ = [
+    "PATHS",
+    "applies",
+    "batch_norm_act",
+    "depthwise_conv2d",
+    "max_pool2d",
+    "status",
+    "tune_allocator",
+    "use",
+    "watched",
+]

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from depthwise.errors import DepthwiseError
+from depthwise.native import structs
 
-PATHS = ("avx512", "avx2", "portable")
+PATHS = ("avx512bf16", "avx512", "avx2", "portable")
 
 
 class Library:
@@ -47,21 +48,18 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(str(file))
     except OSError as error:
         return None, f"the kernels could not be loaded ({error})"
-    for name, types in _SIGNATURES.items():
-        function = getattr(library, f"depthwise_{name}")
-        function.argtypes = types
-        function.restype = ctypes.c_int if name == "use" else None
+    sizes = (ctypes.c_int64 * len(structs.KERNELS))()
+    library.depthwise_sizes(sizes)
+    if list(sizes) != [ctypes.sizeof(struct) for struct in structs.KERNELS]:
+        return None, "the kernels were built from another version: install the package again"
+    library.depthwise_use.argtypes = [ctypes.c_char_p]
+    library.depthwise_threads.argtypes = [ctypes.c_void_p] * 3
+    for struct, names in structs.KERNELS.items():
+        for name in names:
+            function = getattr(library, f"depthwise_{name}")
+            function.argtypes, function.restype = [ctypes.POINTER(struct)], None
     library.depthwise_threads(*pool)
     return library, ""
-
-
-_POINTER, _SIZE, _FLAG, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
-_SIGNATURES = {
-    "use": [ctypes.c_char_p],
-    "threads": [_POINTER] * 3,
-    "batch_norm_forward": [_POINTER] * 9 + [_SIZE] * 2 + [_REAL] * 2 + [_FLAG] * 3,
-    "batch_norm_backward": [_POINTER] * 11 + [_SIZE] * 2 + [_FLAG] * 3,
-}
 
 
 def _thread_pool() -> tuple[int, int, int] | None:

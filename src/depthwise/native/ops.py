@@ -1,147 +1,300 @@
-"""The operators: each native where that applies, else PyTorch's own with the same meaning."""
+"""The operators as PyTorch's autograd sees them, each with the batch norm before it if it can have one.
 
+All take and give channels-last maps [N, C, H, W] in float32 or bfloat16. Between forward and backward they keep the
+raw input x and four numbers a channel; what stood between x and the operator is computed again, because a pass over
+memory costs more than the arithmetic.
+"""
+
+from ctypes import byref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from depthwise.native import structs
 from depthwise.native.library import library
 
-_DTYPES = (torch.float32, torch.bfloat16)
+
+def _new(like: Tensor, *shape: int) -> Tensor:
+    """An uninitialised channels-last map of the type of `like`, and of its shape unless told another."""
+    return torch.empty(shape or like.shape, dtype=like.dtype, memory_format=torch.channels_last)
 
 
-def _applies(x: Tensor) -> bool:
-    """Whether raw memory of `x` may be read: a plain CPU tensor that nobody traces or transforms."""
-    return (
-        library.handle is not None
-        and type(x) in (Tensor, nn.Parameter)
-        and x.device.type == "cpu"
-        and x.dtype in _DTYPES
-        and x.ndim == 4
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and torch._C._get_tracing_state() is None
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and torch.autograd.forward_ad._current_level < 0
+def _as(gradient: Tensor, like: Tensor) -> Tensor:
+    return gradient.to(like.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _flags(x: Tensor) -> tuple[bool, int]:
+    return x.dtype is torch.bfloat16, torch.get_num_threads()
+
+
+def _moments(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """Mean, 1 / standard deviation, scale and shift of `x`, [4, C]; moves the running statistics of `norm`."""
+    assert norm.num_batches_tracked is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.num_batches_tracked.add_(1)
+    momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
+    channels = x.shape[1]
+    moments = torch.empty(4, channels)
+    arguments = structs.Statistics(
+        x.data_ptr(),
+        norm.weight.data_ptr(),
+        norm.bias.data_ptr(),
+        norm.running_mean.data_ptr(),
+        norm.running_var.data_ptr(),
+        moments.data_ptr(),
+        x.numel() // channels,
+        channels,
+        momentum,
+        norm.eps,
+        *_flags(x),
     )
+    library.loaded.depthwise_statistics(byref(arguments))  # type: ignore[union-attr]
+    return moments
 
 
-def _like(gradient: Tensor, x: Tensor) -> Tensor:
-    """`gradient` in the layout and type of `x`, both [N, C, H, W]."""
-    return gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
+def _norm_gradient(
+    dy: Tensor,
+    x: Tensor,
+    moments: Tensor,
+    sums: Tensor,
+    *,
+    relu: bool = False,
+    y: Tensor | None = None,
+    dresidual: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients at x and at the norm's weight and bias, from the one behind the norm."""
+    dx, (dweight, dbias) = _new(x), torch.empty(2, x.shape[1])
+    arguments = structs.NormGradient(
+        dy.data_ptr(),
+        x.data_ptr(),
+        _pointer(y),
+        dx.data_ptr(),
+        _pointer(dresidual),
+        moments.data_ptr(),
+        sums.data_ptr(),
+        dweight.data_ptr(),
+        dbias.data_ptr(),
+        x.numel() // x.shape[1],
+        x.shape[1],
+        relu,
+        *_flags(x),
+    )
+    library.loaded.depthwise_norm_gradient(byref(arguments))  # type: ignore[union-attr]
+    return dx, dweight, dbias
 
 
-class _BatchNorm(torch.autograd.Function):
+class Norm(torch.autograd.Function):
+    """relu(norm(x) + residual), both optional; `weight` and `bias` are the norm's."""
+
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, *rest: Any
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        residual: Tensor | None,
+        norm: nn.BatchNorm2d,
+        relu: bool,
     ) -> Tensor:
-        running_mean, running_var, momentum, eps, relu = rest
-        channels = x.shape[1]
-        y = torch.empty_like(x, memory_format=torch.channels_last)
-        mean, inv_std = torch.empty((2, channels)).unbind()
-        library.handle.depthwise_batch_norm_forward(  # type: ignore[union-attr]
+        moments, y = _moments(x, norm), _new(x)
+        rows, channels = x.numel() // x.shape[1], x.shape[1]
+        arguments = structs.Normalise(
             x.data_ptr(),
-            None if residual is None else residual.data_ptr(),
+            _pointer(residual),
             y.data_ptr(),
-            weight.data_ptr(),
-            bias.data_ptr(),
-            running_mean.data_ptr(),
-            running_var.data_ptr(),
-            mean.data_ptr(),
-            inv_std.data_ptr(),
-            x.numel() // channels,
+            moments.data_ptr(),
+            rows,
             channels,
-            momentum,
-            eps,
-            x.dtype is torch.bfloat16,
             relu,
-            torch.get_num_threads(),
+            *_flags(x),
         )
+        library.loaded.depthwise_normalise(byref(arguments))  # type: ignore[union-attr]
         ctx.relu, ctx.residual = relu, residual is not None
-        # Without a residual the mask is recomputed from x, which is cheaper than reading a third map.
-        ctx.save_for_backward(x, weight, bias, mean, inv_std, y if relu and ctx.residual else None)
+        # Without a residual the ReLU's mask is recomputed from x, which is cheaper than reading a third map.
+        ctx.save_for_backward(x, moments, y if relu and ctx.residual else None)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, inv_std, y = ctx.saved_tensors
-        channels = x.shape[1]
-        dy = _like(dy, x)
-        dx = torch.empty_like(x, memory_format=torch.channels_last)
-        dresidual = torch.empty_like(dx) if y is not None else dy if ctx.residual else None
-        dweight, dbias = torch.empty((2, channels)).unbind()
-        library.loaded.depthwise_batch_norm_backward(  # type: ignore[union-attr]
+        x, moments, y = ctx.saved_tensors
+        dy = _as(dy, x)
+        rows, channels = x.numel() // x.shape[1], x.shape[1]
+        sums = torch.empty(2, channels, dtype=torch.float64)
+        arguments = structs.Reduce(
             dy.data_ptr(),
             x.data_ptr(),
-            None if y is None else y.data_ptr(),
-            dx.data_ptr(),
-            None if y is None else dresidual.data_ptr(),  # type: ignore[union-attr]
-            weight.data_ptr(),
-            bias.data_ptr(),
-            mean.data_ptr(),
-            inv_std.data_ptr(),
-            dweight.data_ptr(),
-            dbias.data_ptr(),
-            x.numel() // channels,
+            _pointer(y),
+            moments.data_ptr(),
+            sums.data_ptr(),
+            rows,
             channels,
-            x.dtype is torch.bfloat16,
             ctx.relu,
-            torch.get_num_threads(),
+            *_flags(x),
         )
-        return dx, dweight, dbias, dresidual, None, None, None, None, None
+        library.loaded.depthwise_reduce(byref(arguments))  # type: ignore[union-attr]
+        dresidual = _new(x) if y is not None else None
+        gradients = _norm_gradient(dy, x, moments, sums, relu=ctx.relu, y=y, dresidual=dresidual)
+        if ctx.residual and dresidual is None:
+            dresidual = dy
+        return *gradients, dresidual, None, None
 
 
-def _unhooked(*modules: nn.Module) -> bool:
-    """Whether nobody watches these modules run, so that their work may be done in one piece."""
-    return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
+class Depthwise(torch.autograd.Function):
+    """convolution(relu(norm(x))), a depthwise one without bias; `relu` and the norm are optional."""
 
-
-def _batch_norm_applies(x: Tensor, norm: nn.Module, activation: nn.Module, residual: Tensor | None) -> bool:
-    return (
-        type(norm) is nn.BatchNorm2d
-        and type(activation) in (nn.Identity, nn.ReLU)
-        and norm.training
-        and norm.affine
-        and norm.track_running_stats
-        and norm.weight.dtype is torch.float32
-        and x.shape[1] == norm.num_features
-        and x.numel() > x.shape[1]
-        and _applies(x)
-        and _unhooked(norm, activation)
-        and (
-            residual is None
-            or (_applies(residual) and residual.dtype is x.dtype and residual.shape == x.shape)
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        filters: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        norm: nn.BatchNorm2d | None,
+        relu: bool,
+        stride: int,
+        padding: tuple[int, int, int, int],
+    ) -> Tensor:
+        (batch, channels, height, width), kernel = x.shape, filters.shape[2]
+        left, right, top, bottom = padding
+        out_height = (height + top + bottom - kernel) // stride + 1
+        out_width = (width + left + right - kernel) // stride + 1
+        moments = None if norm is None else _moments(x, norm)
+        y = _new(x, batch, channels, out_height, out_width)
+        ctx.window = structs.Window(
+            batch, channels, height, width, out_height, out_width, kernel, stride, top, left
         )
-    )
+        ctx.relu = relu
+        ctx.save_for_backward(x, filters, moments)
+        Depthwise.run("forward", ctx, x, filters, moments, y=y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, filters, moments = ctx.saved_tensors
+        dy, dx, dfilters = _as(dy, x), _new(x), torch.empty_like(filters)
+        sums = None if moments is None else torch.empty(2, x.shape[1], dtype=torch.float64)
+        Depthwise.run("backward", ctx, x, filters, moments, dy=dy, dx=dx, dfilters=dfilters, sums=sums)
+        dweight = dbias = None
+        if sums is not None:
+            dx, dweight, dbias = _norm_gradient(dx, x, moments, sums)
+        return dx, dfilters, dweight, dbias, None, None, None, None
+
+    @staticmethod
+    def run(
+        direction: str,
+        ctx: Any,
+        x: Tensor,
+        filters: Tensor,
+        moments: Tensor | None,
+        *,
+        y: Tensor | None = None,
+        dy: Tensor | None = None,
+        dx: Tensor | None = None,
+        dfilters: Tensor | None = None,
+        sums: Tensor | None = None,
+    ) -> None:
+        arguments = structs.Depthwise(
+            x.data_ptr(),
+            _pointer(dy),
+            _pointer(y),
+            _pointer(dx),
+            _pointer(moments),
+            filters.data_ptr(),
+            None,
+            _pointer(dfilters),
+            _pointer(sums),
+            ctx.window,
+            ctx.relu,
+            *_flags(x),
+        )
+        getattr(library.loaded, f"depthwise_depthwise_{direction}")(byref(arguments))
 
 
-def batch_norm_act(
-    x: Tensor, norm: nn.BatchNorm2d, activation: nn.Module, residual: Tensor | None = None
-) -> Tensor:
-    """activation(norm(x) + residual), [N, C, H, W] to the same; the residual is optional.
+class MaxPool(torch.autograd.Function):
+    """max_pool(norm(x)); the norm is optional."""
 
-    Native in training with nn.ReLU or nn.Identity behind the norm; its running statistics then move as its
-    own forward would move them. The native path has no double backward and says so when asked for it.
-    """
-    if not _batch_norm_applies(x, norm, activation, residual):
-        y = norm(x)
-        return activation(y if residual is None else y + residual)
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
-    return _BatchNorm.apply(
-        x,
-        norm.weight,
-        norm.bias,
-        residual,
-        norm.running_mean,
-        norm.running_var,
-        momentum,
-        norm.eps,
-        type(activation) is nn.ReLU,
-    )
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        norm: nn.BatchNorm2d | None,
+        kernel: int,
+        stride: int,
+        padding: tuple[int, int, int, int],
+    ) -> Tensor:
+        batch, channels, height, width = x.shape
+        left, right, top, bottom = padding
+        out_height = (height + top + bottom - kernel) // stride + 1
+        out_width = (width + left + right - kernel) // stride + 1
+        shape = (batch, channels, out_height, out_width)
+        moments = None if norm is None else _moments(x, norm)
+        y, index = _new(x, *shape), torch.empty(shape, dtype=torch.uint8)
+        chosen = None if norm is None else _new(x, *shape)
+        ctx.window = structs.Window(
+            batch, channels, height, width, out_height, out_width, kernel, stride, top, left
+        )
+        arguments = structs.Pool(
+            x.data_ptr(),
+            None,
+            y.data_ptr(),
+            None,
+            _pointer(chosen),
+            index.data_ptr(),
+            _pointer(moments),
+            None,
+            ctx.window,
+            *_flags(x),
+        )
+        library.loaded.depthwise_pool_forward(byref(arguments))  # type: ignore[union-attr]
+        # x itself only where the norm's gradient needs it; its shape is in the window.
+        ctx.save_for_backward(None if norm is None else x, index, chosen, moments)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, index, chosen, moments = ctx.saved_tensors
+        window, dy = ctx.window, dy.contiguous(memory_format=torch.channels_last)
+        dx = _new(dy, window.batch, window.channels, window.height, window.width)
+        sums = dweight = dbias = None
+        if x is not None:
+            sums = torch.empty(2, window.channels, dtype=torch.float64)
+            rows = dy.numel() // window.channels
+            reduce = structs.Reduce(
+                dy.data_ptr(),
+                chosen.data_ptr(),
+                None,
+                moments.data_ptr(),
+                sums.data_ptr(),
+                rows,
+                window.channels,
+                False,
+                *_flags(dy),
+            )
+            library.loaded.depthwise_reduce(byref(reduce))  # type: ignore[union-attr]
+            dweight, dbias = (sums[1] * moments[1]).float(), sums[0].float()
+        arguments = structs.Pool(
+            _pointer(x),
+            dy.data_ptr(),
+            None,
+            dx.data_ptr(),
+            None,
+            index.data_ptr(),
+            _pointer(moments),
+            _pointer(sums),
+            window,
+            *_flags(dy),
+        )
+        library.loaded.depthwise_pool_backward(byref(arguments))  # type: ignore[union-attr]
+        return dx, dweight, dbias, None, None, None, None

@@ -1,0 +1,26 @@
+// The kernels for x86-64 with AVX-512 and its conversions to bfloat16. Standard headers come first: their inline functions are shared with code
+// that must run anywhere, and may not be compiled for this instruction set.
+#ifdef __x86_64__
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "kernels.h"
+#include "parallel.h"
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512"))), apply_to = function)
+#else
+#pragma GCC target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512")
+#endif
+#define NATIVE_ISA avx512bf16
+#define NATIVE_AVX512
+#define NATIVE_AVX512BF16
+#define WIDTH 16
+#include "table.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

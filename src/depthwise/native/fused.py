@@ -1,0 +1,167 @@
+"""What the layers call: an operator with the batch norm, ReLU or sum beside it, native where all of it can be.
+
+Wherever it cannot be, the modules are called one after another, which is also the definition of what is computed.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from depthwise.native import ops
+from depthwise.native.library import library
+
+Padding = tuple[int, int, int, int]
+"""Left, right, top, bottom, as F.pad counts."""
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def applies(x: Tensor) -> bool:
+    """Whether raw memory of `x` may be read: a plain CPU tensor that nobody traces or transforms."""
+    return (
+        library.handle is not None
+        and type(x) in (Tensor, nn.Parameter)
+        and x.device.type == "cpu"
+        and x.dtype in _DTYPES
+        and x.ndim == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel() > 0
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether somebody has hooked into the module, who must then see it run by itself."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def _norm_applies(x: Tensor, norm: nn.Module) -> bool:
+    return (
+        type(norm) is nn.BatchNorm2d
+        and norm.training
+        and norm.affine
+        and norm.track_running_stats
+        and norm.weight.dtype is torch.float32
+        and x.shape[1] == norm.num_features
+        and x.numel() > x.shape[1]
+        and not watched(norm)
+    )
+
+
+def _rectifies(activation: nn.Module | None) -> bool | None:
+    """True for a ReLU, False for nothing at all, None for what has no native form."""
+    if activation is None or (type(activation) is nn.Identity and not watched(activation)):
+        return False
+    return True if type(activation) is nn.ReLU and not watched(activation) else None
+
+
+def batch_norm_act(
+    x: Tensor, norm: nn.BatchNorm2d, activation: nn.Module | None = None, residual: Tensor | None = None
+) -> Tensor:
+    """activation(norm(x) + residual), [N, C, H, W] to the same; activation and residual are optional.
+
+    Native in training with nn.ReLU or nn.Identity behind the norm; its running statistics then move as its
+    own forward would move them. The native path has no double backward and says so when asked for it.
+    """
+    relu = _rectifies(activation)
+    if (
+        relu is not None
+        and applies(x)
+        and _norm_applies(x, norm)
+        and (
+            residual is None
+            or (applies(residual) and residual.dtype is x.dtype and residual.shape == x.shape)
+        )
+    ):
+        return ops.Norm.apply(x, norm.weight, norm.bias, residual, norm, relu)
+    y = norm(x)
+    if residual is not None:
+        y = y + residual
+    return y if activation is None else activation(y)
+
+
+def max_pool2d(
+    x: Tensor, kernel_size: int, stride: int, padding: Padding, norm: nn.BatchNorm2d | None = None
+) -> Tensor:
+    """The largest norm(x) of each window, [N, C, H, W] to [N, C, H', W']; the norm is optional.
+
+    `padding` never wins, and is less than the kernel on every side.
+    """
+    if applies(x) and kernel_size <= 15 and (norm is None or _norm_applies(x, norm)):
+        weight, bias = (None, None) if norm is None else (norm.weight, norm.bias)
+        return ops.MaxPool.apply(x, weight, bias, norm, kernel_size, stride, padding)
+    if norm is not None:
+        x = norm(x)
+    left, right, top, bottom = padding
+    sides = ((x.shape[3], left, right), (x.shape[2], top, bottom))
+    for ceil in (False, True):
+        # Padding in front, and behind what this rounding happens to add: no copy of the map where that is enough.
+        if all(
+            _pooled(s, a, a, kernel_size, stride, ceil) == _pooled(s, a, b, kernel_size, stride)
+            for s, a, b in sides
+        ):
+            return F.max_pool2d(x, kernel_size, stride, (top, left), ceil_mode=ceil)
+    return F.max_pool2d(F.pad(x, padding, value=-torch.inf), kernel_size, stride)
+
+
+def _pooled(size: int, before: int, after: int, kernel_size: int, stride: int, ceil: bool = False) -> int:
+    """How many windows PyTorch finds on a side: rounding up counts one more that starts in the map."""
+    rest = size + before + after - kernel_size
+    count = rest // stride + 1
+    return count + (ceil and rest % stride > 0 and count * stride < size + before)
+
+
+def depthwise_conv2d(
+    x: Tensor,
+    conv: nn.Conv2d,
+    activation: nn.Module | None = None,
+    norm: nn.BatchNorm2d | None = None,
+) -> Tensor:
+    """conv(activation(norm(x))) for a depthwise `conv`, [N, C, H, W] to [N, C, H', W']; the others are optional."""
+    relu, padding = _rectifies(activation), _padding(conv)
+    if (
+        relu is not None
+        and padding is not None
+        and not (relu and norm is None and activation.inplace)  # type: ignore[union-attr]
+        and applies(x)
+        and x.dtype
+        is (torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        and x.shape[1] == conv.in_channels
+        and min(x.shape[2] + 2 * padding, x.shape[3] + 2 * padding) >= conv.kernel_size[0]
+        and (norm is None or _norm_applies(x, norm))
+    ):
+        weight, bias = (None, None) if norm is None else (norm.weight, norm.bias)
+        return ops.Depthwise.apply(x, conv.weight, weight, bias, norm, relu, conv.stride[0], (padding,) * 4)
+    if norm is not None:
+        x = norm(x)
+    return conv(x if activation is None else activation(x))
+
+
+def _padding(conv: nn.Module) -> int | None:
+    """The zeros around the map, if this is a convolution that the depthwise kernels can run, else None."""
+    if (
+        type(conv) is not nn.Conv2d
+        or conv.groups != conv.in_channels
+        or conv.out_channels != conv.in_channels
+        or conv.kernel_size not in ((3, 3), (5, 5), (7, 7))
+        or conv.stride[0] != conv.stride[1]
+        or conv.dilation != (1, 1)
+        or conv.bias is not None
+        or conv.padding_mode != "zeros"
+        or conv.weight.dtype is not torch.float32
+        or watched(conv)
+    ):
+        return None
+    match conv.padding:
+        case "same":
+            return conv.kernel_size[0] // 2
+        case "valid":
+            return 0
+        case (int(a), int(b)) if a == b < conv.kernel_size[0]:
+            return a
+    return None

@@ -1,0 +1,68 @@
+"""The kernels' arguments, field for field as native/kernels.h has them; what they mean is written there."""
+
+import ctypes
+
+P, I64, INT, F64 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
+
+
+def _fields(**kinds: str) -> list[tuple[str, type]]:
+    """Fields of each kind: pointers, then sizes, reals and flags, as every struct has them in this order."""
+    types = {"pointers": P, "sizes": I64, "reals": F64, "flags": INT}
+    return [(name, types[kind]) for kind, names in kinds.items() for name in names.split()]
+
+
+class Statistics(ctypes.Structure):
+    _fields_ = _fields(
+        pointers="x weight bias running_mean running_var moments",
+        sizes="rows channels",
+        reals="momentum eps",
+        flags="bf16 num_threads",
+    )
+
+
+class Normalise(ctypes.Structure):
+    _fields_ = _fields(pointers="x residual y moments", sizes="rows channels", flags="relu bf16 num_threads")
+
+
+class Reduce(ctypes.Structure):
+    _fields_ = _fields(pointers="dy x y moments sums", sizes="rows channels", flags="relu bf16 num_threads")
+
+
+class NormGradient(ctypes.Structure):
+    _fields_ = _fields(
+        pointers="dy x y dx dresidual moments sums dweight dbias",
+        sizes="rows channels",
+        flags="relu bf16 num_threads",
+    )
+
+
+class Window(ctypes.Structure):
+    _fields_ = _fields(
+        sizes="batch channels height width out_height out_width", flags="kernel stride top left"
+    )
+
+
+class Depthwise(ctypes.Structure):
+    _fields_ = [
+        *_fields(pointers="x dy y dx moments weight bias dweight sums"),
+        ("window", Window),
+        *_fields(flags="relu bf16 num_threads"),
+    ]
+
+
+class Pool(ctypes.Structure):
+    _fields_ = [
+        *_fields(pointers="x dy y dx chosen index moments sums"),
+        ("window", Window),
+        *_fields(flags="bf16 num_threads"),
+    ]
+
+
+KERNELS: dict[type[ctypes.Structure], tuple[str, ...]] = {
+    Statistics: ("statistics",),
+    Normalise: ("normalise",),
+    Reduce: ("reduce",),
+    NormGradient: ("norm_gradient",),
+    Depthwise: ("depthwise_forward", "depthwise_backward"),
+    Pool: ("pool_forward", "pool_backward"),
+}
