@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from report_parts import Open, Pictures, Write
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ def browser() -> Iterator[Browser]:
         pytest.fail(
             "The report is tested in Chromium, and there is none: install it (Debian: apt-get install chromium)."
         )
+    # Long enough for a machine with other work to do; a page that works is as quick as ever.
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=found, args=FLAGS)
         yield running
@@ -55,6 +57,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
             has_touch=touch,
             reduced_motion="reduce",
         )
+        context.set_default_timeout(120_000)
         contexts.append(context)
         page = context.new_page()
         page.on(

@@ -82,13 +82,13 @@ function lines(value, x, form) {
   });
 }
 
-// Without the first steps, whose steep change would press all that follows flat.
+// Without the first quarter, whose steep change would press all that follows flat.
 function closeUp(value, x) {
   if (state.range === "whole") return {};
   const shown = charts.curves.filter((curve) => !state.hidden.has(curve.name));
   const values = shown.flatMap((curve) => {
     const at = x.of(curve);
-    return (curve[`${value}_mean`] ?? curve[value]).filter((y, k) => y !== null && (curve.kind !== "train" || at[k] > 0.1 * x.end));
+    return (curve[`${value}_mean`] ?? curve[value]).filter((y, k) => y !== null && at[k] > 0.25 * x.end);
   });
   if (values.length < 3) return {};
   const log = value === "loss" && state.scale === "log", scaled = log ? values.filter((y) => y > 0).map(Math.log10) : values;
@@ -112,17 +112,17 @@ function drawLearning() {
 }
 
 function drawCertainty({ bins, coverage }) {
-  const right = colour("averaged"), muted = colour("muted"), used = bins.filter((bin) => bin.confidence !== null);
+  const right = colour("averaged"), muted = colour("muted"), total = bins.reduce((sum, bin) => sum + bin.images, 0);
   const percent = { tickformat: ".0~%" };
   Plotly.react("chart-reliability", [
     { type: "scatter", mode: "lines", x: [0, 1], y: [0, 1], hoverinfo: "skip", line: { color: muted, width: 1, dash: "dash" } },
     {
-      type: "scatter", mode: "lines+markers", x: used.map((bin) => bin.confidence), y: used.map((bin) => bin.accuracy),
+      type: "scatter", mode: "lines+markers", x: bins.map((bin) => bin.confidence), y: bins.map((bin) => bin.accuracy),
       error_y: {
         type: "data", symmetric: false, thickness: 1, width: 0, color: right,
-        array: used.map((bin) => bin.highest - bin.accuracy), arrayminus: used.map((bin) => bin.accuracy - bin.lowest),
+        array: bins.map((bin) => bin.highest - bin.accuracy), arrayminus: bins.map((bin) => bin.accuracy - bin.lowest),
       },
-      customdata: used.map((bin) => bin.images), line: { color: right, width: 2 }, marker: { color: right, size: 7 },
+      customdata: bins.map((bin) => bin.images), line: { color: right, width: 2 }, marker: { color: right, size: bins.map((bin) => 5 + 8 * Math.sqrt(bin.images / total)) },
       hovertemplate: "said %{x:.1%}, right %{y:.1%}<br>of %{customdata:,} images<extra></extra>",
     },
   ], { ...layout({ title: "how sure it said it was", range: [0, 1.02], ...percent }, { range: [0, 1.04], ...percent }), hovermode: "closest" }, CONFIG);

@@ -106,6 +106,7 @@ def matrix(evaluation: Evaluation, classes: Sequence[str]) -> dict[str, Any]:
         rows.append({"name": classes[index], "support": total, "cells": cells, "other": total - sum(counts)})
     return {
         "names": [classes[index] for index in chosen],
+        "short": all(len(classes[index]) <= 3 for index in chosen),
         "rows": rows,
         "whole": whole,
         "numbered": len(chosen) <= NUMBERED_MATRIX,
