@@ -122,7 +122,7 @@ function drawCertainty({ bins, coverage }) {
         type: "data", symmetric: false, thickness: 1, width: 0, color: right,
         array: bins.map((bin) => bin.highest - bin.accuracy), arrayminus: bins.map((bin) => bin.accuracy - bin.lowest),
       },
-      customdata: bins.map((bin) => bin.images), line: { color: right, width: 2 }, marker: { color: right, size: bins.map((bin) => 5 + 8 * Math.sqrt(bin.images / total)) },
+      customdata: bins.map((bin) => bin.images), line: { color: right, width: 2 }, marker: { color: right, opacity: 1, line: { width: 0 }, size: bins.map((bin) => 5 + 8 * Math.sqrt(bin.images / total)) },
       hovertemplate: "said %{x:.1%}, right %{y:.1%}<br>of %{customdata:,} images<extra></extra>",
     },
   ], { ...layout({ title: "how sure it said it was", range: [0, 1.02], ...percent }, { range: [0, 1.04], ...percent }), hovermode: "closest" }, CONFIG);
