@@ -54,7 +54,9 @@ def evaluate(
     source = read_bundle(bundle)
     module, config = load_module(source), source.config
     with counting("looking images over") as progress:
-        dataset = open_dataset(data, channels=config.preprocess.channels, workers=workers, progress=progress)
+        dataset = open_dataset(
+            data, channels=config.preprocess.channels, workers=max(1, workers), progress=progress
+        )
     dataset = _renumbered(dataset, config.classes)
     part, images = _part(dataset, split)
     num_classes = len(config.classes)
