@@ -2,7 +2,7 @@
 
     python benchmarks/fashion_mnist.py [--seeds 0 1 2] [--out runs/fashion-mnist]
 
-Each seed is one `depthwise train --data fashion-mnist --model xception`, the default recipe, nothing else running. Minutes
+Each seed is one `depthwise train --data fashion-mnist --model xception`, the default recipe. Minutes
 are wall time in the training process, evaluations and checkpoints included. A finished seed is not trained again. The
 figures go to benchmarks/results/fashion-mnist.json and the curves to benchmarks/results/fashion-mnist.svg.
 """
