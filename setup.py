@@ -11,7 +11,7 @@ setup(
             sources=sorted(glob("native/*.cpp")),
             depends=glob("native/*.h"),
             language="c++",
-            # Contraction into fused multiply-adds and no errno: what lets the compiler keep whole loops in vectors.
+            # The vectors are written out; left to itself the compiler would also vectorise the bookkeeping.
             extra_compile_args=[
                 "-std=c++17",
                 "-O3",

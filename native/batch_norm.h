@@ -1,8 +1,8 @@
 // Batch norm of a channels-last map in training, fused with the ReLU and the residual sum behind it.
 //
 // Two passes over memory forwards (statistics; normalise) and two backwards (sums; gradient). Statistics are taken in
-// chunks of rows: float32 sums of x minus the chunk's first row, which no large mean can swamp, merged in float64 in
-// the order of the chunks. Chunks depend on the shape alone: the bits are the same for any number of threads.
+// chunks of rows: float32 sums of x minus the mean of the chunk's first rows, which no large mean can swamp, merged in
+// float64 in the order of the chunks. Chunks depend on the shape alone: the bits are the same for any thread count.
 #pragma once
 
 #include <algorithm>
@@ -48,14 +48,18 @@ void statistics_as(const Statistics& p) {
     const T* x = static_cast<const T*>(p.x);
     const int64_t C = p.channels, N = p.rows, lanes = num_vectors<W>(C) * W;
     const Chunks chunks(N, C);
-    std::unique_ptr<float[]> sums(new float[chunks.count * 2 * lanes]);
+    std::unique_ptr<float[]> sums(new float[chunks.count * 3 * lanes]());
     parallel_for(p.num_threads, chunks.count, [&](int64_t first, int64_t last) {
         for (int64_t chunk = first; chunk < last; chunk++) {
-            const int64_t begin = chunk * chunks.rows, end = std::min(N, begin + chunks.rows);
-            float *s1 = &sums[chunk * 2 * lanes], *s2 = s1 + lanes;
-            std::fill(s1, s1 + 2 * lanes, 0.0f);
+            const int64_t begin = chunk * chunks.rows, end = begin + chunks.size(chunk, N), few = std::min(begin + 8, end);
+            float *shifts = &sums[chunk * 3 * lanes], *s1 = shifts + lanes, *s2 = s1 + lanes;
+            for (int64_t v = 0; v < lanes / W; v++) {
+                F<W> sum = zero<W>();
+                for (int64_t row = begin; row < few; row++) sum += load<W>(x + row * C + vector_offset<W>(v, C));
+                store<W>(shifts + v * W, sum / float(few - begin));
+            }
             for_blocks<W>(begin, end, C, [&](int64_t v, int64_t c, int64_t row, int64_t num) INLINE_LAMBDA {
-                const F<W> shift = load<W>(x + begin * C + c);
+                const F<W> shift = load<W>(shifts + v * W);
                 F<W> a = load<W>(s1 + v * W), b = load<W>(s2 + v * W);
                 for (int64_t i = 0; i < num; i++) {
                     const F<W> d = load<W>(x + (row + i) * C + c) - shift;
@@ -70,15 +74,16 @@ void statistics_as(const Statistics& p) {
     float *means = p.moments, *inv_std = means + C, *scale = inv_std + C, *shift = scale + C;
     parallel_for(p.num_threads, C, [&](int64_t first, int64_t last) {
         for (int64_t c = first; c < last; c++) {
-            const float* sum = &sums[lane<W>(c, C)];
             double total = 0, squares = 0;
-            for (int64_t chunk = 0; chunk < chunks.count; chunk++)
-                total += sum[chunk * 2 * lanes] + double(chunks.size(chunk, N)) * scalar(x[chunk * chunks.rows * C + c]);
+            for (int64_t chunk = 0; chunk < chunks.count; chunk++) {
+                const float* sum = &sums[chunk * 3 * lanes + lane<W>(c, C)];
+                total += double(chunks.size(chunk, N)) * sum[0] + sum[lanes];
+            }
             const double mean = total / N;
             for (int64_t chunk = 0; chunk < chunks.count; chunk++) {
-                const double n = chunks.size(chunk, N), s1 = sum[chunk * 2 * lanes], s2 = sum[chunk * 2 * lanes + lanes];
-                const double away = scalar(x[chunk * chunks.rows * C + c]) + s1 / n - mean;
-                squares += s2 - s1 * s1 / n + n * away * away;
+                const float* sum = &sums[chunk * 3 * lanes + lane<W>(c, C)];
+                const double n = chunks.size(chunk, N), s1 = sum[lanes], away = sum[0] + s1 / n - mean;
+                squares += sum[2 * lanes] - s1 * s1 / n + n * away * away;
             }
             squares = squares < 0 ? 0 : squares;
             const double inverse = 1 / std::sqrt(squares / N + p.eps);
@@ -86,8 +91,9 @@ void statistics_as(const Statistics& p) {
             inv_std[c] = static_cast<float>(inverse);
             scale[c] = static_cast<float>(p.weight[c] * inverse);
             shift[c] = static_cast<float>(p.bias[c] - mean * p.weight[c] * inverse);
-            p.running_mean[c] += static_cast<float>(p.momentum * (mean - p.running_mean[c]));
-            p.running_var[c] += static_cast<float>(p.momentum * (squares / (N - 1) - p.running_var[c]));
+            const double m = p.momentum, var = squares / (N - 1);
+            p.running_mean[c] = static_cast<float>(m * mean + (1 - m) * p.running_mean[c]);
+            p.running_var[c] = static_cast<float>(m * var + (1 - m) * p.running_var[c]);
         }
     });
 }

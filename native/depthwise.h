@@ -272,9 +272,9 @@ void dw_backward(const Depthwise& p) {
     });
     for (int64_t v = 0; v < lanes / W; v++)
         for (int64_t k = 0; k < arrays; k++) {
-            double sum[W] = {};
+            typename Vec<W>::D sum = {};
             for (int64_t band = 0; band < bands.count; band++)
-                for (int64_t i = 0; i < W; i++) sum[i] += totals[(band * arrays + k) * lanes + v * W + i];
+                sum += __builtin_convertvector(load<W>(&totals[(band * arrays + k) * lanes + v * W]), typename Vec<W>::D);
             for (int64_t i = 0; i < W; i++) {
                 const int64_t c = vector_offset<W>(v, C) + i;
                 if (k < taps)

@@ -5,81 +5,121 @@
 // was chosen, and the norm's two sums are taken over the few outputs instead of the whole map.
 #pragma once
 
+#include <vector>
+
 #include "batch_norm.h"
 
 namespace NATIVE_ISA {
+
+constexpr int MAX_KERNEL_SIDE = 15;  // a window's pixels are numbered in a byte
+
+// A pixel of a window: where it is, in elements, and its number in the window.
+struct Tap {
+    int64_t offset;
+    int32_t number;
+};
+
+// One output pixel, all channels, from its `count` taps in order: the first of equals wins, and a NaN always.
+template <int W, class T, bool Norm, int Count>
+INLINE void choose(const Pool& p, const T* image, const Tap* taps, int count, int64_t out) {
+    const int64_t C = p.window.channels;
+    const float *scale = p.moments + 2 * C, *shift = scale + C;
+    for (int64_t v = 0; v < num_vectors<W>(C); v++) {
+        const int64_t c = vector_offset<W>(v, C);
+        F<W> a = zero<W>(), b = zero<W>();
+        if (Norm) a = load<W>(scale + c), b = load<W>(shift + c);
+        F<W> chosen = load<W>(image + taps[0].offset + c), best = Norm ? chosen * a + b : chosen;
+        typename Vec<W>::I number = (typename Vec<W>::I){} + taps[0].number;
+        for (int k = 1; k < (Count ? Count : count); k++) {
+            const F<W> in = load<W>(image + taps[k].offset + c), y = Norm ? in * a + b : in;
+            const typename Vec<W>::I better = (y > best) | (y != y);
+            best = select<W>(better, y, best);
+            if (Norm) chosen = select<W>(better, in, chosen);
+            number = better ? (typename Vec<W>::I){} + taps[k].number : number;
+        }
+        store<W>(static_cast<T*>(p.y) + out + c, best);
+        if (Norm) store<W>(static_cast<T*>(p.chosen) + out + c, chosen);
+        store_bytes<W>(p.index + out + c, number);
+    }
+}
 
 template <int W, class T, bool Norm>
 void pool_forward_with(const Pool& p) {
     const Window& s = p.window;
     const int64_t C = s.channels;
-    const float *scale = p.moments + 2 * C, *shift = scale + C;
+    std::vector<Tap> inside;  // the taps of a window that lies wholly in the map, from its first pixel on
+    for (int32_t k = 0; k < s.kernel * s.kernel; k++)
+        inside.push_back({(k / s.kernel * s.width + k % s.kernel) * C, k});
     parallel_for(p.num_threads, s.batch * s.out_height, [&](int64_t first, int64_t last) {
+        std::vector<Tap> taps;
         for (int64_t row = first; row < last; row++) {
             const T* image = static_cast<const T*>(p.x) + row / s.out_height * s.height * s.width * C;
             const int64_t above = row % s.out_height * s.stride - s.top;
-            const int64_t top = std::max<int64_t>(above, 0), bottom = std::min<int64_t>(above + s.kernel, s.height);
             for (int64_t w = 0; w < s.out_width; w++) {
-                const int64_t before = w * s.stride - s.left;
-                const int64_t begin = std::max<int64_t>(before, 0), end = std::min<int64_t>(before + s.kernel, s.width);
-                for (int64_t v = 0; v < num_vectors<W>(C); v++) {
-                    const int64_t c = vector_offset<W>(v, C), at = (row * s.out_width + w) * C + c;
-                    F<W> a = zero<W>(), b = zero<W>(), best = zero<W>(), chosen = zero<W>();
-                    typename Vec<W>::I index = {};
-                    if (Norm) a = load<W>(scale + c), b = load<W>(shift + c);
-                    bool empty = true;
-                    for (int64_t i = top; i < bottom; i++)
-                        for (int64_t j = begin; j < end; j++) {
-                            const F<W> in = load<W>(image + (i * s.width + j) * C + c), y = Norm ? in * a + b : in;
-                            typename Vec<W>::I better = (y > best) | (y != y);
-                            if (empty) better = (typename Vec<W>::I){} - 1;
-                            empty = false;
-                            best = better ? y : best;
-                            if (Norm) chosen = better ? in : chosen;
-                            index = better ? (typename Vec<W>::I){} + int32_t((i - above) * s.kernel + j - before) : index;
-                        }
-                    store<W>(static_cast<T*>(p.y) + at, best);
-                    if (Norm) store<W>(static_cast<T*>(p.chosen) + at, chosen);
-                    const typename Vec<W>::B bytes = __builtin_convertvector(index, typename Vec<W>::B);
-                    std::memcpy(p.index + at, &bytes, sizeof bytes);
+                const int64_t before = w * s.stride - s.left, out = (row * s.out_width + w) * C;
+                const T* start = image + (above * s.width + before) * C;
+                if (std::min(above, before) >= 0 && above + s.kernel <= s.height && before + s.kernel <= s.width) {
+                    s.kernel == 3 ? choose<W, T, Norm, 9>(p, start, inside.data(), 9, out)
+                                  : choose<W, T, Norm, 0>(p, start, inside.data(), int(inside.size()), out);
+                    continue;
                 }
+                taps.clear();
+                for (const Tap& tap : inside) {
+                    const int64_t i = above + tap.number / s.kernel, j = before + tap.number % s.kernel;
+                    if (i >= 0 && i < s.height && j >= 0 && j < s.width) taps.push_back(tap);
+                }
+                choose<W, T, Norm, 0>(p, start, taps.data(), int(taps.size()), out);
             }
         }
     });
+}
+
+// One input pixel, all channels, from the `count` windows that saw it, as the number that is given for each.
+template <int W, class T, bool Norm, int Count>
+INLINE void gather(const Pool& p, const NormSlope* by, const Tap* taps, int count, int64_t at) {
+    const int64_t C = p.window.channels;
+    const T *x = static_cast<const T*>(p.x) + at, *dy = static_cast<const T*>(p.dy);
+    const float *means = p.moments, *scale = means + 2 * C;
+    for (int64_t v = 0; v < num_vectors<W>(C); v++) {
+        const int64_t c = vector_offset<W>(v, C);
+        F<W> g = zero<W>();
+        for (int k = 0; k < (Count ? Count : count); k++) {
+            const typename Vec<W>::I chosen = load_bytes<W>(p.index + taps[k].offset + c) == taps[k].number;
+            g += select<W>(chosen, load<W>(dy + taps[k].offset + c), zero<W>());
+        }
+        if (Norm) {
+            const F<W> centred = load<W>(x + c) - load<W>(means + c);
+            g = g * load<W>(scale + c) + (centred * load<W>(&by->slope[c]) + load<W>(&by->constant[c]));
+        }
+        store<W>(static_cast<T*>(p.dx) + at + c, g);
+    }
 }
 
 template <int W, class T, bool Norm>
 void pool_backward_with(const Pool& p) {
     const Window& s = p.window;
     const int64_t C = s.channels;
-    const T *x = static_cast<const T*>(p.x), *dy = static_cast<const T*>(p.dy);
-    const float *means = p.moments, *scale = means + 2 * C;
-    std::unique_ptr<NormSlope> by(Norm ? new NormSlope(means, p.sums, s.batch * s.height * s.width, C) : nullptr);
+    std::unique_ptr<NormSlope> by(Norm ? new NormSlope(p.moments, p.sums, s.batch * s.height * s.width, C) : nullptr);
     parallel_for(p.num_threads, s.batch * s.height, [&](int64_t first, int64_t last) {
         for (int64_t row = first; row < last; row++) {
             const int64_t image = row / s.height * s.out_height, h = row % s.height + s.top;
             const int64_t top = h < s.kernel ? 0 : (h - s.kernel) / s.stride + 1;
             const int64_t bottom = std::min(s.out_height, h / s.stride + 1);
             for (int64_t pixel = 0; pixel < s.width; pixel++) {
-                const int64_t w = pixel + s.left, begin = w < s.kernel ? 0 : (w - s.kernel) / s.stride + 1;
+                const int64_t w = pixel + s.left, at = (row * s.width + pixel) * C;
                 const int64_t end = std::min(s.out_width, w / s.stride + 1);
-                for (int64_t v = 0; v < num_vectors<W>(C); v++) {
-                    const int64_t c = vector_offset<W>(v, C), at = (row * s.width + pixel) * C + c;
-                    F<W> g = zero<W>();
-                    for (int64_t i = top; i < bottom; i++)
-                        for (int64_t j = begin; j < end; j++) {
-                            const int64_t out = ((image + i) * s.out_width + j) * C + c;
-                            const int32_t here = int32_t((h - i * s.stride) * s.kernel + w - j * s.stride);
-                            typename Vec<W>::B index;
-                            std::memcpy(&index, p.index + out, sizeof index);
-                            const typename Vec<W>::I chosen = __builtin_convertvector(index, typename Vec<W>::I) == here;
-                            g += select<W>(chosen, load<W>(dy + out), zero<W>());
-                        }
-                    if (Norm)
-                        g = g * load<W>(scale + c) + ((load<W>(x + at) - load<W>(means + c)) * load<W>(&by->slope[c]) +
-                                                      load<W>(&by->constant[c]));
-                    store<W>(static_cast<T*>(p.dx) + at, g);
-                }
+                Tap taps[MAX_KERNEL_SIDE * MAX_KERNEL_SIDE];
+                int count = 0;
+                for (int64_t i = top; i < bottom; i++)
+                    for (int64_t j = w < s.kernel ? 0 : (w - s.kernel) / s.stride + 1; j < end; j++)
+                        taps[count++] = {((image + i) * s.out_width + j) * C,
+                                         int32_t((h - i * s.stride) * s.kernel + w - j * s.stride)};
+                if (count == 1)
+                    gather<W, T, Norm, 1>(p, by.get(), taps, count, at);
+                else if (count == 2)
+                    gather<W, T, Norm, 2>(p, by.get(), taps, count, at);
+                else
+                    gather<W, T, Norm, 0>(p, by.get(), taps, count, at);
             }
         }
     });

@@ -13,6 +13,7 @@ struct bf16 {
 
 template <int W>
 struct Vec {
+    typedef double D __attribute__((vector_size(8 * W)));
     typedef float F __attribute__((vector_size(4 * W)));
     typedef int32_t I __attribute__((vector_size(4 * W)));
     typedef uint32_t U __attribute__((vector_size(4 * W)));
@@ -85,6 +86,30 @@ INLINE void store(bf16* p, F<W> v) {
     rounded = (rounded & ~nan) | (nan & 0x7fc0);
     typename Vec<W>::H half = __builtin_convertvector(rounded, typename Vec<W>::H);
     std::memcpy(p, &half, sizeof half);
+}
+
+// Small numbers as a byte each. In two steps, because GCC makes single moves of a fourfold widening.
+template <int W>
+INLINE typename Vec<W>::I load_bytes(const uint8_t* p) {
+#ifdef NATIVE_AVX512
+    if constexpr (W == 16)
+        return (typename Vec<W>::I)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#endif
+    typename Vec<W>::B bytes;
+    std::memcpy(&bytes, p, sizeof bytes);
+    return __builtin_convertvector(__builtin_convertvector(bytes, typename Vec<W>::H), typename Vec<W>::I);
+}
+
+template <int W>
+INLINE void store_bytes(uint8_t* p, typename Vec<W>::I v) {
+#ifdef NATIVE_AVX512
+    if constexpr (W == 16) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)v));
+        return;
+    }
+#endif
+    const auto bytes = __builtin_convertvector(__builtin_convertvector(v, typename Vec<W>::H), typename Vec<W>::B);
+    std::memcpy(p, &bytes, sizeof bytes);
 }
 
 // `v` as bfloat16 and back.
