@@ -1,6 +1,8 @@
 """The shared blocks against the dumbest implementation: a NumPy loop."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -172,3 +174,20 @@ def test_an_input_that_does_not_fit_is_named() -> None:
         check_input(torch.zeros(1, 1, 80, 80), 3, 71)
     with pytest.raises(DepthwiseError, match=re.escape("[3, 80, 80] does not fit")):
         check_input(torch.zeros(3, 80, 80), 3, 71)
+
+
+def test_a_narrow_strided_pointwise_trains_without_harm() -> None:
+    """PyTorch 2.14's own strided 1x1 backward corrupts memory at these shapes: the process would die here."""
+    script = """
+import torch
+from depthwise.layers import PointwiseConv2d
+for channels in (8, 12):
+    for batch in (7, 25):
+        conv = PointwiseConv2d(channels, channels, stride=2)
+        for _ in range(20):
+            x = torch.randn(batch, channels, 14, 14).to(memory_format=torch.channels_last).requires_grad_()
+            conv(x).sum().backward()
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "alive\n", done.stderr

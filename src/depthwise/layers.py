@@ -73,10 +73,13 @@ class PointwiseConv2d(nn.Module):
         nn.init.kaiming_normal_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        trains_on_cpu = x.requires_grad and x.device.type == "cpu" and x.dtype == torch.bfloat16
-        if trains_on_cpu and self.stride == 1 and x.is_contiguous(memory_format=torch.channels_last):
+        on_cpu = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+        if on_cpu and self.stride > 1:
+            # The strided convolution's backward writes beyond its memory in PyTorch 2.14 when maps are narrow.
+            x = x[:, :, :: self.stride, :: self.stride].contiguous(memory_format=torch.channels_last)
+        if on_cpu and x.requires_grad and x.dtype == torch.bfloat16:
             return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
-        return F.conv2d(x, self.weight, stride=self.stride)
+        return F.conv2d(x, self.weight, stride=1 if on_cpu else self.stride)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"

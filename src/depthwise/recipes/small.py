@@ -27,7 +27,7 @@ def tiny_images(data: Traits) -> Recipe:
         size=(side, side),
         crop_fraction=1.0,
         augment=Augment(crop="shift", shift=max(1, side // 14), flip=True),
-        epochs=20 if data.num_train > 20_000 else 40,
+        epochs=20 if data.num_train > 20_000 else 30,
         batch_size=128,
         optimizer=SGD(lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4),
         schedule=Linear(warmup=1, unit="epochs"),
