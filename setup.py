@@ -15,6 +15,7 @@ setup(
             extra_compile_args=[
                 "-std=c++17",
                 "-O3",
+                "-fno-tree-vectorize",
                 "-fno-math-errno",
                 "-fno-trapping-math",
                 "-ffp-contract=fast",

@@ -60,22 +60,22 @@ struct Unchanged {
     INLINE F<W> operator()(F<W> x) const { return x; }
 };
 
-// The last rows that were staged, for each vector of a group that fits into half of the first-level cache.
+constexpr int64_t GROUP = 4;  // vectors that walk together: with one alone, their common cache lines come twice
+
+// The last rows that were staged, for each vector of a group.
 template <int W>
 class Ring {
   public:
-    Ring(int64_t columns, int rows)
-        : columns(columns), group(std::max<int64_t>(2, 24576 / (rows * columns * W * 4))), rows(rows),
-          data(new float[group * rows * columns * W + 16]()) {
+    Ring(int64_t columns, int rows) : columns(columns), rows(rows), data(new float[GROUP * rows * columns * W + 16]()) {
         const uintptr_t address = reinterpret_cast<uintptr_t>(data.get()) + 63;
         aligned = reinterpret_cast<float*>(address & ~uintptr_t{63});
     }
     // Where a row of the map (or of the padding before it) stands in the ring, and where the rings of a vector start.
     int64_t slot(int64_t row) const { return (row + 64 * rows) % rows * columns * W; }
     float* vector(int64_t index) const { return aligned + index * rows * columns * W; }
-    const int64_t columns, group;
 
   private:
+    const int64_t columns;
     const int rows;
     std::unique_ptr<float[]> data;
     float* aligned;
@@ -109,25 +109,23 @@ Lanes<W> taps_of(const Depthwise& p) {
     return lanes;
 }
 
-// Bands of rows of a group of images, the unit of work: a function of the shape alone, never of the threads. A band
-// stays in the second-level cache, where the vectors that share its cache lines find it.
+// Bands of rows of a few images, the unit of work: a function of the shape alone, never of the threads.
 struct Bands {
     int64_t batch, rows, height, images, per_image, count;
-    Bands(int64_t batch, int64_t rows, int64_t row_bytes) : batch(batch), rows(rows) {
-        height = std::max<int64_t>(8, std::min(rows * batch / 32, (384 << 10) / row_bytes));
-        per_image = (rows + height - 1) / height;
-        height = (rows + per_image - 1) / per_image;
-        images = (batch + 63) / 64;
-        count = (batch + images - 1) / images * per_image;
+    Bands(int64_t batch, int64_t rows) : batch(batch), rows(rows) {
+        per_image = (rows - 1) / std::max<int64_t>(8, rows * batch / 32) + 1;
+        height = (rows - 1) / per_image + 1;
+        images = (batch - 1) / 32 + 1;
+        count = ((batch - 1) / images + 1) * per_image;
     }
     // Calls body(image, row, whether it is the band's first, first vector, last vector + 1), rows inside groups.
     template <class Body>
-    void each(int64_t band, int64_t vectors, int64_t group, const Body& body) const {
+    void each(int64_t band, int64_t vectors, const Body& body) const {
         const int64_t first = band / per_image * images, top = band % per_image * height;
         const int64_t bottom = std::min(rows, top + height);
         for (int64_t n = first; n < std::min(batch, first + images); n++)
-            for (int64_t v = 0; v < vectors; v += group)
-                for (int64_t row = top; row < bottom; row++) body(n, row, row == top, v, std::min(vectors, v + group));
+            for (int64_t v = 0; v < vectors; v += GROUP)
+                for (int64_t row = top; row < bottom; row++) body(n, row, row == top, v, std::min(vectors, v + GROUP));
     }
 };
 
@@ -165,15 +163,16 @@ INLINE void convolve(const Window& s, const float* const* rows, const F<W>* weig
 template <int W, class T, int K, int S>
 void dw_forward(const Depthwise& p) {
     const Window& s = p.window;
-    const int size = side<K>(s), taps = size * size;
+    const int size = side<K>(s);
     const int64_t C = s.channels;
     const Entries<W> entries(p);
     const Lanes<W> weights = taps_of<W>(p), biases(C, 1);
     biases.fill(0, p.bias, 0, C);
-    const Bands bands(s.batch, s.out_height, s.out_width * C * (p.bf16 ? 2 : 4));
+    const Bands bands(s.batch, s.out_height);
     parallel_for(p.num_threads, bands.count, [&](int64_t first, int64_t last) {
         const Ring<W> ring(std::max(s.left + s.width, (s.out_width - 1) * s.stride + size), size);
         const auto walk = [&](int64_t n, int64_t h, bool first_row, int64_t v0, int64_t v1) {
+            const int size = side<K>(s), taps = size * size;  // known again to the compiler
             const int64_t begin = h * s.stride - s.top;
             int64_t slot[MAX_KERNEL];
             for (int r = 0; r < size; r++) slot[r] = ring.slot(begin + r);
@@ -203,7 +202,7 @@ void dw_forward(const Depthwise& p) {
                 }
             }
         };
-        for (int64_t band = first; band < last; band++) bands.each(band, num_vectors<W>(C), ring.group, walk);
+        for (int64_t band = first; band < last; band++) bands.each(band, num_vectors<W>(C), walk);
     });
 }
 
@@ -237,12 +236,13 @@ void dw_backward(const Depthwise& p) {
     const int64_t C = s.channels, lanes = num_vectors<W>(C) * W;
     const Entries<W> entries(p);
     const Lanes<W> weights = taps_of<W>(p);
-    const Bands bands(s.batch, s.height, s.width * C * (p.bf16 ? 2 : 4));
+    const Bands bands(s.batch, s.height);
     std::unique_ptr<float[]> totals(new float[bands.count * arrays * lanes]());
     parallel_for(p.num_threads, bands.count, [&](int64_t first, int64_t last) {
         const Ring<W> ring(s.width + size - 1 + s.stride, size);
         for (int64_t band = first; band < last; band++)
-            bands.each(band, lanes / W, ring.group, [&](int64_t n, int64_t h, bool first_row, int64_t v0, int64_t v1) {
+            bands.each(band, lanes / W, [&](int64_t n, int64_t h, bool first_row, int64_t v0, int64_t v1) {
+                const int size = side<K>(s), taps = size * size, arrays = taps + 2;  // known again to the compiler
                 int64_t slot[MAX_KERNEL], source[MAX_KERNEL];
                 for (int r = 0; r < size; r++) {
                     const int64_t i = h + s.top - r;

@@ -76,7 +76,9 @@ class PointwiseConv2d(nn.Module):
         on_cpu = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
         if on_cpu and self.stride > 1:
             # The strided convolution's backward writes beyond its memory in PyTorch 2.14 when maps are narrow.
-            x = x[:, :, :: self.stride, :: self.stride].contiguous(memory_format=torch.channels_last)
+            # A pooling window of one pixel takes the same pixels as x[:, :, ::stride, ::stride], whose backward
+            # leaves a map of another layout behind, slow to add to.
+            x = native.max_pool2d(x, 1, self.stride, (0, 0, 0, 0))
         if on_cpu and x.requires_grad and x.dtype == torch.bfloat16:
             return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
         return F.conv2d(x, self.weight, stride=1 if on_cpu else self.stride)
