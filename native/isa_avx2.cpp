@@ -10,9 +10,9 @@
 #include "kernels.h"
 #include "parallel.h"
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("arch=x86-64-v3"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi2"))), apply_to = function)
 #else
-#pragma GCC target("arch=x86-64-v3")
+#pragma GCC target("avx2,fma,bmi2")
 #endif
 #define NATIVE_ISA avx2
 #define WIDTH 8

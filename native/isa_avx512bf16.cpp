@@ -12,9 +12,9 @@
 #include "kernels.h"
 #include "parallel.h"
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,fma,bmi2"))), apply_to = function)
 #else
-#pragma GCC target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512")
+#pragma GCC target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,fma,bmi2")
 #endif
 #define NATIVE_ISA avx512bf16
 #define NATIVE_AVX512

@@ -60,7 +60,7 @@ INLINE float scalar(bf16 v) {
 template <int W>
 INLINE F<W> load_once(const float* p) {
     F<W> v = load<W>(p);
-#ifdef __x86_64__
+#if defined(__x86_64__) && !defined(__clang__)
     if constexpr (W >= 4) asm("" : "+v"(v));
 #endif
     return v;

@@ -29,12 +29,17 @@ class Library:
         if path == "off" or (path == "best" and self.loaded is None):
             self.handle, self.path = None, "off"
             return
-        for candidate in PATHS if path == "best" else (path,):
+        # The portable kernels are slower than PyTorch's own operators: for tests and doubt, never of themselves.
+        for candidate in PATHS[:-1] if path == "best" else (path,):
             if self.loaded is not None and self.loaded.depthwise_use(candidate.encode()):
                 self.handle, self.path = self.loaded, candidate
                 return
-        remedy = self.reason or "take another path"
-        raise DepthwiseError(f"this machine cannot run the {path} kernels: {remedy}")
+        if path == "best":
+            self.handle, self.path, self.reason = None, "off", "this processor has neither AVX2 nor AVX-512"
+            return
+        raise DepthwiseError(
+            f"this machine cannot run the {path} kernels: {self.reason or 'take another path'}"
+        )
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
