@@ -19,6 +19,7 @@ setup(
                 "-fno-math-errno",
                 "-fno-trapping-math",
                 "-ffp-contract=fast",
+                "-Wno-psabi",
             ],
             optional=True,
         )

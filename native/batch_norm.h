@@ -36,11 +36,11 @@ INLINE void for_blocks(int64_t begin, int64_t end, int64_t channels, const Body&
         for (int64_t v = 0; v < num_vectors<W>(channels); v++) body(v, vector_offset<W>(v, channels), row, end - row);
 }
 
-// Lane layout of the accumulators: W for each vector, and of the last, overlapping vector only the end counts.
+// Accumulators have `lanes` columns, W for each vector. The last vector may repeat channels of the one before; its sums
+// for them are the same, so whoever writes them last writes the same.
 template <int W>
-INLINE int64_t lane(int64_t channel, int64_t channels) {
-    int64_t last = num_vectors<W>(channels) - 1;
-    return channel < last * W ? channel : last * W + channel - (channels - W);
+INLINE D<W> wide(const float* p) {
+    return __builtin_convertvector(load<W>(p), D<W>);
 }
 
 template <int W, class T>
@@ -72,28 +72,32 @@ void statistics_as(const Statistics& p) {
         }
     });
     float *means = p.moments, *inv_std = means + C, *scale = inv_std + C, *shift = scale + C;
-    parallel_for(p.num_threads, C, [&](int64_t first, int64_t last) {
-        for (int64_t c = first; c < last; c++) {
-            double total = 0, squares = 0;
+    parallel_for(p.num_threads, lanes / W, [&](int64_t first, int64_t last) {
+        for (int64_t v = first; v < last; v++) {
+            D<W> total = {}, squares = {};
             for (int64_t chunk = 0; chunk < chunks.count; chunk++) {
-                const float* sum = &sums[chunk * 3 * lanes + lane<W>(c, C)];
-                total += double(chunks.size(chunk, N)) * sum[0] + sum[lanes];
+                const float* sum = &sums[chunk * 3 * lanes + v * W];
+                total += wide<W>(sum) * double(chunks.size(chunk, N)) + wide<W>(sum + lanes);
             }
-            const double mean = total / N;
+            const D<W> mean = total / double(N);
             for (int64_t chunk = 0; chunk < chunks.count; chunk++) {
-                const float* sum = &sums[chunk * 3 * lanes + lane<W>(c, C)];
-                const double n = chunks.size(chunk, N), s1 = sum[lanes], away = sum[0] + s1 / n - mean;
-                squares += sum[2 * lanes] - s1 * s1 / n + n * away * away;
+                const float* sum = &sums[chunk * 3 * lanes + v * W];
+                const double n = chunks.size(chunk, N);
+                const D<W> s1 = wide<W>(sum + lanes), away = wide<W>(sum) + s1 / n - mean;
+                squares += wide<W>(sum + 2 * lanes) - s1 * s1 / n + away * away * n;
             }
-            squares = squares < 0 ? 0 : squares;
-            const double inverse = 1 / std::sqrt(squares / N + p.eps);
-            means[c] = static_cast<float>(mean);
-            inv_std[c] = static_cast<float>(inverse);
-            scale[c] = static_cast<float>(p.weight[c] * inverse);
-            shift[c] = static_cast<float>(p.bias[c] - mean * p.weight[c] * inverse);
-            const double m = p.momentum, var = squares / (N - 1);
-            p.running_mean[c] = static_cast<float>(m * mean + (1 - m) * p.running_mean[c]);
-            p.running_var[c] = static_cast<float>(m * var + (1 - m) * p.running_var[c]);
+            for (int64_t i = 0; i < W; i++) {
+                const int64_t c = vector_offset<W>(v, C) + i;
+                if (c < v * W) continue;  // the running statistics must move once only
+                const double square = squares[i] < 0 ? 0 : squares[i], m = p.momentum;
+                const double inverse = 1 / std::sqrt(square / N + p.eps);
+                means[c] = static_cast<float>(mean[i]);
+                inv_std[c] = static_cast<float>(inverse);
+                scale[c] = static_cast<float>(p.weight[c] * inverse);
+                shift[c] = static_cast<float>(p.bias[c] - mean[i] * p.weight[c] * inverse);
+                p.running_mean[c] = static_cast<float>(m * mean[i] + (1 - m) * p.running_mean[c]);
+                p.running_var[c] = static_cast<float>(m * square / (N - 1) + (1 - m) * p.running_var[c]);
+            }
         }
     });
 }
@@ -167,11 +171,11 @@ void reduce_with(const Reduce& p) {
             });
         }
     });
-    for (int64_t c = 0; c < C; c++)
+    for (int64_t v = 0; v < lanes / W; v++)
         for (int64_t k = 0; k < 2; k++) {
-            double total = 0;
-            for (int64_t chunk = 0; chunk < chunks.count; chunk++) total += sums[(chunk * 2 + k) * lanes + lane<W>(c, C)];
-            p.sums[k * C + c] = total;
+            D<W> total = {};
+            for (int64_t chunk = 0; chunk < chunks.count; chunk++) total += wide<W>(&sums[(chunk * 2 + k) * lanes + v * W]);
+            std::memcpy(p.sums + k * C + vector_offset<W>(v, C), &total, sizeof total);
         }
 }
 

@@ -237,10 +237,11 @@ void dw_backward(const Depthwise& p) {
     const Entries<W> entries(p);
     const Lanes<W> weights = taps_of<W>(p);
     const Bands bands(s.batch, s.height);
-    std::unique_ptr<float[]> totals(new float[bands.count * arrays * lanes]());
+    std::unique_ptr<float[]> totals(new float[bands.count * arrays * lanes]);
     parallel_for(p.num_threads, bands.count, [&](int64_t first, int64_t last) {
         const Ring<W> ring(s.width + size - 1 + s.stride, size);
-        for (int64_t band = first; band < last; band++)
+        for (int64_t band = first; band < last; band++) {
+            std::fill_n(&totals[band * arrays * lanes], arrays * lanes, 0.0f);
             bands.each(band, lanes / W, [&](int64_t n, int64_t h, bool first_row, int64_t v0, int64_t v1) {
                 const int size = side<K>(s), taps = size * size, arrays = taps + 2;  // known again to the compiler
                 int64_t slot[MAX_KERNEL], source[MAX_KERNEL];
@@ -269,20 +270,24 @@ void dw_backward(const Depthwise& p) {
                     for (int k = 0; k < arrays; k++) store<W>(total + k * lanes, sums[k]);
                 }
             });
-    });
-    for (int64_t v = 0; v < lanes / W; v++)
-        for (int64_t k = 0; k < arrays; k++) {
-            typename Vec<W>::D sum = {};
-            for (int64_t band = 0; band < bands.count; band++)
-                sum += __builtin_convertvector(load<W>(&totals[(band * arrays + k) * lanes + v * W]), typename Vec<W>::D);
-            for (int64_t i = 0; i < W; i++) {
-                const int64_t c = vector_offset<W>(v, C) + i;
-                if (k < taps)
-                    p.dweight[c * taps + k] = static_cast<float>(sum[i]);
-                else if (p.sums)
-                    p.sums[(k - taps) * C + c] = sum[i];
-            }
         }
+    });
+    parallel_for(p.num_threads, lanes / W, [&](int64_t first, int64_t last) {
+        for (int64_t v = first; v < last; v++)
+            for (int64_t k = 0; k < arrays; k++) {
+                D<W> sum = {};
+                for (int64_t band = 0; band < bands.count; band++)
+                    sum += wide<W>(&totals[(band * arrays + k) * lanes + v * W]);
+                for (int64_t i = 0; i < W; i++) {
+                    const int64_t c = vector_offset<W>(v, C) + i;
+                    if (c < v * W) continue;  // the vector before writes it
+                    if (k < taps)
+                        p.dweight[c * taps + k] = static_cast<float>(sum[i]);
+                    else if (p.sums)
+                        p.sums[(k - taps) * C + c] = sum[i];
+                }
+            }
+    });
 }
 
 template <int W, class T>

@@ -22,6 +22,8 @@ struct Vec {
 };
 template <int W>
 using F = typename Vec<W>::F;
+template <int W>
+using D = typename Vec<W>::D;
 
 #define INLINE inline __attribute__((always_inline))
 #define INLINE_LAMBDA __attribute__((always_inline))
@@ -46,14 +48,6 @@ INLINE F<W> load(const bf16* p) {
     std::memcpy(&half, p, sizeof half);
     typename Vec<W>::U wide = __builtin_convertvector(half, typename Vec<W>::U) << 16;
     return (F<W>)wide;
-}
-
-INLINE float scalar(float v) { return v; }
-INLINE float scalar(bf16 v) {
-    const uint32_t bits = uint32_t{v.bits} << 16;
-    float f;
-    std::memcpy(&f, &bits, sizeof f);
-    return f;
 }
 
 // A load the compiler may not repeat for every use: two multiply-adds a cycle leave no room for as many loads.
@@ -116,7 +110,7 @@ INLINE void store_bytes(uint8_t* p, typename Vec<W>::I v) {
 INLINE float rounded(float v) {
     bf16 half;
     store<1>(&half, F<1>{v});
-    return scalar(half);
+    return load<1>(&half)[0];
 }
 
 template <int W>

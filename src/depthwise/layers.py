@@ -140,7 +140,7 @@ def run(module: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
 
     Done in one pass over memory, norm, ReLU and depthwise convolution take half the time they take apart.
     """
-    if not native.applies(x) or any(native.watched(m) for m in module.modules()):
+    if not native.applies(x):
         y: Tensor = module(x)
         return y if residual is None else y + residual
     norm: nn.BatchNorm2d | None = None
@@ -174,7 +174,9 @@ def run(module: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
 
 def _steps(module: nn.Module) -> Iterator[nn.Module]:
     """The modules that `module` runs one after another, where that is all it does."""
-    if type(module) in (nn.Sequential, ConvNorm) or (type(module) is SeparableConv2d and module.stride == 1):
+    in_order = type(module) in (nn.Sequential, ConvNorm)
+    in_order |= type(module) is SeparableConv2d and module.stride == 1
+    if in_order and not native.watched(module):
         for child in module.children():
             yield from _steps(child)
     else:
