@@ -46,11 +46,14 @@ void depthwise_threads(decltype(ThreadPool::run) run, decltype(ThreadPool::index
     thread_pool = {run, index, size};
 }
 
-// The sizes of the structs below, in their order: a caller built for others must not call.
-void depthwise_sizes(int64_t* sizes) {
+// How many structs there are, and the sizes of the first `capacity` of them in the order below: a caller built for
+// others must not call.
+int64_t depthwise_struct_sizes(int64_t* sizes, int64_t capacity) {
     const int64_t all[] = {sizeof(Statistics), sizeof(Normalise), sizeof(Reduce),
                            sizeof(NormGradient), sizeof(Depthwise), sizeof(Pool)};
-    std::memcpy(sizes, all, sizeof all);
+    const int64_t count = sizeof all / sizeof *all;
+    std::memcpy(sizes, all, sizeof *all * (count < capacity ? count : capacity));
+    return count;
 }
 
 void depthwise_statistics(const Statistics* p) { kernels->statistics(*p); }

@@ -132,8 +132,8 @@ def test_widths_scale_to_multiples_of_eight() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_classes": 0}, "num_classes=0 and in_channels=3 must be at least 1: count the data's"),
-        ({"in_channels": -1}, "num_classes=10 and in_channels=-1 must be at least 1: count the data's"),
+        ({"num_classes": -1}, "num_classes=-1 and in_channels=3 must be at least 1, as the data has them"),
+        ({"in_channels": -1}, "num_classes=10 and in_channels=-1 must be at least 1, as the data has them"),
         ({"width": 0.0}, "width=0.0 must be above 0: it multiplies all channels, and 1 is as published"),
         ({"width": float("nan")}, "width=nan must be above 0"),
         ({"dropout": 1.0}, "dropout=1.0 must be at least 0 and below 1: 0 switches it off"),

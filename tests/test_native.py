@@ -1,10 +1,12 @@
 """The native kernels against PyTorch's own operators in float64, on every instruction set that this machine has."""
 
+import ctypes
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from depthwise import native
 from depthwise.errors import DepthwiseError
 from depthwise.models import create_model
+from depthwise.native.library import _struct_sizes
 
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 2e-2}
 SHAPES = [(1, 1, 9, 4), (5, 3, 7, 5), (1, 17, 2, 3), (2, 64, 8, 6), (5, 728, 3, 3)]
@@ -361,6 +364,17 @@ def test_the_environment_chooses_the_path() -> None:
     if "portable" in NATIVE:
         assert "(portable)" in python(code, "portable").stdout
     assert "DEPTHWISE_NATIVE=fast is no path" in python(code, "fast").stderr
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["int other() { return 0; }", "long depthwise_struct_sizes(long* sizes, long n) { return n + 1; }"],
+)
+def test_a_library_of_another_version_is_left_alone(tmp_path: Path, source: str) -> None:
+    subprocess.run(
+        ["gcc", "-shared", "-x", "c", "-", "-o", tmp_path / "other.so"], input=source.encode(), check=True
+    )
+    assert _struct_sizes(ctypes.CDLL(str(tmp_path / "other.so"))) == []
 
 
 def test_tuning_the_allocator_changes_no_result() -> None:

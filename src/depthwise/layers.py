@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from depthwise import native
 from depthwise.errors import DepthwiseError, unknown_name
 
+Norm = Callable[[int], nn.Module]
+"""The number of channels -> a batch norm for them."""
+
 Conv = Callable[[int, int, int], nn.Module]
 """What a block is given: (in_channels, out_channels, kernel_size) -> stride 1, SAME padding, no bias."""
 
@@ -21,7 +24,7 @@ Activation = Callable[[], nn.Module]
 
 STEMS = ("imagenet", "small")
 
-conv2d = partial(nn.Conv2d, bias=False)
+PADDINGS = ("same", "symmetric")
 
 # Overwrites its input: only behind a batch norm, whose backward reads its own input and never its output.
 relu = partial(nn.ReLU, inplace=True)
@@ -38,23 +41,61 @@ def same_pad(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-class MaxPool2d(nn.Module):
-    """Max pooling with SAME padding: [N, C, H, W] -> [N, C, ceil(H / stride), ceil(W / stride)]."""
+class SameConv2d(nn.Conv2d):
+    """A convolution with SAME padding at any stride: [N, M, H, W] -> [N, K, ceil(H / stride), ceil(W / stride)]."""
 
-    def __init__(self, kernel_size: int = 3, stride: int = 2) -> None:
+    def forward(self, x: Tensor) -> Tensor:
+        sides = zip(x.shape[2:], self.kernel_size, self.stride, strict=True)
+        height, width = (same_pad(*side) for side in sides)
+        return super().forward(F.pad(x, (*width, *height)))
+
+
+def conv2d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | tuple[int, int],
+    stride: int = 1,
+    padding: int | str = 0,
+    groups: int = 1,
+    bias: bool = False,
+) -> nn.Conv2d:
+    """nn.Conv2d, which takes padding="same" at any stride and "symmetric" for half the kernel; no bias unless asked."""
+    if padding == "symmetric":
+        padding = int(kernel_size) // 2  # type: ignore[arg-type]
+    if padding == "same" and stride > 1:
+        return SameConv2d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
+
+
+def tensorflow_norm(channels: int, eps: float = 1e-3) -> nn.BatchNorm2d:
+    """Batch norm with the constants of the TensorFlow releases: momentum 0.99, which PyTorch writes 0.01."""
+    return nn.BatchNorm2d(channels, eps=eps, momentum=0.01)
+
+
+class MaxPool2d(nn.Module):
+    """Max pooling: [N, C, H, W] -> [N, C, ceil(H / stride), ceil(W / stride)].
+
+    The padding is TensorFlow's SAME or "symmetric", half the kernel on either side as in PyTorch's releases.
+    """
+
+    def __init__(self, kernel_size: int = 3, stride: int = 2, padding: str = "same") -> None:
         super().__init__()
-        self.kernel_size, self.stride = kernel_size, stride
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pool(x)
 
     def pool(self, x: Tensor, norm: nn.BatchNorm2d | None = None) -> Tensor:
         """The same of norm(x), which in training takes one pass less than the two after one another."""
-        height, width = (same_pad(side, self.kernel_size, self.stride) for side in x.shape[2:])
+        edge = self.kernel_size // 2
+        height, width = (
+            same_pad(side, self.kernel_size, self.stride) if self.padding == "same" else (edge, edge)
+            for side in x.shape[2:]
+        )
         return native.max_pool2d(x, self.kernel_size, self.stride, (*width, *height), norm)
 
     def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}"
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
 class PointwiseConv2d(nn.Module):
@@ -103,80 +144,140 @@ class SeparableConv2d(nn.Module):
         between: Activation = nn.Identity,
     ) -> None:
         super().__init__()
-        self.kernel_size, self.stride = kernel_size, stride
-        padding = "same" if stride == 1 else "valid"
-        self.depthwise = conv2d(in_channels, in_channels, kernel_size, stride, padding, groups=in_channels)
+        self.depthwise = conv2d(in_channels, in_channels, kernel_size, stride, "same", groups=in_channels)
         self.between = between()
         self.pointwise = PointwiseConv2d(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride > 1:
-            height, width = (same_pad(side, self.kernel_size, self.stride) for side in x.shape[2:])
-            x = F.pad(x, (*width, *height))
         return self.pointwise(self.between(native.depthwise_conv2d(x, self.depthwise)))
 
 
 class ConvNorm(nn.Module):
-    """activation(norm(conv(x)) + residual) for a `conv` without bias that puts out `channels` maps.
+    """activation(norm(conv(x))) for a `conv` that puts out `channels` maps."""
 
-    The residual, of the output's shape, is optional.
-
-    Batch norm has the constants of the TensorFlow releases: epsilon 1e-3, and momentum 0.99, which PyTorch
-    writes 0.01.
-    """
-
-    def __init__(self, conv: nn.Module, channels: int, activation: Activation = nn.Identity) -> None:
+    def __init__(
+        self,
+        conv: nn.Module,
+        channels: int,
+        activation: Activation = nn.Identity,
+        norm: Norm = tensorflow_norm,
+    ) -> None:
         super().__init__()
         self.conv = conv
-        self.norm = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+        self.norm = norm(channels)
         self.activation = activation()
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return native.batch_norm_act(self.conv(x), self.norm, self.activation, residual)
+    def forward(self, x: Tensor) -> Tensor:
+        return native.batch_norm_act(self.conv(x), self.norm, self.activation)
 
 
-def run(module: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    """module(x) + residual, where training on a CPU hands batch norms and ReLUs to the operator behind them.
+class Branches(nn.Module):
+    """The branches' outputs side by side: [N, C, H, W] -> [N, C1 + C2 + ..., H', W']."""
+
+    def __init__(self, *branches: nn.Module) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([run(branch, x) for branch in self.branches], 1)
+
+
+class Residual(nn.Module):
+    """activation(scale * body(x) + skip(x)); the skip is x itself unless given. `body` must not overwrite x."""
+
+    def __init__(
+        self,
+        body: nn.Module,
+        skip: nn.Module | None = None,
+        activation: Activation = nn.Identity,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.skip = nn.Identity() if skip is None else skip
+        self.activation = activation()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.skip, nn.Identity) and self.scale == 1:
+            return run(self.body, x, residual=x, activation=self.activation)
+        y = run(self.body, x)
+        return run(
+            self.skip, x, residual=y if self.scale == 1 else self.scale * y, activation=self.activation
+        )
+
+    def extra_repr(self) -> str:
+        return "" if self.scale == 1 else f"scale={self.scale}"
+
+
+class SqueezeExcite(nn.Module):
+    """x times a gate for each channel, from the means of all (Hu 2018, arXiv 1709.01507, section 3): shape kept."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        squeezed = max(1, channels // reduction)
+        self.squeeze = nn.Conv2d(channels, squeezed, 1)
+        self.excite = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True))))
+        return x * gate.sigmoid()
+
+
+class GlobalAverage(nn.Module):
+    """The mean of each map: [N, C, H, W] -> [N, C]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+def run(
+    module: nn.Module, x: Tensor, residual: Tensor | None = None, activation: nn.Module | None = None
+) -> Tensor:
+    """activation(module(x) + residual), where training on a CPU hands batch norms and ReLUs to the operator behind.
 
     Done in one pass over memory, norm, ReLU and depthwise convolution take half the time they take apart.
     """
     if not native.applies(x):
-        y: Tensor = module(x)
-        return y if residual is None else y + residual
+        return _finish(module(x), residual, activation)
     norm: nn.BatchNorm2d | None = None
-    activation: nn.ReLU | None = None
+    relu: nn.ReLU | None = None
 
-    def settle(x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def settle(x: Tensor) -> Tensor:
         if norm is not None:
-            return native.batch_norm_act(x, norm, activation, residual)
-        return x if activation is None else activation(x)
+            return native.batch_norm_act(x, norm, relu)
+        return x if relu is None else relu(x)
 
     for step in _steps(module):
         match step:
             case nn.Identity():
                 pass
-            case nn.ReLU() if activation is None:
-                activation = step
+            case nn.ReLU() if relu is None:
+                relu = step
             case nn.BatchNorm2d():
-                x, norm, activation = settle(x), step, None
+                x, norm, relu = settle(x), step, None
             case nn.Conv2d(groups=groups) if groups > 1:
-                x = native.depthwise_conv2d(x, step, activation, norm)
-                norm = activation = None
-            case MaxPool2d() if activation is None:
+                x = native.depthwise_conv2d(x, step, relu, norm)
+                norm = relu = None
+            case MaxPool2d() if relu is None:
                 x, norm = step.pool(x, norm), None
             case _:
                 x = step(settle(x))
-                norm = activation = None
-    if activation is None and norm is not None:
-        return settle(x, residual)
-    return settle(x) if residual is None else settle(x) + residual
+                norm = relu = None
+    if norm is not None and relu is None:
+        return native.batch_norm_act(x, norm, activation, residual)
+    return _finish(settle(x), residual, activation)
+
+
+def _finish(x: Tensor, residual: Tensor | None, activation: nn.Module | None) -> Tensor:
+    if residual is not None:
+        x = x + residual
+    return x if activation is None else activation(x)
 
 
 def _steps(module: nn.Module) -> Iterator[nn.Module]:
     """The modules that `module` runs one after another, where that is all it does."""
-    in_order = type(module) in (nn.Sequential, ConvNorm)
-    in_order |= type(module) is SeparableConv2d and module.stride == 1
-    if in_order and not native.watched(module):
+    if type(module) in (nn.Sequential, ConvNorm, SeparableConv2d) and not native.watched(module):
         for child in module.children():
             yield from _steps(child)
     else:
@@ -193,6 +294,8 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | PointwiseConv2d):
             nn.init.kaiming_normal_(module.weight)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
@@ -203,11 +306,20 @@ def scale_width(channels: int, width: float) -> int:
     return channels if width == 1 else max(8, int(channels * width / 8 + 0.5) * 8)
 
 
-def check_arguments(num_classes: int, in_channels: int, width: float, dropout: float, stem: str) -> None:
-    """Raise DepthwiseError for a value out of range, UsageError for a stem that does not exist."""
-    if num_classes < 1 or in_channels < 1:
+def check_arguments(
+    num_classes: int,
+    in_channels: int,
+    width: float,
+    dropout: float,
+    stem: str,
+    norm_eps: float = 1e-3,
+    padding: str = "same",
+) -> None:
+    """Raise DepthwiseError for a value out of range, UsageError for a stem or padding that does not exist."""
+    if num_classes < 0 or in_channels < 1:
         raise DepthwiseError(
-            f"num_classes={num_classes} and in_channels={in_channels} must be at least 1: count the data's"
+            f"num_classes={num_classes} and in_channels={in_channels} must be at least 1, as the data has them "
+            f"(num_classes=0 leaves the classifier out)"
         )
     if not width > 0:
         raise DepthwiseError(
@@ -215,8 +327,12 @@ def check_arguments(num_classes: int, in_channels: int, width: float, dropout: f
         )
     if not 0 <= dropout < 1:
         raise DepthwiseError(f"dropout={dropout} must be at least 0 and below 1: 0 switches it off")
+    if not norm_eps > 0:
+        raise DepthwiseError(f"norm_eps={norm_eps} must be above 0: it keeps batch norm from dividing by 0")
     if stem not in STEMS:
         raise unknown_name("stem", stem, STEMS)
+    if padding not in PADDINGS:
+        raise unknown_name("padding", padding, PADDINGS)
 
 
 def check_widths(**widths: Sequence[int]) -> None:

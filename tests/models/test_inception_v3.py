@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from torchvision.models import inception_v3 as torchvision_inception_v3
 
 from depthwise.errors import DepthwiseError
-from depthwise.models.inception_v3 import InceptionV3, inception_v3
+from depthwise.models.inception_v3 import inception_v3
+from depthwise.models.network import Network
 
 
 def count(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def small(**arguments: Any) -> InceptionV3:
+def small(**arguments: Any) -> Network:
     """A network for 16x16 that runs in milliseconds."""
     arguments = {"num_classes": 10, "in_channels": 1, "width": 0.125, "stem": "small"} | arguments
     torch.manual_seed(0)
@@ -35,17 +36,17 @@ def test_equal_to_torchvision(
     theirs = torchvision_inception_v3(init_weights=False, transform_input=False)
     ours = inception_v3(aux=True)
     randomise(ours)
-    # Both register their parts in the order of the forward pass.
-    pairs = zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
-    for value, tensor in pairs:
+    # Both register their parts in the order of the forward pass, but for the tower, which stands last here.
+    order = sorted(theirs.state_dict().items(), key=lambda item: (item[0][:2] == "fc", item[0][:3] == "Aux"))
+    for value, (_, tensor) in zip(ours.state_dict().values(), order, strict=True):
         tensor.copy_(value)
 
     x = torch.randn(2, 3, 299, 299)
     with torch.no_grad():
         assert difference(ours.eval()(x), theirs.eval()(x)) < 1e-4
-        trunk = ours.trunk(x)
+        trunk = ours.stages[:-1](x)
         assert trunk.shape == (2, 768, 17, 17)
-        assert difference(ours.aux(trunk), theirs.AuxLogits(trunk)) < 1e-4
+        assert difference(ours.aux["mixed6"](trunk), theirs.AuxLogits(trunk)) < 1e-4
 
 
 def test_the_auxiliary_tower_speaks_in_training_only() -> None:
@@ -54,11 +55,10 @@ def test_the_auxiliary_tower_speaks_in_training_only() -> None:
     logits, aux_logits = network.train()(x)
     assert logits.shape == aux_logits.shape == (2, 10)
     assert network.aux_weight == 0.4
-    assert network.aux is not None
-    assert network.aux.classifier.out_features == 10
+    assert network.aux["mixed6"].classifier.out_features == 10
     assert network.eval()(x).shape == (2, 10)
     plain = small()
-    assert plain.aux is None
+    assert not plain.aux
     assert plain.train()(x).shape == (2, 10)
 
 
@@ -81,7 +81,7 @@ def test_min_size_is_the_smallest_that_works() -> None:
 def test_small_pictures_of_any_shape(size: tuple[int, int]) -> None:
     network = small()
     assert (network.min_size, network.input_size) == (16, 32)
-    maps = network.head(network.trunk(torch.randn(2, 1, *size)))
+    maps = network.stages(torch.randn(2, 1, *size))
     assert maps.shape[2:] == tuple(-(-side // 16) for side in size)
 
 

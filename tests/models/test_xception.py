@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.layers import ConvNorm, SeparableConv2d
-from depthwise.models.xception import Xception, xception
+from depthwise.layers import ConvNorm, Residual, SeparableConv2d
+from depthwise.models.network import Network
+from depthwise.models.xception import xception
 
 Randomise = Callable[[nn.Module], None]
 Difference = Callable[[Tensor, Tensor], float]
@@ -20,14 +21,14 @@ def count(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def small(**arguments: Any) -> Xception:
+def small(**arguments: Any) -> Network:
     """A network for 16x16 that runs in milliseconds."""
     arguments = {"num_classes": 10, "in_channels": 1, "width": 0.125, "stem": "small"} | arguments
     torch.manual_seed(0)
     return xception(**arguments)
 
 
-def units(network: Xception) -> list[list[Tensor]]:
+def units(network: Network) -> list[list[Tensor]]:
     """The tensors of each convolution and its batch norm, in the order of the forward pass, a block's skip last."""
     return [list(m.state_dict().values()) for m in network.modules() if isinstance(m, ConvNorm)]
 
@@ -42,13 +43,13 @@ def test_it_has_36_convolution_layers_in_14_modules() -> None:
     assert len(units(network)) - len(skips) == 36
     separable = [m for m in network.modules() if isinstance(m, SeparableConv2d)]
     assert len(separable) == 34
-    assert len(network.entry) + len(network.middle) == 11
+    assert sum(isinstance(m, Residual) for m in network.modules()) == 12
 
 
 def test_maps_at_299_are_those_of_figure_5() -> None:
     network = xception(width=0.125).eval()
     sides = []
-    parts = [*network.stem, *network.entry, network.middle, network.exit]
+    parts = [*network.stages[0], *network.stages[1:]]
     x = torch.randn(1, 3, 299, 299)
     with torch.no_grad():
         for part in parts:
@@ -154,7 +155,7 @@ def test_min_size_follows_the_depth(entry: tuple[int, ...]) -> None:
     network = small(in_channels=3, stem="imagenet", entry=entry, middle=(), exit=(8, 16)).eval()
     with torch.no_grad():
         for side, last in ((network.min_size - 1, 2), (network.min_size, 3)):
-            assert network.exit(network.entry(network.stem(torch.zeros(1, 3, side, side)))).shape[2] == last
+            assert network.stages(torch.zeros(1, 3, side, side)).shape[2] == last
 
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 24), (28, 28), (32, 32), (17, 40)])
@@ -166,7 +167,7 @@ def test_small_pictures_of_any_shape(size: tuple[int, int]) -> None:
 
 def test_depth_and_width_are_data() -> None:
     network = small(width=1, entry=[16, 24], middle=(40,) * 4, exit=(48,))
-    assert len(network.middle) == 4
+    assert len(network.stages.middle) == 4
     assert network.classifier.in_features == 48
     assert network(torch.randn(2, 1, 9, 8)).shape == (2, 10)
     quarter = xception(1000, width=0.25)

@@ -154,7 +154,7 @@ def test_the_auxiliary_tower_takes_part(make_trainer: MakeTrainer, digits: Datas
     module = create_model("inception_v3", num_classes=10, in_channels=1, aux=True, **arguments)
     trainer = make_trainer(module, size=(32, 32), batch_size=8)
     trainer.update()
-    assert module.aux.classifier.weight.grad.abs().sum() > 0
+    assert module.aux["mixed6"].classifier.weight.grad.abs().sum() > 0
     batch = next(
         Batches(
             digits.splits["train"], replace(trainer.recipe).preprocess(1), batch_size=8, num_classes=10

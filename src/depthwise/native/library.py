@@ -53,9 +53,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(str(file))
     except OSError as error:
         return None, f"the kernels could not be loaded ({error})"
-    sizes = (ctypes.c_int64 * len(structs.KERNELS))()
-    library.depthwise_sizes(sizes)
-    if list(sizes) != [ctypes.sizeof(struct) for struct in structs.KERNELS]:
+    if _struct_sizes(library) != [ctypes.sizeof(struct) for struct in structs.KERNELS]:
         return None, "the kernels were built from another version: install the package again"
     library.depthwise_use.argtypes = [ctypes.c_char_p]
     library.depthwise_threads.argtypes = [ctypes.c_void_p] * 3
@@ -65,6 +63,16 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
             function.argtypes, function.restype = [ctypes.POINTER(struct)], None
     library.depthwise_threads(*pool)
     return library, ""
+
+
+def _struct_sizes(library: ctypes.CDLL) -> list[int]:
+    """The sizes in bytes of the structs that `library` takes; nothing from a library that cannot say."""
+    if not hasattr(library, "depthwise_struct_sizes"):
+        return []
+    sizes = (ctypes.c_int64 * len(structs.KERNELS))()
+    library.depthwise_struct_sizes.restype = ctypes.c_int64
+    count = library.depthwise_struct_sizes(sizes, ctypes.c_int64(len(sizes)))
+    return list(sizes) if count == len(sizes) else []
 
 
 def _thread_pool() -> tuple[int, int, int] | None:

@@ -148,15 +148,15 @@ class Trainer:
             hits = (logits.argmax(1) == labels).sum()
             self._window += torch.stack([loss * len(targets), hits, torch.full_like(loss, len(targets))])
 
-    def _loss(self, output: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(self, output: Tensor | tuple[Tensor, ...], targets: Tensor) -> tuple[Tensor, Tensor]:
         def cross_entropy(logits: Tensor) -> Tensor:
             smoothing = self.recipe.label_smoothing
             return F.cross_entropy(logits.float(), targets, self._class_weights, label_smoothing=smoothing)
 
         if isinstance(output, Tensor):
             return output, cross_entropy(output)
-        logits, auxiliary = output
-        return logits, cross_entropy(logits) + self.module.aux_weight * cross_entropy(auxiliary)
+        logits, *auxiliary = output
+        return logits, cross_entropy(logits) + self.module.aux_weight * sum(map(cross_entropy, auxiliary))
 
     def _train_mode(self) -> None:
         self.module.train()

@@ -1,0 +1,107 @@
+"""What every network of the catalogue is: named stages from map to map, a neck, and a classifier."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from depthwise.layers import GlobalAverage, check_input, initialise, run
+
+Classifier = Callable[[int, int], nn.Module]
+"""(num_features, num_classes) -> the module that makes logits of pooled features."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a network that ends in `channels` maps, `stride` times smaller than the image."""
+
+    name: str
+    module: nn.Module
+    channels: int
+    stride: int
+
+
+class Network(nn.Module):
+    """[N, in_channels, H, W] -> logits [N, num_classes], for images of at least `min_size` pixels a side.
+
+    The stages run in order; `neck` makes pooled features [N, num_features] of the last map, and `classifier` the
+    logits. A tower of `aux` looks at the output of the stage whose name it has; in training mode its logits follow
+    the others, (logits, aux_logits, ...), for a loss that weighs them by `aux_weight`. `input_size` is the side the
+    network was published for.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        *,
+        num_classes: int,
+        in_channels: int,
+        input_size: int,
+        min_size: int,
+        dropout: float = 0.0,
+        neck: nn.Module | None = None,
+        num_features: int | None = None,
+        classifier: Classifier = nn.Linear,
+        aux: Mapping[str, nn.Module] | None = None,
+        aux_weight: float = 0.0,
+        init: Callable[[nn.Module], None] = initialise,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.input_size, self.min_size = in_channels, input_size, min_size
+        self.num_features = num_features or stages[-1].channels
+        self.aux_weight = aux_weight
+        self._last_of = {f"stride{stage.stride}": stage for stage in stages}
+        self._init, self._classifier = init, classifier
+        self.stages = nn.Sequential(OrderedDict((stage.name, stage.module) for stage in stages))
+        self.aux = nn.ModuleDict(aux)
+        self.neck = GlobalAverage() if neck is None else neck
+        self.dropout = nn.Dropout(dropout)
+        self.num_classes = num_classes
+        self.classifier = classifier(self.num_features, num_classes) if num_classes else nn.Identity()
+        init(self)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        check_input(x, self.in_channels, self.min_size)
+        auxiliary = []
+        for name, stage in self.stages.named_children():
+            x = run(stage, x)
+            if self.training and name in self.aux:
+                auxiliary.append(self.aux[name](x))
+        logits = self.classifier(self.dropout(self.neck(x)))
+        return (logits, *auxiliary) if auxiliary else logits
+
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """The last map of each stride, {"stride2": [N, C, H/2, W/2], ...}, as detectors and segmenters take them."""
+        check_input(x, self.in_channels, self.min_size)
+        last = {stage.name: key for key, stage in self._last_of.items()}
+        maps = {}
+        for name, stage in self.stages.named_children():
+            x = run(stage, x)
+            if name in last:
+                maps[last[name]] = x
+        return maps
+
+    @property
+    def feature_channels(self) -> dict[str, int]:
+        """How many channels each map of `features` has."""
+        return {key: stage.channels for key, stage in self._last_of.items()}
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """The features that the classifier looks at: [N, num_features]."""
+        check_input(x, self.in_channels, self.min_size)
+        for stage in self.stages.children():
+            x = run(stage, x)
+        return self.neck(x)
+
+    def replace_classifier(self, num_classes: int) -> None:
+        """Put fresh classifiers for `num_classes` in place; 0 removes them, and `forward` returns pooled features."""
+        self.num_classes = num_classes
+        if not num_classes:
+            self.classifier, self.aux = nn.Identity(), nn.ModuleDict()
+            return
+        self.classifier = self._classifier(self.num_features, num_classes)
+        self._init(self.classifier)
+        for tower in self.aux.values():
+            tower.classifier = nn.Linear(tower.classifier.in_features, num_classes)
+            self._init(tower.classifier)
