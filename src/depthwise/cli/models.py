@@ -43,8 +43,7 @@ def _print_list(entries: "list[Entry]") -> None:
             f"{entry.parameters:,}",
             f"{entry.macs / 1e9:.2f}",
             str(entry.input_size),
-            f"{entry.top1:.1%}",
-            f"{entry.top5:.1%}",
+            *("-" if accuracy is None else f"{accuracy:.1%}" for accuracy in (entry.top1, entry.top5)),
             entry.paper,
         )
     console().print(rows)

@@ -18,8 +18,8 @@ class Entry:
     """One network as published, with 1000 classes and three channels.
 
     `parameters` are the trainable ones; `macs` the multiply-adds for one image of `input_size` squared;
-    `top1` and `top5` single-crop ImageNet accuracies as fractions, from `accuracy_source`; `weights_source`
-    names the release whose weights the network takes.
+    `top1` and `top5` single-crop ImageNet accuracies as fractions, from `accuracy_source`, None where none was
+    published; `weights_source` names the release whose weights the network takes.
     """
 
     name: str
@@ -27,8 +27,8 @@ class Entry:
     input_size: int
     parameters: int
     macs: int
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
     paper: str
     accuracy_source: str
     weights_source: str
