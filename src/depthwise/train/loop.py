@@ -1,5 +1,6 @@
 """The training loop: one update after another, each a function of the state before it and of its own number."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -98,16 +99,22 @@ class Trainer:
         if self.average:
             self.average.update(self.step)
 
-    def take_window(self) -> Window:
-        """What the updates since the last call came to. Raises DepthwiseError if the loss is not finite any more."""
+    @property
+    def window(self) -> Window:
+        """What the updates since the last `take_window` came to; on a GPU this waits for the last of them."""
         loss, hits, samples = self._window.tolist()
-        self._window.zero_()
-        if not torch.isfinite(torch.tensor(loss)):
-            raise DepthwiseError(
-                f"the loss became {loss} before step {self.step}: train anew with a lower optimizer.lr, a warm-up or "
-                f"clip_norm=1"
-            )
         return Window(loss / max(samples, 1), hits / max(samples, 1), int(samples))
+
+    def take_window(self) -> Window:
+        """The window, which then begins anew. Raises DepthwiseError if the loss is not finite any more."""
+        window = self.window
+        self._window.zero_()
+        if not math.isfinite(window.loss):
+            raise DepthwiseError(
+                f"the loss became {window.loss} before step {self.step}: train anew with a lower optimizer.lr, a "
+                f"warm-up or clip_norm=1"
+            )
+        return window
 
     def checkpoint(self, state: dict[str, Any]) -> Checkpoint:
         """Everything that the rest of the run depends on, with the caller's own `state`."""

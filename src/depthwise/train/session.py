@@ -12,10 +12,13 @@ from depthwise.data.loader import Batches
 from depthwise.evaluate.metrics import Evaluation, evaluate
 from depthwise.train.checkpoint import load_checkpoint, save_checkpoint
 from depthwise.train.files import RunFiles, read_lines, write_text
-from depthwise.train.loop import Trainer
+from depthwise.train.loop import Trainer, Window
 from depthwise.train.signals import StopRequest
 
 EVALUATION_BATCH = 250
+
+SHOW_SECONDS = 2.0
+"""How long a watcher waits for news where the lines of metrics are further apart."""
 
 
 class Watcher(Protocol):
@@ -69,7 +72,7 @@ class Session:
         self.progress = Progress()
         if resume and files.checkpoint.exists():
             self._restore()
-        self._started = self._saved = self._window_started = time.monotonic()
+        self._started = self._saved = self._shown = self._window_started = time.monotonic()
 
     def __enter__(self) -> "Session":
         from torch.utils.tensorboard import SummaryWriter
@@ -111,6 +114,8 @@ class Session:
             trainer.update()
             if trainer.step % trainer.recipe.log_every == 0 or trainer.step == trainer.total_steps:
                 self._log_window()
+            elif time.monotonic() - self._shown >= SHOW_SECONDS:
+                self._show(trainer.window)
             if self._save_is_due():
                 self.save()
         self.save()
@@ -208,9 +213,8 @@ class Session:
     def _log_window(self) -> None:
         lr = self.trainer.last_lr
         window = self.trainer.take_window()
-        now = time.monotonic()
-        rate = window.samples / max(now - self._window_started, 1e-9)
-        self._window_started = now
+        rate = self._show(window)
+        self._window_started = time.monotonic()
         values = {
             "loss": window.loss,
             "accuracy": window.accuracy,
@@ -218,4 +222,10 @@ class Session:
             "images_per_second": round(rate, 2),
         }
         self.write_line("train", values)
+
+    def _show(self, window: Window) -> float:
+        """Tell the watcher; the images per second since the window began."""
+        self._shown = time.monotonic()
+        rate = window.samples / max(self._shown - self._window_started, 1e-9)
         self.watcher.step(self.trainer.step, window.loss, window.accuracy, rate)
+        return rate

@@ -1,0 +1,41 @@
+"""What a run tells those who look on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from depthwise.data.dataset import Dataset
+from depthwise.train import session
+from depthwise.train.loop import Trainer
+from depthwise.train.run import Options, Silent, train
+
+
+class Seen(Silent):
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+
+    def step(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        assert 0 <= accuracy <= 1
+        assert images_per_second > 0
+        self.steps.append(step)
+        self.losses.append(loss)
+
+
+def test_a_slow_network_is_seen_to_move_between_two_lines_of_metrics(
+    make_trainer: Callable[..., Trainer], digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+    for seconds in (0.0, 1e9):
+        monkeypatch.setattr(session, "SHOW_SECONDS", seconds)
+        trainer = make_trainer(epochs=0.5, log_every=4)
+        seen[seconds] = Seen()
+        out = tmp_path / f"run-{seconds}"
+        train(trainer.recipe, trainer.module, digits, out, options=Options(workers=0), watcher=seen[seconds])
+    total = trainer.total_steps
+    assert seen[0.0].steps == list(range(1, total + 1))
+    assert seen[1e9].steps == [*range(4, total, 4), total]
+    # Looking on changes nothing: the lines that count have the same numbers.
+    at_lines = [seen[0.0].losses[step - 1] for step in seen[1e9].steps]
+    assert at_lines == seen[1e9].losses
