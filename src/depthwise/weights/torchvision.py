@@ -1,0 +1,92 @@
+"""torchvision's networks: module paths as in torchvision.models, preprocessing as in its first ImageNet weights.
+
+To add a network: write a generator that yields (our module's path, theirs) for every module with tensors, the
+first convolution first and the last linear layer as "classifier"; and an entry in LAYOUTS under torchvision's
+name, with the arguments of our builder that its geometry needs. A third element of a pair, a function, changes the
+weight on the way (a convolution that is a linear layer here: `lambda w: w.flatten(1)`). A test then compares:
+
+    weights, arguments = depthwise.weights.translate(theirs.state_dict(), source="torchvision", model="inception_v3")
+    ours = create_model("inception_v3", **arguments)
+    ours.load_state_dict(weights)
+"""
+
+from collections.abc import Iterator
+
+from depthwise.data.transform import Preprocess
+from depthwise.weights.layout import Layout, Pair
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = Preprocess((224, 224), 3, 224 / 256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+# Inception V3 and V1 came from TensorFlow: the network itself turns ImageNet's mean and deviation into these.
+INCEPTION = Preprocess((299, 299), 3, 299 / 342)
+
+# What torchvision's batch norms and strided windows are, where our default is TensorFlow's.
+PYTORCH = {"norm_eps": 1e-5, "padding": "symmetric"}
+
+
+def basic_conv(ours: str, theirs: str) -> Iterator[Pair]:
+    """A convolution with batch norm, as a module of its own on both sides."""
+    yield f"{ours}.conv", f"{theirs}.conv"
+    yield f"{ours}.norm", f"{theirs}.bn"
+
+
+def inception_v3() -> Iterator[Pair]:
+    stem = ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"]
+    for i, name in enumerate(stem):
+        yield from basic_conv(f"stages.stem1.{i}", name)
+    for i, name in enumerate(["Conv2d_3b_1x1", "Conv2d_4a_3x3"], start=1):
+        yield from basic_conv(f"stages.stem2.{i}", name)
+    mixed5 = {
+        "0": "branch1x1",
+        "1.0": "branch5x5_1",
+        "1.1": "branch5x5_2",
+        "2.0": "branch3x3dbl_1",
+        "2.1": "branch3x3dbl_2",
+        "2.2": "branch3x3dbl_3",
+        "3.1": "branch_pool",
+    }
+    mixed6 = {
+        "0": "branch1x1",
+        **{f"1.{i}": f"branch7x7_{i + 1}" for i in range(3)},
+        **{f"2.{i}": f"branch7x7dbl_{i + 1}" for i in range(5)},
+        "3.1": "branch_pool",
+    }
+    mixed7 = {
+        "0": "branch1x1",
+        "1.0": "branch3x3_1",
+        "1.1.branches.0": "branch3x3_2a",
+        "1.1.branches.1": "branch3x3_2b",
+        "2.0": "branch3x3dbl_1",
+        "2.1": "branch3x3dbl_2",
+        "2.2.branches.0": "branch3x3dbl_3a",
+        "2.2.branches.1": "branch3x3dbl_3b",
+        "3.1": "branch_pool",
+    }
+    mixed6a = {"0": "branch3x3", **{f"1.{i}": f"branch3x3dbl_{i + 1}" for i in range(3)}}
+    mixed7a = {
+        "0.0": "branch3x3_1",
+        "0.1": "branch3x3_2",
+        **{f"1.{i}": f"branch7x7x3_{i + 1}" for i in range(4)},
+    }
+    modules = [
+        *((f"mixed5.{i}", f"Mixed_5{letter}", mixed5) for i, letter in enumerate("bcd", start=1)),
+        ("mixed6.0", "Mixed_6a", mixed6a),
+        *((f"mixed6.{i}", f"Mixed_6{letter}", mixed6) for i, letter in enumerate("bcde", start=1)),
+        ("mixed7.0", "Mixed_7a", mixed7a),
+        *((f"mixed7.{i}", f"Mixed_7{letter}", mixed7) for i, letter in enumerate("bc", start=1)),
+    ]
+    for ours, theirs, branches in modules:
+        for place, branch in branches.items():
+            yield from basic_conv(f"stages.{ours}.branches.{place}", f"{theirs}.{branch}")
+    yield "classifier", "fc"
+
+
+def inception_v3_aux() -> Iterator[Pair]:
+    yield from basic_conv("aux.mixed6.features.0", "AuxLogits.conv0")
+    yield from basic_conv("aux.mixed6.features.1", "AuxLogits.conv1")
+    yield "aux.mixed6.classifier", "AuxLogits.fc"
+
+
+LAYOUTS: dict[str, Layout] = {
+    "inception_v3": Layout("inception_v3", inception_v3, INCEPTION, aux=inception_v3_aux),
+}
