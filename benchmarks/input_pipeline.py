@@ -9,6 +9,7 @@ thing in the main process: float32 [N, 3, 299, 299], randomly cropped, mirrored 
   in the main process: the fastest way we know with torchvision alone.
 
     python benchmarks/input_pipeline.py [--rounds 9] [--workers 2] [--json]
+        [--out benchmarks/results/input-pipeline.json]
 
 The order turns from round to round; a ratio compares two times of the same round, and its median is what counts.
 """
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--out", type=Path, help="also write that document here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -148,15 +150,17 @@ def main() -> None:
         name: [mine / its for mine, its in zip(speeds["ours"], other, strict=True)]
         for name, other in speeds.items()
     }
+    result = {
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "workers": arguments.workers,
+        "images_per_second": {name: round(statistics.median(values), 1) for name, values in speeds.items()},
+        "ours_over": {name: round(statistics.median(values), 3) for name, values in ratios.items()},
+        "rounds": {name: [round(value, 1) for value in values] for name, values in speeds.items()},
+    }
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     if arguments.json:
-        result = {
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "workers": arguments.workers,
-            "images_per_second": {name: statistics.median(values) for name, values in speeds.items()},
-            "ours_over": {name: statistics.median(values) for name, values in ratios.items()},
-            "rounds": speeds,
-        }
         print(json.dumps(result, indent=2))
         return
     table = Table("way", "images/s (median)", "ours is faster by (median)", "lowest to highest")
