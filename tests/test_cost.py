@@ -50,7 +50,7 @@ def test_layers_are_named_in_the_order_they_run() -> None:
     assert [
         (layer.name, layer.kind, layer.parameters, layer.macs, layer.output_shape) for layer in bill.layers
     ] == [
-        ("0.conv", "convolution", 216, 216 * 36, (8, 6, 6)),
+        ("0.conv", "regular", 216, 216 * 36, (8, 6, 6)),
         ("0.norm", "BatchNorm2d", 16, 0, (8, 6, 6)),
         ("2", "Flatten", 0, 0, (288,)),
         ("3", "linear", 1445, 1440, (5,)),
@@ -81,7 +81,7 @@ def test_any_module_is_counted() -> None:
 
 def test_counting_changes_nothing() -> None:
     network = create_model("inception_v3", num_classes=5, width=0.125, stem="small", aux=True, dropout=0.5)
-    network.head.eval()
+    network.stages.mixed7.eval()
     network.classifier.weight.grad = torch.ones_like(network.classifier.weight)
     modes = [module.training for module in network.modules()]
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}

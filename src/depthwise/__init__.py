@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from depthwise.infer import Prediction as Prediction
     from depthwise.infer import Predictor as Predictor
     from depthwise.load import load as load
+    from depthwise.match import match as match
     from depthwise.models import create_model as create_model
     from depthwise.models import list_models as list_models
     from depthwise.recipes import RECIPES as RECIPES
@@ -36,6 +37,7 @@ _HOMES = {
     "evaluate": "depthwise.evaluate.metrics",
     "list_models": "depthwise.models",
     "load": "depthwise.load",
+    "match": "depthwise.match",
     "open_dataset": "depthwise.data",
     "train": "depthwise.train.run",
 }

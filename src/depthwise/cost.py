@@ -1,6 +1,7 @@
-"""What a network costs: parameters, multiply-adds and activation bytes of any module, layer by layer."""
+"""What a network costs: parameters, multiply-adds, memory and memory traffic of any module, layer by layer."""
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,14 +15,17 @@ from torch.utils.flop_counter import flop_registry
 
 from depthwise.layers import PointwiseConv2d
 
+KINDS = ("regular", "grouped", "depthwise", "pointwise", "linear")
+"""The kinds of layer that multiply and add; grouped is anything between regular and depthwise."""
+
 
 @dataclass(frozen=True)
 class LayerCost:
     """One module that does work of its own, for one image.
 
-    `parameters` are those the module holds itself, `macs` the multiply-adds it runs itself, summed over its
-    calls; `output_shape` is without the batch. `kind` is convolution, depthwise, pointwise, linear, or the
-    class's name.
+    `parameters` are those the module holds itself; `macs` the multiply-adds and `bytes_moved` the memory traffic
+    of its own operators, summed over its calls; the shapes are without the batch. `kind` is one of `KINDS`, or
+    the class's name.
     """
 
     name: str
@@ -29,69 +33,148 @@ class LayerCost:
     parameters: int
     macs: int
     output_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    bytes_moved: int
+
+    @property
+    def intensity(self) -> float:
+        """Multiply-adds a byte moved."""
+        return _ratio(self.macs, self.bytes_moved)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The bill for one image in evaluation mode.
+    """The bill for one image. Bytes are those of the module's own number format, float32 as it is built.
 
-    `parameters` counts all of the module's, also those that evaluation does not use (an auxiliary tower), and
-    `trainable` the ones with gradients. `macs` counts the multiply-adds of convolutions and matrix products;
-    batch norm, activations and pooling are not in it, as in the papers. `activation_bytes` is the sum of all
-    layers' outputs at float32, those aside that are their input again (in place, identity).
+    parameters: all of the module's, also those that evaluation does not use (an auxiliary tower); trainable: the ones
+    with gradients. macs: multiply-adds of convolutions and matrix products in evaluation; batch norm, activations and
+    pooling are not in it, as in the papers. activation_bytes: the sum of all layers' outputs in evaluation, those
+    aside that are their input again (in place, identity).
+
+    inference_bytes: the most that is alive at one moment of an evaluation, the image included; operators' scratch
+    memory and the parameters are not. training_bytes: what PyTorch's own operators keep for the backward pass in
+    training mode; the native kernels keep less. bytes_moved: what the operators of an evaluation read, weights
+    included, and write, each tensor once an operator, however much of it the caches save.
     """
 
     parameters: int
     trainable: int
     macs: int
     activation_bytes: int
+    inference_bytes: int
+    training_bytes: int
+    bytes_moved: int
     layers: tuple[LayerCost, ...]
 
+    @property
+    def intensity(self) -> float:
+        """Multiply-adds a byte moved: what lies below the machine's own ratio is bound by memory."""
+        return _ratio(self.macs, self.bytes_moved)
 
-def cost(module: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
-    """Count `module` on one blank image of `input_shape`, (C, H, W), and leave it as it was.
+    @property
+    def shares(self) -> dict[str, dict[str, float]]:
+        """The fractions of `parameters` and `macs` in each kind of layer; what is in none of `KINDS` is other."""
+        shares = {
+            kind: {
+                of: _ratio(sum(getattr(layer, of) for layer in self.layers if layer.kind == kind), total)
+                for of, total in (("parameters", self.parameters), ("macs", self.macs))
+            }
+            for kind in KINDS
+        }
+        rest = {of: max(0.0, 1 - sum(s[of] for s in shares.values())) for of in ("parameters", "macs")}
+        return {kind: share for kind, share in {**shares, "other": rest}.items() if any(share.values())}
 
-    The module runs once, on its own device; what it raises for a shape that does not fit is passed on.
+
+def cost(module: nn.Module, input_shape: Sequence[int]) -> Cost:
+    """Count `module` on blank images of `input_shape`, (C, H, W), and leave it as it was.
+
+    It runs on its own device, once in evaluation mode on one image and once in training mode on two, because batch
+    norm wants more than one value; `training_bytes` is half of theirs. What the module raises for a shape that does
+    not fit is passed on. Built under `torch.device("meta")`, a network of any size is counted in a moment.
     """
-    ledger = _Ledger()
     parameters = list(module.parameters())
-    reference = parameters[0] if parameters else torch.empty(0)
-    image = torch.zeros(1, *input_shape, dtype=reference.dtype, device=reference.device)
-    devices = [image.device] if image.is_cuda else []
-    with torch.random.fork_rng(devices), torch.no_grad(), _evaluation(module), ledger.watch(module):
-        module(image)
+    reference = next(iter([*parameters, *module.buffers()]), torch.empty(0))
+    images = torch.zeros(2, *input_shape, dtype=reference.dtype, device=reference.device)
+    devices = [images.device] if images.is_cuda else []
+    with torch.random.fork_rng(devices):
+        with torch.no_grad(), _mode(module, training=False):
+            ledger = _Ledger(images[:1].clone(), [*parameters, *module.buffers()])
+            with ledger.watch(module):
+                module(ledger.image)
+        with torch.enable_grad(), _mode(module, training=True):
+            training_bytes = _kept(module, images) // len(images)
     return Cost(
         parameters=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
-        macs=ledger.counter.macs,
+        macs=ledger.meter.macs,
         activation_bytes=ledger.activation_bytes,
+        inference_bytes=ledger.meter.peak,
+        training_bytes=training_bytes,
+        bytes_moved=ledger.meter.moved,
         layers=tuple(ledger.layers.values()),
     )
 
 
-class _Counter(TorchDispatchMode):
-    """Multiply-adds of the operators below it, by the formulas of PyTorch's own counter."""
+def multiply_adds(module: nn.Module, input_shape: Sequence[int]) -> int:
+    """The `macs` of `cost` alone, in a fraction of its time."""
+    reference = next(module.parameters(), torch.empty(0))
+    image = torch.zeros(1, *input_shape, dtype=reference.dtype, device=reference.device)
+    with torch.no_grad(), _mode(module, training=False), _Meter() as meter:
+        module(image)
+    return meter.macs
 
-    def __init__(self) -> None:
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether the module is made of no others."""
+    return next(module.children(), None) is None
+
+
+class _Meter(TorchDispatchMode):
+    """What the operators below it do: multiply-adds by PyTorch's own formulas, bytes moved, and memory alive."""
+
+    def __init__(self, uncounted: Iterable[Tensor] = ()) -> None:
         super().__init__()
-        self.macs = 0
+        self.macs = self.moved = self.peak = 0
+        self._live = 0
+        self._storages: dict[int, Any] = {tensor.untyped_storage()._cdata: None for tensor in uncounted}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
         if formula := flop_registry.get(func.overloadpacket):
-            self.macs += formula(*args, **(kwargs or {}), out_val=out) // 2
+            self.macs += formula(*args, **kwargs, out_val=out) // 2
+        read, written = _tensors((args, kwargs)), _tensors(out)
+        if func._schema.is_mutable or not _storages(written) <= _storages(read):  # a view moves nothing
+            self.moved += sum(tensor.nbytes for tensor in (*read, *written))
+        for tensor in written:
+            self.hold(tensor)
         return out
+
+    def hold(self, tensor: Tensor) -> None:
+        """Count the memory of `tensor`, once for all that share it, for as long as it is alive."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._storages:
+            self._storages[key] = weakref.ref(storage, lambda _: self._release(key, size))
+            self._live += size
+            self.peak = max(self.peak, self._live)
+
+    def _release(self, key: int, size: int) -> None:
+        del self._storages[key]
+        self._live -= size
 
 
 class _Ledger:
-    """The counter read before and after every module: what lies between, less the children's, is its own."""
+    """The meter read before and after every module: what lies between, less the children's, is its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, image: Tensor, uncounted: Iterable[Tensor]) -> None:
+        self.image = image
         self.layers: dict[str, LayerCost] = {}
         self.activation_bytes = 0
-        self.counter = _Counter()
-        self._started: list[int] = []
-        self._children = [0]
+        self.meter = _Meter(uncounted)
+        self.meter.hold(image)
+        self._started: list[tuple[int, int]] = []
+        self._children = [(0, 0)]
 
     @contextmanager
     def watch(self, module: nn.Module) -> Iterator[None]:
@@ -99,54 +182,90 @@ class _Ledger:
             for name, part in module.named_modules():
                 stack.callback(part.register_forward_pre_hook(self._start).remove)
                 stack.callback(part.register_forward_hook(partial(self._stop, name)).remove)
-            stack.enter_context(self.counter)
+            stack.enter_context(self.meter)
             yield
 
     def _start(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._started.append(self.counter.macs)
-        self._children.append(0)
+        self._started.append((self.meter.macs, self.meter.moved))
+        self._children.append((0, 0))
 
     def _stop(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        total = self.counter.macs - self._started.pop()
-        own = total - self._children.pop()
-        self._children[-1] += total
-        fresh = [out for out in _tensors(output) if not any(out is tensor for tensor in inputs)]
-        leaf = next(module.children(), None) is None
+        macs, moved = self._started.pop()
+        macs, moved = self.meter.macs - macs, self.meter.moved - moved
+        inner_macs, inner_moved = self._children.pop()
+        outer_macs, outer_moved = self._children[-1]
+        self._children[-1] = outer_macs + macs, outer_moved + moved
+        given = _tensors(inputs)
+        fresh = [out for out in _tensors(output) if not any(out is tensor for tensor in given)]
+        leaf = is_leaf(module)
         parameters = sum(p.numel() for p in module.parameters(recurse=False))
         if leaf:
-            self.activation_bytes += sum(4 * out.numel() for out in fresh)
-        if own or parameters or (leaf and fresh):
-            shape = tuple(fresh[0].shape[1:]) if fresh else ()
-            earlier = self.layers[name].macs if name in self.layers else 0
-            self.layers[name] = LayerCost(name, _kind(module), parameters, earlier + own, shape)
+            self.activation_bytes += sum(out.nbytes for out in fresh)
+        if macs > inner_macs or parameters or (leaf and fresh):
+            earlier = self.layers.get(name)
+            self.layers[name] = LayerCost(
+                name,
+                _kind(module),
+                parameters,
+                macs - inner_macs + (earlier.macs if earlier else 0),
+                tuple(fresh[0].shape[1:]) if fresh else (),
+                tuple(given[0].shape[1:]) if given else (),
+                moved - inner_moved + (earlier.bytes_moved if earlier else 0),
+            )
+
+
+def _kept(module: nn.Module, images: Tensor) -> int:
+    """The bytes that autograd keeps of one forward pass, each storage once, parameters and buffers aside."""
+    # Batch norm moves its running statistics: those of copies.
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    own = _storages([*module.parameters(), *buffers.values()])
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        torch.func.functional_call(module, buffers, (images,))
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _kind(module: nn.Module) -> str:
     match module:
         case PointwiseConv2d():
             return "pointwise"
-        case nn.Conv2d(groups=groups, in_channels=channels) if groups == channels > 1:
-            return "depthwise"
-        case nn.Conv2d(kernel_size=(1, 1)):
-            return "pointwise"
-        case nn.Conv2d():
-            return "convolution"
+        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
+            if module.groups == module.in_channels > 1:
+                return "depthwise"
+            if set(module.kernel_size) == {1}:
+                return "pointwise"
+            return "regular" if module.groups == 1 else "grouped"
         case nn.Linear():
             return "linear"
         case _:
             return type(module).__name__
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _storages(tensors: Iterable[Tensor]) -> set[int]:
+    return {tensor.untyped_storage()._cdata for tensor in tensors}
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
 
 
 @contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
+def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     modes = {part: part.training for part in module.modules()}
-    module.eval()
+    module.train(training)
     try:
         yield
     finally:
-        for part, training in modes.items():
-            part.training = training
+        for part, before in modes.items():
+            part.training = before

@@ -9,7 +9,7 @@ from typing import cast
 
 from cyclopts import App, CycloptsError
 
-from depthwise.cli import data, evaluate, models, predict, train
+from depthwise.cli import cost, data, evaluate, models, predict, train
 from depthwise.cli.options import STANDARD_INPUT
 from depthwise.cli.output import printable
 from depthwise.errors import DepthwiseError, UsageError
@@ -38,6 +38,7 @@ app.command(train.train)
 app.command(evaluate.evaluate, name="eval")
 app.command(predict.predict)
 app.command(models.models)
+app.command(cost.cost)
 app.command(data.app)
 
 

@@ -115,10 +115,7 @@ class Recipe:
         """
         recipe, model_arguments = self, tuple(model_arguments)
         for setting in settings:
-            key, equals, text = setting.partition("=")
-            if not equals:
-                raise UsageError(f"setting {setting!r} has no '=': write key=value, for example epochs=4")
-            recipe = recipe._set(key.strip(), _value(text.strip()), model_arguments)
+            recipe = recipe._set(*parse_setting(setting), model_arguments)
         return recipe
 
     def _set(self, key: str, value: Any, model_arguments: tuple[str, ...]) -> "Recipe":
@@ -139,6 +136,14 @@ class Recipe:
             return dataclasses.replace(self, model_args={**self.model_args, key: value})
         inner_names = [f"{p}.{f.name}" for p in PARTS for f in dataclasses.fields(getattr(self, p))]
         raise unknown_name("setting", key, [*fields, *inner_names, *model_arguments])
+
+
+def parse_setting(setting: str) -> tuple[str, Any]:
+    """Key and value of `key=value`, the value a Python literal, or else a text."""
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise UsageError(f"setting {setting!r} has no '=': write key=value, for example epochs=4")
+    return key.strip(), _value(text.strip())
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -1,0 +1,161 @@
+"""Networks of equal budget: the width at which one meets a number of parameters, multiply-adds or milliseconds."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthwise.cost import multiply_adds
+from depthwise.errors import DepthwiseError, UsageError
+from depthwise.models import create_model
+
+STEP = 1000  # widths are told apart to a thousandth
+NARROWEST, WIDEST = 1 / 64, 64.0
+ROUNDS = 7
+REFINEMENTS, CANDIDATES = 3, 5  # of the measured search: each narrows the interval to a fifth
+
+
+@dataclass(frozen=True)
+class Match:
+    """The widest network that was found within the budget, and what it costs; `milliseconds` if that was measured."""
+
+    width: float
+    parameters: int
+    macs: int
+    milliseconds: float | None = None
+
+
+def match(
+    name: str,
+    *,
+    parameters: float | None = None,
+    macs: float | None = None,
+    milliseconds: float | None = None,
+    size: int | tuple[int, int] | None = None,
+    **arguments: Any,
+) -> Match:
+    """Find the largest `width` with which the network `name`, built with `arguments`, keeps within one budget.
+
+    The budget is one of: all parameters; multiply-adds for one image of `size` (the network's own unless given);
+    or milliseconds of a forward pass of one such image in evaluation mode, float32, channels-last, on this
+    machine's CPU with the threads that PyTorch is set to. Widths move in thousandths, but channels in steps of 8,
+    so what is reached lies below the budget: it is in the answer.
+
+    Milliseconds are medians of runs in which the candidates take turns. Widths around the answer that differ by
+    less than the machine's noise are not told apart.
+
+    Raises UsageError unless exactly one budget is given, DepthwiseError for one that no width meets.
+    """
+    budgets = {"parameters": parameters, "macs": macs, "milliseconds": milliseconds}
+    given = {key: value for key, value in budgets.items() if value is not None}
+    if len(given) != 1:
+        raise UsageError(f"{len(given)} budgets are given: give one of {', '.join(budgets)}")
+    if "width" in arguments:
+        raise UsageError(f"width={arguments['width']} is what is looked for: leave it out")
+    ((kind, budget),) = given.items()
+
+    def build(width: float) -> nn.Module:
+        return create_model(name, width=width, **arguments)
+
+    def shape(module: nn.Module) -> tuple[int, int, int]:
+        sides = module.input_size if size is None else size
+        height, width = (sides, sides) if isinstance(sides, int) else sides
+        return module.in_channels, height, width
+
+    def count(width: float) -> Match:
+        with torch.device("meta"):
+            module = build(width)
+        return Match(width, sum(p.numel() for p in module.parameters()), multiply_adds(module, shape(module)))
+
+    if milliseconds is None:
+        return _widest(count, kind, budget, f"{name} of {kind}={budget:,.0f}")
+
+    def measure(widths: Sequence[float]) -> list[float]:
+        modules = [build(width).to(memory_format=torch.channels_last) for width in widths]
+        return latencies(modules, torch.zeros(1, *shape(modules[0])))
+
+    width, reached = _fastest(measure, budget, f"{name} in {milliseconds:g} ms")
+    counted = count(width)
+    return Match(width, counted.parameters, counted.macs, reached)
+
+
+def latencies(modules: Sequence[nn.Module], image: Tensor, rounds: int = ROUNDS) -> list[float]:
+    """The median milliseconds in which each module, put into evaluation mode, answers for `image` [N, C, H, W].
+
+    They take turns, so that whatever else keeps the machine busy meets all of them.
+    """
+    seconds: list[list[float]] = [[] for _ in modules]
+    image = image.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        for module in modules:
+            module.eval()(image)
+        for _ in range(rounds):
+            for module, taken in zip(modules, seconds, strict=True):
+                start = time.perf_counter()
+                module(image)
+                taken.append(time.perf_counter() - start)
+    return [1000 * median(taken) for taken in seconds]
+
+
+def _widest(count: Callable[[float], Match], kind: str, budget: float, wanted: str) -> Match:
+    """Bisection over thousandths, from the largest power of two within the budget to the next."""
+
+    def fits(width: float) -> bool:
+        return bool(getattr(count(width), kind) <= budget)
+
+    low = 1.0
+    while not fits(low):
+        low /= 2
+        if low < NARROWEST:
+            least = getattr(count(2 * low), kind)
+            raise DepthwiseError(
+                f"there is no {wanted}: at width {2 * low:g} it has {least:,} and hardly less below, "
+                f"so give a larger budget or take a smaller network"
+            )
+    while fits(2 * low):
+        low *= 2
+        if low >= WIDEST:
+            raise DepthwiseError(
+                f"{wanted} is wider than {WIDEST:g} times the network: give a smaller budget"
+            )
+    narrow, wide = floor(low * STEP), ceil(2 * low * STEP)
+    while wide - narrow > 1:
+        middle = (narrow + wide) // 2
+        narrow, wide = (middle, wide) if fits(middle / STEP) else (narrow, middle)
+    return count(narrow / STEP)
+
+
+def _fastest(
+    measure: Callable[[Sequence[float]], list[float]], budget: float, wanted: str
+) -> tuple[float, float]:
+    """The largest width that kept to the budget and the milliseconds it took, by ever closer sets of candidates."""
+    # From the narrow end: nothing is run that takes much longer than the budget.
+    high = 2 * NARROWEST
+    while measure([high])[0] <= budget:
+        high *= 2
+        if high > WIDEST:
+            raise DepthwiseError(
+                f"{wanted} is wider than {WIDEST:g} times the network: give a smaller budget"
+            )
+    low, done, found = high / 2, 0, (0.0, 0.0)
+    while done < REFINEMENTS or not found[0]:
+        widths = [round(low + (high - low) * i / CANDIDATES, 3) for i in range(CANDIDATES)]
+        times = measure(widths)
+        within = next((i for i, taken in enumerate(times) if taken > budget), len(times))
+        if within:
+            found = widths[within - 1], times[within - 1]
+            low, high = found[0], [*widths, high][within]
+        else:  # the machine has slowed down, or the narrowest is too slow
+            found, low, high = (0.0, 0.0), low / 2, low
+            if low < NARROWEST:
+                raise DepthwiseError(
+                    f"there is no {wanted} on this machine: at width {widths[0]:g} it takes {times[0]:.3g} ms, "
+                    f"so give a larger budget or a smaller size, or take a smaller network"
+                )
+        done += 1
+    return found
