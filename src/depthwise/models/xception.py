@@ -14,6 +14,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.layers import (
     Conv,
     ConvNorm,
+    GlobalAverage,
     MaxPool2d,
     Norm,
     PointwiseConv2d,
@@ -26,6 +27,7 @@ from depthwise.layers import (
     scale_width,
     tensorflow_norm,
 )
+from depthwise.models.convolutions import convolution
 from depthwise.models.network import Network, Stage
 
 
@@ -61,6 +63,14 @@ def block(
     return Residual(body, ConvNorm(skip, channels, norm=norm))
 
 
+def fully_connected_neck(in_features: int, widths: Sequence[int]) -> nn.Module:
+    """The mean of each map, then linear layers of these widths with ReLU: [N, C, H, W] -> [N, widths[-1]]."""
+    neck = nn.Sequential(GlobalAverage())
+    for m, n in pairwise((in_features, *widths)):
+        neck.extend((nn.Linear(m, n), nn.ReLU()))
+    return neck
+
+
 def xception(
     num_classes: int = 1000,
     in_channels: int = 3,
@@ -71,19 +81,24 @@ def xception(
     entry: Sequence[int] = (128, 256, 728),
     middle: Sequence[int] = (728,) * 8,
     exit: Sequence[int] = (1024, 1536, 2048),
+    fully_connected: Sequence[int] = (),
     residual: bool = True,
     norm_eps: float = 1e-3,
     padding: str = "same",
-    conv: Conv = SeparableConv2d,
+    conv: Conv | str = "separable",
 ) -> Network:
     """Build Xception: [N, in_channels, H, W], of any shape from `min_size` up, to logits [N, num_classes].
 
     `entry`, `middle` and `exit` are the widths in Figure 5 and, by their lengths, the depth: a pooled block
     of two convolutions for each of `entry`, a block of three for each of `middle`, and for `exit` a pooled
     block, then a convolution for each further width. `width` scales them and the stem's 32 and 64. `dropout`
-    stands before the classifier (section 4.4: 0.5 on ImageNet, none on JFT). `residual=False` is the network
-    of Figure 9; `conv` makes every convolution behind the stem. `norm_eps` and the `padding` of poolings are
-    Keras' unless given: timm's weights want "symmetric" and were published for 1e-5.
+    stands before the classifier (section 4.4: 0.5 on ImageNet, none on JFT). `norm_eps` and the `padding` of
+    poolings are Keras' unless given: timm's weights want "symmetric" and were published for 1e-5.
+
+    The paper's variants: `residual=False` is the network of Figure 9. `conv` makes every convolution behind the
+    stem: a name from models/convolutions.py ("separable-elu" is in Figure 10), or what makes the layer of its
+    numbers of channels and its kernel size. `fully_connected=(4096, 4096)` puts layers with ReLU, scaled by
+    `width` as well, between the pooled features and the classifier (Table 2, Figure 8).
 
     stem="imagenet" begins with a 3x3/2 and a 3x3 without padding, and `min_size` is the smallest side that
     leaves a 3x3 map at the end: 71 as published. stem="small" keeps the size of the map, for pictures of 16
@@ -93,13 +108,14 @@ def xception(
     DepthwiseError for a value out of range, UsageError for an unknown stem.
     """
     check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps, padding)
-    check_widths(entry=entry, middle=middle, exit=exit)
+    check_widths(entry=entry, middle=middle, exit=exit, fully_connected=fully_connected)
     if not exit:
         raise DepthwiseError("exit=() must hold at least one width, that of the last pooled block")
     entry, middle, exit = ([scale_width(c, width) for c in flow] for flow in (entry, middle, exit))
     first, second = scale_width(32, width), scale_width(64, width)
     entry_out = (second, *entry)[-1]
     middle_out = (entry_out, *middle)[-1]
+    conv = convolution(conv, (second, *entry, *middle, *exit[:-1]), (middle_out, *entry, *middle, *exit))
     imagenet = stem == "imagenet"
     stride, edge = (2, 0) if imagenet else (1, 1)
     reduction = 2 ** (len(entry) + 1)
@@ -119,12 +135,20 @@ def xception(
         *(ConvNorm(conv(m, n, 3), n, relu, norm) for m, n in pairwise(exit)),
     )
     stages.append(Stage("exit", flow, exit[-1], stride * reduction))
-    return Network(
+    hidden = [scale_width(c, width) for c in fully_connected]
+    network = Network(
         stages,
         num_classes=num_classes,
         in_channels=in_channels,
         dropout=dropout,
+        neck=fully_connected_neck(exit[-1], hidden) if hidden else None,
+        num_features=(exit[-1], *hidden)[-1],
         input_size=299 if imagenet else 32,
         # More than two of the last map's pixels must reach behind the stem, which maps s to (s - 3) // 2 - 1.
         min_size=4 * reduction + 7 if imagenet else reduction,
     )
+    for layer in network.neck.modules():
+        if isinstance(layer, nn.Linear):
+            # The classifier's deviation of 0.01 would shrink the features in each of them.
+            nn.init.kaiming_normal_(layer.weight)
+    return network
