@@ -10,6 +10,9 @@ from torch import nn
 
 from depthwise.errors import unknown_name
 from depthwise.models.inception_v3 import inception_v3
+from depthwise.models.mobilenet_v1 import mobilenet_v1
+from depthwise.models.mobilenet_v2 import mobilenet_v2
+from depthwise.models.separable_vgg import separable_vgg
 from depthwise.models.xception import xception
 
 
@@ -48,6 +51,42 @@ CATALOGUE: dict[str, Entry] = {
             paper="Szegedy 2016, arXiv 1512.00567",
             accuracy_source="Chollet 2017, Table 1",
             weights_source="torchvision.models.inception_v3",
+        ),
+        Entry(
+            name="mobilenet_v1",
+            builder=mobilenet_v1,
+            input_size=224,
+            parameters=4_231_976,
+            macs=569_000_000,
+            top1=0.709,
+            top5=0.899,
+            paper="Howard 2017, arXiv 1704.04861",
+            accuracy_source="TensorFlow models, research/slim",
+            weights_source="keras.applications.MobileNet",
+        ),
+        Entry(
+            name="mobilenet_v2",
+            builder=mobilenet_v2,
+            input_size=224,
+            parameters=3_504_872,
+            macs=300_000_000,
+            top1=0.719,
+            top5=0.910,
+            paper="Sandler 2018, arXiv 1801.04381",
+            accuracy_source="TensorFlow models, research/slim",
+            weights_source="keras.applications.MobileNetV2",
+        ),
+        Entry(
+            name="separable_vgg",
+            builder=separable_vgg,
+            input_size=299,
+            parameters=23_594_024,
+            macs=6_420_000_000,
+            top1=None,
+            top5=None,
+            paper="after Chollet 2017, section 4.6",
+            accuracy_source="none published",
+            weights_source="none",
         ),
         Entry(
             name="xception",
