@@ -1,56 +1,41 @@
 """Inception V3 (Szegedy 2016, arXiv 1512.00567v3): 23,834,568 parameters, 5.71 GMAC at 299x299, 1000 classes.
 
-With the auxiliary tower 27,161,264. The network is torchvision's, whose weights are the TensorFlow release's:
-its modules differ a little from the paper's table, and from the 23,626,728 parameters that Chollet 2017
-counts.
+With the auxiliary tower 27,161,264. The network is torchvision's, whose weights are the TensorFlow release's: its
+modules differ a little from the paper's table. `inception_v3_table3` is the network of 23,626,728 parameters that
+Chollet 2017 compares Xception with.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from depthwise.layers import check_arguments
-from depthwise.models.network import Network, Stage
-from depthwise.models.parts import C, Part, build
+from depthwise.layers import check_arguments, check_widths
+from depthwise.models.network import Network
+from depthwise.models.parts import Aux, C, Part, Plan, average_pool, inception, truncated_normal
 
-AVERAGE: Part = partial(nn.AvgPool2d, 3, stride=1, padding=1)
 ROW, COLUMN = (1, 7), (7, 1)
 
 
-def mixed5(pool: int) -> Part:
+def mixed5(projection: int, average: Part) -> Part:
     """The paper's Figure 5, at 35x35: a 5x5 as two 3x3, beside one left whole."""
-    return [C(64, 1), (C(48, 1), C(64, 5)), (C(64, 1), C(96, 3), C(96, 3)), (AVERAGE, C(pool, 1))]
+    return [C(64, 1), (C(48, 1), C(64, 5)), (C(64, 1), C(96, 3), C(96, 3)), (average, C(projection, 1))]
 
 
-def mixed6(c: int) -> Part:
-    """Figure 6, at 17x17: a 7x7 as 1x7 and 7x1."""
+def mixed6(c: int, average: Part, first: int | None = None) -> Part:
+    """Figure 6, at 17x17: a 7x7 as 1x7 and 7x1; `first` is the 1x1 before two of them, `c` like the rest."""
     return [
         C(192, 1),
         (C(c, 1), C(c, ROW), C(192, COLUMN)),
-        (C(c, 1), C(c, COLUMN), C(c, ROW), C(c, COLUMN), C(192, ROW)),
-        (AVERAGE, C(192, 1)),
+        (C(first or c, 1), C(c, COLUMN), C(c, ROW), C(c, COLUMN), C(192, ROW)),
+        (average, C(192, 1)),
     ]
 
 
-def mixed7() -> Part:
+def mixed7(average: Part) -> Part:
     """Figure 7, at 8x8: a 3x3 spread out into 1x3 and 3x1 side by side."""
     fork: Part = [C(384, (1, 3)), C(384, (3, 1))]
-    return [C(320, 1), (C(384, 1), fork), (C(448, 1), C(384, 3), fork), (AVERAGE, C(192, 1))]
-
-
-class Aux(nn.Module):
-    """The auxiliary classifier (section 4), a regulariser at training time: [N, C, H, W] -> logits [N, K]."""
-
-    def __init__(self, channels: int, num_classes: int, width: float) -> None:
-        super().__init__()
-        self.features, channels = build((C(128, 1), C(768, 5, padding=0)), channels, width)
-        self.classifier = nn.Linear(channels, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # As published the windows make 5x5 out of 17x17; smaller maps get the 5x5 that the convolution needs.
-        x = F.avg_pool2d(x, 5, stride=3) if min(x.shape[2:]) >= 17 else F.adaptive_avg_pool2d(x, 5)
-        return self.classifier(self.features(x).mean((2, 3)))
+    return [C(320, 1), (C(384, 1), fork), (C(448, 1), C(384, 3), fork), (average, C(192, 1))]
 
 
 def inception_v3(
@@ -61,54 +46,93 @@ def inception_v3(
     dropout: float = 0.5,
     aux: bool = False,
     stem: str = "imagenet",
+    norm_eps: float = 1e-3,
+    count_padding: bool = True,
+    projections: Sequence[int] = (32, 64, 64),
+    double7x7: int = 192,
+    bias: bool = False,
 ) -> Network:
     """Build Inception V3: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
     `width` scales all channels. `dropout` stands before the classifier. With `aux` the network returns
     (logits, auxiliary logits) in training mode, for a loss that weighs the second by `aux_weight`, and plain
-    logits otherwise; Chollet 2017 trains without (section 4.4).
+    logits otherwise; Chollet 2017 trains without (section 4.4). `count_padding` says whether the branches'
+    average poolings count the zeros at the border: torchvision's and timm's do, Keras' do not. `projections` are
+    the channels behind these poolings in the blocks at 35x35 and, by their number, the blocks; `double7x7` are
+    the first channels of the branch with two 7x7 in the last block at 17x17; `bias` gives the convolutions one.
 
     stem="imagenet" reduces 32 times without padding, so `min_size` is 75. stem="small" is for pictures of 16
     to 64 pixels: the first convolution has stride 1 and everything is padded, which leaves 16 times and a
     `min_size` of 16, as in `xception`.
 
-    Convolutions start He normal by fan-in; TensorFlow's release has a truncated normal of deviation 0.1.
+    Convolutions start He normal by fan-in, cut off at two deviations, as in TF-slim; the paper states none.
     Raises DepthwiseError for a value out of range, UsageError for an unknown stem.
     """
-    check_arguments(num_classes, in_channels, width, dropout, stem)
+    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps)
+    check_widths(projections=projections, double7x7=(double7x7,))
     imagenet = stem == "imagenet"
-    edge = 0 if imagenet else 1
+    stride, edge = (2, 0) if imagenet else (1, 1)
+    average = average_pool(count_padding)
     half = partial(C, kernel_size=3, stride=2, padding=edge)
     pool = partial(nn.MaxPool2d, 3, stride=2, padding=edge)
-    reduction: Part = [
-        (C(192, 1), half(320)),
-        (C(192, 1), C(192, ROW), C(192, COLUMN), half(192)),
-        pool,
-    ]
-    plan: dict[str, tuple[int, Part]] = {
-        "stem1": (1, (C(32, 3, stride=2 if imagenet else 1, padding=edge), C(32, 3, padding=edge), C(64, 3))),
-        "stem2": (2, (pool, C(80, 1), C(192, 3, padding=edge))),
-        "mixed5": (4, (pool, mixed5(32), mixed5(64), mixed5(64))),
-        "mixed6": (
-            8,
-            ([half(384), (C(64, 1), C(96, 3), half(96)), pool], *map(mixed6, (128, 160, 160, 192))),
+    blocks6 = [*(mixed6(c, average) for c in (128, 160, 160)), mixed6(192, average, first=double7x7)]
+    plan: Plan = {
+        "stem1": (stride, (C(32, 3, stride, edge), C(32, 3, padding=edge), C(64, 3))),
+        "stem2": (2 * stride, (pool, C(80, 1), C(192, 3, padding=edge))),
+        "mixed5": (4 * stride, (pool, *(mixed5(c, average) for c in projections))),
+        "mixed6": (8 * stride, ([half(384), (C(64, 1), C(96, 3), half(96)), pool], *blocks6)),
+        "mixed7": (
+            16 * stride,
+            (
+                [(C(192, 1), half(320)), (C(192, 1), C(192, ROW), C(192, COLUMN), half(192)), pool],
+                mixed7(average),
+                mixed7(average),
+            ),
         ),
-        "mixed7": (16, (reduction, mixed7(), mixed7())),
     }
-    stages, channels = [], in_channels
-    tower = {}
-    for name, (stride, part) in plan.items():
-        module, channels = build(part, channels, width)
-        stages.append(Stage(name, module, channels, 2 * stride if imagenet else stride))
-        if aux and name == "mixed6":
-            tower[name] = Aux(channels, num_classes, width)
-    return Network(
-        stages,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        dropout=dropout,
-        aux=tower,
+    return inception(
+        plan,
+        num_classes,
+        in_channels,
+        width=width,
+        norm_eps=norm_eps,
+        bias=bias,
+        aux={"mixed6": Aux} if aux else None,
         aux_weight=0.4,
+        dropout=dropout,
         input_size=299 if imagenet else 32,
         min_size=75 if imagenet else 16,
+        init=truncated_normal,
+    )
+
+
+def inception_v3_table3(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    *,
+    width: float = 1.0,
+    dropout: float = 0.5,
+    aux: bool = False,
+    stem: str = "imagenet",
+    norm_eps: float = 1e-3,
+    count_padding: bool = False,
+) -> Network:
+    """Build the Inception V3 of Chollet 2017, Table 3: 23,626,728 parameters, exactly.
+
+    That is what the first version in Keras has, where `inception_v3` is today's: convolutions keep their biases
+    beside batch norm, the three blocks at 35x35 are alike, and the last block at 17x17 begins its branch with two
+    7x7 at 160 channels. The arguments are those of `inception_v3`; the average poolings are Keras'.
+    """
+    return inception_v3(
+        num_classes,
+        in_channels,
+        width=width,
+        dropout=dropout,
+        aux=aux,
+        stem=stem,
+        norm_eps=norm_eps,
+        count_padding=count_padding,
+        projections=(32, 32, 32),
+        double7x7=160,
+        bias=True,
     )

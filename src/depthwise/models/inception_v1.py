@@ -1,0 +1,119 @@
+"""Inception V1, GoogLeNet (Szegedy 2015, arXiv 1409.4842): 6,624,904 parameters, 1.50 GMAC at 224x224, 1000 classes.
+
+With both auxiliary classifiers 13,004,888. The network is torchvision's, which is TF-slim's: batch norm where the
+paper has local response normalisation, and 3x3 where it has 5x5.
+"""
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from depthwise.errors import DepthwiseError
+from depthwise.layers import MaxPool2d, Norm, check_arguments, scale_width
+from depthwise.models.network import Network
+from depthwise.models.parts import C, Part, Plan, build, inception, truncated_normal
+
+
+class Aux(nn.Module):
+    """An auxiliary classifier (section 5): [N, C, H, W] -> logits [N, K].
+
+    The 4x4 are torchvision's even share of the map; the paper has 5x5 windows 3 apart, which make 4x4 of 14x14.
+    """
+
+    def __init__(self, channels: int, num_classes: int, width: float, norm: Norm) -> None:
+        super().__init__()
+        self.features, channels = build(C(128, 1), channels, width, norm)
+        hidden = scale_width(1024, width)
+        self.hidden = nn.Linear(channels * 4 * 4, hidden)
+        self.dropout = nn.Dropout(0.7)
+        self.classifier = nn.Linear(hidden, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(F.adaptive_avg_pool2d(x, 4))
+        return self.classifier(self.dropout(F.relu(self.hidden(x.flatten(1)))))
+
+
+def inception_v1(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    *,
+    width: float = 1.0,
+    dropout: float = 0.4,
+    aux: bool = False,
+    stem: str = "imagenet",
+    norm_eps: float = 1e-3,
+    padding: str = "symmetric",
+    kernel_size: int = 3,
+) -> Network:
+    """Build GoogLeNet: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
+
+    `width` scales all channels, those of the auxiliary classifiers too. `dropout` stands before the classifier,
+    the paper's 40%. With `aux` the network returns (logits, those behind 4a, those behind 4d) in training mode,
+    for a loss that weighs the latter two by `aux_weight`, the paper's 0.3, and plain logits otherwise.
+    `kernel_size` is that of the modules' third branch: 3 as in torchvision and TF-slim, 5 as in the paper.
+
+    padding="symmetric" is torchvision's geometry and Caffe's: half the kernel on either side of the first
+    convolution, none in the strided poolings, which let their last window reach over the edge. padding="same" is
+    TensorFlow's, for which the weights were trained that torchvision has: the first convolution's windows lie one
+    pixel further on at 224, and the poolings differ on odd maps. The last pooling is 2x2, in the paper 3x3.
+
+    stem="imagenet" reduces 32 times; stem="small" is for pictures of 16 to 64 pixels: the first convolution has
+    stride 1 and no pooling behind it, which leaves 8 times.
+
+    Weights start from a normal distribution of deviation 0.01 cut off at two, as in TF-slim and torchvision; the
+    paper states none. Raises DepthwiseError for a value out of range, UsageError for an unknown stem or padding.
+    """
+    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps, padding)
+    if kernel_size not in (3, 5):
+        raise DepthwiseError(f"kernel_size={kernel_size} must be 3, as in torchvision, or 5, as in the paper")
+
+    def half(size: int) -> Part:
+        if padding == "symmetric":
+            return partial(nn.MaxPool2d, size, stride=2, ceil_mode=True)
+        return partial(MaxPool2d, size, stride=2)
+
+    def mixed(one: int, reduce3: int, three: int, reduce5: int, five: int, projection: int) -> Part:
+        """Figure 2(b), by the columns of Table 1."""
+        return [
+            C(one, 1),
+            (C(reduce3, 1), C(three, 3)),
+            (C(reduce5, 1), C(five, kernel_size)),
+            (partial(MaxPool2d, 3, stride=1), C(projection, 1)),
+        ]
+
+    imagenet = stem == "imagenet"
+    start, fine = (2, 4) if imagenet else (1, 1)
+    first: tuple[Part, ...] = (half(3),) if imagenet else ()
+    plan: Plan = {
+        "stem1": (start, (C(64, 7, start, padding if imagenet else "same"),)),
+        "stem2": (fine, (*first, C(64, 1), C(192, 3))),
+        "mixed3": (2 * fine, (half(3), mixed(64, 96, 128, 16, 32, 32), mixed(128, 128, 192, 32, 96, 64))),
+        "mixed4a": (4 * fine, (half(3), mixed(192, 96, 208, 16, 48, 64))),
+        "mixed4d": (
+            4 * fine,
+            (
+                mixed(160, 112, 224, 24, 64, 64),
+                mixed(128, 128, 256, 24, 64, 64),
+                mixed(112, 144, 288, 32, 64, 64),
+            ),
+        ),
+        "mixed4e": (4 * fine, (mixed(256, 160, 320, 32, 128, 128),)),
+        "mixed5": (
+            8 * fine,
+            (half(2), mixed(256, 160, 320, 32, 128, 128), mixed(384, 192, 384, 48, 128, 128)),
+        ),
+    }
+    return inception(
+        plan,
+        num_classes,
+        in_channels,
+        width=width,
+        norm_eps=norm_eps,
+        aux={"mixed4a": Aux, "mixed4d": Aux} if aux else None,
+        aux_weight=0.3,
+        dropout=dropout,
+        input_size=224 if imagenet else 32,
+        min_size=15 if imagenet else 16,
+        init=partial(truncated_normal, std=0.01),
+    )

@@ -1,0 +1,122 @@
+"""Inception V2, BN-Inception (Ioffe 2015, arXiv 1502.03167): 11,285,224 parameters, 2.03 GMAC at 224x224, 1000 classes.
+
+The network of the paper's Figure 5: Inception V1 with batch norm, every 5x5 as two 3x3, average pooling in most
+branches, and strided modules in place of poolings. With `bias` it has the 11,295,240 parameters of the public Caffe
+model, which pretrainedmodels has for PyTorch as bninception.
+"""
+
+from functools import partial
+
+from torch import nn
+
+from depthwise.layers import MaxPool2d, check_arguments
+from depthwise.models.network import Network
+from depthwise.models.parts import C, D, Part, Plan, average_pool, inception, truncated_normal
+
+
+def inception_v2(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    *,
+    width: float = 1.0,
+    dropout: float = 0.0,
+    stem: str = "imagenet",
+    norm_eps: float = 1e-3,
+    padding: str = "symmetric",
+    count_padding: bool = True,
+    bias: bool = False,
+    separable: bool = False,
+) -> Network:
+    """Build BN-Inception: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
+
+    `width` scales all channels; `dropout` stands before the classifier, where the paper leaves it out.
+
+    The branches have the channels of Figure 5. Its column of output sizes does not add up to them: modules 4c and
+    4d come to 608 maps where it says 576, and 4e to 1056 where it says 1024. The public Caffe model takes the
+    branches, as here; TF-slim takes the sizes and narrows the branches. Section 4.2 speaks of 13.6 million
+    parameters, which neither has.
+
+    Section 3.2 drops the convolutions' biases, since batch norm has its own; the Caffe model keeps them: `bias`,
+    with norm_eps=1e-5. padding="symmetric" is that model's: half the kernel on either side of a strided
+    convolution, none in strided poolings, which let their last window reach over the edge. (Where a module of
+    stride 2 meets an odd map, that model's branches end in different sizes; ours pool as the convolutions go.)
+    "same" is TensorFlow's. `count_padding` says whether average poolings count the zeros at the border: Caffe's do,
+    TensorFlow's do not. `separable` makes the first convolution a depthwise one of multiplier 8 and a pointwise
+    one, as the paper's own model and TF-slim's have it.
+
+    stem="imagenet" reduces 32 times; stem="small" is for pictures of 16 to 64 pixels: the first convolution has
+    stride 1 and no pooling behind it, which leaves 8 times.
+
+    Convolutions start He normal by fan-in, cut off at two deviations, as in TF-slim, which starts the reductions
+    at 0.09; the paper states none. Raises DepthwiseError for a value out of range, UsageError for an unknown stem
+    or padding.
+    """
+    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps, padding)
+    average = average_pool(count_padding)
+    half: Part = partial(MaxPool2d, 3, stride=2)
+    if padding == "symmetric":
+        half = partial(nn.MaxPool2d, 3, stride=2, ceil_mode=True)
+
+    def mixed(
+        one: int, reduce3: int, three: int, reduce5: int, five: int, pool: Part, projection: int
+    ) -> Part:
+        """One row of Figure 5; a 5x5 is two 3x3 of `five` channels."""
+        return [
+            C(one, 1),
+            (C(reduce3, 1), C(three, 3)),
+            (C(reduce5, 1), C(five, 3), C(five, 3)),
+            (pool, C(projection, 1)),
+        ]
+
+    def reduction(reduce3: int, three: int, reduce5: int, five: int) -> Part:
+        """A row of stride 2, which passes the pooled maps through."""
+        return [
+            (C(reduce3, 1), C(three, 3, 2, padding)),
+            (C(reduce5, 1), C(five, 3), C(five, 3, 2, padding)),
+            partial(MaxPool2d, 3, stride=2),
+        ]
+
+    imagenet = stem == "imagenet"
+    start, fine = (2, 4) if imagenet else (1, 1)
+    edge = padding if imagenet else "same"
+    conv1: Part = (D(8, 7, start, edge), C(64, 1)) if separable else (C(64, 7, start, edge),)
+    pool1: tuple[Part, ...] = (half,) if imagenet else ()
+    maximum = partial(MaxPool2d, 3, stride=1)
+    plan: Plan = {
+        "stem1": (start, conv1),
+        "stem2": (fine, (*pool1, C(64, 1), C(192, 3))),
+        "mixed3": (
+            2 * fine,
+            (half, mixed(64, 64, 64, 64, 96, average, 32), mixed(64, 64, 96, 64, 96, average, 64)),
+        ),
+        "mixed4": (
+            4 * fine,
+            (
+                reduction(128, 160, 64, 96),
+                mixed(224, 64, 96, 96, 128, average, 128),
+                mixed(192, 96, 128, 96, 128, average, 128),
+                mixed(160, 128, 160, 128, 160, average, 128),
+                mixed(96, 128, 192, 160, 192, average, 128),
+            ),
+        ),
+        "mixed5": (
+            8 * fine,
+            (
+                reduction(128, 192, 192, 256),
+                mixed(352, 192, 320, 160, 224, average, 128),
+                mixed(352, 192, 320, 192, 224, maximum, 128),
+            ),
+        ),
+    }
+    return inception(
+        plan,
+        num_classes,
+        in_channels,
+        width=width,
+        norm_eps=norm_eps,
+        bias=bias,
+        dropout=dropout,
+        input_size=224 if imagenet else 32,
+        min_size=15 if imagenet else 16,
+        init=truncated_normal,
+    )
