@@ -1,0 +1,101 @@
+"""VGG-16 (Simonyan 2015, arXiv 1409.1556v6, configuration D): 138,357,544 parameters, 15.47 GMAC at 224x224.
+
+13 convolutions of 3x3 in five blocks, then three fully connected layers, which hold 124 million of the parameters.
+With batch norm, which came after the paper, 138,365,992: torchvision's, whose convolutions keep their biases.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from math import sqrt
+
+from torch import nn
+
+from depthwise.errors import DepthwiseError
+from depthwise.layers import (
+    ConvNorm,
+    Norm,
+    check_arguments,
+    check_widths,
+    conv2d,
+    initialise,
+    relu,
+    scale_width,
+)
+from depthwise.models.network import Network, Stage
+
+
+def vgg16(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    *,
+    width: float = 1.0,
+    dropout: float = 0.5,
+    stem: str = "imagenet",
+    blocks: Sequence[Sequence[int]] = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
+    hidden: Sequence[int] = (4096, 4096),
+    batch_norm: bool = False,
+    norm_eps: float = 1e-5,
+) -> Network:
+    """Build VGG-16: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
+
+    `blocks` are the widths of the convolutions, with 2x2 pooling behind each block, `hidden` those of the fully
+    connected layers before the classifier; `width` scales them all. `dropout` stands behind every hidden layer.
+    `batch_norm` puts one behind every convolution. `pooled` gives the last hidden layer.
+
+    The fully connected layers see the last map averaged down to 7x7, what 224x224 leaves of itself, so any size of
+    image fits (torchvision's rule). stem="small" is for pictures of 16 to 64 pixels: without the first pooling, and
+    the last map averaged down to one pixel.
+
+    He normal by fan-in for all but the classifier, N(0, 0.01): the paper has N(0, 0.01) for all, and trains the
+    deeper networks from a shallower one because that alone does not train them; torchvision takes the fan-out.
+    Raises DepthwiseError for a value out of range, UsageError for an unknown stem.
+    """
+    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps)
+    check_widths(blocks=[out for block in blocks for out in block], hidden=hidden)
+    if not all(blocks) or not hidden:
+        raise DepthwiseError(f"blocks={blocks} and hidden={hidden} must hold at least one width each")
+    norm: Norm = partial(nn.BatchNorm2d, eps=norm_eps) if batch_norm else nn.Identity
+    imagenet = stem == "imagenet"
+    stages: list[Stage] = []
+    channels, stride = in_channels, 1
+    for i, block in enumerate(blocks, start=1):
+        convs = nn.Sequential()
+        for out in block:
+            out = scale_width(out, width)
+            convs.append(ConvNorm(conv2d(channels, out, 3, 1, "symmetric", bias=True), out, relu, norm))
+            channels = out
+        stages.append(Stage(f"block{i}", convs, channels, stride))
+        if imagenet or i > 1:
+            stride *= 2
+            stages.append(Stage(f"pool{i}", nn.MaxPool2d(2), channels, stride))
+    side = 7 if imagenet else 1
+    features = channels * side**2
+    neck = nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten())
+    for i, out in enumerate(hidden):
+        if i > 0:
+            neck.append(nn.Dropout(dropout))
+        out = scale_width(out, width)
+        neck.extend([nn.Linear(features, out), nn.ReLU()])
+        features = out
+    return Network(
+        stages,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        dropout=dropout,
+        neck=neck,
+        num_features=features,
+        input_size=224 if imagenet else 32,
+        min_size=stride,
+        init=_initialise,
+    )
+
+
+def _initialise(module: nn.Module) -> None:
+    initialise(module)
+    if isinstance(module, Network):
+        for layer in module.neck.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=sqrt(2 / layer.in_features))
+
+
+vgg16_bn = partial(vgg16, batch_norm=True)
