@@ -11,16 +11,18 @@ preprocessing is used for files without the hub's config.json beside them. A tes
     ours.load_state_dict(weights)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from depthwise.data.transform import Preprocess
 from depthwise.weights import torchvision
 from depthwise.weights.layout import Layout, Pair
-from depthwise.weights.torchvision import IMAGENET_MEAN, IMAGENET_STD, PYTORCH
+from depthwise.weights.torchvision import DEPTHS, IMAGENET_MEAN, IMAGENET_STD, PYTORCH, VGG16
 
 IMAGENET = Preprocess((224, 224), 3, 0.875, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
 INCEPTION = Preprocess((299, 299), 3, 0.875, "bicubic")
 XCEPTION = Preprocess((299, 299), 3, 0.8975, "bicubic")
+MOBILENET_V1 = Preprocess((224, 224), 3, 0.875, "bicubic")
 
 
 def legacy_xception() -> Iterator[Pair]:
@@ -48,9 +50,101 @@ def legacy_xception() -> Iterator[Pair]:
     yield "classifier", "fc"
 
 
+def _conv_norm(ours: str, theirs: str, conv: str, norm: str) -> Iterator[Pair]:
+    yield f"{ours}.conv", f"{theirs}{conv}"
+    yield f"{ours}.norm", f"{theirs}{norm}"
+
+
+def mobilenetv1() -> Iterator[Pair]:
+    yield from _conv_norm("stages.stem", "", "conv_stem", "bn1")
+    for group, count in enumerate((1, 2, 2, 6, 2)):
+        for i in range(count):
+            ours, theirs = f"stages.separable{group + 1}.{i}", f"blocks.{group}.{i}."
+            yield from _conv_norm(f"{ours}.0", theirs, "conv_dw", "bn1")
+            yield from _conv_norm(f"{ours}.1", theirs, "conv_pw", "bn2")
+    yield "classifier", "classifier"
+
+
+def mobilenetv2(counts: Sequence[int] = (1, 2, 3, 4, 3, 3, 1)) -> Iterator[Pair]:
+    yield from _conv_norm("stages.stem", "", "conv_stem", "bn1")
+    for group, count in enumerate(counts):
+        # The first block does not expand, and its last convolution has another name.
+        convs = ["conv_pw", "conv_dw", "conv_pwl"] if group else ["conv_dw", "conv_pw"]
+        for i in range(count):
+            ours = f"stages.bottleneck{group + 1}.{i}" + (".body" if i else "")
+            for k, conv in enumerate(convs):
+                yield from _conv_norm(f"{ours}.{k}", f"blocks.{group}.{i}.", conv, f"bn{k + 1}")
+    yield from _conv_norm("stages.head", "", "conv_head", "bn2")
+    yield "classifier", "classifier"
+
+
+def mobilenetv2_deep(channels: Sequence[int], counts: Sequence[int]) -> Layout:
+    """timm's own, deeper networks, with the published first and last convolution."""
+    rows = zip((1, 6, 6, 6, 6, 6, 6), channels, counts, (1, 2, 2, 2, 1, 2, 1), strict=True)
+    arguments = {**PYTORCH, "blocks": tuple(rows)}
+    return Layout("mobilenet_v2", partial(mobilenetv2, counts), IMAGENET, arguments)
+
+
+def senet(depths: Sequence[int], stem: int = 1) -> Iterator[Pair]:
+    """The SE networks as released for Caffe, with `stem` convolutions in front."""
+    for i in range(stem):
+        yield f"stages.stem.{i}.conv", f"layer0.conv{i + 1}"
+        yield f"stages.stem.{i}.norm", f"layer0.bn{i + 1}"
+    yield from torchvision.bottlenecks(depths, ("se_module.fc1", "se_module.fc2"))
+    yield "classifier", "last_linear"
+
+
+def vgg(depths: Sequence[int], *, batch_norm: bool = False) -> Iterator[Pair]:
+    yield from torchvision.vgg_blocks(depths, batch_norm)
+    # Convolutions of 7x7 and 1x1, which see the flattened map of a picture of 224x224.
+    yield "neck.2", "pre_logits.fc1", lambda weight: weight.flatten(1)
+    yield "neck.5", "pre_logits.fc2", lambda weight: weight.flatten(1)
+    yield "classifier", "head.fc"
+
+
+# Theirs, where the networks as released for Caffe are our default.
+SERESNET = {"stride_in": "3x3", "pool": "symmetric"}
+
 LAYOUTS: dict[str, Layout] = {
+    "mobilenetv1_100": Layout("mobilenet_v1", mobilenetv1, MOBILENET_V1, PYTORCH),
+    "mobilenetv1_125": Layout("mobilenet_v1", mobilenetv1, MOBILENET_V1, {**PYTORCH, "width": 1.25}),
+    "mobilenetv2_100": Layout("mobilenet_v2", mobilenetv2, IMAGENET, PYTORCH),
+    **{
+        f"mobilenetv2_{100 * width:03.0f}": Layout(
+            "mobilenet_v2", mobilenetv2, IMAGENET, {**PYTORCH, "width": width}
+        )
+        for width in (0.35, 0.5, 0.75, 1.4)
+    },
+    "mobilenetv2_110d": mobilenetv2_deep((16, 24, 32, 72, 104, 176, 352), (1, 3, 4, 5, 4, 4, 1)),
+    "mobilenetv2_120d": mobilenetv2_deep((24, 32, 40, 80, 112, 192, 384), (1, 3, 5, 6, 5, 5, 1)),
     "legacy_xception": Layout("xception", legacy_xception, XCEPTION, PYTORCH),
     "inception_v3": Layout(
         "inception_v3", torchvision.inception_v3, INCEPTION, aux=torchvision.inception_v3_aux
     ),
+    **{
+        name: Layout(name, partial(torchvision.resnet, DEPTHS[depth]), IMAGENET)
+        for name, depth in (
+            ("resnet50", "50"),
+            ("resnet101", "101"),
+            ("resnet152", "152"),
+            ("resnext50_32x4d", "50"),
+            ("resnext101_32x8d", "101"),
+        )
+    },
+    "seresnet50": Layout(
+        "se_resnet50", partial(torchvision.resnet, DEPTHS["50"], ("se.fc1", "se.fc2")), IMAGENET, SERESNET
+    ),
+    "seresnext50_32x4d": Layout(
+        "se_resnext50_32x4d",
+        partial(torchvision.resnet, DEPTHS["50"], ("se.fc1", "se.fc2")),
+        IMAGENET,
+        SERESNET,
+    ),
+    "legacy_seresnet50": Layout("se_resnet50", partial(senet, DEPTHS["50"]), torchvision.IMAGENET),
+    "legacy_seresnext50_32x4d": Layout(
+        "se_resnext50_32x4d", partial(senet, DEPTHS["50"]), torchvision.IMAGENET
+    ),
+    "legacy_senet154": Layout("senet154", partial(senet, DEPTHS["152"], 3), torchvision.IMAGENET),
+    "vgg16": Layout("vgg16", partial(vgg, VGG16), torchvision.IMAGENET),
+    "vgg16_bn": Layout("vgg16_bn", partial(vgg, VGG16, batch_norm=True), torchvision.IMAGENET),
 }

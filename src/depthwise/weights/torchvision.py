@@ -10,7 +10,8 @@ weight on the way (a convolution that is a linear layer here: `lambda w: w.flatt
     ours.load_state_dict(weights)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from depthwise.data.transform import Preprocess
 from depthwise.weights.layout import Layout, Pair
@@ -19,6 +20,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = Preprocess((224, 224), 3, 224 / 256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 # Inception V3 and V1 came from TensorFlow: the network itself turns ImageNet's mean and deviation into these.
 INCEPTION = Preprocess((299, 299), 3, 299 / 342)
+
+Gate = tuple[str, str]
+"""Where a bottleneck has the two convolutions of its squeeze-and-excitation."""
 
 # What torchvision's batch norms and strided windows are, where our default is TensorFlow's.
 PYTORCH = {"norm_eps": 1e-5, "padding": "symmetric"}
@@ -87,6 +91,83 @@ def inception_v3_aux() -> Iterator[Pair]:
     yield "aux.mixed6.classifier", "AuxLogits.fc"
 
 
+def mobilenet_v2() -> Iterator[Pair]:
+    def conv_norm(ours: str, conv: str, norm: str) -> Iterator[Pair]:
+        yield f"{ours}.conv", f"features.{conv}"
+        yield f"{ours}.norm", f"features.{norm}"
+
+    yield from conv_norm("stages.stem", "0.0", "0.1")
+    number = 0
+    for group, count in enumerate((1, 2, 3, 4, 3, 3, 1), start=1):
+        for i in range(count):
+            number += 1
+            ours = f"stages.bottleneck{group}.{i}" + (".body" if i else "")
+            # The first block does not expand.
+            last = 1 if number == 1 else 2
+            for k in range(last):
+                yield from conv_norm(f"{ours}.{k}", f"{number}.conv.{k}.0", f"{number}.conv.{k}.1")
+            yield from conv_norm(f"{ours}.{last}", f"{number}.conv.{last}", f"{number}.conv.{last + 1}")
+    yield from conv_norm("stages.head", "18.0", "18.1")
+    yield "classifier", "classifier.1"
+
+
+def resnet(depths: Sequence[int], gate: Gate | None = None) -> Iterator[Pair]:
+    """Also ResNeXt; and timm's of the same names, of which the SE networks have a gate."""
+    yield "stages.stem.0.conv", "conv1"
+    yield "stages.stem.0.norm", "bn1"
+    yield from bottlenecks(depths, gate)
+    yield "classifier", "fc"
+
+
+def bottlenecks(depths: Sequence[int], gate: Gate | None) -> Iterator[Pair]:
+    for stage, depth in enumerate(depths, start=1):
+        for i in range(depth):
+            ours, theirs = f"stages.stage{stage}.{i}", f"layer{stage}.{i}"
+            for conv in range(3):
+                yield f"{ours}.body.{conv}.conv", f"{theirs}.conv{conv + 1}"
+                yield f"{ours}.body.{conv}.norm", f"{theirs}.bn{conv + 1}"
+            if gate:
+                yield f"{ours}.body.3.squeeze", f"{theirs}.{gate[0]}"
+                yield f"{ours}.body.3.excite", f"{theirs}.{gate[1]}"
+            if i == 0:
+                yield f"{ours}.skip.conv", f"{theirs}.downsample.0"
+                yield f"{ours}.skip.norm", f"{theirs}.downsample.1"
+
+
+def vgg(depths: Sequence[int], *, batch_norm: bool = False) -> Iterator[Pair]:
+    yield from vgg_blocks(depths, batch_norm)
+    yield "neck.2", "classifier.0"
+    yield "neck.5", "classifier.3"
+    yield "classifier", "classifier.6"
+
+
+def vgg_blocks(depths: Sequence[int], batch_norm: bool) -> Iterator[Pair]:
+    place = 0
+    for block, depth in enumerate(depths, start=1):
+        for i in range(depth):
+            yield f"stages.block{block}.{i}.conv", f"features.{place}"
+            if batch_norm:
+                yield f"stages.block{block}.{i}.norm", f"features.{place + 1}"
+            place += 3 if batch_norm else 2  # a ReLU behind each
+        place += 1  # the pooling
+
+
+DEPTHS = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3), "152": (3, 8, 36, 3)}
+VGG16 = (2, 2, 3, 3, 3)
+
 LAYOUTS: dict[str, Layout] = {
+    "mobilenet_v2": Layout("mobilenet_v2", mobilenet_v2, IMAGENET, PYTORCH),
     "inception_v3": Layout("inception_v3", inception_v3, INCEPTION, aux=inception_v3_aux),
+    **{
+        name: Layout(name, partial(resnet, DEPTHS[depth]), IMAGENET)
+        for name, depth in (
+            ("resnet50", "50"),
+            ("resnet101", "101"),
+            ("resnet152", "152"),
+            ("resnext50_32x4d", "50"),
+            ("resnext101_32x8d", "101"),
+        )
+    },
+    "vgg16": Layout("vgg16", partial(vgg, VGG16), IMAGENET),
+    "vgg16_bn": Layout("vgg16_bn", partial(vgg, VGG16, batch_norm=True), IMAGENET),
 }
