@@ -2,7 +2,8 @@
 
 The network of the paper's Figure 5: Inception V1 with batch norm, every 5x5 as two 3x3, average pooling in most
 branches, and strided modules in place of poolings. With `bias` it has the 11,295,240 parameters of the public Caffe
-model, which pretrainedmodels has for PyTorch as bninception.
+model, which pretrainedmodels has for PyTorch as bninception. Hu 2018 counts 2.03 GMAC too; the 2.05 that one also
+finds come out if biases, batch norms and ReLUs are counted.
 """
 
 from functools import partial

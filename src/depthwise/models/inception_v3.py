@@ -1,8 +1,8 @@
 """Inception V3 (Szegedy 2016, arXiv 1512.00567v3): 23,834,568 parameters, 5.71 GMAC at 299x299, 1000 classes.
 
 With the auxiliary tower 27,161,264. The network is torchvision's, whose weights are the TensorFlow release's: its
-modules differ a little from the paper's table. `inception_v3_table3` is the network of 23,626,728 parameters that
-Chollet 2017 compares Xception with.
+modules differ a little from the paper's table. `inception_v3_table3` is the network of 23,626,728 parameters (and
+5.62 GMAC, which nobody published) that Chollet 2017 compares Xception with.
 """
 
 from collections.abc import Sequence

@@ -17,10 +17,11 @@ from functools import partial
 from depthwise.data.transform import Preprocess
 from depthwise.weights import torchvision
 from depthwise.weights.layout import Layout, Pair
-from depthwise.weights.torchvision import DEPTHS, IMAGENET_MEAN, IMAGENET_STD, PYTORCH, VGG16
+from depthwise.weights.torchvision import DEPTHS, IMAGENET_MEAN, IMAGENET_STD, PYTORCH, VGG16, basic_conv
 
 IMAGENET = Preprocess((224, 224), 3, 0.875, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
 INCEPTION = Preprocess((299, 299), 3, 0.875, "bicubic")
+INCEPTION_RESNET = Preprocess((299, 299), 3, 0.8975, "bicubic")
 XCEPTION = Preprocess((299, 299), 3, 0.8975, "bicubic")
 MOBILENET_V1 = Preprocess((224, 224), 3, 0.875, "bicubic")
 
@@ -102,6 +103,63 @@ def vgg(depths: Sequence[int], *, batch_norm: bool = False) -> Iterator[Pair]:
     yield "classifier", "head.fc"
 
 
+def branches(ours: str, theirs: str, *places: str) -> Iterator[Pair]:
+    """Convolutions of a module whose branches are numbered alike on both sides."""
+    for place in places:
+        yield from basic_conv(f"stages.{ours}.branches.{place}", f"{theirs}.branch{place}")
+
+
+def inception_v4() -> Iterator[Pair]:
+    for i in range(3):
+        yield from basic_conv(f"stages.stem1.{i}", f"features.{i}")
+    yield from basic_conv("stages.stem2.0.branches.1", "features.3.conv")
+    yield from branches("stem2.1", "features.4", "0.0", "0.1", "1.0", "1.1", "1.2", "1.3")
+    yield from basic_conv("stages.mixed5.0.branches.0", "features.5.conv")
+    for i in range(1, 5):
+        yield from branches(f"mixed5.{i}", f"features.{5 + i}", "0", "1.0", "1.1", "2.0", "2.1", "2.2", "3.1")
+    yield from branches("mixed6.0", "features.10", "0", "1.0", "1.1", "1.2")
+    for i in range(1, 8):
+        places = ["0", *(f"1.{j}" for j in range(3)), *(f"2.{j}" for j in range(5)), "3.1"]
+        yield from branches(f"mixed6.{i}", f"features.{10 + i}", *places)
+    yield from branches("mixed7.0", "features.18", "0.0", "0.1", "1.0", "1.1", "1.2", "1.3")
+    fork = {
+        "0": "0",
+        "1.0": "1_0",
+        "1.1.branches.0": "1_1a",
+        "1.1.branches.1": "1_1b",
+        **{f"2.{j}": f"2_{j}" for j in range(3)},
+        "2.3.branches.0": "2_3a",
+        "2.3.branches.1": "2_3b",
+        "3.1": "3.1",
+    }
+    for i in range(1, 4):
+        for place, branch in fork.items():
+            yield from basic_conv(f"stages.mixed7.{i}.branches.{place}", f"features.{18 + i}.branch{branch}")
+    yield "classifier", "last_linear"
+
+
+def inception_resnet_v2() -> Iterator[Pair]:
+    def residual(ours: str, theirs: str, *places: str) -> Iterator[Pair]:
+        yield from branches(f"{ours}.body.0", theirs, "0", "1.0", "1.1", *places)
+        yield f"stages.{ours}.body.1", f"{theirs}.conv2d"
+
+    for i, name in enumerate(["1a", "2a", "2b"]):
+        yield from basic_conv(f"stages.stem1.{i}", f"conv2d_{name}")
+    for i, name in enumerate(["3b", "4a"], start=1):
+        yield from basic_conv(f"stages.stem2.{i}", f"conv2d_{name}")
+    yield from branches("mixed5.1", "mixed_5b", "0", "1.0", "1.1", "2.0", "2.1", "2.2", "3.1")
+    for i in range(10):
+        yield from residual(f"mixed5.{2 + i}", f"repeat.{i}", "2.0", "2.1", "2.2")
+    yield from branches("mixed6.0", "mixed_6a", "0", "1.0", "1.1", "1.2")
+    for i in range(20):
+        yield from residual(f"mixed6.{1 + i}", f"repeat_1.{i}", "1.2")
+    yield from branches("mixed7.0", "mixed_7a", "0.0", "0.1", "1.0", "1.1", "2.0", "2.1", "2.2")
+    for i in range(10):
+        yield from residual(f"mixed7.{1 + i}", f"repeat_2.{i}" if i < 9 else "block8", "1.2")
+    yield from basic_conv("stages.mixed7.11", "conv2d_7b")
+    yield "classifier", "classif"
+
+
 # Theirs, where the networks as released for Caffe are our default.
 SERESNET = {"stride_in": "3x3", "pool": "symmetric"}
 
@@ -118,9 +176,11 @@ LAYOUTS: dict[str, Layout] = {
     "mobilenetv2_110d": mobilenetv2_deep((16, 24, 32, 72, 104, 176, 352), (1, 3, 4, 5, 4, 4, 1)),
     "mobilenetv2_120d": mobilenetv2_deep((24, 32, 40, 80, 112, 192, 384), (1, 3, 5, 6, 5, 5, 1)),
     "legacy_xception": Layout("xception", legacy_xception, XCEPTION, PYTORCH),
+    "inception_resnet_v2": Layout("inception_resnet_v2", inception_resnet_v2, INCEPTION_RESNET),
     "inception_v3": Layout(
         "inception_v3", torchvision.inception_v3, INCEPTION, aux=torchvision.inception_v3_aux
     ),
+    "inception_v4": Layout("inception_v4", inception_v4, INCEPTION),
     **{
         name: Layout(name, partial(torchvision.resnet, DEPTHS[depth]), IMAGENET)
         for name, depth in (

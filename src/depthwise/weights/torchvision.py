@@ -20,6 +20,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = Preprocess((224, 224), 3, 224 / 256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 # Inception V3 and V1 came from TensorFlow: the network itself turns ImageNet's mean and deviation into these.
 INCEPTION = Preprocess((299, 299), 3, 299 / 342)
+GOOGLENET = Preprocess((224, 224), 3, 224 / 256)
 
 Gate = tuple[str, str]
 """Where a bottleneck has the two convolutions of its squeeze-and-excitation."""
@@ -152,10 +153,31 @@ def vgg_blocks(depths: Sequence[int], batch_norm: bool) -> Iterator[Pair]:
         place += 1  # the pooling
 
 
+def googlenet() -> Iterator[Pair]:
+    for ours, theirs in {"stem1.0": "conv1", "stem2.1": "conv2", "stem2.2": "conv3"}.items():
+        yield from basic_conv(f"stages.{ours}", theirs)
+    places = {"mixed3.1": "3a", "mixed3.2": "3b", "mixed4a.1": "4a"}
+    places |= {f"mixed4d.{i}": f"4{letter}" for i, letter in enumerate("bcd")}
+    places |= {"mixed4e.0": "4e", "mixed5.1": "5a", "mixed5.2": "5b"}
+    branches = {"0": "1", "1.0": "2.0", "1.1": "2.1", "2.0": "3.0", "2.1": "3.1", "3.1": "4.1"}
+    for ours, theirs in places.items():
+        for place, branch in branches.items():
+            yield from basic_conv(f"stages.{ours}.branches.{place}", f"inception{theirs}.branch{branch}")
+    yield "classifier", "fc"
+
+
+def googlenet_aux() -> Iterator[Pair]:
+    for ours, theirs in {"aux.mixed4a": "aux1", "aux.mixed4d": "aux2"}.items():
+        yield from basic_conv(f"{ours}.features", f"{theirs}.conv")
+        yield f"{ours}.hidden", f"{theirs}.fc1"
+        yield f"{ours}.classifier", f"{theirs}.fc2"
+
+
 DEPTHS = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3), "152": (3, 8, 36, 3)}
 VGG16 = (2, 2, 3, 3, 3)
 
 LAYOUTS: dict[str, Layout] = {
+    "googlenet": Layout("inception_v1", googlenet, GOOGLENET, aux=googlenet_aux),
     "mobilenet_v2": Layout("mobilenet_v2", mobilenet_v2, IMAGENET, PYTORCH),
     "inception_v3": Layout("inception_v3", inception_v3, INCEPTION, aux=inception_v3_aux),
     **{
