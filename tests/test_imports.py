@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipes": {"data", "models", "train"},
     "serve": {"bundle", "data", "infer"},
 }
-SEE_EVERYTHING = {"__init__", "__main__", "load", "cli", "experiments"}
+SEE_EVERYTHING = {"__init__", "__main__", "load", "importing", "cli", "experiments"}
 
 
 def part_of(module: str) -> str:

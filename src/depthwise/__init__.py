@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from depthwise.data import open_dataset as open_dataset
     from depthwise.errors import DepthwiseError as DepthwiseError
     from depthwise.evaluate.metrics import evaluate as evaluate
+    from depthwise.importing import import_weights as import_weights
     from depthwise.infer import Prediction as Prediction
     from depthwise.infer import Predictor as Predictor
     from depthwise.load import load as load
@@ -35,6 +36,7 @@ _HOMES = {
     "cost": "depthwise.cost",
     "create_model": "depthwise.models",
     "evaluate": "depthwise.evaluate.metrics",
+    "import_weights": "depthwise.importing",
     "list_models": "depthwise.models",
     "load": "depthwise.load",
     "match": "depthwise.match",

@@ -29,7 +29,8 @@ T = TypeVar("T")
 class BundleConfig:
     """What `config.json` says: the network `model` built with `model_args`, what goes in and what comes out.
 
-    `training` is a summary for people (data, recipe, accuracy); nothing reads it back.
+    A backbone, whose model_args say num_classes=0, has no classes. `training` is a summary for people (data,
+    recipe, accuracy); nothing reads it back.
     """
 
     model: str
@@ -69,9 +70,12 @@ class BundleConfig:
                 f"format_version {version} is newer than this depthwise, which reads {FORMAT_VERSION}: update it"
             )
         classes = _field(values, "classes", list)
-        if not classes or not all(isinstance(name, str) for name in classes):
+        model_args = _field(values, "model_args", dict)
+        backbone = model_args.get("num_classes") == 0
+        if bool(classes) == backbone or not all(isinstance(name, str) for name in classes):
             raise DepthwiseError(
-                "the field 'classes' must be a list of at least one name: write the bundle anew"
+                "the field 'classes' must be a list of at least one name, and empty for a backbone: write the "
+                "bundle anew"
             )
         task = _field(values, "task", str)
         if task not in TASKS:
@@ -82,7 +86,7 @@ class BundleConfig:
             model=_field(values, "model", str),
             classes=tuple(classes),
             preprocess=_preprocess(_field(values, "preprocess", dict)),
-            model_args=_field(values, "model_args", dict),
+            model_args=model_args,
             task=task,
             training=_field(values, "training", dict),
             format_version=version,

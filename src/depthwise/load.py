@@ -38,6 +38,11 @@ def load_module(bundle: Bundle) -> nn.Module:
     is loaded at all.
     """
     config = bundle.config
+    if not config.classes:
+        raise DepthwiseError(
+            f"{bundle.path} is a backbone without a classifier and has no classes to answer with: train one on it "
+            f"with depthwise train --init {bundle.path}"
+        )
     defaults = {"num_classes": len(config.classes), "in_channels": config.preprocess.channels}
     arguments = {**defaults, **config.model_args}
     for name, value in defaults.items():
@@ -58,7 +63,7 @@ def load_module(bundle: Bundle) -> nn.Module:
             f"{bundle.path}: model_args do not build {config.model} ({reason}): write the bundle anew"
         ) from None
     expected = module.state_dict()
-    _check_fit(bundle, bundle.weights, expected)
+    check_fit(bundle.path, config.model, bundle.weights, expected)
     module.load_state_dict(_like(expected, bundle.weights), assign=True)
     return module.eval()
 
@@ -74,7 +79,7 @@ def transfer(bundle: Bundle, module: nn.Module, classes: Sequence[str]) -> bool:
     weights = bundle.weights
     if not same_classes:
         expected, weights = _without_classifiers(expected), _without_classifiers(weights)
-    _check_fit(bundle, weights, expected)
+    check_fit(bundle.path, bundle.config.model, weights, expected)
     module.load_state_dict({**module.state_dict(), **_like(expected, weights)})
     return same_classes
 
@@ -89,17 +94,29 @@ def _like(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict
     return {name: weights[name].to(tensor.dtype, copy=True) for name, tensor in expected.items()}
 
 
-def _check_fit(bundle: Bundle, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def check_fit(
+    path: Path,
+    model: str,
+    weights: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """Raise DepthwiseError, with the first three differences, unless `weights` are those of the network `model`.
+
+    expected: the network's own state. names: what the file calls the modules, where it is not what the network does.
+    """
     mismatches = []
     for name in dict.fromkeys([*expected, *weights]):
         wanted, found = (_shape(tensors.get(name)) for tensors in (expected, weights))
         if wanted != found:
-            mismatches.append(f"{name} is {found} in the file and {wanted} in the network")
+            module, _, leaf = name.rpartition(".")
+            shown = f"{names[module]}.{leaf}" if names and module in names else name
+            mismatches.append(f"{shown} is {found} in the file and {wanted} in the network")
     if mismatches:
         more = len(mismatches) - SHOWN_MISMATCHES
         shown = "; ".join(mismatches[:SHOWN_MISMATCHES]) + (f"; and {more} more" if more > 0 else "")
         raise DepthwiseError(
-            f"the weights in {bundle.path} do not fit the network {bundle.config.model}: {shown}; "
+            f"the weights in {path} do not fit the network {model}: {shown}; "
             f"use the weights with the network and the arguments they were trained with"
         )
 

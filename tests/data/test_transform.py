@@ -40,7 +40,7 @@ def test_any_image_comes_out_in_the_size_and_channels(
     assert ready.abs().max() <= 1
 
 
-@pytest.mark.parametrize(("interpolation", "resample"), [("bilinear", 2), ("bicubic", 3)])
+@pytest.mark.parametrize(("interpolation", "resample"), [("bilinear", 2), ("bicubic", 3), ("nearest", 0)])
 @pytest.mark.parametrize("size", [(96, 96), (64, 128)])
 def test_the_resized_centre_is_pillows(interpolation: str, resample: int, size: tuple[int, int]) -> None:
     photograph = np.array(load_sample_image("flower.jpg"))  # 427 x 640
@@ -53,6 +53,24 @@ def test_the_resized_centre_is_pillows(interpolation: str, resample: int, size: 
     preprocess = Preprocess(size, 3, interpolation=interpolation)
     pixels = preprocess.pixels(torch.from_numpy(photograph).permute(2, 0, 1)).permute(1, 2, 0)
     assert np.abs(pixels.numpy().astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("interpolation", "resample"), [("bilinear", 2), ("bicubic", 3), ("nearest", 0)])
+@pytest.mark.parametrize("size", [(299, 299), (500, 700), (64, 128)])
+def test_stretched_is_as_pillow_resizes(interpolation: str, resample: int, size: tuple[int, int]) -> None:
+    photograph = np.array(load_sample_image("china.jpg"))
+    expected = np.array(Image.fromarray(photograph).resize(size[::-1], resample))
+    preprocess = Preprocess(size, 3, 1.0, interpolation, stretch=True)
+    pixels = preprocess.pixels(torch.from_numpy(photograph).permute(2, 0, 1)).permute(1, 2, 0)
+    difference = np.abs(pixels.numpy().astype(int) - expected).max()
+    # Both round after each of two passes, which bicubic's overshoot makes more of.
+    assert difference <= {"nearest": 0, "bilinear": 1, "bicubic": 2}[interpolation]
+
+
+def test_stretched_and_cropped_is_the_centre_of_the_stretched() -> None:
+    image = picture(3, 40, 70)
+    larger = Preprocess((32, 32), 3, 1.0, stretch=True).pixels(image)
+    assert torch.equal(Preprocess((28, 28), 3, 0.875, stretch=True).pixels(image), larger[:, 2:-2, 2:-2])
 
 
 def test_an_image_of_the_right_size_is_left_alone_if_nothing_is_cropped() -> None:
@@ -103,6 +121,14 @@ def test_normalising_is_the_formula_in_channels_last_memory() -> None:
 def test_preprocessing_survives_json() -> None:
     preprocess = Preprocess((299, 224), 3, 0.9, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert Preprocess.from_json(json.loads(json.dumps(preprocess.to_json()))) == preprocess
+    stretched = replace(preprocess, stretch=True)
+    assert Preprocess.from_json(json.loads(json.dumps(stretched.to_json()))) == stretched
+
+
+def test_preprocessing_written_before_there_was_stretching_is_read() -> None:
+    preprocess = Preprocess((9, 9), 3)
+    old = {name: value for name, value in preprocess.to_json().items() if name != "stretch"}
+    assert Preprocess.from_json(old) == preprocess
 
 
 @pytest.mark.parametrize(
@@ -117,6 +143,7 @@ def test_preprocessing_survives_json() -> None:
         ({"std": (0.5, 0.0, 0.5)}, "above 0"),
         ({"colour": 1}, "colour"),
         ({"size": 5}, "cannot be read"),
+        ({"stretch": "yes"}, "give true or false"),
     ],
 )
 def test_a_wrong_preprocessing_is_refused_with_the_rule(change: dict[str, object], message: str) -> None:

@@ -9,7 +9,7 @@ from typing import cast
 
 from cyclopts import App, CycloptsError
 
-from depthwise.cli import cost, data, evaluate, models, predict, train
+from depthwise.cli import cost, data, evaluate, import_, models, predict, train
 from depthwise.cli.options import STANDARD_INPUT
 from depthwise.cli.output import printable
 from depthwise.errors import DepthwiseError, UsageError
@@ -37,6 +37,7 @@ app = App(
 app.command(train.train)
 app.command(evaluate.evaluate, name="eval")
 app.command(predict.predict)
+app.command(import_.import_, name="import")
 app.command(models.models)
 app.command(cost.cost)
 app.command(data.app)

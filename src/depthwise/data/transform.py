@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,7 +14,10 @@ from torchvision.transforms.v2 import functional as F
 from depthwise.data.image import CHANNELS, to_channels
 from depthwise.errors import DepthwiseError
 
-INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")  # as Pillow has them
+
+# Fields that bundles written before them do not have.
+_LATER = {"stretch"}
 
 # How far the longer side may reach beyond what is cut out, in times of that, while an image is resized: a strip
 # of 1 x 100000 pixels must not become 299 x 29900000 before its centre is taken.
@@ -24,8 +28,9 @@ _LONGEST = 4
 class Preprocess:
     """How an image becomes a network's input, in evaluation, prediction and serving alike.
 
-    It is resized (antialiased) until it just covers `size` / `crop_fraction`, and the centre `size` (height, width)
-    is cut out. mean and std are of each channel, in units of the full range (0 to 1); left out, they are 0.5.
+    It is resized (antialiased, but for "nearest") until it just covers `size` / `crop_fraction`, and the centre
+    `size` (height, width) is cut out. `stretch` resizes to exactly that instead, whatever becomes of the aspect.
+    mean and std are of each channel, in units of the full range (0 to 1); left out, they are 0.5.
     """
 
     size: tuple[int, int]
@@ -34,6 +39,7 @@ class Preprocess:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    stretch: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))
@@ -51,12 +57,16 @@ class Preprocess:
         if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
             given = f"mean {self.mean} and std {self.std}"
             raise DepthwiseError(f"{given}: give {self.channels} numbers each, one a channel, std above 0")
+        if not isinstance(self.stretch, bool):
+            raise DepthwiseError(f"stretch {self.stretch!r}: give true or false")
 
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 [..., C, H, W] of any size and channels -> uint8 [..., channels, h, w]."""
         image = to_channels(image, self.channels)
         height, width = image.shape[-2:]
         cover = [round(side / self.crop_fraction) for side in self.size]
+        if self.stretch:
+            return F.center_crop(self.resize(image, cover), list(self.size))
         scale = max(cover[0] / height, cover[1] / width)
         longest = [math.ceil(_LONGEST * side / scale) for side in cover]
         if height > longest[0] or width > longest[1]:
@@ -67,6 +77,9 @@ class Preprocess:
 
     def resize(self, image: Tensor, size: list[int]) -> Tensor:
         """uint8 [..., C, H, W] -> uint8 [..., C, h, w], antialiased, channels last."""
+        if self.interpolation == "nearest":
+            rows, columns = (_nearest(*sides) for sides in zip(image.shape[-2:], size, strict=True))
+            return image[..., rows[:, None], columns]
         # Only from channels-last memory, which a part cut out of an image no longer is, does the fast path of uint8
         # come out as such: anything else costs two transpositions.
         batch = image.reshape(-1, *image.shape[-3:]).contiguous(memory_format=torch.channels_last)
@@ -94,7 +107,7 @@ class Preprocess:
     def from_json(data: dict[str, Any]) -> "Preprocess":
         """The inverse of `to_json`; raises DepthwiseError about a field that is missing or unknown."""
         known = {field.name for field in fields(Preprocess)}
-        wrong = sorted(set(data) ^ known) if isinstance(data, dict) else [type(data).__name__]
+        wrong = sorted((set(data) | _LATER) ^ known) if isinstance(data, dict) else [type(data).__name__]
         if wrong:
             raise DepthwiseError(
                 f"preprocessing with {', '.join(wrong)}: its fields are {', '.join(sorted(known))}"
@@ -105,6 +118,12 @@ class Preprocess:
             raise DepthwiseError(
                 f"preprocessing {data} cannot be read ({error}): write it with to_json"
             ) from error
+
+
+def _nearest(side: int, size: int) -> Tensor:
+    """The `size` of `side` pixels that Pillow takes: it adds the step up, and at a tie that rounding decides."""
+    step = side / size
+    return torch.tensor([int(place) for place in accumulate([step / 2] + [step] * (size - 1))])
 
 
 Crop = Literal["resized", "shift", "none"]

@@ -98,7 +98,7 @@ def read_h5(file: Path | io.BytesIO, name: str) -> tuple[Tensors, dict[str, Any]
 
 def _check_links(root: h5py.Group, name: str) -> None:
     """Raise DepthwiseError for links out of the file or in a circle, before any is followed."""
-    seen = set()
+    seen: set[int] = set()
     waiting = [(root, 0)]
     while waiting:
         group, depth = waiting.pop()

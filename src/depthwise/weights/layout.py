@@ -23,13 +23,13 @@ CLASSIFIER = "classifier"
 class Translation:
     """Weights under our names, the builder's arguments, and `names`: our modules' paths to theirs.
 
-    `foreign_head` lists tensors of a head that our network cannot express and that were left out.
+    `foreign_head` says in a clause what of the head our network cannot express and was left out; empty if nothing.
     """
 
     weights: dict[str, Tensor]
     arguments: dict[str, Any]
     names: dict[str, str]
-    foreign_head: tuple[str, ...] = ()
+    foreign_head: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,19 @@ class Layout:
             arguments["in_channels"] = first.shape[1]
         classifier = translated.get(f"{CLASSIFIER}.weight")
         arguments["num_classes"] = 0 if classifier is None else len(classifier)
-        foreign_head = []
-        for module in [m for m in modules if classifier is None and m.startswith(self._head_prefix())]:
-            foreign_head += [f"{module}.{leaf}" for leaf in modules.pop(module)]
+        foreign_head = ""
+        if classifier is None:
+            # What is left of the head, and towers, which have classifiers too.
+            head = [module for module in modules if module.startswith(self._head_prefix())]
+            foreign_head = f"its head has the layers {', '.join(head)}" if head else ""
+            for module in head:
+                del modules[module]
+            translated = {name: t for name, t in translated.items() if not name.startswith("aux.")}
+            arguments.pop("aux", None)
         rest = {f"{module}.{leaf}": t for module, leaves in modules.items() for leaf, t in leaves.items()}
-        _add_counters(translated)
+        add_counters(translated)
         names = {ours: theirs for ours, theirs, *_ in pairs}
-        return Translation(translated | rest, arguments, names, tuple(foreign_head))
+        return Translation(translated | rest, arguments, names, foreign_head)
 
     def num_known(self, weights: Mapping[str, Tensor]) -> int:
         """How many of their modules `weights` has tensors for."""
@@ -97,7 +103,7 @@ def _by_module(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return modules
 
 
-def _add_counters(weights: dict[str, Tensor]) -> None:
+def add_counters(weights: dict[str, Tensor]) -> None:
     """Batch norm counts its updates; files from before PyTorch 0.4.1, and other frameworks', do not have the count."""
     for name in [name for name in weights if name.endswith(".running_mean")]:
         weights.setdefault(name.replace("running_mean", COUNTER), torch.tensor(0))

@@ -1,0 +1,85 @@
+"""`depthwise import`: weights from Keras, timm and torchvision into a bundle."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from depthwise.cli.options import Json, flag
+from depthwise.cli.output import note, print_json, printable
+from depthwise.errors import UsageError
+
+if TYPE_CHECKING:
+    from depthwise.importing import Imported
+
+
+def import_(
+    source: Annotated[
+        str,
+        Parameter(
+            help="A .keras, .weights.h5, .h5, .safetensors or .pth file, a folder of timm's from the hub, or a name: "
+            "torchvision:resnet50, timm:legacy_xception.tf_in1k."
+        ),
+    ],
+    /,
+    *,
+    model: Annotated[str, Parameter(help="The network of the catalogue that the weights are of.")],
+    out: Annotated[Path, Parameter(help="The bundle folder to write.")],
+    classes: Annotated[
+        Path | None, Parameter(help="A text file with the names of the classes, one a line, in their order.")
+    ] = None,
+    interpolation: Annotated[
+        str | None,
+        Parameter(help="How the training resized its images: nearest, bilinear or bicubic."),
+    ] = None,
+    backbone: Annotated[bool, flag("Leave the head out: a bundle to begin a training with.")] = False,
+    force: Annotated[bool, flag("Replace the bundle that --out names.")] = False,
+    json: Json = False,
+) -> None:
+    """Make a bundle of other projects' weights; it predicts as they do at home, preprocessing included.
+
+    Nothing in the file is run. Weights that do not fit are named and nothing is written.
+
+    Example: depthwise import flowers.keras --model xception --out flowers --classes flowers.txt
+    """
+    names = _names(classes) if classes else ()
+    from depthwise.importing import import_weights
+
+    result = import_weights(
+        source, model, out, classes=names, interpolation=interpolation, backbone=backbone, overwrite=force
+    )
+    for text in result.notes:
+        note(text)
+    if json:
+        print_json(_document(result))
+        return
+    size = "x".join(map(str, result.config.preprocess.size))
+    what = f"{len(result.config.classes):,} classes" if result.config.classes else "a backbone"
+    print(f"{model} from {result.source}, {what}, images of {size}")
+    print(
+        f"predict: depthwise predict {printable(str(out))} IMAGE"
+        if result.config.classes
+        else f"train:   depthwise train --init {printable(str(out))} --data FOLDER --out RUN"
+    )
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text: save the class names as UTF-8, one a line") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise UsageError(f"{path} holds no class names: write one a line")
+    return names
+
+
+def _document(result: "Imported") -> dict[str, Any]:
+    return {
+        "out": str(result.out),
+        "source": result.source,
+        "notes": list(result.notes),
+        **result.config.to_json(),
+    }

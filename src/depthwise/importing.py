@@ -1,0 +1,214 @@
+"""Other people's weights into a bundle that predicts as they do at home."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from depthwise.bundle import BundleConfig, write_bundle
+from depthwise.data.transform import INTERPOLATIONS, Preprocess
+from depthwise.errors import DepthwiseError, UsageError, unknown_name
+from depthwise.load import check_fit
+from depthwise.models import CATALOGUE, create_model
+from depthwise.weights import LAYOUTS, hub, keras
+from depthwise.weights.files import WeightsFile, read_weights
+from depthwise.weights.layout import Layout, Translation, best_layout
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of foreign weights: the bundle's folder and configuration, where they came from, and what to know.
+
+    `source` is "keras", "torchvision" or "timm".
+    """
+
+    out: Path
+    source: str
+    config: BundleConfig
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A source in our terms; `classes` are empty where it has no names for them."""
+
+    source: str
+    path: Path
+    translation: Translation
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def import_weights(
+    source: str | os.PathLike[str],
+    model: str,
+    out: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] = (),
+    interpolation: str | None = None,
+    backbone: bool = False,
+    overwrite: bool = False,
+) -> Imported:
+    """Write the bundle `out` from Keras', timm's or torchvision's weights of the catalogue's network `model`.
+
+    source: a .keras, .weights.h5, .h5, .safetensors or .pth file, a folder of timm's from the hub, or a name:
+    torchvision:resnet50, timm:legacy_xception.tf_in1k. classes: their names, for a file that has none. interpolation:
+    how pictures were resized, where that is not as the source's own tools do. backbone: leave the head out.
+
+    Raises DepthwiseError, and writes nothing, if the file cannot be read or is hostile, if any weight does not fit, or
+    if the head cannot be expressed and `backbone` is not asked for; UsageError for names that do not exist.
+    """
+    if model not in CATALOGUE:
+        raise unknown_name("model", model, CATALOGUE)
+    if interpolation not in (None, *INTERPOLATIONS):
+        raise unknown_name("interpolation", str(interpolation), INTERPOLATIONS)
+    read = _read(str(source), model, interpolation)
+    translation = _without_head(read.translation) if backbone else read.translation
+    with torch.device("meta"):
+        module = create_model(model, **translation.arguments)
+    check_fit(read.path, model, translation.weights, module.state_dict(), translation.names)
+    num_classes = translation.arguments["num_classes"]
+    if not num_classes and not backbone:
+        reason = translation.foreign_head or "the file has no head"
+        raise DepthwiseError(
+            f"{read.path} can only be imported as a backbone, {reason}: add --backbone, and train a classifier on it "
+            f"with depthwise train --init"
+        )
+    names, remark = _class_names(num_classes, tuple(classes) or read.classes, backbone)
+    arguments = {k: v for k, v in translation.arguments.items() if k not in ("num_classes", "in_channels")}
+    config = BundleConfig(
+        model=model,
+        classes=names,
+        preprocess=read.preprocess,
+        model_args=arguments | ({"num_classes": 0} if backbone else {}),
+        training={
+            "imported_from": {"source": read.source, "file": str(source), "sha256": _sha256(read.path)}
+        },
+    )
+    write_bundle(out, config, translation.weights, overwrite=overwrite)
+    return Imported(Path(out), read.source, config, (*read.notes, *remark))
+
+
+def _read(source: str, model: str, interpolation: str | None) -> _Read:
+    project, _, name = source.partition(":")
+    if name and project in LAYOUTS and not Path(source).exists():
+        read = _by_name(project, name, model)
+    else:
+        read = _from_file(read_weights(Path(source)), model, interpolation)
+    if interpolation is not None:
+        read = replace(read, preprocess=replace(read.preprocess, interpolation=interpolation))
+    channels = read.translation.arguments.get("in_channels", read.preprocess.channels)
+    if channels != read.preprocess.channels and read.source != "keras":
+        mean, std = ((sum(of) / len(of),) * channels for of in (read.preprocess.mean, read.preprocess.std))
+        read = replace(read, preprocess=replace(read.preprocess, channels=channels, mean=mean, std=std))
+    return read
+
+
+def _by_name(project: str, name: str, model: str) -> _Read:
+    architecture = name.partition(".")[0]
+    layouts = LAYOUTS[project]
+    if architecture not in layouts:
+        raise unknown_name(f"network of {project}", architecture, layouts)
+    if layouts[architecture].model != model:
+        raise UsageError(
+            f"{project}:{name} is a network that is called {layouts[architecture].model} here: "
+            f"give --model {layouts[architecture].model}"
+        )
+    if project == "timm":
+        return _from_file(read_weights(hub.from_timm(name)), model, None)
+    published, layout = hub.from_torchvision(name, layouts)
+    file = read_weights(published.path)
+    return _Read(project, file.path, layout.translate(file.tensors), published.preprocess, published.classes)
+
+
+def _from_file(file: WeightsFile, model: str, interpolation: str | None) -> _Read:
+    if file.kind == "keras":
+        found = keras.translate(file.tensors, file.config, model)
+        notes = list(found.notes)
+        if interpolation is None:
+            notes.append(
+                "images are resized as Keras' load_img does, stretched and with nearest: give --interpolation bilinear "
+                "if the training resized otherwise"
+            )
+        return _Read("keras", file.path, found.translation, found.preprocess, (), tuple(notes))
+    project, architecture, layout = _recognise(file, model)
+    known = hub.known_file(file.path, architecture, layout) if project == "torchvision" else None
+    preprocess, notes = layout.preprocess, []
+    classes: tuple[str, ...] = ()
+    if known:
+        preprocess, classes = known.preprocess, known.classes
+    elif file.config:
+        preprocess = hub.timm_preprocess(dict(file.config), preprocess)
+        labels = file.config.get("label_names")
+        classes = tuple(map(str, labels)) if isinstance(labels, list) else ()
+    else:
+        notes.append(
+            f"the file says nothing of its preprocessing: taken is {project}'s usual one for {architecture}, "
+            f"{preprocess.size[0]}x{preprocess.size[1]}, {preprocess.interpolation}"
+        )
+    return _Read(project, file.path, layout.translate(file.tensors), preprocess, classes, tuple(notes))
+
+
+def _recognise(file: WeightsFile, model: str) -> tuple[str, str, Layout]:
+    """The project and architecture that the file says it is, or whose modules it has."""
+    said = file.config.get("architecture")
+    if isinstance(said, str) and said in LAYOUTS["timm"]:
+        layout = LAYOUTS["timm"][said]
+        if layout.model != model:
+            raise UsageError(
+                f"{file.path} is timm's {said}, which is called {layout.model} here: "
+                f"give --model {layout.model}"
+            )
+        return "timm", said, layout
+    candidates = [
+        (project, architecture, layout)
+        for project, layouts in LAYOUTS.items()
+        for architecture, layout in layouts.items()
+        if layout.model == model
+    ]
+    if not candidates:
+        known = {layout.model for layouts in LAYOUTS.values() for layout in layouts.values()}
+        raise unknown_name("model of timm or torchvision", model, known)
+    best = best_layout([layout for _, _, layout in candidates], file.tensors)
+    return next(candidate for candidate in candidates if candidate[2] is best)
+
+
+def _without_head(translation: Translation) -> Translation:
+    """The same as a backbone: no classifiers, no towers."""
+    weights = {
+        name: tensor
+        for name, tensor in translation.weights.items()
+        if not name.startswith("aux.") and not name.startswith("classifier.")
+    }
+    arguments: dict[str, Any] = {k: v for k, v in translation.arguments.items() if k != "aux"}
+    return replace(translation, weights=weights, arguments=arguments | {"num_classes": 0})
+
+
+def _class_names(
+    num_classes: int, known: tuple[str, ...], backbone: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names for the classes, and a remark if they are made up."""
+    if backbone:
+        return (), ("written as a backbone, without a classifier: depthwise train --init puts one on it",)
+    if known and len(known) != num_classes:
+        raise DepthwiseError(
+            f"{len(known)} class names for {num_classes} outputs: give as many names as the network has outputs"
+        )
+    if known:
+        return known, ()
+    if num_classes == 1000:
+        from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+        return tuple(_IMAGENET_CATEGORIES), ("1000 outputs are taken to be ImageNet's classes",)
+    names = tuple(map(str, range(num_classes)))
+    return names, (f"the classes are called 0 to {num_classes - 1}: name them with --classes FILE",)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,185 @@
+"""What a Keras model's configuration says of its input, its scaling and its head; read as data, nothing is built."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from depthwise.errors import DepthwiseError
+
+Config = Mapping[str, Any]
+
+_IDLE = (
+    "InputLayer",
+    "Dropout",
+    "SpatialDropout2D",
+    "GaussianNoise",
+    "GaussianDropout",
+    "ZeroPadding2D",
+    "Identity",
+)
+_HEAD_BEGINS = ("GlobalAveragePooling2D", "GlobalMaxPooling2D", "Flatten", "Dense")
+_HEAD_IDLE = ("InputLayer", "Dropout", "Flatten", "Reshape", "Identity", "ActivityRegularization")
+_LINEAR = (None, "linear")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A layer or operation: the name of its class, its arguments, and how it is called."""
+
+    kind: str
+    arguments: dict[str, Any]
+    calls: Any
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What is done to a pixel from 0 to 255 of each channel before the network: factor * pixel + offset."""
+
+    factor: tuple[float, ...]
+    offset: tuple[float, ...]
+
+
+def entries(config: Config) -> list[Entry]:
+    """The layers in order, those of a network inside the network in its place. Empty without a configuration."""
+    try:
+        return list(_entries(config)) if config else []
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise DepthwiseError(
+            f"the Keras configuration is malformed ({type(error).__name__}: {error}): save the model again"
+        ) from None
+
+
+def _entries(config: Config) -> Iterator[Entry]:
+    for layer in config["config"]["layers"]:
+        arguments = dict(layer["config"])
+        if "layers" in arguments:
+            yield from _entries(layer)
+        else:
+            yield Entry(str(layer["class_name"]), arguments, layer.get("inbound_nodes"))
+
+
+def epsilon(layers: list[Entry]) -> float | None:
+    """The epsilon of the first batch norm."""
+    return next((float(e.arguments["epsilon"]) for e in layers if _is_norm(e)), None)
+
+
+def _is_norm(entry: Entry) -> bool:
+    return entry.kind.startswith("BatchNormalization") and isinstance(entry.arguments.get("epsilon"), float)
+
+
+def image_size(layers: list[Entry]) -> tuple[int, int] | None:
+    """Height and width of the input, if it is fixed."""
+    for entry in layers:
+        shape = entry.arguments.get("batch_shape") or entry.arguments.get("batch_input_shape")
+        if isinstance(shape, list | tuple) and len(shape) == 4:
+            height, width = shape[2:] if shape[1] in (1, 3, 4) else shape[1:3]
+            whole = isinstance(height, int) and isinstance(width, int)
+            return (height, width) if whole and height > 0 and width > 0 else None
+    return None
+
+
+def scaling(layers: list[Entry], channels: int, statistics: Sequence[Tensor] = ()) -> Scaling | None:
+    """What the model itself does to pixels before its first convolution; None if nothing.
+
+    statistics: mean and variance of a Normalization layer that measured them, if there is one. Raises DepthwiseError for a layer
+    that is no scaling.
+    """
+    factor, offset = [1.0] * channels, [0.0] * channels
+    changed = False
+    for entry in layers:
+        if entry.kind == "Conv2D":
+            break
+        if entry.kind in _IDLE or entry.kind.startswith("Random"):
+            continue
+        by, plus = _affine(entry, channels, statistics)
+        factor = [f * b for f, b in zip(factor, by, strict=True)]
+        offset = [o * b + p for o, b, p in zip(offset, by, plus, strict=True)]
+        changed = True
+    return Scaling(tuple(factor), tuple(offset)) if changed else None
+
+
+def reverses_channels(layers: list[Entry]) -> bool:
+    """Whether the model turns RGB to BGR itself, as preprocess_input does when a model calls it."""
+    front = [entry.kind for entry in layers]
+    return "GetItem" in front[: front.index("Conv2D") if "Conv2D" in front else None]
+
+
+def _affine(entry: Entry, channels: int, statistics: Sequence[Tensor]) -> tuple[list[float], list[float]]:
+    ones, zeros = [1.0] * channels, [0.0] * channels
+    arguments = entry.arguments
+    constant = _constant(entry.calls)
+    match entry.kind:
+        case "Rescaling":
+            return _each(arguments["scale"], channels), _each(arguments.get("offset", 0.0), channels)
+        case "Normalization" if not arguments.get("invert"):
+            mean, variance = arguments.get("mean"), arguments.get("variance")
+            if mean is None and len(statistics) == 2:
+                mean, variance = (tensor.flatten().tolist() for tensor in statistics)
+            if mean is not None and variance is not None:
+                std = [max(v**0.5, 1e-7) for v in _each(variance, channels)]
+                means = _each(mean, channels)
+                return [1 / s for s in std], [-m / s for m, s in zip(means, std, strict=True)]
+        case "TrueDivide" | "Divide" if constant:
+            return [1 / constant] * channels, zeros
+        case "Multiply" if constant:
+            return [constant] * channels, zeros
+        case "Subtract" if constant is not None:
+            return ones, [-constant] * channels
+        case "Add" if constant is not None:
+            return ones, [constant] * channels
+    raise DepthwiseError(
+        f"{entry.kind} before the first convolution is no scaling that a bundle's preprocessing can hold: save the "
+        f"network that stands behind it"
+    )
+
+
+def _each(value: Any, channels: int) -> list[float]:
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    values = value if isinstance(value, list) else [value] * channels
+    if len(values) != channels or not all(isinstance(v, int | float) for v in values):
+        raise DepthwiseError(
+            f"a scaling of {value!r} does not fit {channels} channels: save the network behind it"
+        )
+    return [float(v) for v in values]
+
+
+def _constant(calls: Any) -> float | None:
+    """The number in `x / 127.5`: the second argument of an operation's only call."""
+    match calls:
+        case [{"args": [_, int() | float() as number]}]:
+            return float(number)
+    return None
+
+
+def head_fault(layers: list[Entry], config: Config) -> str:
+    """Why the head is none of ours, global average pooling and dense layers, in a clause; empty if it is one."""
+    outputs = config.get("config", {}).get("output_layers", [])
+    if len(outputs) > 1 and all(isinstance(output, list) for output in outputs):
+        return f"the model has {len(outputs)} outputs"
+    begin = next((i for i, entry in enumerate(layers) if entry.kind in _HEAD_BEGINS), len(layers))
+    head = layers[begin:]
+    if head and head[0].kind not in ("GlobalAveragePooling2D", "Flatten"):
+        return f"its head begins with {head[0].kind}"
+    dense = [entry for entry in head if entry.kind == "Dense"]
+    for entry in head[1:]:
+        activation = entry.arguments.get("activation")
+        if entry.kind == "Dense":
+            allowed = ("softmax", "sigmoid", *_LINEAR) if entry is dense[-1] else ("relu",)
+            if activation not in allowed:
+                return f"a dense layer of its head has the activation {activation}"
+        elif entry.kind not in (*_HEAD_IDLE, "Conv2D", "Activation", "Softmax", "ReLU"):
+            return f"its head has a {entry.kind} layer"
+    return ""
+
+
+def last_activation(layers: list[Entry]) -> str | None:
+    """softmax, sigmoid or linear; None without a configuration."""
+    for entry in reversed(layers):
+        if entry.kind == "Softmax":
+            return "softmax"
+        if entry.kind in ("Dense", "Activation", "Conv2D"):
+            return str(entry.arguments.get("activation") or "linear")
+    return None
