@@ -133,8 +133,9 @@ def resnet(
     block = partial(bottleneck, groups=groups, reduction=reduction, stride_in=stride_in, norm=norm)
     for i, depth in enumerate(depths):
         step = 1 if i == 0 else 2
-        inner = _scale(groups * group_width * 2**i, width, lcm(8, groups))
-        widths = (inner // 2 if halve_first else inner, inner, scale_width(256 * 2**i, width))
+        first = max(1, group_width // 2) if halve_first else group_width
+        reduce, inner = (_scale(groups * c * 2**i, width, lcm(8, groups)) for c in (first, group_width))
+        widths = (reduce, inner, scale_width(256 * 2**i, width))
         chain = nn.Sequential(block(channels, widths, step, skip_size=skip_size if step > 1 else 1))
         channels = widths[-1]
         chain.extend(block(channels, widths, 1, skip_size=None) for _ in range(depth - 1))

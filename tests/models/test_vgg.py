@@ -1,0 +1,131 @@
+"""VGG-16 against torchvision and timm, under the same weights."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from depthwise.errors import DepthwiseError
+from depthwise.models import create_model
+from depthwise.models.network import Network
+from depthwise.models.vgg import vgg16
+from depthwise.weights import translate
+
+
+def small(**arguments: Any) -> Network:
+    """A network for 16x16 that runs in milliseconds."""
+    arguments = {"num_classes": 10, "in_channels": 1, "width": 0.125, "stem": "small"} | arguments
+    torch.manual_seed(0)
+    return vgg16(**arguments)
+
+
+@pytest.mark.parametrize("source", ["torchvision", "timm"])
+@pytest.mark.parametrize("model", ["vgg16", "vgg16_bn"])
+def test_equal_to_the_peers(
+    model: str,
+    source: str,
+    randomise: Callable[[nn.Module], None],
+    difference: Callable[[Tensor, Tensor], float],
+) -> None:
+    """timm slides its fully connected layers over maps above 7x7, so the odd size is one below."""
+    if source == "timm":
+        theirs = pytest.importorskip("timm").create_model(model, pretrained=False)
+    else:
+        theirs = torchvision.models.get_model(model)
+    for module in theirs.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.normal_(module.bias, std=0.1)
+    randomise(theirs)
+    weights, arguments = translate(theirs.state_dict(), source=source, model=model)
+    with torch.device("meta"):
+        ours = create_model(model, **arguments)
+    ours.load_state_dict(weights, assign=True)
+    theirs.eval()
+    ours.eval()
+    for size in ((224, 224), (197, 75)):
+        x = torch.randn(1, 3, *size)
+        with torch.inference_mode():
+            assert difference(ours(x), theirs(x)) < 1e-4
+
+
+def test_feature_maps_are_those_before_each_pooling() -> None:
+    network = small(batch_norm=True).eval()
+    x = torch.randn(2, 1, 32, 48)
+    features = network.features(x)
+    assert {key: tuple(map_.shape[1:]) for key, map_ in features.items()} == {
+        "stride1": (16, 32, 48),
+        "stride2": (32, 16, 24),
+        "stride4": (64, 8, 12),
+        "stride8": (64, 4, 6),
+        "stride16": (64, 2, 3),
+    }
+    assert network.pooled(x).shape == (2, network.num_features) == (2, 512)
+    torch.testing.assert_close(network.classifier(network.pooled(x)), network(x))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 24), (28, 28), (17, 40)])
+def test_small_pictures_of_any_shape(size: tuple[int, int]) -> None:
+    network = small()
+    assert (network.min_size, network.input_size) == (16, 32)
+    assert network(torch.randn(2, 1, *size)).shape == (2, 10)
+
+
+def test_min_size() -> None:
+    network = vgg16(10, width=0.125, hidden=(8,)).eval()
+    assert network.min_size == 32
+    assert network(torch.randn(1, 3, 32, 45)).shape == (1, 10)
+    with pytest.raises(DepthwiseError, match=re.escape("an image of 31x40 is below this network's minimum")):
+        network(torch.zeros(1, 3, 31, 40))
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_gradients_reach_every_parameter(batch_norm: bool) -> None:
+    network = small(batch_norm=batch_norm)
+    nn.functional.cross_entropy(network(torch.randn(16, 1, 32, 32)), torch.arange(16) % 10).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_signal_keeps_its_size_without_batch_norm() -> None:
+    for width in (0.25, 1.0):
+        pooled = small(width=width).eval().pooled(torch.randn(8, 1, 32, 32))
+        assert 0.1 < pooled.square().mean().sqrt() < 10
+
+
+def test_dropout_configured_is_dropout_applied() -> None:
+    network = small(dropout=0.25, width=0.5)
+    dropped = []
+
+    def watch(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        dropped.append((output == 0)[inputs[0] != 0].float().mean().item())
+
+    layers = [module for module in network.modules() if isinstance(module, nn.Dropout)]
+    assert len(layers) == 2
+    for layer in layers:
+        layer.register_forward_hook(watch)
+    x = torch.randn(16, 1, 16, 16)
+    network.train()(x)
+    assert dropped == pytest.approx([0.25, 0.25], abs=0.05)
+    network.eval()(x)
+    assert dropped[2:] == [0, 0]
+
+
+def test_one_graph_for_compile_and_export() -> None:
+    network = small(batch_norm=True).eval()
+    x = torch.randn(2, 1, 20, 20)
+    expected = network(x)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), expected)
+    torch.testing.assert_close(torch.export.export(network, (x,)).module()(x), expected)
+
+
+def test_errors_name_the_value() -> None:
+    with pytest.raises(DepthwiseError, match=re.escape("hidden=() must hold at least one width each")):
+        small(hidden=())
+    with pytest.raises(DepthwiseError, match=re.escape("hidden=(0,) must hold numbers of channels")):
+        small(hidden=(0,))
