@@ -1,6 +1,7 @@
 """The convolutions by name: what each costs, what it computes, and that a network of them trains."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ def test_towers_equal_a_loop_over_towers(s: int) -> None:
 
 @pytest.mark.parametrize("kind", ["segments-4", "separable", "towers-4", "pointwise-first"])
 @pytest.mark.parametrize(("name", "function"), [("relu", F.relu), ("elu", F.elu)])
-def test_an_activation_stands_between(kind: str, name: str, function: type[F.relu]) -> None:
+def test_an_activation_stands_between(kind: str, name: str, function: Callable[[Tensor], Tensor]) -> None:
     plain, activated = layer(kind), layer(f"{kind}-{name}")
     activated.load_state_dict(plain.state_dict())
     x = torch.randn(2, M, 7, 9)

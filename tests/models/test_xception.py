@@ -12,6 +12,7 @@ from depthwise.errors import DepthwiseError, UsageError
 from depthwise.layers import ConvNorm, Residual, SeparableConv2d
 from depthwise.models.network import Network
 from depthwise.models.xception import xception
+from depthwise.weights import LAYOUTS, translate
 
 Randomise = Callable[[nn.Module], None]
 Difference = Callable[[Tensor, Tensor], float]
@@ -59,41 +60,75 @@ def test_maps_at_299_are_those_of_figure_5() -> None:
     assert all(height == width for height, width in sides)
 
 
-def test_equal_to_timm_where_the_padding_agrees(randomise: Randomise, difference: Difference) -> None:
-    """timm pads every strided pooling (1, 1), which is SAME where the map is odd: everywhere at these sizes."""
-    timm = pytest.importorskip("timm")
-    theirs = timm.create_model("legacy_xception", pretrained=False).eval()
-    for module in theirs.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = 1e-3
-    ours = xception().eval()
-    randomise(ours)
-    for source, target in zip(units(ours), timm_units(theirs), strict=True):
-        for value, tensor in zip(source, target, strict=True):
-            tensor.copy_(value)
-    theirs.fc.load_state_dict(ours.classifier.state_dict())
+def from_timm(theirs: nn.Module) -> Network:
+    weights, arguments = translate(theirs.state_dict(), source="timm", model="xception")
+    ours = xception(**arguments)
+    ours.load_state_dict(weights)
+    return ours
 
+
+@pytest.fixture(scope="module")
+def legacy_xception() -> nn.Module:
+    return pytest.importorskip("timm").create_model("legacy_xception", pretrained=False)
+
+
+def test_equal_to_timm_feature_by_feature(
+    legacy_xception: Any, randomise: Randomise, difference: Difference
+) -> None:
+    """At the default size and an odd one that leaves even maps too; both pool with symmetric padding."""
+    theirs = legacy_xception.eval()
+    randomise(theirs)
+    ours = from_timm(theirs).eval()
+    for size in ((299, 299), (161, 127)):
+        x = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            assert difference(ours(x), theirs(x)) < 1e-4
+            features = ours.features(x)
+            # Theirs are taken behind the ReLU that begins the next block; their stem is not padded either.
+            for (name, feature), expected in zip(
+                features.items(), theirs.forward_intermediates(x, intermediates_only=True), strict=True
+            ):
+                assert difference(feature if name == "stride2" else feature.relu(), expected) < 1e-4
+
+
+def test_same_padding_is_timm_where_the_maps_are_odd(
+    legacy_xception: Any, randomise: Randomise, difference: Difference
+) -> None:
+    """At these sizes every strided pooling sees an odd map, where TensorFlow's padding is (1, 1) as well."""
+    theirs = legacy_xception.eval()
+    randomise(theirs)
+    weights, arguments = translate(theirs.state_dict(), source="timm", model="xception")
+    ours = xception(**{**arguments, "padding": "same"}).eval()
+    ours.load_state_dict(weights)
     for size in ((71, 71), (71, 103)):
         x = torch.randn(2, 3, *size)
         with torch.no_grad():
             assert difference(ours(x), theirs(x)) < 1e-4
 
 
-def timm_units(network: Any) -> Iterator[list[Tensor]]:
-    def tensors(conv: nn.Module, norm: nn.Module) -> list[Tensor]:
-        return [*conv.state_dict().values(), *norm.state_dict().values()]
-
-    yield tensors(network.conv1, network.bn1)
-    yield tensors(network.conv2, network.bn2)
-    for i in range(1, 13):
-        block = getattr(network, f"block{i}")
-        for conv, norm in zip(block.rep[:-1], block.rep[1:], strict=True):
-            if isinstance(norm, nn.BatchNorm2d):
-                yield tensors(conv, norm)
-        if block.skip is not None:
-            yield tensors(block.skip, block.skipbn)
-    yield tensors(network.conv3, network.bn3)
-    yield tensors(network.conv4, network.bn4)
+def test_gradients_agree_with_timm(
+    legacy_xception: Any, randomise: Randomise, difference: Difference
+) -> None:
+    """In training mode, where dropout is 0 on both sides; float64 keeps the kinks of ReLU and pooling in place."""
+    theirs = legacy_xception.train().double()
+    randomise(theirs)
+    ours = from_timm(theirs).train().double()
+    names = LAYOUTS["timm"]["legacy_xception"].translate(theirs.state_dict()).names
+    x, target = torch.randn(4, 3, 75, 91, dtype=torch.float64), torch.arange(4)
+    losses = []
+    for network in (ours, theirs):
+        network.zero_grad()
+        losses.append(nn.functional.cross_entropy(network(x), target))
+        losses[-1].backward()
+    torch.testing.assert_close(*losses)
+    compared = 0
+    for name, parameter in ours.named_parameters():
+        module, _, leaf = name.rpartition(".")
+        expected = theirs.get_submodule(names[module]).get_parameter(leaf)
+        assert difference(parameter.grad, expected.grad) < 1e-3, name
+        compared += parameter.numel()
+    assert compared == 22_855_952
+    legacy_xception.float()
 
 
 def test_equal_to_keras_at_299(
@@ -196,6 +231,26 @@ def test_gradients_reach_every_parameter() -> None:
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_fully_connected_layers_stand_before_the_classifier() -> None:
+    """Two of 4096 (Chollet 2017, Table 2): 2048 -> 4096 -> 4096 -> classes, each with its bias."""
+    with torch.device("meta"):
+        network = xception(fully_connected=(4096, 4096))
+    assert network.num_features == network.classifier.in_features == 4096
+    assert count(network) - 22_855_952 == (2048 + 1) * 4096 + (4096 + 1) * 4096 + (4096 - 2048) * 1000
+
+    network = small(width=1, entry=(16,), middle=(), exit=(24, 32), fully_connected=(64, 48))
+    network.eval()
+    x = torch.randn(2, 1, 16, 16)
+    features = network.stages(x).mean((2, 3))
+    for layer in (network.neck[1], network.neck[3]):
+        features = nn.functional.relu(nn.functional.linear(features, layer.weight, layer.bias))
+        # He normal, as the convolutions: twice the mean of the squares goes on to the next.
+        assert layer.weight.std().item() == pytest.approx((2 / layer.in_features) ** 0.5, rel=0.1)
+    torch.testing.assert_close(network.pooled(x), features)
+    torch.testing.assert_close(network(x), network.classifier(features))
+    assert small(fully_connected=(4096,)).classifier.in_features == 512  # width scales it as well
 
 
 def test_dropout_configured_is_dropout_applied() -> None:

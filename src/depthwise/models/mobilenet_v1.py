@@ -31,8 +31,8 @@ def initialise_as_slim(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | PointwiseConv2d | nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.09, a=-0.18, b=0.18)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
 
 
 def block(in_channels: int, out_channels: int, stride: int, norm: Norm, padding: str) -> nn.Module:
