@@ -1,13 +1,7 @@
-"""Keras' networks, layer by layer as keras.applications calls them, and their weights under our names.
+"""Keras' weights under our names: layers by their kind and order, kernels turned, a head where it can be expressed."""
 
-Keras names layers after the class and counts in the order of creation, from wherever the session's counter stood, so
-names say nothing that lasts. What does is the order in which a model lists its layers: by distance from its output,
-then by traversal. Each function below calls the layers of one network as Keras' own code does; `Graph` lists them as
-Keras would, and a file's layers of each kind, in their order, are those.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,122 +11,20 @@ from depthwise.data.image import CHANNELS
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError, unknown_name
 from depthwise.weights import keras_config
+from depthwise.weights.keras_networks import (
+    CONV,
+    DENSE,
+    DEPTHWISE,
+    FAMILIES,
+    NORM,
+    OTHER,
+    SEPARABLE,
+    Family,
+    Graph,
+)
 from depthwise.weights.layout import CLASSIFIER, Translation, add_counters
 
-CONV, DEPTHWISE, SEPARABLE, NORM, DENSE, OTHER = "conv", "depthwise", "separable", "norm", "dense", "other"
-
 CAFFE_MEAN = (123.68, 116.779, 103.939)  # of red, green and blue, 0 to 255
-
-POOL = object()
-"""A step of a branch that has no weights."""
-
-
-class Graph:
-    """Calls of layers, recorded: a node is a number, in the order of the calls."""
-
-    def __init__(self) -> None:
-        self.parents: list[tuple[int, ...]] = []
-        self.kinds: list[str] = []
-        self.ours: list[str] = []
-
-    def layer(self, *inputs: int, kind: str = "", ours: str = "") -> int:
-        """A layer of a `kind` that has weights, under our module's path, or of none."""
-        self.parents.append(inputs)
-        self.kinds.append(kind)
-        self.ours.append(ours)
-        return len(self.parents) - 1
-
-    def conv_norm(self, x: int, ours: str, *, kind: str = CONV, activation: bool = True) -> int:
-        """Convolution, batch norm and an activation, which is a ConvNorm of ours."""
-        x = self.layer(self.layer(x, kind=kind, ours=f"{ours}.conv"), kind=NORM, ours=f"{ours}.norm")
-        return self.layer(x) if activation else x
-
-    def in_keras_order(self, output: int) -> list[int]:
-        """The nodes as `model.layers` lists them (keras/src/ops/function.py, map_graph)."""
-        visits: dict[int, int] = {}
-        waiting = [output]
-        while waiting:
-            node = waiting.pop()
-            if node not in visits:
-                visits[node] = len(visits)
-                waiting += reversed(self.parents[node])
-        distance = dict.fromkeys(visits, 0)
-        for node in sorted(visits, reverse=True):  # a layer is called after its inputs
-            for parent in self.parents[node]:
-                distance[parent] = max(distance[parent], distance[node] + 1)
-        return sorted(visits, key=lambda node: (-distance[node], visits[node]))
-
-
-@dataclass(frozen=True)
-class Family:
-    """A network of keras.applications: `calls` records it up to the last feature map and returns that node.
-
-    size: the side it was published for. caffe: images are BGR less a mean, rather than from -1 to 1. arguments: of
-    our builder. head: how Keras' own top is called, where that is not one dense layer.
-    """
-
-    calls: Callable[[Graph, int], int]
-    size: int
-    caffe: bool = False
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    head: tuple[tuple[str, str], ...] = ((DENSE, CLASSIFIER),)
-
-
-def xception(g: Graph, x: int) -> int:
-    def separable(x: int, ours: str, *, before: bool, after: bool = False) -> int:
-        return g.conv_norm(g.layer(x) if before else x, ours, kind=SEPARABLE, activation=after)
-
-    for i in (0, 1):
-        x = g.conv_norm(x, f"stages.stem.{i}")
-    for block in ("entry1", "entry2", "entry3", *(f"middle.{i}" for i in range(8)), "exit.0"):
-        middle = block.startswith("middle")
-        skip = x if middle else g.conv_norm(x, f"stages.{block}.skip", activation=False)
-        for i in range(1, 4 if middle else 3):
-            x = separable(x, f"stages.{block}.body.{i}", before=block != "entry1" or i > 1)
-        x = g.layer(x if middle else g.layer(x), skip)
-    for i in (1, 2):
-        x = separable(x, f"stages.exit.{i}", before=False, after=True)
-    return x
-
-
-def chain(g: Graph, x: int, ours: str, steps: Sequence[Any]) -> int:
-    """Convolutions with batch norm by their place under `ours`, pools, and lists of branches, one after another."""
-    for step in steps:
-        if step is POOL:
-            x = g.layer(x)
-        elif isinstance(step, list):
-            x = branches(g, x, ours, step)
-        else:
-            x = g.conv_norm(x, f"{ours}.{step}")
-    return x
-
-
-def branches(g: Graph, x: int, ours: str, chains: Sequence[Sequence[Any]]) -> int:
-    """Chains side by side, and their concatenation."""
-    return g.layer(*[chain(g, x, ours, steps) for steps in chains])
-
-
-def inception_v3(g: Graph, x: int) -> int:
-    mixed5 = [("0",), ("1.0", "1.1"), ("2.0", "2.1", "2.2"), (POOL, "3.1")]
-    mixed6 = [("0",), [f"1.{i}" for i in range(3)], [f"2.{i}" for i in range(5)], (POOL, "3.1")]
-    fork1, fork2 = ([(f"{b}.branches.0",), (f"{b}.branches.1",)] for b in ("1.1", "2.2"))
-    mixed7 = [("0",), ("1.0", fork1), ("2.0", "2.1", fork2), (POOL, "3.1")]
-    x = chain(g, x, "stages", ["stem1.0", "stem1.1", "stem1.2", POOL, "stem2.1", "stem2.2", POOL])
-    for i in (1, 2, 3):
-        x = branches(g, x, f"stages.mixed5.{i}.branches", mixed5)
-    x = branches(g, x, "stages.mixed6.0.branches", [("0",), ("1.0", "1.1", "1.2"), (POOL,)])
-    for i in (1, 2, 3, 4):
-        x = branches(g, x, f"stages.mixed6.{i}.branches", mixed6)
-    x = branches(g, x, "stages.mixed7.0.branches", [("0.0", "0.1"), [f"1.{i}" for i in range(4)], (POOL,)])
-    for i in (1, 2):
-        x = branches(g, x, f"stages.mixed7.{i}.branches", mixed7)
-    return x
-
-
-FAMILIES: dict[str, Family] = {
-    "inception_v3": Family(inception_v3, 299),
-    "xception": Family(xception, 299),
-}
 
 
 @dataclass(frozen=True)
@@ -212,7 +104,11 @@ def translate(
     epsilon = keras_config.epsilon(entries)
     if epsilon is not None:
         arguments["norm_eps"] = epsilon
-    head, fault = _head(family, rest, entries, config)
+    if family.width and f"{family.width[0]}.weight" in trunk:
+        width = len(trunk[f"{family.width[0]}.weight"]) / family.width[1]
+        arguments |= {"width": width} if width != 1 else {}
+    head, hidden, fault = _head(family, rest, keras_config.Head.of(entries, config))
+    arguments |= hidden
     classifier = head.get(f"{CLASSIFIER}.weight")
     arguments["num_classes"] = 0 if classifier is None else len(classifier)
     preprocess = _preprocess(family, keras_config.image_size(entries), channels, scaling, interpolation)
@@ -221,6 +117,11 @@ def translate(
         notes.append(
             f"the file has no model configuration: images are taken to be {preprocess.size[0]}x{preprocess.size[1]}, "
             f"scaled by keras.applications' preprocess_input"
+        )
+    if model == "mobilenet_v1" and any(-(-side // 2) % 16 for side in preprocess.size):
+        notes.append(
+            f"at {preprocess.size[0]}x{preprocess.size[1]} Keras pads some maps of odd size on one side only, which is "
+            f"not done here: predictions differ a little"
         )
     weights = trunk | head
     add_counters(weights)
@@ -232,8 +133,8 @@ def _trunk(family: Family, layers: Sequence[Layer]) -> tuple[dict[str, Tensor], 
     graph = Graph()
     last = family.calls(graph, graph.layer())
     by_kind: dict[str, list[Layer]] = {}
-    for layer in layers:
-        by_kind.setdefault(layer.kind, []).append(layer)
+    for one in layers:
+        by_kind.setdefault(one.kind, []).append(one)
     waiting = {kind: iter(of_kind) for kind, of_kind in by_kind.items()}
     norms = {ours for ours, kind in zip(graph.ours, graph.kinds, strict=True) if kind == NORM}
     weights: dict[str, Tensor] = {}
@@ -242,7 +143,8 @@ def _trunk(family: Family, layers: Sequence[Layer]) -> tuple[dict[str, Tensor], 
     biases: dict[str, Tensor] = {}
     for node in graph.in_keras_order(last):
         kind, ours = graph.kinds[node], graph.ours[node]
-        if not kind or not (layer := next(waiting.get(kind, iter(())), None)):
+        layer = next(waiting[kind], None) if kind in waiting else None
+        if layer is None:
             continue
         taken.add(layer.path)
         converted = _convert(kind, layer)
@@ -255,7 +157,7 @@ def _trunk(family: Family, layers: Sequence[Layer]) -> tuple[dict[str, Tensor], 
         # norm(x + bias) is norm(x) with the mean so much lower.
         if f"{norm}.running_mean" in weights:
             weights[f"{norm}.running_mean"] = weights[f"{norm}.running_mean"] - bias
-    return weights, names, [layer for layer in layers if layer.path not in taken]
+    return weights, names, [one for one in layers if one.path not in taken]
 
 
 def _convert(kind: str, layer: Layer) -> dict[str, Tensor]:
@@ -280,32 +182,45 @@ def _convert(kind: str, layer: Layer) -> dict[str, Tensor]:
 
 
 def _head(
-    family: Family, rest: Sequence[Layer], entries: list[keras_config.Entry], config: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], str]:
-    """The head's weights, or none and a clause that says why they are left out."""
+    family: Family, rest: Sequence[Layer], said: keras_config.Head
+) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """The head's weights and arguments of our builder; or neither, and a clause that says why it is left out."""
     if not rest:
-        return {}, ""
-    fault = keras_config.head_fault(entries, config)
-    own = [kind for kind, _ in family.head]
-    if not fault and [layer.kind for layer in rest] != own:
-        fault = "its head has the layers " + ", ".join(layer.path.rpartition("/")[2] for layer in rest)
-    if fault:
-        return {}, fault
+        return {}, {}, ""
+    if said.fault:
+        return {}, {}, said.fault
+    *before, last = rest
+    kinds = [layer.kind for layer in rest]
+    dense = kinds == [DENSE] * len(rest) and (family.hidden or not before)
+    if not dense and not (family.convolutional_head and kinds == [CONV]):
+        return {}, {}, "its head has the layers " + ", ".join(layer.path.rpartition("/")[2] for layer in rest)
     weights: dict[str, Tensor] = {}
-    for (kind, ours), layer in zip(family.head, rest, strict=True):
-        weights |= {f"{ours}.{leaf}": tensor for leaf, tensor in _convert(kind, layer).items()}
-    weight = weights[f"{CLASSIFIER}.weight"].flatten(1)
-    bias = weights.get(f"{CLASSIFIER}.bias", torch.zeros(len(weight)))
-    activation = keras_config.last_activation(entries)
-    if len(weight) == 1 and activation != "softmax":
+    arguments: dict[str, Any] = {}
+    if before and family.hidden:
+        name, path = family.hidden
+        converted = [_convert(DENSE, layer) for layer in before]
+        arguments[name] = tuple(len(hidden["weight"]) for hidden in converted)
+        weights = {f"{path(i)}.{leaf}": t for i, h in enumerate(converted) for leaf, t in h.items()}
+    end = _convert(last.kind, last)
+    weight, bias = end["weight"].flatten(1), end.get("bias", torch.zeros(len(end["weight"])))
+    flattens = family.flatten and bool(before)
+    if said.flattens not in (None, flattens):
+        return {}, {}, "its head flattens the map" if said.flattens else "its head takes the mean of each map"
+    if flattens and family.hidden:
+        first = f"{family.hidden[1](0)}.weight"
+        if weights[first].shape[1] % 49:
+            return {}, {}, f"its head takes {weights[first].shape[1]:,} values, not those of a 7x7 map"
+        # Keras flattens [height, width, channels].
+        weights[first] = weights[first].unflatten(1, (7, 7, -1)).permute(0, 3, 1, 2).flatten(1)
+    if len(weight) == 1 and said.activation != "softmax":
         # One probability for two classes: sigmoid(z) is the second of softmax(0, z).
         weight, bias = (torch.cat([torch.zeros_like(tensor), tensor]) for tensor in (weight, bias))
-    elif activation == "sigmoid":
-        return (
-            {},
-            f"its {len(weight)} outputs are independent probabilities (sigmoid), and a bundle's add up to 1",
+    elif said.activation == "sigmoid":
+        what = (
+            f"its {len(weight)} outputs are independent probabilities (sigmoid), and a bundle's add up to 1"
         )
-    return weights | {f"{CLASSIFIER}.weight": weight, f"{CLASSIFIER}.bias": bias}, ""
+        return {}, {}, what
+    return weights | {f"{CLASSIFIER}.weight": weight, f"{CLASSIFIER}.bias": bias}, arguments, ""
 
 
 def _preprocess(

@@ -83,8 +83,8 @@ def image_size(layers: list[Entry]) -> tuple[int, int] | None:
 def scaling(layers: list[Entry], channels: int, statistics: Sequence[Tensor] = ()) -> Scaling | None:
     """What the model itself does to pixels before its first convolution; None if nothing.
 
-    statistics: mean and variance of a Normalization layer that measured them, if there is one. Raises DepthwiseError for a layer
-    that is no scaling.
+    statistics: mean and variance of a Normalization layer that measured them, if there is one. Raises
+    DepthwiseError for a layer that is no scaling.
     """
     factor, offset = [1.0] * channels, [0.0] * channels
     changed = False
@@ -154,14 +154,39 @@ def _constant(calls: Any) -> float | None:
     return None
 
 
-def head_fault(layers: list[Entry], config: Config) -> str:
-    """Why the head is none of ours, global average pooling and dense layers, in a clause; empty if it is one."""
+@dataclass(frozen=True)
+class Head:
+    """What comes after the last map. fault: why it is not pooling and dense layers, in a clause; empty if it is that.
+
+    flattens: the map is taken whole, not averaged; activation: the last, softmax, sigmoid or linear. Both are None
+    without a configuration.
+    """
+
+    fault: str = ""
+    flattens: bool | None = None
+    activation: str | None = None
+
+    @staticmethod
+    def of(layers: list[Entry], config: Config) -> "Head":
+        """The head of a network with these layers."""
+        begin = next((i for i, entry in enumerate(layers) if entry.kind in _HEAD_BEGINS), len(layers))
+        head = layers[begin:]
+        if not head:
+            return Head()
+        activation = None
+        for entry in head:
+            if entry.kind == "Softmax":
+                activation = "softmax"
+            elif entry.kind in ("Dense", "Conv2D", "Activation"):
+                activation = str(entry.arguments.get("activation") or "linear")
+        return Head(_fault(head, config), head[0].kind in ("Flatten", "Dense"), activation)
+
+
+def _fault(head: list[Entry], config: Config) -> str:
     outputs = config.get("config", {}).get("output_layers", [])
     if len(outputs) > 1 and all(isinstance(output, list) for output in outputs):
         return f"the model has {len(outputs)} outputs"
-    begin = next((i for i, entry in enumerate(layers) if entry.kind in _HEAD_BEGINS), len(layers))
-    head = layers[begin:]
-    if head and head[0].kind not in ("GlobalAveragePooling2D", "Flatten"):
+    if head[0].kind not in ("GlobalAveragePooling2D", "Flatten"):
         return f"its head begins with {head[0].kind}"
     dense = [entry for entry in head if entry.kind == "Dense"]
     for entry in head[1:]:
@@ -170,16 +195,9 @@ def head_fault(layers: list[Entry], config: Config) -> str:
             allowed = ("softmax", "sigmoid", *_LINEAR) if entry is dense[-1] else ("relu",)
             if activation not in allowed:
                 return f"a dense layer of its head has the activation {activation}"
-        elif entry.kind not in (*_HEAD_IDLE, "Conv2D", "Activation", "Softmax", "ReLU"):
+        elif entry.kind == "Activation":
+            if activation not in ("softmax", "sigmoid", *_LINEAR) or (dense and entry is not head[-1]):
+                return f"its head has the activation {activation} on its own"
+        elif entry.kind not in (*_HEAD_IDLE, "Conv2D", "Softmax"):
             return f"its head has a {entry.kind} layer"
     return ""
-
-
-def last_activation(layers: list[Entry]) -> str | None:
-    """softmax, sigmoid or linear; None without a configuration."""
-    for entry in reversed(layers):
-        if entry.kind == "Softmax":
-            return "softmax"
-        if entry.kind in ("Dense", "Activation", "Conv2D"):
-            return str(entry.arguments.get("activation") or "linear")
-    return None
