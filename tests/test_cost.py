@@ -1,10 +1,13 @@
 """The bill against the closed formulas, and that counting changes nothing."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from depthwise.cost import cost
+from depthwise.cost import cost, multiply_adds
 from depthwise.layers import ConvNorm, SeparableConv2d, conv2d, relu
 from depthwise.models import create_model
 
@@ -102,3 +105,131 @@ def test_a_failed_count_changes_nothing_either() -> None:
         cost(network, (1, 8, 8))
     assert all(module.training for module in network.modules())
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def stack() -> nn.Sequential:
+    return nn.Sequential(conv2d(3, 8, 3), nn.BatchNorm2d(8), relu(), nn.MaxPool2d(2), conv2d(8, 4, 3))
+
+
+def test_training_keeps_what_the_backward_pass_reads() -> None:
+    # The image; the first convolution's output; batch norm's, which the ReLU overwrites, and its mean and deviation
+    # over the two images of the count; the pool's indices, 8 bytes each, and its output.
+    maps = 3 * 8 * 8 + 8 * 6 * 6 + 8 * 6 * 6 + 8 * 3 * 3
+    assert cost(stack(), (3, 8, 8)).training_bytes == 4 * maps + 8 * 8 * 3 * 3 + 4 * 2 * 8 // 2
+
+
+def test_what_needs_no_gradient_keeps_nothing() -> None:
+    network = stack().requires_grad_(False)
+    assert cost(network, (3, 8, 8)).training_bytes == 0
+    network[4].requires_grad_(True)
+    assert cost(network, (3, 8, 8)).training_bytes == 4 * 8 * 3 * 3
+    with torch.no_grad():
+        assert cost(network, (3, 8, 8)).training_bytes == 4 * 8 * 3 * 3
+
+
+class Fork(nn.Module):
+    """Adds what it keeps to what it makes of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv2d(4, 8, 1), conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y: Tensor = self.second(self.second(x))
+        return y + x
+
+
+def test_inference_needs_what_is_alive_at_once() -> None:
+    # A chain frees what lies behind: at its most the image and two neighbouring outputs are alive.
+    chain = nn.Sequential(conv2d(3, 8, 3), relu(), conv2d(8, 4, 3), conv2d(4, 4, 1))
+    assert cost(chain, (3, 8, 8)).inference_bytes == 4 * (3 * 8 * 8 + 8 * 6 * 6 + 4 * 4 * 4)
+    # The image, x, the second convolution's input and output; behind it x, y and their sum.
+    assert cost(Fork(), (4, 5, 5)).inference_bytes == 4 * 25 * (4 + 8 + 8 + 8)
+
+
+def test_intensity_is_work_over_traffic() -> None:
+    layer = nn.Sequential(conv2d(4, 6, 3))
+    bill = cost(layer, (4, 8, 8))
+    traffic = 4 * (4 * 64 + 9 * 24 + 6 * 36)
+    assert bill.bytes_moved == bill.layers[0].bytes_moved == traffic
+    assert bill.intensity == bill.layers[0].intensity == 9 * 24 * 36 / traffic
+    # A view moves nothing; what works in place reads and writes.
+    assert cost(nn.Sequential(layer, relu(), nn.Flatten()), (4, 8, 8)).bytes_moved == traffic + 2 * 4 * 6 * 36
+    assert cost(nn.Identity(), (4, 8, 8)).intensity == 0
+
+
+def test_shares_of_the_kinds_of_work() -> None:
+    network = nn.Sequential(
+        conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        SeparableConv2d(8, 4),
+        conv2d(4, 4, 3, padding=1, groups=2),
+        nn.Flatten(),
+        nn.Linear(100, 10),
+    )
+    bill = cost(network, (3, 5, 5))
+    parameters = {
+        "regular": 216,
+        "depthwise": 72,
+        "pointwise": 32,
+        "grouped": 72,
+        "linear": 1010,
+        "other": 16,
+    }
+    macs = {"regular": 5400, "depthwise": 1800, "pointwise": 800, "grouped": 1800, "linear": 1000, "other": 0}
+    assert bill.shares.keys() == parameters.keys()
+    for kind, share in bill.shares.items():
+        assert share["parameters"] == pytest.approx(parameters[kind] / 1418)
+        assert share["macs"] == pytest.approx(macs[kind] / 10800)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "kind"),
+    [
+        (nn.Conv1d(4, 8, 3), (4, 9), "regular"),
+        (nn.Conv1d(4, 8, 1), (4, 9), "pointwise"),
+        (nn.Conv3d(4, 8, 3, groups=4), (4, 5, 5, 5), "depthwise"),
+        (nn.Conv3d(4, 8, 3, groups=2), (4, 5, 5, 5), "grouped"),
+        (nn.Linear(7, 3), (7,), "linear"),
+    ],
+)
+def test_other_shapes_than_images_are_counted(layer: nn.Module, shape: tuple[int, ...], kind: str) -> None:
+    bill = cost(layer, shape)
+    assert [part.kind for part in bill.layers] == [kind]
+    assert bill.macs == multiply_adds(layer, shape) > 0
+
+
+@pytest.mark.parametrize(("name", "channels"), [("xception", 3), ("mobilenet_v2", 1), ("inception_v3", 3)])
+def test_a_network_without_memory_costs_the_same(name: str, channels: int) -> None:
+    arguments = {"num_classes": 10, "in_channels": channels, "width": 0.25, "stem": "small"}
+    with torch.device("meta"):
+        bill = cost(create_model(name, **arguments), (channels, 32, 32))
+    real = cost(create_model(name, **arguments), (channels, 32, 32))
+    assert (bill.parameters, bill.macs) == (real.parameters, real.macs)
+    assert (bill.activation_bytes, bill.training_bytes) == (real.activation_bytes, real.training_bytes)
+    # Without memory PyTorch's batch norm claims to return two numbers a channel in evaluation too.
+    assert bill.inference_bytes == pytest.approx(real.inference_bytes, rel=0.01)
+    assert bill.bytes_moved == pytest.approx(real.bytes_moved, rel=0.01)
+
+
+def test_a_layer_knows_where_its_input_comes_from() -> None:
+    bill = cost(nn.Sequential(stack(), nn.Identity(), Fork()), (3, 8, 8))
+    sources = {layer.name: layer.source for layer in bill.layers}
+    assert sources == {
+        "0.0": None,
+        "0.1": "0.0",
+        "0.3": "0.1",  # the ReLU works in place
+        "0.4": "0.3",
+        "2.first": "0.4",
+        "2.second": None,  # runs twice
+    }
+
+
+def test_a_count_holds_on_to_nothing() -> None:
+    network = stack()
+    cost(network, (3, 8, 8))
+    gone = weakref.ref(network[0])
+    del network
+    gc.collect()
+    assert gone() is None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+from torch.utils.weak import WeakIdKeyDictionary
 
 from depthwise.layers import PointwiseConv2d
 
@@ -25,7 +26,7 @@ class LayerCost:
 
     `parameters` are those the module holds itself; `macs` the multiply-adds and `bytes_moved` the memory traffic
     of its own operators, summed over its calls; the shapes are without the batch. `kind` is one of `KINDS`, or
-    the class's name.
+    the class's name; `source` is the layer whose output it takes, None if something stands between or it runs again.
     """
 
     name: str
@@ -35,6 +36,7 @@ class LayerCost:
     output_shape: tuple[int, ...]
     input_shape: tuple[int, ...]
     bytes_moved: int
+    source: str | None
 
     @property
     def intensity(self) -> float:
@@ -173,6 +175,7 @@ class _Ledger:
         self.activation_bytes = 0
         self.meter = _Meter(uncounted)
         self.meter.hold(image)
+        self._sources = WeakIdKeyDictionary()
         self._started: list[tuple[int, int]] = []
         self._children = [(0, 0)]
 
@@ -211,7 +214,9 @@ class _Ledger:
                 tuple(fresh[0].shape[1:]) if fresh else (),
                 tuple(given[0].shape[1:]) if given else (),
                 moved - inner_moved + (earlier.bytes_moved if earlier else 0),
+                self._sources.get(given[0]) if given and not earlier else None,
             )
+            self._sources.update((out, name) for out in fresh)
 
 
 def _kept(module: nn.Module, images: Tensor) -> int:
@@ -227,7 +232,8 @@ def _kept(module: nn.Module, images: Tensor) -> int:
             kept[storage._cdata] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    # Under a meter, as in evaluation, it is PyTorch's own operators that run.
+    with _Meter(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         torch.func.functional_call(module, buffers, (images,))
     return sum(storage.nbytes() for storage in kept.values())
 

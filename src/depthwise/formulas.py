@@ -72,7 +72,7 @@ def multipliers(m: int, n: int, k: int, f: int, width: float = 1.0, resolution: 
 
 @dataclass(frozen=True)
 class Layer:
-    """A kind of layer: `formula` and `build` take the arguments that `example` names, in this order, with usual values."""
+    """A kind of layer: `formula` and `build` take the arguments that `example` has usual values for, in this order."""
 
     written: str
     formula: Callable[..., int]

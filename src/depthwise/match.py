@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor
 from statistics import median
 from typing import Any
@@ -39,7 +39,7 @@ def match(
     size: int | tuple[int, int] | None = None,
     **arguments: Any,
 ) -> Match:
-    """Find the largest `width` with which the network `name`, built with `arguments`, keeps within one budget.
+    """Find the `width` of the widest network `name`, built with `arguments`, that keeps within one budget.
 
     The budget is one of: all parameters; multiply-adds for one image of `size` (the network's own unless given);
     or milliseconds of a forward pass of one such image in evaluation mode, float32, channels-last, on this
@@ -62,7 +62,7 @@ def match(
     def build(width: float) -> nn.Module:
         return create_model(name, width=width, **arguments)
 
-    def shape(module: nn.Module) -> tuple[int, int, int]:
+    def shape(module: Any) -> tuple[int, int, int]:
         sides = module.input_size if size is None else size
         height, width = (sides, sides) if isinstance(sides, int) else sides
         return module.in_channels, height, width
@@ -114,7 +114,7 @@ def _widest(count: Callable[[float], Match], kind: str, budget: float, wanted: s
         if low < NARROWEST:
             least = getattr(count(2 * low), kind)
             raise DepthwiseError(
-                f"there is no {wanted}: at width {2 * low:g} it has {least:,} and hardly less below, "
+                f"there is no {wanted}: at width {2 * low:.3g} it has {least:,} and hardly less below, "
                 f"so give a larger budget or take a smaller network"
             )
     while fits(2 * low):
@@ -127,7 +127,10 @@ def _widest(count: Callable[[float], Match], kind: str, budget: float, wanted: s
     while wide - narrow > 1:
         middle = (narrow + wide) // 2
         narrow, wide = (middle, wide) if fits(middle / STEP) else (narrow, middle)
-    return count(narrow / STEP)
+    found = count(narrow / STEP)
+    # Of the widths that make this network, one that a person would write: 1 rather than 1.003.
+    rounded = (count(width) for digits in range(3) if (width := round(found.width, digits)) > 0)
+    return next((same for same in rounded if replace(same, width=found.width) == found), found)
 
 
 def _fastest(

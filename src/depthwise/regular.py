@@ -1,8 +1,7 @@
 """What a separable network is measured against: the same network with regular convolutions."""
 
 import copy
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -23,32 +22,37 @@ def regular_twin(module: nn.Module, input_shape: Sequence[int]) -> nn.Module:
     `input_shape`, (C, H, W), finds out which layer feeds which. Built under `torch.device("meta")`, a twin
     takes no memory and can be counted all the same.
     """
-    layers = [layer for layer in cost(module, input_shape).layers if layer.kind in KINDS]
+    layers: dict[str | None, LayerCost] = {layer.name: layer for layer in cost(module, input_shape).layers}
+    pairs = {first: layer for layer in layers.values() if (first := _first_half(layer, layers))}
     twin = nn.Sequential(copy.deepcopy(module))  # around it, so that the module itself has a name, "0"
-    parts = [f"0.{name}".rstrip(".") for name, part in module.named_modules() if is_leaf(part)]
-    for layer, successor in zip(layers, [*layers[1:], None], strict=True):
-        name = f"0.{layer.name}".rstrip(".")
-        conv = twin.get_submodule(name)
+    parts = [_name(name) for name, part in module.named_modules() if is_leaf(part)]
+    for layer in layers.values():
+        conv = twin.get_submodule(_name(layer.name))
         if layer.kind not in ("depthwise", "grouped") or not isinstance(conv, CONVOLUTIONS):
             continue
-        if layer.kind == "depthwise" and successor is not None and _feeds(layer, successor):
-            pointwise = twin.get_submodule(f"0.{successor.name}")
-            channels, bias = successor.output_shape[0], getattr(pointwise, "bias", None) is not None
-            place = parts.index(name)
-            for emptied in parts[place + 1 : parts.index(f"0.{successor.name}") + 1]:
-                twin.set_submodule(emptied, nn.Identity())
-        else:
-            channels, bias = layer.output_shape[0], conv.bias is not None
-        twin.set_submodule(name, _regular(conv, channels, bias=bias))
-    return cast(nn.Module, twin[0])
+        last = pairs.get(layer.name, layer)
+        bias = getattr(twin.get_submodule(_name(last.name)), "bias", None) is not None
+        here, end = parts.index(_name(layer.name)), parts.index(_name(last.name))
+        for emptied in parts[here + 1 : end + 1]:
+            twin.set_submodule(emptied, nn.Identity())
+        twin.set_submodule(parts[here], _regular(conv, last.output_shape[0], bias=bias))
+    return twin[0]
 
 
-def _feeds(layer: LayerCost, successor: LayerCost) -> bool:
-    """Whether `successor` is the pointwise half of a separable convolution that begins with `layer`."""
-    same_map = (
-        successor.input_shape == layer.output_shape and layer.output_shape[1:] == successor.output_shape[1:]
-    )
-    return successor.kind == "pointwise" and same_map
+def _name(name: str) -> str:
+    return f"0.{name}".rstrip(".")
+
+
+def _first_half(layer: LayerCost, layers: Mapping[str | None, LayerCost]) -> str | None:
+    """The depthwise convolution of which `layer` is the pointwise half, with at most norms and activations between."""
+    if layer.kind != "pointwise" or layer.input_shape[1:] != layer.output_shape[1:]:
+        return None
+    source = layers.get(layer.source)
+    while source is not None and source.output_shape == layer.input_shape:
+        if source.kind in KINDS:
+            return source.name if source.kind == "depthwise" else None
+        source = layers.get(source.source)
+    return None
 
 
 def _regular(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, channels: int, *, bias: bool) -> nn.Module:

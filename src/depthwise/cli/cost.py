@@ -1,12 +1,22 @@
 """`depthwise cost`: the bill of a network, a bundle or a kind of layer, beside regular convolutions."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from depthwise.cli.options import Json
 from depthwise.cli.output import console, note, print_json, printable, table
+from depthwise.cli.subject import (
+    Classes,
+    Name,
+    Settings,
+    Size,
+    Subject,
+    build_subject,
+    find_subject,
+    parse_sides,
+)
 from depthwise.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -14,7 +24,6 @@ if TYPE_CHECKING:
 
     from depthwise.cost import Cost
 
-LAYER_SIZE = 32
 TOTALS = {
     "parameters": ("parameters", 1, ",.0f"),
     "macs": ("multiply-adds, million", 1e6, ",.2f"),
@@ -27,38 +36,13 @@ TOTALS = {
 """What a bill adds up to, with its name, unit and format for people."""
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is counted: the network or layer `name` with these arguments, for an image of these sides."""
-
-    name: str
-    arguments: dict[str, Any]
-    size: tuple[int, int] | None
-    layer: bool = False
-
-
 def cost(
-    name: Annotated[
-        str,
-        Parameter(
-            help="A network of the catalogue, a bundle, or a kind of layer: regular, separable, segments, bottleneck, "
-            "factorised, stacked."
-        ),
-    ],
+    name: Name,
     /,
     *,
-    size: Annotated[str | None, Parameter(help="The image, S or HxW; by default the network's own.")] = None,
-    classes: Annotated[int | None, Parameter(help="How many classes, 1000 by default.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--set",
-            negative="",
-            consume_multiple=True,
-            help="key=value, any number: arguments of the network (width=0.25), or the letters of the layer's formula "
-            "(m=16 n=32 k=3).",
-        ),
-    ] = None,
+    size: Size = None,
+    classes: Classes = None,
+    settings: Settings = None,
     sweep: Annotated[
         str | None,
         Parameter(help="key=value,value,...: a row for each value of an argument, or of size."),
@@ -77,7 +61,7 @@ def cost(
 
     Example: depthwise cost xception --size 299; or: depthwise cost xception --sweep width=1,0.75,0.5,0.25
     """
-    subject = _subject(name, size, classes, settings or [])
+    subject = find_subject(name, size, classes, settings or [])
     if sweep and match:
         raise UsageError("--sweep and --match both vary the network: give one of them")
     if match:
@@ -88,62 +72,12 @@ def cost(
         _bill(subject, as_json=json)
 
 
-def _subject(name: str, size: str | None, classes: int | None, settings: list[str]) -> Subject:
-    """What is asked for, with the settings laid over what it has anyway."""
-    import os
-
-    from depthwise.formulas import LAYERS
-    from depthwise.models import CATALOGUE
-    from depthwise.train.recipe import parse_setting
-
-    sides = None if size is None else _sides(size)
-    given: dict[str, Any] = dict(parse_setting(setting) for setting in settings)
-    if name in LAYERS:
-        if classes is not None:
-            raise UsageError(f"--classes {classes}: the layer {name} has none, leave it out")
-        return Subject(name, LAYERS[name].arguments(given), sides or (LAYER_SIZE, LAYER_SIZE), layer=True)
-    if classes is not None:
-        given["num_classes"] = classes
-    if name in CATALOGUE:
-        return Subject(name, given, sides)
-    if not os.path.lexists(name):
-        raise unknown_name("network, layer or bundle", name, [*CATALOGUE, *LAYERS])
-    from depthwise.bundle import read_bundle
-
-    config = read_bundle(name).config
-    preprocess = config.preprocess
-    own = {"num_classes": len(config.classes), "in_channels": preprocess.channels, **config.model_args}
-    return Subject(config.model, {**own, **given}, sides or preprocess.size)
-
-
-def _sides(text: str) -> tuple[int, int]:
-    """The height and width that `text`, S or HxW, means."""
-    height, _, width = text.partition("x")
-    width = width or height
-    if not (height.isascii() and height.isdigit() and width.isascii() and width.isdigit()):
-        raise UsageError(f"size {text!r} is no size: write S or HxW, for example 224 or 192x256")
-    return int(height), int(width)
-
-
-def _count(subject: Subject) -> "tuple[nn.Module, tuple[int, ...], Cost]":
+def _count(subject: Subject) -> "tuple[Any, tuple[int, ...], Cost]":
     """The network, the shape it is counted on, and its bill."""
-    import torch
-
     from depthwise.cost import cost
-    from depthwise.formulas import LAYERS
-    from depthwise.models import create_model
 
-    # Without memory, so that a large network is counted in a moment.
-    with torch.device("meta"):
-        if subject.layer:
-            layer = LAYERS[subject.name]
-            arguments = layer.arguments(subject.arguments)
-            module, channels = layer.build(*arguments.values()), arguments["m"]
-        else:
-            module = create_model(subject.name, **subject.arguments)
-            channels = module.in_channels
-        sides = subject.size or (module.input_size, module.input_size)
-        return module, (channels, *sides), cost(module, (channels, *sides))
+    module, shape = build_subject(subject)
+    return module, shape, cost(module, shape)
 
 
 def _regular(subject: Subject, module: "nn.Module", shape: tuple[int, ...]) -> "Cost":
@@ -177,7 +111,9 @@ def _matched(subject: Subject, text: str) -> Subject:
     arguments = {key: value for key, value in subject.arguments.items() if key != "width"}
     found = match(subject.name, **{kind: budget}, size=subject.size, **arguments)
     reached = getattr(found, kind)
-    note(f"width={found.width:g} is the widest within {kind}={budget:,g}: it reaches {reached:,.6g}")
+    note(
+        f"width={found.width:g} is the widest within {kind}={budget:,.10g}: it reaches {round(reached, 2):,}"
+    )
     return replace(subject, arguments={**arguments, "width": found.width})
 
 
@@ -275,7 +211,7 @@ def _sweep(subject: Subject, text: str, *, as_json: bool) -> None:
     bills = []
     for value in values:
         if key == "size":
-            varied = replace(subject, size=_sides(str(value)))
+            varied = replace(subject, size=parse_sides(str(value)))
         else:
             varied = replace(subject, arguments={**subject.arguments, key: value})
         bills.append(_count(varied)[2])

@@ -1,0 +1,110 @@
+"""The width that a budget allows is the largest that keeps to it, and what cannot be met is said."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+
+from depthwise.cost import cost
+from depthwise.errors import DepthwiseError, UsageError
+from depthwise.match import _fastest, latencies, match
+from depthwise.models import create_model
+
+SMALL = {"stem": "small", "num_classes": 10}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def bill(name: str, width: float, size: int) -> tuple[int, int]:
+    with torch.device("meta"):
+        counted = cost(create_model(name, width=width, **SMALL), (3, size, size))
+    return counted.parameters, counted.macs
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("xception", 500_000), ("mobilenet_v1", 10_000_000)])
+def test_the_widest_network_within_a_number_of_parameters(name: str, parameters: int) -> None:
+    found = match(name, parameters=parameters, **SMALL)
+    assert (found.parameters, found.macs) == bill(name, found.width, 32)
+    # The answer is the roundest width that makes this network; none that is wider keeps to the budget.
+    widths = (round(found.width + i / 1000, 3) for i in range(1, 100))
+    wider = next(count for width in widths if (count := bill(name, width, 32)[0]) != found.parameters)
+    assert found.parameters <= parameters < wider
+    assert found.parameters == pytest.approx(parameters, rel=0.1)  # channels move in steps of 8
+    assert found.milliseconds is None
+
+
+def test_the_widest_network_within_a_number_of_multiply_adds() -> None:
+    found = match("xception", macs=20e6, size=(28, 24), in_channels=1, **SMALL)
+    with torch.device("meta"):
+        network = create_model("xception", width=found.width, in_channels=1, **SMALL)
+    assert found.macs == cost(network, (1, 28, 24)).macs
+    assert 19e6 < found.macs <= 20e6
+
+
+def test_as_published_is_what_the_published_budget_gives() -> None:
+    assert match("mobilenet_v1", parameters=4_231_976).parameters == 4_231_976
+    assert match("mobilenet_v1", macs=568_740_352).width == 1
+
+
+def test_the_widest_network_within_a_time() -> None:
+    arguments = {**SMALL, "middle": (728,)}
+    module = create_model("xception", width=0.3, **arguments)
+    budget = 1.5 * latencies([module], torch.zeros(1, 3, 32, 32))[0]
+    found = match("xception", milliseconds=budget, **arguments)
+    assert found.milliseconds is not None
+    assert 0 < found.milliseconds <= budget
+    # Whatever else the machine does, a network of twice this width takes more than twice as long.
+    assert 0.05 < found.width < 3
+
+
+@pytest.mark.parametrize("budget", [0.1, 3.0, 40.0, 900.0])
+def test_the_measured_search_narrows_down_to_the_budget(budget: float) -> None:
+    def clock(widths: Sequence[float]) -> list[float]:
+        return [10 * width**2 + 0.01 for width in widths]
+
+    width, reached = _fastest(clock, budget, "a network")
+    assert reached <= budget
+    assert width == pytest.approx(math.sqrt((budget - 0.01) / 10), rel=0.02)
+
+
+def test_the_measured_search_takes_back_what_a_faster_moment_promised() -> None:
+    speeds = iter([1.0] * 8 + [4.0] * 100)  # the machine slows down to a quarter
+
+    def clock(widths: Sequence[float]) -> list[float]:
+        speed = next(speeds)
+        return [speed * 10 * width**2 for width in widths]
+
+    width, reached = _fastest(clock, 10.0, "a network")
+    assert reached == pytest.approx(40 * width**2)
+    assert reached <= 10
+
+
+@pytest.mark.parametrize(
+    ("budget", "kind", "sentence"),
+    [
+        ({"parameters": 100}, DepthwiseError, "no xception of parameters=100: at width 0.0156 it has "),
+        ({"macs": 1e5}, DepthwiseError, "no xception of macs=100,000: at width "),
+        ({"milliseconds": 1e-3}, DepthwiseError, "no xception in 0.001 ms on this machine: at width "),
+        ({"parameters": 1e15}, DepthwiseError, "is wider than 64 times the network: give a smaller budget"),
+        ({}, UsageError, "0 budgets are given: give one of parameters, macs, milliseconds"),
+        ({"parameters": 1e6, "macs": 1e6}, UsageError, "2 budgets are given"),
+        ({"parameters": 1e6, "width": 0.5}, UsageError, "width=0.5 is what is looked for: leave it out"),
+        (
+            {"parameters": 1e6, "widht": 1},
+            UsageError,
+            "unknown argument of xception 'widht': use one of width",
+        ),
+    ],
+)
+def test_what_cannot_be_matched_is_said(
+    budget: dict[str, float], kind: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(kind, match=sentence):
+        match("xception", **{**SMALL, "middle": (8,), **budget})  # type: ignore[arg-type]
