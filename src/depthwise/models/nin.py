@@ -65,7 +65,8 @@ def nin(
     He normal by fan-in, and N(0, 0.01) for the classifier. The authors' N(0, 0.01) and N(0, 0.05) go with pixels
     from 0 to 255. Raises DepthwiseError for a value out of range, UsageError for an unknown stem.
     """
-    layers = (*[mlpconv] * (len(widths) - 1), partial(mlpconv, depth=1))
+    layers: list[Layer] = [mlpconv] * (len(widths) - 1)
+    layers.append(partial(mlpconv, depth=1))
     return _network(layers, num_classes, in_channels, width, dropout, stem, widths)
 
 
@@ -120,10 +121,10 @@ def _network(
             stride *= 2
             # Caffe's: no padding, but the last window may hang over the edge.
             stages.append(Stage(f"pool{i - 1}", nn.MaxPool2d(3, 2, ceil_mode=True), channels, stride))
-        size, step, padding = (5 if i <= 2 else 3), 1, "symmetric"
+        size = 5 if i <= 2 else 3
+        conv = partial(conv2d, channels, kernel_size=size, padding="symmetric", bias=True)
         if i == 1 and imagenet:
-            size, step, padding = 11, 4, 0
-        conv = partial(conv2d, channels, kernel_size=size, stride=step, padding=padding, bias=True)
+            conv = partial(conv2d, channels, kernel_size=11, stride=4, bias=True)
         channels = scale_width(out, width)
         block = layer(conv, channels)
         if i == len(widths):

@@ -15,7 +15,7 @@ The SE paper states 3.87 and 4.25; timm's table has 3.88, 4.26 and 20.77, becaus
 batch norm puts out. The ResNet paper's 3.8, 7.6 and 11.3 go with stride_in="1x1".
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import lcm
 
@@ -39,7 +39,7 @@ from depthwise.models.network import Network, Stage
 STRIDE_IN = ("3x3", "1x1")
 
 # Caffe's pooling has no padding; its last window may hang over the edge, as TensorFlow's does on even maps only.
-POOLS = {
+POOLS: dict[str, Callable[[], nn.Module]] = {
     "symmetric": partial(MaxPool2d, padding="symmetric"),
     "ceil": partial(nn.MaxPool2d, 3, 2, ceil_mode=True),
 }
