@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cost": {"layers"},
     "formulas": {"layers"},
     "regular": {"cost"},
+    "draw": {"cost", "layers"},
     "match": {"cost", "models"},
     "data": set(),
     "bundle": {"data"},

@@ -9,7 +9,7 @@ from typing import cast
 
 from cyclopts import App, CycloptsError
 
-from depthwise.cli import cost, data, evaluate, import_, models, predict, train
+from depthwise.cli import cost, data, draw, evaluate, import_, models, predict, train
 from depthwise.cli.options import STANDARD_INPUT
 from depthwise.cli.output import printable
 from depthwise.errors import DepthwiseError, UsageError
@@ -40,6 +40,7 @@ app.command(predict.predict)
 app.command(import_.import_, name="import")
 app.command(models.models)
 app.command(cost.cost)
+app.command(draw.draw)
 app.command(data.app)
 
 

@@ -1,0 +1,47 @@
+"""`depthwise draw`: the architecture of a network, a bundle or a kind of layer as a picture."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from depthwise.cli.options import flag
+from depthwise.cli.output import printable
+from depthwise.cli.subject import Classes, Name, Settings, Size, build_subject, find_subject
+from depthwise.errors import DepthwiseError, UsageError
+
+
+def draw(
+    name: Name,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=("--out", "-o"), help="The picture's file, FILE.svg.")],
+    size: Size = None,
+    classes: Classes = None,
+    settings: Settings = None,
+    force: Annotated[bool, flag("Replace the file if it exists.")] = False,
+) -> None:
+    """Draw the architecture as an SVG: modules as in the papers, repeats folded, with shapes and costs.
+
+    Example: depthwise draw xception -o xception.svg
+    """
+    if out.suffix.lower() != ".svg":
+        raise UsageError(f"{out} does not end in .svg, and that is what is drawn: name it {out.stem}.svg")
+    if out.is_dir():
+        raise DepthwiseError(f"{out} is a folder: name a file in it, {out / 'picture.svg'} for example")
+    if os.path.lexists(out) and not force:
+        raise DepthwiseError(f"{out} exists and is not overwritten: choose another name or add --force")
+    subject = find_subject(name, size, classes, settings or [])
+    module, shape = build_subject(subject)
+    from depthwise.draw import draw as picture
+    from depthwise.train.files import write_text
+
+    own = f" ({Path(name).resolve().name})" if name != subject.name else ""
+    varied = "".join(f", {setting}" for setting in settings or [])
+    text = picture(module, shape, f"{subject.name}{own}{varied}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, text)
+    print(
+        f"{printable(str(out))}: {printable(subject.name)}, open it in a browser, or put it in a paper or a slide"
+    )

@@ -1,0 +1,110 @@
+"""What `cost` and `draw` look at: a network of the catalogue, that of a bundle or a run, or a kind of layer."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from depthwise.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LAYER_SIZE = 32
+
+Name = Annotated[
+    str,
+    Parameter(
+        help="A network of the catalogue, a bundle, or a kind of layer: regular, separable, segments, bottleneck, "
+        "factorised, stacked."
+    ),
+]
+
+Size = Annotated[str | None, Parameter(help="The image, S or HxW; by default the network's own.")]
+
+Classes = Annotated[int | None, Parameter(help="How many classes, 1000 by default.")]
+
+Settings = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--set",
+        negative="",
+        consume_multiple=True,
+        help="key=value, any number: arguments of the network (width=0.25), or the letters of the layer's formula "
+        "(m=16 n=32 k=3).",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network or layer `name` with these arguments, for an image of these sides."""
+
+    name: str
+    arguments: dict[str, Any]
+    size: tuple[int, int] | None
+    layer: bool = False
+
+
+def find_subject(name: str, size: str | None, classes: int | None, settings: Sequence[str]) -> Subject:
+    """What is asked for, with the settings laid over what it has anyway."""
+    from depthwise.formulas import LAYERS
+    from depthwise.models import CATALOGUE
+    from depthwise.train.recipe import parse_setting
+
+    sides = None if size is None else parse_sides(size)
+    given: dict[str, Any] = dict(parse_setting(setting) for setting in settings)
+    if name in LAYERS:
+        if classes is not None:
+            raise UsageError(f"--classes {classes}: the layer {name} has none, leave it out")
+        return Subject(name, LAYERS[name].arguments(given), sides or (LAYER_SIZE, LAYER_SIZE), layer=True)
+    if classes is not None:
+        given["num_classes"] = classes
+    if name in CATALOGUE:
+        return Subject(name, given, sides)
+    if not os.path.lexists(name):
+        raise unknown_name("network, layer or bundle", name, [*CATALOGUE, *LAYERS])
+    from depthwise.bundle import read_bundle
+
+    config = read_bundle(name).config
+    preprocess = config.preprocess
+    own = {"num_classes": len(config.classes), "in_channels": preprocess.channels, **config.model_args}
+    return Subject(config.model, {**own, **given}, sides or preprocess.size)
+
+
+def parse_sides(text: str) -> tuple[int, int]:
+    """The height and width that `text`, S or HxW, means."""
+    height, _, width = text.partition("x")
+    width = width or height
+    if not (height.isascii() and height.isdigit() and width.isascii() and width.isdigit()):
+        raise UsageError(f"size {text!r} is no size: write S or HxW, for example 224 or 192x256")
+    return int(height), int(width)
+
+
+def build_subject(subject: Subject) -> "tuple[nn.Module, tuple[int, ...]]":
+    """The network or layer, and the shape of its input; without memory, so that a large one takes a moment."""
+    import torch
+
+    from depthwise.formulas import LAYERS
+    from depthwise.models import create_model
+
+    with torch.device("meta"):
+        if subject.layer:
+            layer = LAYERS[subject.name]
+            arguments = layer.arguments(subject.arguments)
+            module: Any = layer.build(*arguments.values())
+            channels = arguments["m"]
+        else:
+            try:
+                module = create_model(subject.name, **subject.arguments)
+            except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+                reason = str(error).partition("\n")[0]  # behind it torch lists its own C++ calls
+                given = " ".join(f"{key}={value!r}" for key, value in subject.arguments.items())
+                raise UsageError(
+                    f"{given} does not build {subject.name} ({reason}): see its arguments with "
+                    f"depthwise models {subject.name}"
+                ) from None
+            channels = module.in_channels
+    return module, (channels, *(subject.size or (module.input_size, module.input_size)))
