@@ -226,6 +226,12 @@ def test_a_layer_knows_where_its_input_comes_from() -> None:
     }
 
 
+def test_the_native_kernels_do_not_change_the_bill() -> None:
+    network = create_model("mobilenet_v2", in_channels=1, width=0.25, stem="small")
+    before = cost(network, (1, 32, 32))
+    assert cost(network.to(memory_format=torch.channels_last), (1, 32, 32)) == before
+
+
 def test_a_count_holds_on_to_nothing() -> None:
     network = stack()
     cost(network, (3, 8, 8))

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -95,14 +96,11 @@ def cost(module: nn.Module, input_shape: Sequence[int]) -> Cost:
     not fit is passed on. Built under `torch.device("meta")`, a network of any size is counted in a moment.
     """
     parameters = list(module.parameters())
-    reference = next(iter([*parameters, *module.buffers()]), torch.empty(0))
-    images = torch.zeros(2, *input_shape, dtype=reference.dtype, device=reference.device)
-    devices = [images.device] if images.is_cuda else []
-    with torch.random.fork_rng(devices):
-        with torch.no_grad(), _mode(module, training=False):
-            ledger = _Ledger(images[:1].clone(), [*parameters, *module.buffers()])
-            with ledger.watch(module):
-                module(ledger.image)
+    image, images = _blank(module, 1, input_shape), _blank(module, 2, input_shape)
+    ledger = _Ledger(image, [*parameters, *module.buffers()])
+    with torch.random.fork_rng([image.device] if image.is_cuda else []):
+        with torch.no_grad(), _mode(module, training=False), ledger.watch(module):
+            module(image)
         with torch.enable_grad(), _mode(module, training=True):
             training_bytes = _kept(module, images) // len(images)
     return Cost(
@@ -119,10 +117,8 @@ def cost(module: nn.Module, input_shape: Sequence[int]) -> Cost:
 
 def multiply_adds(module: nn.Module, input_shape: Sequence[int]) -> int:
     """The `macs` of `cost` alone, in a fraction of its time."""
-    reference = next(module.parameters(), torch.empty(0))
-    image = torch.zeros(1, *input_shape, dtype=reference.dtype, device=reference.device)
     with torch.no_grad(), _mode(module, training=False), _Meter() as meter:
-        module(image)
+        module(_blank(module, 1, input_shape))
     return meter.macs
 
 
@@ -170,7 +166,6 @@ class _Ledger:
     """The meter read before and after every module: what lies between, less the children's, is its own."""
 
     def __init__(self, image: Tensor, uncounted: Iterable[Tensor]) -> None:
-        self.image = image
         self.layers: dict[str, LayerCost] = {}
         self.activation_bytes = 0
         self.meter = _Meter(uncounted)
@@ -236,6 +231,11 @@ def _kept(module: nn.Module, images: Tensor) -> int:
     with _Meter(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         torch.func.functional_call(module, buffers, (images,))
     return sum(storage.nbytes() for storage in kept.values())
+
+
+def _blank(module: nn.Module, batch: int, input_shape: Sequence[int]) -> Tensor:
+    reference = next(chain(module.parameters(), module.buffers()), torch.empty(0))
+    return torch.zeros(batch, *input_shape, dtype=reference.dtype, device=reference.device)
 
 
 def _kind(module: nn.Module) -> str:
