@@ -118,6 +118,6 @@ def inception_v2(
         bias=bias,
         dropout=dropout,
         input_size=224 if imagenet else 32,
-        min_size=15 if imagenet else 16,
+        min_size=7 if imagenet else 16,
         init=truncated_normal,
     )

@@ -158,8 +158,7 @@ def truncated_normal(network: nn.Module, std: float | None = None) -> None:
             # The cut takes the factor 1.3 from the variance.
             s = std or (0.01 if linear else math.sqrt(1.3 * 2 / module.weight[0].numel()))
             nn.init.trunc_normal_(module.weight, std=s, a=-2 * s, b=2 * s)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            _zero_bias(module)
 
 
 def glorot_uniform(network: nn.Module) -> None:
@@ -167,5 +166,10 @@ def glorot_uniform(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | PointwiseConv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            _zero_bias(module)
+
+
+def _zero_bias(module: nn.Module) -> None:
+    bias = getattr(module, "bias", None)
+    if bias is not None:
+        nn.init.zeros_(bias)
