@@ -2,12 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from depthwise.bundle import BundleConfig, write_bundle
 from depthwise.data.transform import INTERPOLATIONS, Preprocess
@@ -16,7 +17,7 @@ from depthwise.load import check_fit
 from depthwise.models import CATALOGUE, create_model
 from depthwise.weights import LAYOUTS, hub, keras
 from depthwise.weights.files import WeightsFile, read_weights
-from depthwise.weights.layout import Layout, Translation, best_layout
+from depthwise.weights.layout import Layout, Translation
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,7 @@ def import_weights(
         raise unknown_name("interpolation", str(interpolation), INTERPOLATIONS)
     read = _read(str(source), model, interpolation)
     translation = _without_head(read.translation) if backbone else read.translation
-    with torch.device("meta"):
-        module = create_model(model, **translation.arguments)
-    check_fit(read.path, model, translation.weights, module.state_dict(), translation.names)
+    check_fit(read.path, model, translation.weights, _state(model, translation.arguments), translation.names)
     num_classes = translation.arguments["num_classes"]
     if not num_classes and not backbone:
         reason = translation.foreign_head or "the file has no head"
@@ -174,8 +173,22 @@ def _recognise(file: WeightsFile, model: str) -> tuple[str, str, Layout]:
     if not candidates:
         known = {layout.model for layouts in LAYOUTS.values() for layout in layouts.values()}
         raise unknown_name("model of timm or torchvision", model, known)
-    best = best_layout([layout for _, _, layout in candidates], file.tensors)
-    return next(candidate for candidate in candidates if candidate[2] is best)
+    most = max(layout.num_known(file.tensors) for _, _, layout in candidates)
+    best = [candidate for candidate in candidates if candidate[2].num_known(file.tensors) == most]
+    # Networks of several widths have the same modules.
+    return next((candidate for candidate in best if _fits(candidate[2], file)), best[0])
+
+
+def _fits(layout: Layout, file: WeightsFile) -> bool:
+    translation = layout.translate(file.tensors)
+    expected = _state(layout.model, translation.arguments)
+    return {k: v.shape for k, v in expected.items()} == {k: v.shape for k, v in translation.weights.items()}
+
+
+def _state(model: str, arguments: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The names and shapes of the network's tensors, which take no memory."""
+    with torch.device("meta"):
+        return create_model(model, **arguments).state_dict()
 
 
 def _without_head(translation: Translation) -> Translation:

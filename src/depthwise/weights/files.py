@@ -107,7 +107,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
                     f"{path} is a TorchScript program and is not run: save its state_dict as .safetensors"
                 )
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # of a name, torch.load believes the suffix
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle makes torch raise nearly anything
         asked = re.search(r"GLOBAL (\S+)|builtin (?:\S+ )?function (\S+)", str(error))
         if asked or "weights_only" in str(error):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 import torch
 from torchvision import models
@@ -97,7 +98,7 @@ def from_timm(name: str) -> Path:
             f"timm:{name} lacks the tag of its weights: give it too, as in timm:legacy_xception.tf_in1k"
         )
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, hf_hub_url
         from huggingface_hub.errors import HFValidationError
     except ImportError:
         raise DepthwiseError(
@@ -107,7 +108,12 @@ def from_timm(name: str) -> Path:
     paths = []
     for file in ("config.json", "model.safetensors"):
         try:
-            paths.append(_cached(hf_hub_download, repository, file))
+            try:
+                paths.append(hf_hub_download(repository, file, local_files_only=True))
+            except FileNotFoundError:
+                # Without a network the hub's own client tries for half a minute.
+                urlopen(Request(hf_hub_url(repository, file), method="HEAD"), timeout=10).close()
+                paths.append(hf_hub_download(repository, file))
         except HFValidationError as error:
             raise UsageError(f"timm:{name} is no name of weights ({error}): look it up on the hub") from None
         except Exception as error:  # whatever the network's libraries raise
@@ -117,13 +123,6 @@ def from_timm(name: str) -> Path:
                 f"repository where there is a network, and import the folder"
             ) from None
     return Path(paths[1]).parent
-
-
-def _cached(download: Any, repository: str, file: str) -> str:
-    try:
-        return download(repository, file, local_files_only=True)
-    except FileNotFoundError:
-        return download(repository, file)
 
 
 def timm_preprocess(config: dict[str, Any], default: Preprocess) -> Preprocess:
