@@ -16,7 +16,7 @@ from depthwise.models import create_model
 
 STEP = 1000  # widths are told apart to a thousandth
 NARROWEST, WIDEST = 1 / 64, 64.0
-ROUNDS = 7
+ROUNDS = 11
 REFINEMENTS, CANDIDATES = 3, 5  # of the measured search: each narrows the interval to a fifth
 
 

@@ -58,8 +58,10 @@ def cost(
     """Count parameters, multiply-adds and memory, layer by layer, and against regular convolutions.
 
     A kind of layer is counted for itself and beside its closed formula; its map is 32x32 unless --size says other.
+    MobileNet's multipliers are one sweep each, of width and of size, and so are the segments between a regular and a
+    depthwise convolution: depthwise cost segments --size 19 --sweep s=1,2,4,364,728
 
-    Example: depthwise cost xception --size 299; or: depthwise cost xception --sweep width=1,0.75,0.5,0.25
+    Example: depthwise cost mobilenet_v1 --sweep width=1,0.75,0.5,0.25
     """
     subject = find_subject(name, size, classes, settings or [])
     if sweep and match:
