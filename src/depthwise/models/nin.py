@@ -13,7 +13,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
-from depthwise.layers import check_arguments, check_widths, conv2d, relu, scale_width
+from depthwise.layers import check_arguments, check_widths, conv2d, initialise, relu, scale_width
 from depthwise.models.network import Network, Stage
 
 Layer = Callable[[Callable[[int], nn.Module], int], nn.Module]
@@ -58,12 +58,12 @@ def nin(
     the last one makes a map for each class, and their averages are the logits: the classifier. `dropout` stands
     before the last mlpconv layer.
 
-    stem="imagenet" begins with an 11x11/4 without padding, and `min_size` is 39, what leaves one pixel at the end.
+    stem="imagenet" begins with an 11x11/4 without padding, and `min_size` is 39, which leaves one pixel at the end.
     stem="small" is for pictures of 16 to 64 pixels: a padded 5x5 at stride 1, as in the paper's CIFAR network, and no
     pooling behind it.
 
     He normal by fan-in, and N(0, 0.01) for the classifier. The authors' N(0, 0.01) and N(0, 0.05) go with pixels
-    from 0 to 255. Raises DepthwiseError for a value out of range, UsageError for an unknown stem.
+    from 0 to 255. There is no batch norm: the learning rates of networks that have it are too high. Raises DepthwiseError for a value out of range, UsageError for an unknown stem.
     """
     layers: list[Layer] = [mlpconv] * (len(widths) - 1)
     layers.append(partial(mlpconv, depth=1))
@@ -86,6 +86,9 @@ def nin_maxout(
     piecewise linear function, convex, of the patch, where mlpconv's perceptron can be any (Lin 2014, sections 2 and
     3.1). Everything else, the classifier included, is as in `nin`. The paper compares the two on CIFAR and states no
     network for ImageNet; with 2 pieces, as in Goodfellow's convolutions, this one has 11,174,376 parameters.
+
+    Convolutions start from a normal distribution by fan-in without He's factor of 2: the larger of two keeps the mean
+    square, where a ReLU halves it.
     """
     if pieces < 1:
         raise DepthwiseError(
@@ -95,7 +98,15 @@ def nin_maxout(
     def maxout(conv: Callable[[int], nn.Module], channels: int) -> nn.Module:
         return nn.Sequential(conv(pieces * channels), Maxout(pieces))
 
-    return _network([maxout] * len(widths), num_classes, in_channels, width, dropout, stem, widths)
+    layers: list[Layer] = [maxout] * len(widths)
+    return _network(layers, num_classes, in_channels, width, dropout, stem, widths, _initialise_maxout)
+
+
+def _initialise_maxout(module: nn.Module) -> None:
+    initialise(module)
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
 
 
 def _network(
@@ -106,6 +117,7 @@ def _network(
     dropout: float,
     stem: str,
     widths: Sequence[int],
+    init: Callable[[nn.Module], None] = initialise,
 ) -> Network:
     check_arguments(num_classes, in_channels, width, dropout, stem)
     check_widths(widths=widths)
@@ -135,6 +147,7 @@ def _network(
         num_classes=num_classes,
         in_channels=in_channels,
         input_size=224 if imagenet else 32,
-        # One pixel before the last pooling is too few, and a pooled side s comes from 2 s at least.
-        min_size=39 if imagenet else 8,
+        # What leaves one pixel at the end: a pooled side s comes from 2 s at least.
+        min_size=stride + 7 if imagenet else stride,
+        init=init,
     )

@@ -98,10 +98,10 @@ def resnet(
 ) -> Network:
     """Build a network of bottlenecks: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
-    Stage i of `depths` has that many bottlenecks, whose 3x3 has `groups` of group_width * 2^i channels (ResNeXt's
-    cardinality and d) and which put out 256 * 2^i; all but the first halve the map. `reduction` above 0 adds the gate
-    of SE networks. `width` scales all channels, to multiples of 8 and of the groups. `dropout` stands before the
-    classifier.
+    Stage i of `depths`, from 0, has that many bottlenecks, whose 3x3 has `groups` of group_width * 2^i channels
+    (ResNeXt's cardinality and d) and which put out 256 * 2^i; all stages but the first halve the map. `reduction`
+    above 0 adds the gate of SE networks. `width` scales all channels, to multiples of 8 and of the groups. `dropout`
+    stands before the classifier.
 
     Where the sources differ: `stride_in` says which convolution of a bottleneck halves the map, the "1x1" as in the
     paper, Caffe and Keras, or the "3x3" as in torchvision; `pool` is "symmetric" padding behind the stem, or Caffe's

@@ -47,7 +47,9 @@ def vgg16(
     the last map averaged down to one pixel.
 
     He normal by fan-in for all but the classifier, N(0, 0.01): the paper has N(0, 0.01) for all, and trains the
-    deeper networks from a shallower one because that alone does not train them; torchvision takes the fan-out.
+    deeper networks from a shallower one because that alone does not train them; torchvision takes the fan-out. Without
+    batch norm, the learning rates of networks that have it are too high.
+
     Raises DepthwiseError for a value out of range, UsageError for an unknown stem.
     """
     check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps)
