@@ -109,6 +109,11 @@ def translate(
         arguments |= {"width": width} if width != 1 else {}
     head, hidden, fault = _head(family, rest, keras_config.Head.of(entries, config))
     arguments |= hidden
+    if family.flatten and not hidden and [layer.kind for layer in layers if layer not in rest] == [CONV] * 13:
+        raise DepthwiseError(
+            f"the file has the convolutions of {model}, and our network has fully connected layers behind them that "
+            f"look at a 7x7 map: import a file that has those too{', but ' + fault if fault else ''}"
+        )
     classifier = head.get(f"{CLASSIFIER}.weight")
     arguments["num_classes"] = 0 if classifier is None else len(classifier)
     preprocess = _preprocess(family, keras_config.image_size(entries), channels, scaling, interpolation)

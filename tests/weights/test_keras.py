@@ -1,0 +1,340 @@
+"""Networks that Keras built and saved give here what they give in Keras, from tensors and from image files."""
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from depthwise.bundle import read_bundle
+from depthwise.errors import DepthwiseError
+from depthwise.importing import Imported, import_weights
+from depthwise.load import load, transfer
+from depthwise.models import create_model
+from depthwise.weights import keras as ours
+from depthwise.weights.files import read_weights
+
+os.environ["KERAS_BACKEND"] = "torch"  # read once, when Keras is imported
+keras: Any = importlib.import_module("keras")
+layers, applications = keras.layers, keras.applications
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    keras.utils.set_random_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photograph") / "flower.jpg"
+    Image.fromarray(load_sample_image("flower.jpg")).save(path)
+    return path
+
+
+def randomise(model: Any) -> Any:
+    """Statistics, gammas and biases away from where training starts, so that a wrong one shows."""
+    generator = np.random.default_rng(0)
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            for variable in layer.variables:
+                if variable.name in ("gamma", "moving_variance"):
+                    variable.assign(generator.uniform(0.5, 1.5, variable.shape))
+                else:
+                    variable.assign(generator.normal(0, 0.1, variable.shape))
+        elif getattr(layer, "bias", None) is not None:
+            layer.bias.assign(generator.normal(0, 0.1, layer.bias.shape))
+        if isinstance(layer, layers.Dense):
+            layer.kernel.assign(generator.normal(0, 4 / layer.kernel.shape[0] ** 0.5, layer.kernel.shape))
+    return model
+
+
+def headed(base: Any, *head: Any) -> Any:
+    """`base` with these layers on it, in one flat graph."""
+    x = base.output
+    for layer in head:
+        x = layer(x)
+    return randomise(keras.Model(base.input, x))
+
+
+def small(size: int = 64, alpha: float = 0.25, **arguments: Any) -> Any:
+    """The smallest network there is, without its head."""
+    shape = (size, size, 3)
+    arguments = {"input_shape": shape, "include_top": False, "weights": None, "alpha": alpha} | arguments
+    return applications.MobileNet(**arguments)
+
+
+def as_at_home(
+    model: Any, prepare: Callable[[Any], Any], image: Path, size: int, interpolation: str = "nearest"
+) -> np.ndarray:
+    """What Keras answers for an image file."""
+    loaded = keras.utils.load_img(image, target_size=(size, size), interpolation=interpolation)
+    return np.asarray(model.predict(prepare(keras.utils.img_to_array(loaded)[None]), verbose=0))[0]
+
+
+def same_answer(bundle: Path, image: Path, expected: np.ndarray) -> None:
+    prediction = load(bundle)(image, topk=len(expected))
+    assert prediction.indices[:5] == tuple(np.argsort(-expected)[:5])
+    assert np.abs(np.array(prediction.probabilities) - expected[list(prediction.indices)]).max() < 1e-3
+
+
+NETWORKS = {
+    "xception": ("Xception", 299, 97),
+    "inception_v3": ("InceptionV3", 299, 97),
+    "inception_resnet_v2": ("InceptionResNetV2", 299, 97),
+    "mobilenet_v1": ("MobileNet", 224, 63),
+    "mobilenet_v2": ("MobileNetV2", 224, 63),
+    "resnet50": ("ResNet50", 224, 97),
+    "resnet101": ("ResNet101", 224, 97),
+    "resnet152": ("ResNet152", 224, 97),
+}
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_the_network_computes_what_keras_does(model: str, tmp_path: Path) -> None:
+    """At the default and at an odd size, from a file that knows layers by their kind and number alone."""
+    name, *sizes = NETWORKS[model]
+    make = partial(getattr(applications, name), weights=None, include_top=False, pooling="avg")
+    theirs = headed(make(input_shape=(None, None, 3)), layers.Dense(7))
+    theirs.save_weights(tmp_path / "model.weights.h5")
+    translation = ours.translate(read_weights(tmp_path / "model.weights.h5").tensors, {}, model).translation
+    network = create_model(model, **translation.arguments).eval()
+    network.load_state_dict(translation.weights)
+    for size in sizes:
+        if model == "mobilenet_v2":  # whose padding is right for the size it was built with alone
+            resized = headed(make(input_shape=(size, size, 3)), layers.Dense(7))
+            resized.set_weights(theirs.get_weights())
+            theirs = resized
+        x = torch.randn(1, 3, size, size)
+        with torch.no_grad():
+            expected = theirs(x.permute(0, 2, 3, 1), training=False).cpu()
+            # Keras' own scaling of these has blue first.
+            found = network(x.flip(1) if model.startswith("resnet") else x)
+        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("alpha", [0.35, 1.4])
+def test_the_width_is_told_by_the_weights(alpha: float, tmp_path: Path) -> None:
+    theirs = randomise(
+        applications.MobileNetV2(weights=None, input_shape=(96, 96, 3), alpha=alpha, classes=10)
+    )
+    theirs.save(tmp_path / "a.keras")
+    result = import_weights(tmp_path / "a.keras", "mobilenet_v2", tmp_path / "bundle")
+    assert result.config.model_args["width"] == alpha
+
+
+def test_xception_with_a_custom_head_predicts_as_keras_does(tmp_path: Path, photograph: Path) -> None:
+    """From the same image file, preprocessing included, whichever way Keras saved it."""
+    theirs = headed(
+        applications.Xception(weights=None, include_top=False, input_shape=(299, 299, 3)),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(64, activation="relu"),
+        layers.Dropout(0.5),
+        layers.Dense(9, activation="softmax"),
+    )
+    expected = as_at_home(theirs, applications.xception.preprocess_input, photograph, 299)
+    assert expected.max() < 0.9
+    names = [f"kind {i}" for i in range(9)]
+    for file in ("a.keras", "a.h5", "a.weights.h5"):
+        (theirs.save_weights if "weights" in file else theirs.save)(tmp_path / file)
+        result = import_weights(tmp_path / file, "xception", tmp_path / f"of-{file}", classes=names)
+        assert result.source == "keras"
+        assert result.config.model_args["fully_connected"] == (64,)
+        same_answer(tmp_path / f"of-{file}", photograph, expected)
+        assert load(tmp_path / f"of-{file}")(photograph).classes[0] == names[int(expected.argmax())]
+
+
+def test_preprocessing_with_blue_first(tmp_path: Path, photograph: Path) -> None:
+    theirs = randomise(applications.ResNet50(weights=None, classes=20, input_shape=(96, 96, 3)))
+    theirs.save(tmp_path / "a.keras")
+    prepare = applications.resnet.preprocess_input
+    expected = as_at_home(theirs, prepare, photograph, 96, "bilinear")
+    import_weights(tmp_path / "a.keras", "resnet50", tmp_path / "bundle", interpolation="bilinear")
+    same_answer(tmp_path / "bundle", photograph, expected)
+
+
+def test_vgg16_and_its_flattened_map(tmp_path: Path, photograph: Path) -> None:
+    theirs = headed(
+        applications.VGG16(weights=None, include_top=False, input_shape=(224, 224, 3)),
+        layers.Flatten(),
+        layers.Dense(24, activation="relu"),
+        layers.Dense(16, activation="relu"),
+        layers.Dense(6, activation="softmax"),
+    )
+    theirs.save(tmp_path / "a.keras")
+    expected = as_at_home(theirs, applications.vgg16.preprocess_input, photograph, 224)
+    result = import_weights(tmp_path / "a.keras", "vgg16", tmp_path / "bundle")
+    assert result.config.model_args["hidden"] == (24, 16)
+    same_answer(tmp_path / "bundle", photograph, expected)
+
+
+def test_vgg16_without_its_fully_connected_layers_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    base = applications.VGG16(weights=None, include_top=False, input_shape=(64, 64, 3))
+    base.save_weights(tmp_path / "a.weights.h5")
+    with pytest.raises(DepthwiseError, match="import a file that has those too"):
+        import_weights(tmp_path / "a.weights.h5", "vgg16", tmp_path / "bundle", backbone=True)
+
+
+HEAD = (layers.GlobalAveragePooling2D, lambda: layers.Dense(8, activation="softmax"))
+
+
+def nested(*front: Any) -> Any:
+    """A network as a layer of another, behind `front`."""
+    return randomise(
+        keras.Sequential([layers.Input((64, 64, 3)), *front, small(), *(make() for make in HEAD)])
+    )
+
+
+def with_operations() -> Any:
+    inputs = keras.Input((64, 64, 3))
+    x = small()(applications.mobilenet.preprocess_input(inputs))
+    for make in HEAD:
+        x = make()(x)
+    return randomise(keras.Model(inputs, x))
+
+
+MODELS: dict[str, tuple[Callable[[], Any], bool]] = {
+    "flat": (lambda: headed(small(), *(make() for make in HEAD)), False),
+    "nested": (lambda: nested(), False),
+    "nested, rescaled and augmented": (
+        lambda: nested(layers.RandomFlip("horizontal"), layers.Rescaling(1 / 127.5, offset=-1.0)),
+        True,
+    ),
+    "normalised": (
+        lambda: nested(layers.Normalization(mean=[120.0, 110.0, 90.0], variance=[900.0, 1600.0, 2500.0])),
+        True,
+    ),
+    "scaled by operations": (with_operations, True),
+    "its own head": (
+        lambda: randomise(small(include_top=True, classes=8)),
+        False,
+    ),
+    "frozen": (lambda: frozen(), False),
+}
+
+
+def frozen() -> Any:
+    base = small()
+    base.trainable = False
+    return randomise(keras.Sequential([layers.Input((64, 64, 3)), base, *(make() for make in HEAD)]))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_networks_as_people_put_them_together(kind: str, tmp_path: Path, photograph: Path) -> None:
+    make, scales = MODELS[kind]
+    theirs = make()
+    prepare = (lambda x: x) if scales else applications.mobilenet.preprocess_input
+    expected = as_at_home(theirs, prepare, photograph, 64)
+    for file in (
+        ["a.keras"] if "scaled" in kind or "normalised" in kind else ["a.keras", "a.h5", "a.weights.h5"]
+    ):
+        (theirs.save_weights if "weights" in file else theirs.save)(tmp_path / file)
+        if file == "a.weights.h5":
+            found = ours.translate(read_weights(tmp_path / file).tensors, {}, "mobilenet_v1")
+            bundle = read_bundle(tmp_path / "of-a.keras")
+            assert all(torch.equal(found.translation.weights[k], t) for k, t in bundle.weights.items())
+        else:
+            import_weights(tmp_path / file, "mobilenet_v1", tmp_path / f"of-{file}")
+            same_answer(tmp_path / f"of-{file}", photograph, expected)
+
+
+def test_one_probability_for_two_classes(tmp_path: Path, photograph: Path) -> None:
+    theirs = headed(small(), layers.GlobalAveragePooling2D(), layers.Dense(1, activation="sigmoid"))
+    theirs.save(tmp_path / "a.keras")
+    expected = as_at_home(theirs, applications.mobilenet.preprocess_input, photograph, 64)[0]
+    import_weights(tmp_path / "a.keras", "mobilenet_v1", tmp_path / "bundle", classes=("cat", "dog"))
+    answer = load(tmp_path / "bundle")(photograph)
+    assert dict(zip(answer.classes, answer.probabilities, strict=True))["dog"] == pytest.approx(
+        expected, abs=1e-3
+    )
+
+
+FOREIGN: dict[str, tuple[Any, str]] = {
+    "batch norm": (
+        lambda: (layers.GlobalAveragePooling2D(), layers.BatchNormalization(), layers.Dense(3)),
+        "its head has a BatchNormalization layer",
+    ),
+    "several labels": (
+        lambda: (layers.GlobalAveragePooling2D(), layers.Dense(3, activation="sigmoid")),
+        "its 3 outputs are independent probabilities",
+    ),
+    "maximum": (
+        lambda: (layers.GlobalMaxPooling2D(), layers.Dense(3)),
+        "its head begins with GlobalMaxPooling2D",
+    ),
+    "flattened": (lambda: (layers.Flatten(), layers.Dense(3)), "its head flattens the map"),
+    "more layers": (
+        lambda: (layers.GlobalAveragePooling2D(), layers.Dense(4, activation="relu"), layers.Dense(3)),
+        "its head has the layers dense, dense_1",
+    ),
+    "other activation": (
+        lambda: (layers.GlobalAveragePooling2D(), layers.Dense(4, activation="gelu"), layers.Dense(3)),
+        "a dense layer of its head has the activation gelu",
+    ),
+    "none": (lambda: (), "the file has no head"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_head_that_cannot_be_expressed_leaves_a_backbone(kind: str, tmp_path: Path) -> None:
+    make, reason = FOREIGN[kind]
+    headed(small(), *make()).save(tmp_path / "a.keras")
+    out = tmp_path / "bundle"
+    with pytest.raises(DepthwiseError, match="can only be imported as a backbone") as raised:
+        import_weights(tmp_path / "a.keras", "mobilenet_v1", out)
+    assert reason in str(raised.value)
+    assert "--backbone" in str(raised.value)
+    assert not out.exists()
+    result = import_weights(tmp_path / "a.keras", "mobilenet_v1", out, backbone=True)
+    assert result.config.classes == ()
+    with pytest.raises(DepthwiseError, match=r"is a backbone without a classifier.*train --init"):
+        load(out)
+    bundle = read_bundle(out)
+    module = create_model("mobilenet_v1", num_classes=4, width=0.25)
+    assert not transfer(bundle, module, ("a", "b", "c", "d"))
+    for name, tensor in bundle.weights.items():
+        assert torch.equal(module.state_dict()[name], tensor)
+
+
+def test_what_scales_in_no_way_that_preprocessing_can_hold_is_refused(tmp_path: Path) -> None:
+    nested(layers.GaussianNoise(0.1), layers.UnitNormalization()).save(tmp_path / "a.keras")
+    with pytest.raises(DepthwiseError, match="UnitNormalization before the first convolution"):
+        import_weights(tmp_path / "a.keras", "mobilenet_v1", tmp_path / "bundle")
+
+
+def test_the_code_in_a_configuration_is_not_run(tmp_path: Path) -> None:
+    code = keras.Sequential([layers.Input((64, 64, 3)), layers.Lambda(lambda x: x * 2), small()])
+    code.save(tmp_path / "a.keras")
+    with pytest.raises(DepthwiseError, match="Lambda before the first convolution"):
+        import_weights(tmp_path / "a.keras", "mobilenet_v1", tmp_path / "bundle", backbone=True)
+
+
+def test_the_weights_of_another_network_are_named_with_both_shapes(tmp_path: Path) -> None:
+    headed(small(), *(make() for make in HEAD)).save(tmp_path / "a.keras")
+    with pytest.raises(DepthwiseError) as raised:
+        import_weights(tmp_path / "a.keras", "xception", tmp_path / "bundle")
+    sentence = str(raised.value)
+    assert "/layers/conv2d.weight is [8, 3, 3, 3] in the file and [32, 3, 3, 3] in the network" in sentence
+    assert sentence.count(" in the file and ") == 3
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_grey_picture_of_any_shape(tmp_path: Path) -> None:
+    base = applications.MobileNet(
+        weights=None, include_top=False, input_shape=(64, 96, 1), alpha=0.25, pooling="avg"
+    )
+    headed(base, layers.Dense(4)).save(tmp_path / "a.keras")
+    result: Imported = import_weights(tmp_path / "a.keras", "mobilenet_v1", tmp_path / "bundle")
+    assert (result.config.preprocess.size, result.config.preprocess.channels) == ((64, 96), 1)
+    assert any("load_img" in note for note in result.notes)
+    assert any("--classes" in note for note in result.notes)
