@@ -63,7 +63,9 @@ def nin(
     pooling behind it.
 
     He normal by fan-in, and N(0, 0.01) for the classifier. The authors' N(0, 0.01) and N(0, 0.05) go with pixels
-    from 0 to 255. There is no batch norm: the learning rates of networks that have it are too high. Raises DepthwiseError for a value out of range, UsageError for an unknown stem.
+    from 0 to 255. There is no batch norm: the learning rates of networks that have it are too high.
+
+    Raises DepthwiseError for a value out of range, UsageError for an unknown stem.
     """
     layers: list[Layer] = [mlpconv] * (len(widths) - 1)
     layers.append(partial(mlpconv, depth=1))
