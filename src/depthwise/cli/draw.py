@@ -42,6 +42,4 @@ def draw(
     text = picture(module, shape, f"{subject.name}{own}{varied}")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, text)
-    print(
-        f"{printable(str(out))}: {printable(subject.name)}, open it in a browser, or put it in a paper or a slide"
-    )
+    print(f"{printable(str(out))}: open it in a browser, put it in a paper or a slide")

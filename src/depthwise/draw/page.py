@@ -22,6 +22,7 @@ TALL = 480.0
 
 MARGIN, GUTTER, PAD, HEADER, BETWEEN, ASIDE = 24.0, 48.0, 12.0, 31.0, 24.0, 30.0
 TITLE, HEADING = 20.0, 14.0
+LONGEST = 80
 BOLD = 1.06  # bold letters are so much wider
 
 FLOWS = {"entry": "Entry flow", "middle": "Middle flow", "exit": "Exit flow"}
@@ -138,6 +139,7 @@ class Column:
 
 def compose(reading: Reading, name: str) -> str:
     """The SVG of `reading` under the title `name`."""
+    name = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
     caption = "Batch norm is not drawn. " if reading.normed else ""
     sections = _flat(reading.sections)
     if mark := common_mark([section.pieces for section in sections]):

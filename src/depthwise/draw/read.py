@@ -76,9 +76,10 @@ def read(module: nn.Module, input_shape: Shape) -> Reading:
         sections = list(reader.network(module, stages))
     else:
         sections = list(reader.children(module))
+    sections = [section for section in sections if section.pieces.items]
     return Reading(
         input_shape,
-        tuple(section for section in sections if section.pieces.items),
+        tuple(sections or [reader.whole(module)]),
         reader.cost,
         any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()),
     )
@@ -138,10 +139,15 @@ class _Reader:
             if name and next(child.children(), None) is not None and not isinstance(child, _WHOLE):
                 yield from [self.section("", plain)] if plain else []
                 plain = []
-                yield self.section(name, [(name, child)])
+                yield self.section(type(child).__name__ if name.isdigit() else name, [(name, child)])
             else:
                 plain.append((name, child))
         yield from [self.section("", plain)] if plain else []
+
+    def whole(self, module: nn.Module) -> Section:
+        """`module` as one box, for what has nothing in it that is drawn."""
+        box = self._box("", module)
+        return Section("", Chain((box,)), box.output, self.cost.parameters, self.cost.macs)
 
     def section(
         self, name: str, parts: Sequence[tuple[str, nn.Module]], side: Section | None = None
@@ -259,10 +265,9 @@ def _described(module: nn.Module, shape: Shape) -> tuple[tuple[str, ...], str]:
         case PointwiseConv2d():
             return (f"Conv {module.out_channels}, 1{BY}1", *_stride(module.stride)), "pointwise"
         case nn.Conv2d() if module.groups == module.in_channels > 1:
-            return (
-                f"DepthwiseConv {_window(module.kernel_size)}",
-                *_stride(module.stride),
-            ), "depthwise"
+            maps = f"{module.out_channels}, " if module.out_channels != module.in_channels else ""
+            text = f"DepthwiseConv {maps}{_window(module.kernel_size)}"
+            return (text, *_stride(module.stride)), "depthwise"
         case nn.Conv2d():
             kind = "pointwise" if set(module.kernel_size) == {1} else "regular"
             groups = [f"{module.groups} groups"] if module.groups > 1 else []
@@ -283,8 +288,6 @@ def _described(module: nn.Module, shape: Shape) -> tuple[tuple[str, ...], str]:
         case SqueezeExcite():
             squeezed, channels = module.squeeze.out_channels, module.excite.out_channels
             return ("Squeeze-and-excite", f"{channels} → {squeezed} → {channels}"), "gate"
-        case nn.LocalResponseNorm():
-            return ("LocalResponseNorm",), "other"
         case _:
             return (type(module).__name__,), "other"
 

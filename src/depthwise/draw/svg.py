@@ -137,7 +137,9 @@ class Sheet:
         faint: bool = False,
         anchor: str = "start",
     ) -> None:
-        """Text on its own, `y` being its base line."""
+        """Text on its own, `y` being its base line; nothing for no text."""
+        if not text:
+            return
         colour = FAINT if faint else INK
         self._boxes.append(_text(x, y, text, size=size, bold=bold, colour=colour, anchor=anchor, free=True))
 
