@@ -12,7 +12,31 @@ from torch import Tensor, nn
 from depthwise.errors import DepthwiseError
 from depthwise.layers import MaxPool2d, Norm, check_arguments, scale_width
 from depthwise.models.network import Network
-from depthwise.models.parts import C, Part, Plan, build, inception, truncated_normal
+from depthwise.models.parts import C, Part, Plan, build, inception, strided_pool, truncated_normal
+
+# Table 1 of the paper, a module a row: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.
+TABLE1 = {
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
+}
+
+
+def mixed(row: str, kernel_size: int) -> Part:
+    """The module of Figure 2(b)."""
+    one, reduce3, three, reduce5, five, projection = TABLE1[row]
+    return [
+        C(one, 1),
+        (C(reduce3, 1), C(three, 3)),
+        (C(reduce5, 1), C(five, kernel_size)),
+        (partial(MaxPool2d, 3, stride=1), C(projection, 1)),
+    ]
 
 
 class Aux(nn.Module):
@@ -67,42 +91,19 @@ def inception_v1(
     check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps, padding)
     if kernel_size not in (3, 5):
         raise DepthwiseError(f"kernel_size={kernel_size} must be 3, as in torchvision, or 5, as in the paper")
-
-    def half(size: int) -> Part:
-        if padding == "symmetric":
-            return partial(nn.MaxPool2d, size, stride=2, ceil_mode=True)
-        return partial(MaxPool2d, size, stride=2)
-
-    def mixed(one: int, reduce3: int, three: int, reduce5: int, five: int, projection: int) -> Part:
-        """Figure 2(b), by the columns of Table 1."""
-        return [
-            C(one, 1),
-            (C(reduce3, 1), C(three, 3)),
-            (C(reduce5, 1), C(five, kernel_size)),
-            (partial(MaxPool2d, 3, stride=1), C(projection, 1)),
-        ]
-
     imagenet = stem == "imagenet"
     start, fine = (2, 4) if imagenet else (1, 1)
-    first: tuple[Part, ...] = (half(3),) if imagenet else ()
+    pool = strided_pool(padding)
+    first: tuple[Part, ...] = (pool,) if imagenet else ()
+    rows = {row: mixed(row, kernel_size) for row in TABLE1}
     plan: Plan = {
         "stem1": (start, (C(64, 7, start, padding if imagenet else "same"),)),
         "stem2": (fine, (*first, C(64, 1), C(192, 3))),
-        "mixed3": (2 * fine, (half(3), mixed(64, 96, 128, 16, 32, 32), mixed(128, 128, 192, 32, 96, 64))),
-        "mixed4a": (4 * fine, (half(3), mixed(192, 96, 208, 16, 48, 64))),
-        "mixed4d": (
-            4 * fine,
-            (
-                mixed(160, 112, 224, 24, 64, 64),
-                mixed(128, 128, 256, 24, 64, 64),
-                mixed(112, 144, 288, 32, 64, 64),
-            ),
-        ),
-        "mixed4e": (4 * fine, (mixed(256, 160, 320, 32, 128, 128),)),
-        "mixed5": (
-            8 * fine,
-            (half(2), mixed(256, 160, 320, 32, 128, 128), mixed(384, 192, 384, 48, 128, 128)),
-        ),
+        "mixed3": (2 * fine, (pool, rows["3a"], rows["3b"])),
+        "mixed4a": (4 * fine, (pool, rows["4a"])),
+        "mixed4d": (4 * fine, (rows["4b"], rows["4c"], rows["4d"])),
+        "mixed4e": (4 * fine, (rows["4e"],)),
+        "mixed5": (8 * fine, (strided_pool(padding, 2), rows["5a"], rows["5b"])),
     }
     return inception(
         plan,

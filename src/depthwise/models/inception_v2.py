@@ -8,11 +8,41 @@ finds come out if biases, batch norms and ReLUs are counted.
 
 from functools import partial
 
-from torch import nn
-
 from depthwise.layers import MaxPool2d, check_arguments
 from depthwise.models.network import Network
-from depthwise.models.parts import C, D, Part, Plan, average_pool, inception, truncated_normal
+from depthwise.models.parts import C, D, Part, Plan, average_pool, inception, strided_pool, truncated_normal
+
+# Figure 5 of the paper, a module a row: #1x1, #3x3 reduce, #3x3, double #3x3 reduce, double #3x3, pool proj.
+FIGURE5 = {
+    "3a": (64, 64, 64, 64, 96, 32),
+    "3b": (64, 64, 96, 64, 96, 64),
+    "4a": (224, 64, 96, 96, 128, 128),
+    "4b": (192, 96, 128, 96, 128, 128),
+    "4c": (160, 128, 160, 128, 160, 128),
+    "4d": (96, 128, 192, 160, 192, 128),
+    "5a": (352, 192, 320, 160, 224, 128),
+    "5b": (352, 192, 320, 192, 224, 128),
+}
+
+
+def mixed(row: str, pool: Part) -> Part:
+    """A module of stride 1."""
+    one, reduce3, three, reduce5, five, projection = FIGURE5[row]
+    return [
+        C(one, 1),
+        (C(reduce3, 1), C(three, 3)),
+        (C(reduce5, 1), C(five, 3), C(five, 3)),
+        (pool, C(projection, 1)),
+    ]
+
+
+def reduction(reduce3: int, three: int, reduce5: int, five: int, padding: str) -> Part:
+    """A module of stride 2, which passes the pooled maps through: rows 3c and 4e."""
+    return [
+        (C(reduce3, 1), C(three, 3, 2, padding)),
+        (C(reduce5, 1), C(five, 3), C(five, 3, 2, padding)),
+        partial(MaxPool2d, 3, stride=2),
+    ]
 
 
 def inception_v2(
@@ -53,61 +83,22 @@ def inception_v2(
     or padding.
     """
     check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps, padding)
-    average = average_pool(count_padding)
-    half: Part = partial(MaxPool2d, 3, stride=2)
-    if padding == "symmetric":
-        half = partial(nn.MaxPool2d, 3, stride=2, ceil_mode=True)
-
-    def mixed(
-        one: int, reduce3: int, three: int, reduce5: int, five: int, pool: Part, projection: int
-    ) -> Part:
-        """One row of Figure 5; a 5x5 is two 3x3 of `five` channels."""
-        return [
-            C(one, 1),
-            (C(reduce3, 1), C(three, 3)),
-            (C(reduce5, 1), C(five, 3), C(five, 3)),
-            (pool, C(projection, 1)),
-        ]
-
-    def reduction(reduce3: int, three: int, reduce5: int, five: int) -> Part:
-        """A row of stride 2, which passes the pooled maps through."""
-        return [
-            (C(reduce3, 1), C(three, 3, 2, padding)),
-            (C(reduce5, 1), C(five, 3), C(five, 3, 2, padding)),
-            partial(MaxPool2d, 3, stride=2),
-        ]
-
     imagenet = stem == "imagenet"
     start, fine = (2, 4) if imagenet else (1, 1)
     edge = padding if imagenet else "same"
     conv1: Part = (D(8, 7, start, edge), C(64, 1)) if separable else (C(64, 7, start, edge),)
-    pool1: tuple[Part, ...] = (half,) if imagenet else ()
-    maximum = partial(MaxPool2d, 3, stride=1)
+    pool = strided_pool(padding)
+    first: tuple[Part, ...] = (pool,) if imagenet else ()
+    average = average_pool(count_padding)
+    rows = {row: mixed(row, average) for row in FIGURE5}
+    rows["5b"] = mixed("5b", partial(MaxPool2d, 3, stride=1))
+    reduction3c, reduction4e = reduction(128, 160, 64, 96, padding), reduction(128, 192, 192, 256, padding)
     plan: Plan = {
         "stem1": (start, conv1),
-        "stem2": (fine, (*pool1, C(64, 1), C(192, 3))),
-        "mixed3": (
-            2 * fine,
-            (half, mixed(64, 64, 64, 64, 96, average, 32), mixed(64, 64, 96, 64, 96, average, 64)),
-        ),
-        "mixed4": (
-            4 * fine,
-            (
-                reduction(128, 160, 64, 96),
-                mixed(224, 64, 96, 96, 128, average, 128),
-                mixed(192, 96, 128, 96, 128, average, 128),
-                mixed(160, 128, 160, 128, 160, average, 128),
-                mixed(96, 128, 192, 160, 192, average, 128),
-            ),
-        ),
-        "mixed5": (
-            8 * fine,
-            (
-                reduction(128, 192, 192, 256),
-                mixed(352, 192, 320, 160, 224, average, 128),
-                mixed(352, 192, 320, 192, 224, maximum, 128),
-            ),
-        ),
+        "stem2": (fine, (*first, C(64, 1), C(192, 3))),
+        "mixed3": (2 * fine, (pool, rows["3a"], rows["3b"])),
+        "mixed4": (4 * fine, (reduction3c, rows["4a"], rows["4b"], rows["4c"], rows["4d"])),
+        "mixed5": (8 * fine, (reduction4e, rows["5a"], rows["5b"])),
     }
     return inception(
         plan,

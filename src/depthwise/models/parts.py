@@ -17,6 +17,7 @@ from depthwise.layers import (
     Activation,
     Branches,
     ConvNorm,
+    MaxPool2d,
     Norm,
     PointwiseConv2d,
     Residual,
@@ -63,6 +64,13 @@ Part = C | R | D | tuple["Part", ...] | list["Part"] | Callable[[], nn.Module]
 def average_pool(count_padding: bool) -> Part:
     """The 3x3 average pooling of a branch; TensorFlow and Keras leave the zeros at the border out of the mean."""
     return partial(nn.AvgPool2d, 3, stride=1, padding=1, count_include_pad=count_padding)
+
+
+def strided_pool(padding: str, kernel_size: int = 3) -> Part:
+    """Max pooling of stride 2: TensorFlow's SAME, or "symmetric" as Caffe has it, whose last window may stand out."""
+    if padding == "symmetric":
+        return partial(nn.MaxPool2d, kernel_size, stride=2, ceil_mode=True)
+    return partial(MaxPool2d, kernel_size, stride=2)
 
 
 def build(
