@@ -2,6 +2,8 @@
 
 import gc
 import weakref
+from collections.abc import Iterator
+from itertools import accumulate
 
 import pytest
 import torch
@@ -239,3 +241,37 @@ def test_a_count_holds_on_to_nothing() -> None:
     del network
     gc.collect()
     assert gone() is None
+
+
+def allocations(network: nn.Module, images: Tensor) -> list[int]:
+    """What PyTorch's allocator gives out and takes back in a forward pass, in bytes, while the output is alive."""
+    network(images)  # what is allocated once is not of interest
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
+        output = network(images)
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    del output
+    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", ["xception", "inception_v3", "resnet50"])
+@pytest.mark.usefixtures("one_thread")  # each thread of an operator has memory of its own
+def test_the_allocator_agrees(name: str) -> None:
+    network = create_model(name, num_classes=10, width=0.25, stem="small")
+    bill, image = cost(network, (3, 64, 64)), 4 * 3 * 64 * 64
+    # The image is there before, the ten logits are not kept for the backward pass.
+    assert (
+        sum(allocations(network.train(), torch.zeros(2, 3, 64, 64))) / 2 == bill.training_bytes - image + 40
+    )
+    with torch.no_grad():
+        peak = max(accumulate(allocations(network.eval(), torch.zeros(1, 3, 64, 64))))
+    # Beyond the bill is what operators allocate for themselves.
+    assert bill.inference_bytes - image <= peak < 1.5 * (bill.inference_bytes - image)

@@ -147,6 +147,7 @@ def test_a_budget_gives_the_width(capsys: pytest.CaptureFixture[str]) -> None:
         (["xception", "--set", "widht=1"], "unknown argument of xception 'widht': use one of width"),
         (["xception", "--set", "width"], "setting 'width' has no '='"),
         (["xception", "--size", "big"], "size 'big' is no size: write S or HxW"),
+        (["separable", "--size", "0"], "size '0' is no size: write S or HxW"),
         (["xception", "--sweep", "size=300,0.5"], "size '0.5' is no size: write S or HxW"),
         (["xception", "--sweep", "width=1,2", "--match", "macs=1e6"], "both vary the network: give one"),
         (["xception", "--match", "macs=few"], "the budget is no number, write for example macs=4e6"),

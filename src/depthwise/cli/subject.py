@@ -78,7 +78,8 @@ def parse_sides(text: str) -> tuple[int, int]:
     """The height and width that `text`, S or HxW, means."""
     height, _, width = text.partition("x")
     width = width or height
-    if not (height.isascii() and height.isdigit() and width.isascii() and width.isdigit()):
+    digits = all(side.isascii() and side.isdigit() for side in (height, width))
+    if not digits or 0 in (int(height), int(width)):
         raise UsageError(f"size {text!r} is no size: write S or HxW, for example 224 or 192x256")
     return int(height), int(width)
 
