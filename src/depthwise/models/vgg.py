@@ -43,8 +43,8 @@ def vgg16(
     `batch_norm` puts one behind every convolution. `pooled` gives the last hidden layer.
 
     The fully connected layers see the last map averaged down to 7x7, what 224x224 leaves of itself, so any size of
-    image fits (torchvision's rule). stem="small" is for pictures of 16 to 64 pixels: without the first pooling, and
-    the last map averaged down to one pixel.
+    image fits: torchvision's rule, where timm slides these layers over larger maps. stem="small" is for pictures of
+    16 to 64 pixels: without the first pooling, and the last map averaged down to one pixel.
 
     He normal by fan-in for all but the classifier, N(0, 0.01): the paper has N(0, 0.01) for all, and trains the
     deeper networks from a shallower one because that alone does not train them; torchvision takes the fan-out. Without
