@@ -90,7 +90,7 @@ def import_weights(
         },
     )
     write_bundle(out, config, translation.weights, overwrite=overwrite)
-    return Imported(Path(out), read.source, config, (*read.notes, *remark))
+    return Imported(Path(out), read.source, config, (*read.notes, *translation.notes, *remark))
 
 
 def _read(source: str, model: str, interpolation: str | None) -> _Read:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_image
+from torchvision.transforms.v2.functional import center_crop, resize
 
 from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import DepthwiseError
@@ -47,7 +48,7 @@ def test_the_resized_centre_is_pillows(interpolation: str, resample: int, size: 
     height, width = photograph.shape[:2]
     cover = [round(side / 0.875) for side in size]
     scale = max(cover[0] / height, cover[1] / width)
-    resized = Image.fromarray(photograph).resize((round(width * scale), round(height * scale)), resample)
+    resized = Image.fromarray(photograph).resize((int(width * scale), int(height * scale)), resample)
     left, top = (resized.width - size[1]) / 2, (resized.height - size[0]) / 2
     expected = np.array(resized)[round(top) :, round(left) :][: size[0], : size[1]]
     preprocess = Preprocess(size, 3, interpolation=interpolation)
@@ -76,6 +77,13 @@ def test_stretched_and_cropped_is_the_centre_of_the_stretched() -> None:
 def test_an_image_of_the_right_size_is_left_alone_if_nothing_is_cropped() -> None:
     image = picture(3, 20, 30)
     assert torch.equal(Preprocess((20, 30), 3, crop_fraction=1.0).pixels(image), image)
+
+
+@pytest.mark.parametrize("shape", [(427, 640), (640, 427), (300, 301), (800, 224), (20, 30)])
+def test_torchvisions_resize_and_crop_see_the_same(shape: tuple[int, int]) -> None:
+    image = picture(3, *shape)
+    theirs = center_crop(resize(image, [235]), [224])
+    assert torch.equal(Preprocess((224, 224), 3, 224 / 235).pixels(image), theirs)
 
 
 def test_with_nothing_cropped_a_longer_image_gives_its_centre() -> None:

@@ -72,7 +72,11 @@ class Preprocess:
         if height > longest[0] or width > longest[1]:
             image = F.center_crop(image, [min(height, longest[0]), min(width, longest[1])])
             height, width = image.shape[-2:]
-        resized = [max(cover[0], round(height * scale)), max(cover[1], round(width * scale))]
+        # The longer side is rounded down, as torchvision and timm do.
+        if cover[0] * width >= cover[1] * height:
+            resized = [cover[0], cover[0] * width // height]
+        else:
+            resized = [cover[1] * height // width, cover[1]]
         return F.center_crop(self.resize(image, resized), list(self.size))
 
     def resize(self, image: Tensor, size: list[int]) -> Tensor:

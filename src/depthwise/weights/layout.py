@@ -15,6 +15,9 @@ Pair = tuple[str, str] | tuple[str, str, Change]
 
 Pairs = Callable[[], Iterable[Pair]]
 
+Modules = dict[str, dict[str, Tensor]]
+"""Tensors by their module's path, and there by their own name."""
+
 COUNTER = "num_batches_tracked"
 CLASSIFIER = "classifier"
 
@@ -24,12 +27,14 @@ class Translation:
     """Weights under our names, the builder's arguments, and `names`: our modules' paths to theirs.
 
     `foreign_head` says in a clause what of the head our network cannot express and was left out; empty if nothing.
+    `notes` are for the person whose weights they are.
     """
 
     weights: dict[str, Tensor]
     arguments: dict[str, Any]
     names: dict[str, str]
     foreign_head: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,40 +59,44 @@ class Layout:
         arguments = dict(self.arguments)
         modules = _by_module(weights)
         pairs = list(self.pairs())
-        if self.aux is not None and any(pair[1] in modules for pair in self.aux()):
-            pairs += self.aux()
-            arguments["aux"] = True
-        translated: dict[str, Tensor] = {}
-        for ours, theirs, *change in pairs:
-            for leaf, tensor in modules.pop(theirs, {}).items():
-                changed = change[0](tensor) if change and leaf == "weight" else tensor
-                translated[f"{ours}.{leaf}"] = changed
+        translated = _take(pairs, modules)
         first = translated.get(f"{pairs[0][0]}.weight")
         if first is not None and first.ndim == 4:
             arguments["in_channels"] = first.shape[1]
-        classifier = translated.get(f"{CLASSIFIER}.weight")
-        arguments["num_classes"] = 0 if classifier is None else len(classifier)
         foreign_head = ""
-        if classifier is None:
-            # What is left of the head, and towers, which have classifiers too.
-            head = [module for module in modules if module.startswith(self._head_prefix())]
-            foreign_head = f"its head has the layers {', '.join(head)}" if head else ""
-            for module in head:
-                del modules[module]
-            translated = {name: t for name, t in translated.items() if not name.startswith("aux.")}
-            arguments.pop("aux", None)
+        notes: tuple[str, ...] = ()
+        if f"{CLASSIFIER}.weight" not in translated:
+            head, foreign_head = self._other_head(modules)
+            translated |= head
+        classifier = translated.get(f"{CLASSIFIER}.weight")
+        num_classes = arguments["num_classes"] = 0 if classifier is None else len(classifier)
+        aux_pairs = list(self.aux()) if self.aux else []
+        towers = _take(aux_pairs, modules)
+        if any(len(t) != num_classes for name, t in towers.items() if name.endswith(f".{CLASSIFIER}.weight")):
+            notes = ("the auxiliary classifiers are for other classes than the main one and were left out",)
+        elif towers:
+            arguments["aux"] = True
+            translated |= towers
         rest = {f"{module}.{leaf}": t for module, leaves in modules.items() for leaf, t in leaves.items()}
         add_counters(translated)
-        names = {ours: theirs for ours, theirs, *_ in pairs}
-        return Translation(translated | rest, arguments, names, foreign_head)
+        names = {ours: theirs for ours, theirs, *_ in [*pairs, *aux_pairs]}
+        return Translation(translated | rest, arguments, names, foreign_head, notes)
+
+    def _other_head(self, modules: Modules) -> tuple[dict[str, Tensor], str]:
+        """A head that is not where the published one is, taken from `modules`: as a linear layer, or a clause on it."""
+        path = next(theirs for ours, theirs, *_ in self.pairs() if ours == CLASSIFIER)
+        root = path.partition(".")[0]
+        head = {name: modules.pop(name) for name in list(modules) if name.partition(".")[0] == root}
+        if len(head) == 1 and all(
+            "weight" in leaves and leaves["weight"].ndim == 2 for leaves in head.values()
+        ):
+            return {f"{CLASSIFIER}.{leaf}": t for leaves in head.values() for leaf, t in leaves.items()}, ""
+        return {}, f"its head has the layers {', '.join(head)}" if head else ""
 
     def num_known(self, weights: Mapping[str, Tensor]) -> int:
         """How many of their modules `weights` has tensors for."""
         modules = _by_module(weights)
         return sum(pair[1] in modules for pair in self.pairs())
-
-    def _head_prefix(self) -> str:
-        return next(theirs for ours, theirs, *_ in self.pairs() if ours == CLASSIFIER) + "."
 
 
 def best_layout(layouts: Sequence[Layout], weights: Mapping[str, Tensor]) -> Layout:
@@ -95,12 +104,21 @@ def best_layout(layouts: Sequence[Layout], weights: Mapping[str, Tensor]) -> Lay
     return max(layouts, key=lambda layout: layout.num_known(weights))
 
 
-def _by_module(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    modules: dict[str, dict[str, Tensor]] = {}
+def _by_module(weights: Mapping[str, Tensor]) -> Modules:
+    modules: Modules = {}
     for name, tensor in weights.items():
         module, _, leaf = name.rpartition(".")
         modules.setdefault(module, {})[leaf] = tensor
     return modules
+
+
+def _take(pairs: Iterable[Pair], modules: Modules) -> dict[str, Tensor]:
+    """The pairs' tensors under our names, removed from `modules`."""
+    taken: dict[str, Tensor] = {}
+    for ours, theirs, *change in pairs:
+        for leaf, tensor in modules.pop(theirs, {}).items():
+            taken[f"{ours}.{leaf}"] = change[0](tensor) if change and leaf == "weight" else tensor
+    return taken
 
 
 def add_counters(weights: dict[str, Tensor]) -> None:
