@@ -235,6 +235,7 @@ def test_any_module_is_a_chain_of_its_children(trouble: Callable[[str], list[str
     assert trouble(svg) == []
     written = texts(svg)
     assert written[0] == "Foreign"
+    assert "What modules compute between their layers is not drawn." in written
     found = [text for text in written if re.match(r"Conv|Depthwise|Tanh|Avg|Fully|block", text)]
     assert found == [
         "Conv 3, 5x5, stride 2x1",
@@ -246,6 +247,15 @@ def test_any_module_is_a_chain_of_its_children(trouble: Callable[[str], list[str
     ]
     assert {part: part.training for part in module.modules()} == before
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
+def test_a_very_deep_network_fills_a_page(trouble: Callable[[str], list[str]]) -> None:
+    with torch.device("meta"):
+        module = nn.Sequential(*(nn.Conv2d(1 + i, 2 + i, 3, padding=1) for i in range(150)))
+    svg = draw(module, (1, 4, 4), "deep")
+    assert trouble(svg) == []
+    width, height = map(float, ElementTree.fromstring(svg.encode()).get("viewBox").split()[2:])
+    assert 0.5 < width / height < 2.5
 
 
 def test_the_parts_have_the_papers_words() -> None:

@@ -1,7 +1,6 @@
 """The whole picture: sections as bands, bands in columns that fill a landscape page, title, legend and caption."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,8 +16,8 @@ ASPECT = 1.6
 
 MAX_COLUMNS = 8
 
-# A stage up to this height stays in one column.
-TALL = 480.0
+# A stage up to this height stays in one column; a taller one may be broken in so many places.
+TALL, MAX_UNITS = 480.0, 40
 
 MARGIN, GUTTER, PAD, HEADER, BETWEEN, ASIDE = 24.0, 48.0, 12.0, 31.0, 24.0, 30.0
 TITLE, HEADING = 20.0, 14.0
@@ -140,12 +139,14 @@ class Column:
 def compose(reading: Reading, name: str) -> str:
     """The SVG of `reading` under the title `name`."""
     name = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
-    caption = "Batch norm is not drawn. " if reading.normed else ""
+    caption = ["Batch norm is not drawn."] if reading.normed else []
+    if reading.opaque:
+        caption.append("What modules compute between their layers is not drawn.")
     sections = _flat(reading.sections)
     if mark := common_mark([section.pieces for section in sections]):
         sections = [replace(section, pieces=without(section.pieces, mark)) for section in sections]
         linear = any("linear" in box.text for section in sections for box in boxes(section.pieces))
-        caption += f"{mark} follows every convolution{' not marked linear' if linear else ''}."
+        caption.append(f"{mark} follows every convolution{' not marked linear' if linear else ''}.")
     fitted = sized([section.pieces for section in sections])
     sections = [replace(section, pieces=pieces) for section, pieces in zip(sections, fitted, strict=True)]
     columns = _columns(_nested(reading.sections, sections), reading)
@@ -211,8 +212,8 @@ def _paint_columns(columns: Sequence[Column], x: float, y: float, reading: Readi
     return bottom
 
 
-def _legend(used: set[str], caption: str, x: float, y: float, width: float, sheet: Sheet) -> float:
-    """Put the colours' meanings and the caption into lines of `width`; the bottom is returned."""
+def _legend(used: set[str], caption: Sequence[str], x: float, y: float, width: float, sheet: Sheet) -> float:
+    """Put the colours' meanings and the sentences of the caption into lines of `width`; the bottom is returned."""
     left, row = x, y
     for kind, (_, _, meaning) in PALETTE.items():
         if kind in used:
@@ -222,11 +223,11 @@ def _legend(used: set[str], caption: str, x: float, y: float, width: float, shee
             sheet.swatch(left, row, kind)
             sheet.label(left + 19, row + 9, meaning, size=SIZE, faint=True)
             left += room
-    for sentence in re.findall(r"[^.]+\.", caption):
-        room = text_width(sentence.strip()) + 16
+    for sentence in caption:
+        room = text_width(sentence) + 8
         if left > x and left + room > x + width:
             left, row = x, row + 18
-        sheet.label(left, row + 9, sentence.strip(), size=SIZE, faint=True)
+        sheet.label(left, row + 9, sentence, size=SIZE, faint=True)
         left += room
     return row + 12
 
@@ -269,12 +270,14 @@ def _flow(name: str, names: Sequence[str]) -> str:
 
 
 def _units(section: Section) -> list[tuple[Piece, ...]]:
-    """What of a section no column breaks: all of it, or of a tall one each piece with the marks behind it."""
-    if extent(section.pieces).height <= TALL:
+    """What of a section no column breaks: all of it, or of a tall one a few pieces with the marks behind them."""
+    height = extent(section.pieces).height
+    if height <= TALL:
         return [section.pieces.items]
-    units: list[tuple[Piece, ...]] = []
+    enough = max(TALL / 4, height / MAX_UNITS)
+    units: list[tuple[Piece, ...]] = [()]
     for item in section.pieces.items:
-        if units and isinstance(item, Mark | Label):
+        if isinstance(item, Mark | Label) or extent(Chain(units[-1])).height < enough:
             units[-1] += (item,)
         else:
             units.append((item,))

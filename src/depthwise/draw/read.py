@@ -40,8 +40,6 @@ Shape = tuple[int, ...]
 # Batch norm stands in the caption; the others leave the values as they are.
 UNSEEN = (nn.Identity, nn.Flatten, nn.modules.batchnorm._BatchNorm)
 
-ACTIVATIONS = {nn.ReLU: "ReLU", nn.ReLU6: "ReLU6", nn.ELU: "ELU", nn.SiLU: "SiLU", nn.GELU: "GELU"}
-
 
 @dataclass(frozen=True)
 class Section:
@@ -60,12 +58,16 @@ class Section:
 
 @dataclass(frozen=True)
 class Reading:
-    """A whole module: its sections in order, what it costs, and what all of its convolutions have behind them."""
+    """A whole module: its sections in order and what it costs.
+
+    normed: there is batch norm in it; opaque: modules of their own making, of which only the layers are known.
+    """
 
     input_shape: Shape
     sections: tuple[Section, ...]
     cost: Cost
     normed: bool
+    opaque: bool
 
 
 def read(module: nn.Module, input_shape: Shape) -> Reading:
@@ -82,6 +84,7 @@ def read(module: nn.Module, input_shape: Shape) -> Reading:
         tuple(sections or [reader.whole(module)]),
         reader.cost,
         any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()),
+        reader.opaque,
     )
 
 
@@ -92,6 +95,7 @@ class _Reader:
         self.cost = cost(module, input_shape)
         self.macs = {layer.name: layer.macs for layer in self.cost.layers}
         self.shapes: dict[str, tuple[Shape, Shape]] = {}
+        self.opaque = False
         self._started: dict[str, int] = {}
         self.run(module, "", input_shape)
 
@@ -134,6 +138,9 @@ class _Reader:
 
     def children(self, module: nn.Module) -> Iterator[Section]:
         """A section for each child with children of its own, and one for each run of those without."""
+        self.opaque = (
+            type(module) not in (nn.Sequential, *_WHOLE) and next(module.children(), None) is not None
+        )
         plain: list[tuple[str, nn.Module]] = []
         for name, child in self._ran("", module) or [("", module)]:
             if name and next(child.children(), None) is not None and not isinstance(child, _WHOLE):
@@ -171,8 +178,8 @@ class _Reader:
                 return Mark(f"dropout {p:g}") if p else Chain(())
             case _ if isinstance(module, UNSEEN):
                 return Chain(())
-            case _ if type(module) in ACTIVATIONS:
-                return Mark(ACTIVATIONS[type(module)])
+            case _ if _is_activation(module):
+                return Mark(type(module).__name__)
             case ConvNorm():
                 return chain(
                     [self.piece(f"{path}.{part}", getattr(module, part)) for part in ("conv", "activation")]
@@ -183,6 +190,7 @@ class _Reader:
                 return self._sum(path, module)
             case _ if isinstance(module, _WHOLE) or next(module.children(), None) is None:
                 return self._box(path, module)
+        self.opaque |= type(module) is not nn.Sequential
         parts = chain([self.piece(name, child) for name, child in self._ran(path, module)])
         # What calls none of its children, as attention does, or only what is not drawn, is a layer of its own.
         return parts if next(boxes(parts), None) else self._box(path, module)
@@ -232,8 +240,8 @@ _WHOLE = (SeparableConv2d, SqueezeExcite)
 
 
 def shape_text(shape: Shape) -> str:
-    """(C, H, W) as papers write a map, HxWxC."""
-    return BY.join(map(str, (*shape[1:], *shape[:1])))
+    """(C, H, W) as papers write a map, HxWxC; any other shape as it is."""
+    return BY.join(map(str, (*shape[1:], shape[0]) if len(shape) == 3 else shape))
 
 
 def _labelled(pieces: Chain, shape: Shape) -> Chain:
@@ -256,11 +264,11 @@ def _described(module: nn.Module, shape: Shape) -> tuple[tuple[str, ...], str]:
     """The text of a layer's box, in parts, and its kind."""
     match module:
         case SeparableConv2d():
-            between = ACTIVATIONS.get(type(module.between))
+            between = [f"{type(module.between).__name__} between"] if _is_activation(module.between) else []
             return (
                 f"SeparableConv {module.pointwise.out_channels}, {_window(module.depthwise.kernel_size)}",
                 *_stride(module.depthwise.stride),
-                *([f"{between} between"] if between else []),
+                *between,
             ), "depthwise"
         case PointwiseConv2d():
             return (f"Conv {module.out_channels}, 1{BY}1", *_stride(module.stride)), "pointwise"
@@ -290,6 +298,11 @@ def _described(module: nn.Module, shape: Shape) -> tuple[tuple[str, ...], str]:
             return ("Squeeze-and-excite", f"{channels} → {squeezed} → {channels}"), "gate"
         case _:
             return (type(module).__name__,), "other"
+
+
+def _is_activation(module: nn.Module) -> bool:
+    own = type(module).__module__ == nn.modules.activation.__name__
+    return own and not isinstance(module, nn.MultiheadAttention)
 
 
 def _window(size: Any) -> str:
