@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import sync_playwright
 from torch import Tensor, nn
@@ -79,7 +79,9 @@ def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
     )
     file = tmp_path_factory.mktemp("pictures") / "picture.svg"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-background-networking"]
+        )
         page = browser.new_page()
         page.set_default_timeout(120_000)
 
@@ -319,6 +321,7 @@ def unfolded(piece: Piece) -> list[Piece]:
 PIECES = st.sampled_from([*(Box((name,), "other", (), ()) for name in "abc"), Mark("ReLU")])
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(PIECES, st.lists(PIECES, max_size=3)), max_size=14))
 def test_folding_loses_nothing(items: list[Any]) -> None:
     parts = [Chain(tuple(item)) if isinstance(item, list) else item for item in items]
