@@ -150,11 +150,12 @@ class Sheet:
 
     def svg(self, width: float, height: float, title: str, description: str) -> str:
         """The whole as a document of this size."""
+        # ImageMagick outlines text in black unless the root says that nothing is outlined.
         return "\n".join(
             [
                 '<?xml version="1.0" encoding="UTF-8"?>',
                 f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_n(width)} {_n(height)}" '
-                f'width="{_n(width)}" height="{_n(height)}" role="img" aria-labelledby="title desc" '
+                f'width="{_n(width)}" height="{_n(height)}" stroke="none" role="img" aria-labelledby="title desc" '
                 f'font-family="{FONT}">',
                 f'<title id="title">{clean(title)}</title>',
                 f'<desc id="desc">{clean(description)}</desc>',
