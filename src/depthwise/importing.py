@@ -155,6 +155,8 @@ def _from_file(file: WeightsFile, model: str, interpolation: str | None) -> _Rea
 
 def _recognise(file: WeightsFile, model: str) -> tuple[str, str, Layout]:
     """The project and architecture that the file says it is, or whose modules it has."""
+    if "format_version" in file.config:
+        raise UsageError(f"{file.path.parent} is a bundle already: use it as it is")
     said = file.config.get("architecture")
     if isinstance(said, str) and said in LAYOUTS["timm"]:
         layout = LAYOUTS["timm"][said]

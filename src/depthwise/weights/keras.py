@@ -1,7 +1,7 @@
 """Keras' weights under our names: layers by their kind and order, kernels turned, a head where it can be expressed."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -89,48 +89,61 @@ def translate(
     statistics = [layer for layer in layers if layer.path.rpartition("/")[2].startswith("normalization")]
     layers = [layer for layer in layers if layer not in statistics]
     entries = keras_config.entries(config)
-    trunk, names, rest = _trunk(family, layers)
-    arguments = dict(family.arguments)
-    first = next(iter(trunk), "")
-    # Of a file that is of another network anything may come first; that it does not fit is found out later.
-    channels = trunk[first].shape[1] if first and trunk[first].shape[1] in CHANNELS else 3
-    arguments["in_channels"] = channels
-    measured = [tensor for layer in statistics[:1] for tensor in layer.tensors.values()]
+    weights, names, rest = _trunk(family, layers)
+    arguments = _arguments(family, weights, entries)
+    channels = arguments["in_channels"]
     scaling = None
     if not (family.caffe and keras_config.reverses_channels(entries)):
+        measured = [tensor for layer in statistics[:1] for tensor in layer.tensors.values()]
         scaling = keras_config.scaling(entries, channels, measured)
     if family.caffe and scaling is None and channels == 3:
-        trunk[first] = trunk[first].flip(1)
+        first = next(iter(weights), "")
+        weights |= {first: weights[first].flip(1)} if first else {}
+    head = _head(family, rest, keras_config.Head.of(entries, config))
+    if family.flatten and not head.arguments and len(layers) - len(rest) == len(weights) / 2 == 13:
+        raise DepthwiseError(
+            f"the file has the convolutions of {model}, and our network has fully connected layers behind them that "
+            f"look at a 7x7 map: import a file that has those too{', but ' + head.fault if head.fault else ''}"
+        )
+    arguments |= head.arguments
+    weights |= head.weights
+    classifier = weights.get(f"{CLASSIFIER}.weight")
+    arguments["num_classes"] = 0 if classifier is None else len(classifier)
+    add_counters(weights)
+    preprocess = _preprocess(family, keras_config.image_size(entries), channels, scaling, interpolation)
+    notes = (*head.notes, *_notes(model, preprocess, configured=bool(entries)))
+    return Import(Translation(weights, arguments, names, head.fault), preprocess, notes)
+
+
+def _arguments(
+    family: Family, trunk: Mapping[str, Tensor], entries: list[keras_config.Entry]
+) -> dict[str, Any]:
+    """Those of our builder that the weights up to the last map and the configuration tell."""
+    arguments = dict(family.arguments)
+    # Of a file that is of another network anything may come first; that it does not fit is found out later.
+    first = next(iter(trunk.values()), None)
+    arguments["in_channels"] = first.shape[1] if first is not None and first.shape[1] in CHANNELS else 3
     epsilon = keras_config.epsilon(entries)
     if epsilon is not None:
         arguments["norm_eps"] = epsilon
     if family.width and f"{family.width[0]}.weight" in trunk:
         width = len(trunk[f"{family.width[0]}.weight"]) / family.width[1]
         arguments |= {"width": width} if width != 1 else {}
-    head, hidden, fault = _head(family, rest, keras_config.Head.of(entries, config))
-    arguments |= hidden
-    if family.flatten and not hidden and [layer.kind for layer in layers if layer not in rest] == [CONV] * 13:
-        raise DepthwiseError(
-            f"the file has the convolutions of {model}, and our network has fully connected layers behind them that "
-            f"look at a 7x7 map: import a file that has those too{', but ' + fault if fault else ''}"
-        )
-    classifier = head.get(f"{CLASSIFIER}.weight")
-    arguments["num_classes"] = 0 if classifier is None else len(classifier)
-    preprocess = _preprocess(family, keras_config.image_size(entries), channels, scaling, interpolation)
-    notes = []
-    if not entries:
-        notes.append(
-            f"the file has no model configuration: images are taken to be {preprocess.size[0]}x{preprocess.size[1]}, "
-            f"scaled by keras.applications' preprocess_input"
+    return arguments
+
+
+def _notes(model: str, preprocess: Preprocess, *, configured: bool) -> Iterator[str]:
+    size = "x".join(map(str, preprocess.size))
+    if not configured:
+        yield (
+            f"the file has no model configuration: images are taken to be {size}, scaled by keras.applications' "
+            f"preprocess_input"
         )
     if model == "mobilenet_v1" and any(-(-side // 2) % 16 for side in preprocess.size):
-        notes.append(
-            f"at {preprocess.size[0]}x{preprocess.size[1]} Keras pads some maps of odd size on one side only, which is "
-            f"not done here: predictions differ a little"
+        yield (
+            f"at {size} Keras pads some maps of odd size on one side only, which is not done here: predictions "
+            f"differ a little"
         )
-    weights = trunk | head
-    add_counters(weights)
-    return Import(Translation(weights, arguments, names, fault), preprocess, tuple(notes))
 
 
 def _trunk(family: Family, layers: Sequence[Layer]) -> tuple[dict[str, Tensor], dict[str, str], list[Layer]]:
@@ -186,46 +199,60 @@ def _convert(kind: str, layer: Layer) -> dict[str, Tensor]:
     return converted | ({"bias": bias[0]} if bias else {})
 
 
-def _head(
-    family: Family, rest: Sequence[Layer], said: keras_config.Head
-) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    """The head's weights and arguments of our builder; or neither, and a clause that says why it is left out."""
+@dataclass(frozen=True)
+class _Head:
+    """A head's weights and arguments of our builder; or neither, and a clause that says why it is left out."""
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    fault: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def _head(family: Family, rest: Sequence[Layer], said: keras_config.Head) -> _Head:
     if not rest:
-        return {}, {}, ""
+        return _Head()
     if said.fault:
-        return {}, {}, said.fault
+        return _Head(fault=said.fault)
     *before, last = rest
     kinds = [layer.kind for layer in rest]
     dense = kinds == [DENSE] * len(rest) and (family.hidden or not before)
     if not dense and not (family.convolutional_head and kinds == [CONV]):
-        return {}, {}, "its head has the layers " + ", ".join(layer.path.rpartition("/")[2] for layer in rest)
+        names = ", ".join(layer.path.rpartition("/")[2] for layer in rest)
+        return _Head(fault=f"its head has the layers {names}")
+    flattens = family.flatten and bool(before)
+    if said.flattens not in (None, flattens):
+        return _Head(
+            fault="its head " + ("flattens the map" if said.flattens else "takes the mean of each map")
+        )
     weights: dict[str, Tensor] = {}
     arguments: dict[str, Any] = {}
     if before and family.hidden:
         name, path = family.hidden
-        converted = [_convert(DENSE, layer) for layer in before]
-        arguments[name] = tuple(len(hidden["weight"]) for hidden in converted)
-        weights = {f"{path(i)}.{leaf}": t for i, h in enumerate(converted) for leaf, t in h.items()}
+        hidden = [_convert(DENSE, layer) for layer in before]
+        if flattens:
+            kernel = hidden[0]["weight"]
+            if kernel.shape[1] % 49:
+                return _Head(fault=f"its head takes {kernel.shape[1]:,} values, not those of a 7x7 map")
+            # Keras flattens [height, width, channels].
+            hidden[0]["weight"] = kernel.unflatten(1, (7, 7, -1)).permute(0, 3, 1, 2).flatten(1)
+        arguments[name] = tuple(len(tensors["weight"]) for tensors in hidden)
+        weights = {f"{path(i)}.{leaf}": t for i, tensors in enumerate(hidden) for leaf, t in tensors.items()}
     end = _convert(last.kind, last)
     weight, bias = end["weight"].flatten(1), end.get("bias", torch.zeros(len(end["weight"])))
-    flattens = family.flatten and bool(before)
-    if said.flattens not in (None, flattens):
-        return {}, {}, "its head flattens the map" if said.flattens else "its head takes the mean of each map"
-    if flattens and family.hidden:
-        first = f"{family.hidden[1](0)}.weight"
-        if weights[first].shape[1] % 49:
-            return {}, {}, f"its head takes {weights[first].shape[1]:,} values, not those of a 7x7 map"
-        # Keras flattens [height, width, channels].
-        weights[first] = weights[first].unflatten(1, (7, 7, -1)).permute(0, 3, 1, 2).flatten(1)
+    note = ""
     if len(weight) == 1 and said.activation != "softmax":
-        # One probability for two classes: sigmoid(z) is the second of softmax(0, z).
+        # sigmoid(z) is the second of softmax(0, z).
         weight, bias = (torch.cat([torch.zeros_like(tensor), tensor]) for tensor in (weight, bias))
+        note = "the one output is taken for the probability of the second of two classes"
     elif said.activation == "sigmoid":
-        what = (
-            f"its {len(weight)} outputs are independent probabilities (sigmoid), and a bundle's add up to 1"
+        return _Head(
+            fault=f"its {len(weight)} outputs are independent probabilities (sigmoid), and a bundle's add up to 1"
         )
-        return {}, {}, what
-    return weights | {f"{CLASSIFIER}.weight": weight, f"{CLASSIFIER}.bias": bias}, arguments, ""
+    elif said.activation == "linear":
+        note = "the last layer has no softmax: probabilities are the softmax of its outputs"
+    weights |= {f"{CLASSIFIER}.weight": weight, f"{CLASSIFIER}.bias": bias}
+    return _Head(weights, arguments, notes=(note,) if note else ())
 
 
 def _preprocess(

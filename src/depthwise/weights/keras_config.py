@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from torch import Tensor
@@ -139,7 +140,7 @@ def _each(value: Any, channels: int) -> list[float]:
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     values = value if isinstance(value, list) else [value] * channels
-    if len(values) != channels or not all(isinstance(v, int | float) for v in values):
+    if len(values) != channels or not all(isinstance(v, int | float) and isfinite(v) for v in values):
         raise DepthwiseError(
             f"a scaling of {value!r} does not fit {channels} channels: save the network behind it"
         )

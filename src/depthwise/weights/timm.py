@@ -95,6 +95,15 @@ def senet(depths: Sequence[int], stem: int = 1) -> Iterator[Pair]:
     yield "classifier", "last_linear"
 
 
+def senet154() -> Iterator[Pair]:
+    """SENet-154 in timm's own ResNet: three convolutions and their norms in one module, but for the last norm."""
+    for i, norm in enumerate(("conv1.1", "conv1.4", "bn1")):
+        yield f"stages.stem.{i}.conv", f"conv1.{3 * i}"
+        yield f"stages.stem.{i}.norm", norm
+    yield from torchvision.bottlenecks(DEPTHS["152"], ("se.fc1", "se.fc2"))
+    yield "classifier", "fc"
+
+
 def vgg(depths: Sequence[int], *, batch_norm: bool = False) -> Iterator[Pair]:
     yield from torchvision.vgg_blocks(depths, batch_norm)
     # Convolutions of 7x7 and 1x1, which see the flattened map of a picture of 224x224.
@@ -200,6 +209,7 @@ LAYOUTS: dict[str, Layout] = {
         IMAGENET,
         SERESNET,
     ),
+    "senet154": Layout("senet154", senet154, IMAGENET, SERESNET),
     "legacy_seresnet50": Layout("se_resnet50", partial(senet, DEPTHS["50"]), torchvision.IMAGENET),
     "legacy_seresnext50_32x4d": Layout(
         "se_resnext50_32x4d", partial(senet, DEPTHS["50"]), torchvision.IMAGENET
