@@ -10,6 +10,7 @@ from itertools import chain
 
 from torch import nn
 
+from depthwise.errors import DepthwiseError
 from depthwise.layers import (
     ConvNorm,
     Norm,
@@ -52,6 +53,7 @@ def mobilenet_v1(
     dropout: float = 1e-3,
     stem: str = "imagenet",
     widths: Sequence[Sequence[int]] = ((64,), (128, 128), (256, 256), (512,) * 6, (1024, 1024)),
+    head: int = 0,
     norm_eps: float = 1e-3,
     padding: str = "same",
 ) -> Network:
@@ -59,7 +61,8 @@ def mobilenet_v1(
 
     `width` is the paper's width multiplier (1, 0.75, 0.5, 0.25); its resolution multiplier is the size of the
     input (224, 192, 160, 128). `widths` are the blocks' channels in Table 1; each group but the first begins by
-    halving the map. `dropout` stands before the classifier.
+    halving the map. `head` puts one more 1x1 convolution behind them, as in MobileNet V2 and in timm's
+    mobilenetv1_100h, whose 1024 channels `width` only ever raises. `dropout` stands before the classifier.
 
     The paper leaves open what the TensorFlow release decided and is followed in: ReLU6, dropout 0.001, SAME
     padding, `norm_eps`, and weights that start from a truncated normal of deviation 0.09. timm's weights want
@@ -71,7 +74,9 @@ def mobilenet_v1(
     unknown stem or padding.
     """
     check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps, padding)
-    check_widths(widths=list(chain(*widths)))
+    check_widths(widths=list(chain(*widths)), head=(head,) if head else ())
+    if not widths or not all(widths):
+        raise DepthwiseError(f"widths={widths} must have at least one group, and each at least one width")
     norm = partial(tensorflow_norm, eps=norm_eps)
     stride = 2 if stem == "imagenet" else 1
     channels = scale_width(32, width)
@@ -84,6 +89,10 @@ def mobilenet_v1(
             channels = out
         stride *= 2 if i else 1
         stages.append(Stage(f"separable{i + 1}", blocks, channels, stride))
+    if head:
+        head = scale_width(head, max(1.0, width))
+        last = ConvNorm(PointwiseConv2d(channels, head), head, relu6, norm)
+        stages.append(Stage("head", last, head, stride))
     return Network(
         stages,
         num_classes=num_classes,

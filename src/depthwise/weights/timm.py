@@ -56,13 +56,15 @@ def _conv_norm(ours: str, theirs: str, conv: str, norm: str) -> Iterator[Pair]:
     yield f"{ours}.norm", f"{theirs}{norm}"
 
 
-def mobilenetv1() -> Iterator[Pair]:
+def mobilenetv1(*, head: bool = False) -> Iterator[Pair]:
     yield from _conv_norm("stages.stem", "", "conv_stem", "bn1")
     for group, count in enumerate((1, 2, 2, 6, 2)):
         for i in range(count):
             ours, theirs = f"stages.separable{group + 1}.{i}", f"blocks.{group}.{i}."
             yield from _conv_norm(f"{ours}.0", theirs, "conv_dw", "bn1")
             yield from _conv_norm(f"{ours}.1", theirs, "conv_pw", "bn2")
+    if head:
+        yield from _conv_norm("stages.head", "", "conv_head", "bn2")
     yield "classifier", "classifier"
 
 
@@ -174,6 +176,9 @@ SERESNET = {"stride_in": "3x3", "pool": "symmetric"}
 
 LAYOUTS: dict[str, Layout] = {
     "mobilenetv1_100": Layout("mobilenet_v1", mobilenetv1, MOBILENET_V1, PYTORCH),
+    "mobilenetv1_100h": Layout(
+        "mobilenet_v1", partial(mobilenetv1, head=True), MOBILENET_V1, {**PYTORCH, "head": 1024}
+    ),
     "mobilenetv1_125": Layout("mobilenet_v1", mobilenetv1, MOBILENET_V1, {**PYTORCH, "width": 1.25}),
     "mobilenetv2_100": Layout("mobilenet_v2", mobilenetv2, IMAGENET, PYTORCH),
     **{
