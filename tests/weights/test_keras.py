@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,9 @@ from depthwise.weights.files import read_weights
 os.environ["KERAS_BACKEND"] = "torch"  # read once, when Keras is imported
 keras: Any = importlib.import_module("keras")
 layers, applications = keras.layers, keras.applications
+
+# Keras' own arrays, on the way to NumPy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +125,47 @@ def test_the_network_computes_what_keras_does(model: str, tmp_path: Path) -> Non
             # Keras' own scaling of these has blue first.
             found = network(x.flip(1) if model.startswith("resnet") else x)
         assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_numbered_layers_are_told_by_their_order_in_every_format(tmp_path: Path) -> None:
+    """Keras counts its layers over the whole session, so the same network has other names each time."""
+    applications.InceptionV3(weights=None, include_top=False)
+    theirs = headed(applications.InceptionV3(weights=None, include_top=False, pooling="avg"), layers.Dense(3))
+    assert "conv2d" not in [layer.name for layer in theirs.layers]
+    translations = []
+    for file in ("a.keras", "a.h5", "a.weights.h5"):
+        (theirs.save_weights if "weights" in file else theirs.save)(tmp_path / file)
+        found = read_weights(tmp_path / file)
+        translations.append(ours.translate(found.tensors, found.config, "inception_v3").translation.weights)
+    assert len({len(weights) for weights in translations}) == 1
+    for name, tensor in translations[0].items():
+        assert all(torch.equal(weights[name], tensor) for weights in translations[1:])
+
+
+def test_files_as_keras_2_wrote_them(tmp_path: Path) -> None:
+    """Variables end in :0, a network inside another is one group, and there may be no configuration."""
+    base = small()
+    theirs = randomise(keras.Sequential([layers.Input((64, 64, 3)), base, *(make() for make in HEAD)]))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in theirs.layers]
+        file.attrs["keras_version"] = b"2.2.4-tf"
+        for layer in theirs.layers:
+            # Of a network, what is trained comes before what is not.
+            weights = {f"{w.path}:0": np.asarray(w) for w in layer.trainable_weights}
+            weights |= {f"{w.path}:0": np.asarray(w) for w in layer.non_trainable_weights}
+            group = file.create_group(layer.name)
+            group.attrs["weight_names"] = [name.encode() for name in weights]
+            for name, value in weights.items():
+                group[name] = value
+    theirs.save_weights(tmp_path / "a.weights.h5")
+    expected, found = (
+        ours.translate(read_weights(tmp_path / name).tensors, {}, "mobilenet_v1").translation
+        for name in ("a.weights.h5", "a.h5")
+    )
+    assert found.arguments == expected.arguments
+    assert found.arguments["num_classes"] == 8
+    for name, tensor in expected.weights.items():
+        assert torch.equal(found.weights[name], tensor)
 
 
 @pytest.mark.parametrize("alpha", [0.35, 1.4])
