@@ -93,6 +93,7 @@ def test_another_network_is_named_with_both_shapes_and_nothing_is_written(
         import_weights(path, "resnet50", tmp_path / "bundle")
     assert "conv1.weight is absent in the file and [64, 3, 7, 7] in the network" in str(raised.value)
     assert str(raised.value).count(" in the file and ") == 3
+    assert "they were trained with, which may be mobilenet_v2" in str(raised.value)
     saved(path, state | {"features.1.conv.0.0.weight": torch.zeros(2, 2)})
     with pytest.raises(DepthwiseError) as raised:
         import_weights(path, "mobilenet_v2", tmp_path / "bundle")

@@ -17,7 +17,7 @@ from depthwise.load import check_fit
 from depthwise.models import CATALOGUE, create_model
 from depthwise.weights import LAYOUTS, hub, keras
 from depthwise.weights.files import WeightsFile, read_weights
-from depthwise.weights.layout import Layout, Translation
+from depthwise.weights.layout import Layout, Translation, looks_like
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _Read:
     """A source in our terms; `classes` are empty where it has no names for them."""
 
     source: str
-    path: Path
+    file: WeightsFile
     translation: Translation
     preprocess: Preprocess
     classes: tuple[str, ...]
@@ -70,23 +70,23 @@ def import_weights(
         raise unknown_name("interpolation", str(interpolation), INTERPOLATIONS)
     read = _read(str(source), model, interpolation)
     translation = _without_head(read.translation) if backbone else read.translation
-    check_fit(read.path, model, translation.weights, _state(model, translation.arguments), translation.names)
+    _check(read.file, model, translation)
     num_classes = translation.arguments["num_classes"]
     if not num_classes and not backbone:
         reason = translation.foreign_head or "the file has no head"
         raise DepthwiseError(
-            f"{read.path} can only be imported as a backbone, {reason}: add --backbone, and train a classifier on it "
-            f"with depthwise train --init"
+            f"{read.file.path} can only be imported as a backbone, {reason}: add --backbone, and train a classifier "
+            f"on it with depthwise train --init"
         )
     names, remark = _class_names(num_classes, tuple(classes) or read.classes, backbone)
     arguments = {k: v for k, v in translation.arguments.items() if k not in ("num_classes", "in_channels")}
     config = BundleConfig(
         model=model,
         classes=names,
-        preprocess=read.preprocess,
+        preprocess=_for_channels(read.preprocess, translation.arguments["in_channels"]),
         model_args=arguments | ({"num_classes": 0} if backbone else {}),
         training={
-            "imported_from": {"source": read.source, "file": str(source), "sha256": _sha256(read.path)}
+            "imported_from": {"source": read.source, "file": str(source), "sha256": _sha256(read.file.path)}
         },
     )
     write_bundle(out, config, translation.weights, overwrite=overwrite)
@@ -101,11 +101,27 @@ def _read(source: str, model: str, interpolation: str | None) -> _Read:
         read = _from_file(read_weights(Path(source)), model, interpolation)
     if interpolation is not None:
         read = replace(read, preprocess=replace(read.preprocess, interpolation=interpolation))
-    channels = read.translation.arguments.get("in_channels", read.preprocess.channels)
-    if channels != read.preprocess.channels and read.source != "keras":
-        mean, std = ((sum(of) / len(of),) * channels for of in (read.preprocess.mean, read.preprocess.std))
-        read = replace(read, preprocess=replace(read.preprocess, channels=channels, mean=mean, std=std))
     return read
+
+
+def _for_channels(preprocess: Preprocess, channels: int) -> Preprocess:
+    """The same for images of so many channels, each scaled as the three are on average."""
+    if channels == preprocess.channels:
+        return preprocess
+    mean, std = ((sum(of) / len(of),) * channels for of in (preprocess.mean, preprocess.std))
+    return replace(preprocess, channels=channels, mean=mean, std=std)
+
+
+def _check(file: WeightsFile, model: str, translation: Translation) -> None:
+    """Raise DepthwiseError unless every tensor fits the network, with the name of the one that it looks like."""
+    expected = _state(model, translation.arguments)
+    try:
+        check_fit(file.path, model, translation.weights, expected, translation.names)
+    except DepthwiseError as error:
+        layouts = [layout for layouts in LAYOUTS.values() for layout in layouts.values()]
+        alike = keras.looks_like(file.tensors) if file.kind == "keras" else looks_like(layouts, file.tensors)
+        hint = f", which may be {alike}" if alike not in (None, model) else ""
+        raise DepthwiseError(f"{error}{hint}") from None
 
 
 def _by_name(project: str, name: str, model: str) -> _Read:
@@ -122,7 +138,7 @@ def _by_name(project: str, name: str, model: str) -> _Read:
         return _from_file(read_weights(hub.from_timm(name)), model, None)
     published, layout = hub.from_torchvision(name, layouts)
     file = read_weights(published.path)
-    return _Read(project, file.path, layout.translate(file.tensors), published.preprocess, published.classes)
+    return _Read(project, file, layout.translate(file.tensors), published.preprocess, published.classes)
 
 
 def _from_file(file: WeightsFile, model: str, interpolation: str | None) -> _Read:
@@ -134,7 +150,7 @@ def _from_file(file: WeightsFile, model: str, interpolation: str | None) -> _Rea
                 "images are resized as Keras' load_img does, stretched and with nearest: give --interpolation bilinear "
                 "if the training resized otherwise"
             )
-        return _Read("keras", file.path, found.translation, found.preprocess, (), tuple(notes))
+        return _Read("keras", file, found.translation, found.preprocess, (), tuple(notes))
     project, architecture, layout = _recognise(file, model)
     known = hub.known_file(file.path, architecture, layout) if project == "torchvision" else None
     preprocess, notes = layout.preprocess, []
@@ -150,7 +166,7 @@ def _from_file(file: WeightsFile, model: str, interpolation: str | None) -> _Rea
             f"the file says nothing of its preprocessing: taken is {project}'s usual one for {architecture}, "
             f"{preprocess.size[0]}x{preprocess.size[1]}, {preprocess.interpolation}"
         )
-    return _Read(project, file.path, layout.translate(file.tensors), preprocess, classes, tuple(notes))
+    return _Read(project, file, layout.translate(file.tensors), preprocess, classes, tuple(notes))
 
 
 def _recognise(file: WeightsFile, model: str) -> tuple[str, str, Layout]:

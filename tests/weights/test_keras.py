@@ -371,6 +371,7 @@ def test_the_weights_of_another_network_are_named_with_both_shapes(tmp_path: Pat
     sentence = str(raised.value)
     assert "/layers/conv2d.weight is [8, 3, 3, 3] in the file and [32, 3, 3, 3] in the network" in sentence
     assert sentence.count(" in the file and ") == 3
+    assert sentence.endswith("they were trained with, which may be mobilenet_v1")
     assert not (tmp_path / "bundle").exists()
 
 

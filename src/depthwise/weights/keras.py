@@ -1,5 +1,6 @@
 """Keras' weights under our names: layers by their kind and order, kernels turned, a head where it can be expressed."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,19 @@ def layers_of(tensors: Mapping[str, Tensor]) -> list[Layer]:
         numbered = "0" in layer.tensors
         groups.setdefault(layer.path.rpartition("/")[0] if numbered else "", []).append(layer)
     return [layer for group in sorted(groups.values(), key=len, reverse=True) for layer in group]
+
+
+def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
+    """The network that has as many layers of each kind as the file, but for a head of dense layers."""
+    kinds = Counter(layer.kind for layer in layers_of(tensors))
+    for model, family in FAMILIES.items():
+        graph = Graph()
+        family.calls(graph, graph.layer())
+        own = Counter(kind for kind in graph.kinds if kind)
+        own[CONV] += family.convolutional_head and kinds[CONV] > own[CONV]
+        if all(kinds[kind] == own[kind] for kind in (CONV, DEPTHWISE, SEPARABLE, NORM)):
+            return model
+    return None
 
 
 @dataclass(frozen=True)

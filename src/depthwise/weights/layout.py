@@ -104,6 +104,18 @@ def best_layout(layouts: Sequence[Layout], weights: Mapping[str, Tensor]) -> Lay
     return max(layouts, key=lambda layout: layout.num_known(weights))
 
 
+def looks_like(layouts: Sequence[Layout], weights: Mapping[str, Tensor]) -> str | None:
+    """The network of the largest layout of which `weights` has every module but the head; None if there is none."""
+    modules = _by_module(weights)
+    complete = {
+        layout.model: len(pairs)
+        for layout in layouts
+        for pairs in [list(layout.pairs())]
+        if all(theirs in modules for ours, theirs, *_ in pairs if ours != CLASSIFIER)
+    }
+    return max(complete, key=lambda model: complete[model], default=None)
+
+
 def _by_module(weights: Mapping[str, Tensor]) -> Modules:
     modules: Modules = {}
     for name, tensor in weights.items():
