@@ -2,7 +2,10 @@
 
 from glob import glob
 
+from pybind11.setup_helpers import ParallelCompile
 from setuptools import Extension, setup
+
+ParallelCompile().install()  # one source a core: an instruction set each
 
 setup(
     ext_modules=[
@@ -20,6 +23,7 @@ setup(
                 "-fno-trapping-math",
                 "-ffp-contract=fast",
                 "-Wno-psabi",
+                "-Wno-maybe-uninitialized",  # GCC 12 means its own header of intrinsics
             ],
             optional=True,
         )

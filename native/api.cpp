@@ -50,7 +50,8 @@ void depthwise_threads(decltype(ThreadPool::run) run, decltype(ThreadPool::index
 // others must not call.
 int64_t depthwise_struct_sizes(int64_t* sizes, int64_t capacity) {
     const int64_t all[] = {sizeof(Statistics), sizeof(Normalise), sizeof(Reduce),
-                           sizeof(NormGradient), sizeof(Depthwise), sizeof(Pool)};
+                           sizeof(NormGradient), sizeof(Depthwise), sizeof(Pool),
+                           sizeof(Step), sizeof(Run)};
     const int64_t count = sizeof all / sizeof *all;
     std::memcpy(sizes, all, sizeof *all * (count < capacity ? count : capacity));
     return count;
@@ -63,5 +64,7 @@ void depthwise_norm_gradient(const NormGradient* p) { kernels->norm_gradient(*p)
 void depthwise_depthwise_forward(const Depthwise* p) { kernels->depthwise_forward(*p); }
 void depthwise_depthwise_backward(const Depthwise* p) { kernels->depthwise_backward(*p); }
 void depthwise_pool_forward(const Pool* p) { kernels->pool_forward(*p); }
+void depthwise_run_plan(const Run* p) { kernels->run_plan(*p); }
+int64_t depthwise_panel() { return kernels->panel; }
 void depthwise_pool_backward(const Pool* p) { kernels->pool_backward(*p); }
 }

@@ -69,6 +69,40 @@ struct Pool {
     int bf16, num_threads;
 };
 
+// Inference: see plan.h. `offset` counts bytes into the arena, or is -1 where there is no map; `channels` are filled up
+// to whole vectors; they are `pixel` values from pixel to pixel, from the value `first` on, so that a map may be a part
+// of a concatenation. `border` pixels of zeros stand around the map.
+struct Map {
+    int64_t offset, height, width, channels, border, pixel, first;
+};
+
+enum Kind { INPUT, CONVOLUTION, POOL, MEAN, SUM, AVERAGE };
+enum Activation { NOTHING, RELU, RELU6, ELU };
+
+struct Step {
+    Map in, out, residual;
+    const float* depthwise;     // [kernel_height * kernel_width][in.channels], null where nothing stands before the product
+    const float* between_bias;  // [in.channels] or null
+    const void* weights;        // panels [runs * length][PANEL], the last one narrower; bfloat16 in pairs of rows;
+                                // null for a depthwise convolution alone
+    const float* bias;          // [out.channels]
+    int64_t runs, length;       // a row of the product: so many stretches of so many values
+    int64_t kernel_height, kernel_width, stride, pad_top, pad_left;
+    int32_t kind, relu_first, between, activation, float_out, count_padding;
+};
+
+struct Run {
+    const Step* steps;
+    int64_t count;
+    char* arena;
+    int64_t scratch, scratch_bytes;  // a thread's own part of the arena, from `scratch` on
+    int64_t* claims;                 // [count]
+    const float* image;              // [batch, C, H, W], element strides in `strides`
+    int64_t strides[4];
+    int64_t batch;
+    int32_t threads, bf16;
+};
+
 struct Kernels {
     void (*statistics)(const Statistics&);
     void (*normalise)(const Normalise&);
@@ -78,6 +112,8 @@ struct Kernels {
     void (*depthwise_backward)(const Depthwise&);
     void (*pool_forward)(const Pool&);
     void (*pool_backward)(const Pool&);
+    void (*run_plan)(const Run&);
+    int64_t panel;  // output channels that a panel of run_plan's weights has
 };
 
 extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_avx512bf16;

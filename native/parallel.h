@@ -4,7 +4,13 @@
 // any: the loader hands over the entry points of the runtime PyTorch has loaded, and without them all work is serial.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+#include <sched.h>
 
 struct ThreadPool {
     void (*run)(void (*body)(void*), void* data, unsigned num_threads, unsigned flags);  // GOMP_parallel
@@ -38,5 +44,43 @@ void parallel_for(int num_threads, int64_t count, const Body& body) {
         },
         &job, static_cast<unsigned>(num_threads), 0);
 }
+
+// Calls body(index, number of threads) once on each thread, all at the same time.
+template <class Body>
+void on_all_threads(int num_threads, const Body& body) {
+    if (num_threads <= 1 || !thread_pool.run) return body(0, 1);
+    thread_pool.run(
+        [](void* data) { (*static_cast<const Body*>(data))(thread_pool.index(), thread_pool.size()); },
+        const_cast<Body*>(&body), static_cast<unsigned>(num_threads), 0);
+}
+
+// Threads that share out numbered work and meet between two pieces of it.
+class Team {
+  public:
+    // `claims` has a place for each of `count` pieces of work.
+    Team(int64_t* claims, int64_t count) : claims(claims) { std::fill(claims, claims + count, 0); }
+
+    int64_t claim(int64_t work) { return __atomic_fetch_add(&claims[work], 1, __ATOMIC_RELAXED); }
+
+    void wait(int threads) {
+        const int64_t round = rounds.load(std::memory_order_acquire);
+        if (waiting.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+            waiting.store(0, std::memory_order_relaxed);
+            rounds.store(round + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; rounds.load(std::memory_order_acquire) == round; spins++) {
+#ifdef __x86_64__
+            _mm_pause();
+#endif
+            if (spins > 20000) sched_yield();  // the others may not be running at all
+        }
+    }
+
+  private:
+    int64_t* const claims;
+    alignas(64) std::atomic<int> waiting{0};
+    alignas(64) std::atomic<int64_t> rounds{0};
+};
 
 }  // namespace

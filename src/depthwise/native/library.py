@@ -56,6 +56,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if _struct_sizes(library) != [ctypes.sizeof(struct) for struct in structs.KERNELS]:
         return None, "the kernels were built from another version: install the package again"
     library.depthwise_use.argtypes = [ctypes.c_char_p]
+    library.depthwise_panel.restype = ctypes.c_int64
     library.depthwise_threads.argtypes = [ctypes.c_void_p] * 3
     for struct, names in structs.KERNELS.items():
         for name in names:

@@ -58,6 +58,37 @@ class Pool(ctypes.Structure):
     ]
 
 
+class Map(ctypes.Structure):
+    _fields_ = _fields(sizes="offset height width channels border pixel first")
+
+
+class Step(ctypes.Structure):
+    _fields_ = [
+        *((name, Map) for name in ("input", "out", "residual")),
+        *_fields(
+            pointers="depthwise between_bias weights bias",
+            sizes="runs length kernel_height kernel_width stride pad_top pad_left",
+            flags="kind relu_first between activation float_out count_padding",
+        ),
+    ]
+
+
+class Run(ctypes.Structure):
+    _fields_ = [
+        ("steps", P),
+        ("count", I64),
+        ("arena", P),
+        ("scratch", I64),
+        ("scratch_bytes", I64),
+        ("claims", P),
+        ("image", P),
+        ("strides", I64 * 4),
+        ("batch", I64),
+        ("threads", ctypes.c_int32),
+        ("bf16", ctypes.c_int32),
+    ]
+
+
 KERNELS: dict[type[ctypes.Structure], tuple[str, ...]] = {
     Statistics: ("statistics",),
     Normalise: ("normalise",),
@@ -65,4 +96,6 @@ KERNELS: dict[type[ctypes.Structure], tuple[str, ...]] = {
     NormGradient: ("norm_gradient",),
     Depthwise: ("depthwise_forward", "depthwise_backward"),
     Pool: ("pool_forward", "pool_backward"),
+    Step: (),
+    Run: ("run_plan",),
 }

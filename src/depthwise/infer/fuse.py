@@ -1,0 +1,250 @@
+"""From operations to steps: what the kernels do in one go, a separable convolution with all that stands around it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from depthwise.infer.lower import (
+    Activation,
+    Concatenation,
+    Convolution,
+    Graph,
+    Image,
+    Mean,
+    Operation,
+    Pool,
+    Sides,
+    Sum,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """activation(product(between(depthwise(relu(source)))) + residual), where most parts are optional.
+
+    `kind` is input, convolution, pool, average, mean or sum. Sources, residual and result are numbers of operations in
+    the graph: the maps that exist in memory. A copy into a concatenation is a sum of one, from its channel `first` on.
+    """
+
+    kind: str
+    source: int
+    result: int
+    depthwise: Convolution | None = None
+    relu_first: bool = False
+    between: str = "nothing"
+    product: Convolution | None = None
+    pool: Pool | None = None
+    residual: int | None = None
+    activation: str = "nothing"
+    first: int = 0
+
+    @property
+    def window(self) -> tuple[int, int, int, Sides]:
+        """Height, width, stride and padding of what the step reads its source through."""
+        part = self.depthwise or self.product
+        if part is not None:
+            return *part.weight.shape[2:], part.stride, part.padding  # type: ignore[return-value]
+        if self.pool is not None:
+            return *self.pool.kernel, self.pool.stride, self.pool.padding
+        return 1, 1, 1, (0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps in an order in which they can run.
+
+    `homes` has the maps that lie in another: (the concatenation that they are a part of, the first of their channels).
+    """
+
+    steps: tuple[Step, ...]
+    homes: dict[int, tuple[int, int]]
+
+
+def fuse(graph: Graph) -> Schedule:
+    """The steps that `graph` comes to."""
+    fusion = _Fusion(graph)
+    steps = fusion.steps()
+    return Schedule(tuple(steps), {part: fusion.home(part) for part in fusion.homes})
+
+
+class _Fusion:
+    def __init__(self, graph: Graph) -> None:
+        self.operations, self.shapes = graph.operations, graph.shapes
+        self.readers: list[list[int]] = [[] for _ in self.operations]
+        for index, operation in enumerate(self.operations):
+            for source in _sources(operation):
+                self.readers[source].append(index)
+        self.taken: set[int] = set()
+        """Operations that have become part of a step which another operation stands for."""
+        self.homes: dict[int, tuple[int, int]] = {}
+
+    def steps(self) -> list[Step]:
+        steps: list[Step] = []
+        for index in range(len(self.operations) - 1, -1, -1):
+            operation = self.operations[index]
+            if isinstance(operation, Concatenation):
+                steps += self._copies(index, operation)
+            elif index not in self.taken and (step := self._step(index)):
+                steps.append(step)
+        return steps[::-1]
+
+    def home(self, index: int) -> tuple[int, int]:
+        """The map in memory that `index` lies in, and the first of its channels there."""
+        if index not in self.homes:
+            return index, 0
+        whole, first = self.homes[index]
+        owner, offset = self.home(whole)
+        return owner, offset + first
+
+    def _copies(self, index: int, operation: Concatenation) -> list[Step]:
+        """What a concatenation leaves to be done: a part that nobody else reads is written where it belongs."""
+        copies, first = [], 0
+        for part in operation.parts:
+            if self._alone(part) and not isinstance(self.operations[part], Image):
+                self.homes[part] = (index, first)
+            else:
+                copies.append(Step("sum", part, index, first=first))
+            first += self.shapes[part][0]
+        return copies
+
+    def _step(self, result: int) -> Step | None:
+        """The step that ends in operation `result`, taking in what stands before it and is read by nobody else."""
+        head, activation, residual = result, "nothing", None
+        operation = self.operations[head]
+        if isinstance(operation, Activation):
+            if self._read_in_place(head):
+                return None
+            activation, head = operation.kind, operation.source
+            if not self._alone(head) or not isinstance(self.operations[head], Sum | Convolution):
+                return Step("sum", head, result, activation=activation)
+            self.taken.add(head)
+            operation = self.operations[head]
+        if isinstance(operation, Sum):
+            # The later of the two, for then the other is there already.
+            for source, other in sorted(
+                [(operation.source, operation.other), (operation.other, operation.source)]
+            )[::-1]:
+                if (
+                    source != other
+                    and self._alone(source)
+                    and isinstance(self.operations[source], Convolution)
+                ):
+                    residual, head = other, source
+                    self.taken.add(head)
+                    break
+            else:
+                return Step("sum", operation.source, result, residual=operation.other, activation=activation)
+            operation = self.operations[head]
+        match operation:
+            case Convolution():
+                return self._convolution(operation, result, residual, activation)
+            case Pool():
+                return Step(
+                    "average" if operation.average else "pool", operation.source, result, pool=operation
+                )
+            case Mean():
+                return Step("mean", operation.source, result)
+            case _:
+                return Step("input", 0, result)
+
+    def _convolution(
+        self, operation: Convolution, result: int, residual: int | None, activation: str
+    ) -> Step:
+        product: Convolution | None = operation
+        depthwise, between = None, "nothing"
+        source = operation.source
+        if is_depthwise(operation):
+            product, depthwise = None, operation
+        elif is_pointwise(operation):
+            # relu or nothing between, then the depthwise part
+            inner, kind = source, "nothing"
+            before = self.operations[inner]
+            if isinstance(before, Activation) and self._alone(inner):
+                inner, kind = before.source, before.kind
+            before = self.operations[inner]
+            if isinstance(before, Convolution) and is_depthwise(before) and self._alone(inner):
+                self.taken.update({source, inner})
+                depthwise, between, source = before, kind, before.source
+        relu_first = False
+        if depthwise is not None:
+            before = self.operations[source]
+            if isinstance(before, Activation) and before.kind == "relu" and self._read_in_place(source):
+                relu_first, source = True, before.source
+        return Step(
+            "convolution",
+            source,
+            result,
+            depthwise=depthwise,
+            relu_first=relu_first,
+            between=between,
+            product=product,
+            residual=residual,
+            activation=activation,
+        )
+
+    def _alone(self, index: int) -> bool:
+        return len(self.readers[index]) == 1
+
+    def _read_in_place(self, index: int) -> bool:
+        """Whether a ReLU is better done by those who read its operand, all of them depthwise, than written out.
+
+        So it is where somebody else reads the operand too; else whoever makes the operand does it in passing.
+        """
+        operation = self.operations[index]
+        return (
+            isinstance(operation, Activation)
+            and operation.kind == "relu"
+            and not (
+                self._alone(operation.source)
+                and isinstance(self.operations[operation.source], Sum | Convolution)
+            )
+            and all(is_depthwise(self.operations[reader]) for reader in self.readers[index])
+        )
+
+
+def is_depthwise(operation: Operation) -> bool:
+    """One filter a channel."""
+    return (
+        isinstance(operation, Convolution)
+        and operation.groups == len(operation.weight) == _inputs(operation) > 1
+    )
+
+
+def is_pointwise(operation: Operation) -> bool:
+    """1x1, every channel into every other, pixel by pixel."""
+    return (
+        isinstance(operation, Convolution)
+        and operation.weight.shape[2:] == (1, 1)
+        and operation.groups == operation.stride == 1
+        and not any(operation.padding)
+    )
+
+
+def dense(operation: Convolution) -> Tensor:
+    """The weight [K, M, h, w] of a convolution in groups, with the zeros that the groups leave out."""
+    if operation.groups == 1:
+        return operation.weight
+    outputs, inputs = len(operation.weight), _inputs(operation)
+    weight = operation.weight.new_zeros(outputs, inputs, *operation.weight.shape[2:])
+    share = outputs // operation.groups
+    width = operation.weight.shape[1]
+    for group in range(operation.groups):
+        rows = slice(group * share, (group + 1) * share)
+        weight[rows, group * width : (group + 1) * width] = operation.weight[rows]
+    return weight
+
+
+def _inputs(operation: Convolution) -> int:
+    return operation.groups * operation.weight.shape[1]
+
+
+def _sources(operation: Operation) -> tuple[int, ...]:
+    match operation:
+        case Image():
+            return ()
+        case Sum(source, other):
+            return source, other
+        case Concatenation(parts):
+            return parts
+        case _:
+            return (operation.source,)

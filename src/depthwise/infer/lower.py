@@ -1,0 +1,324 @@
+"""From a module to the short list of operations that the inference kernels know.
+
+The module is exported to PyTorch's graph of operators, so that it may be anybody's. Batch norms go into the convolution
+before them; padding into the convolution or pooling behind; dropout, which evaluation does not have, away.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from depthwise.errors import DepthwiseError
+
+LANES = 16  # channels lie in multiples of it: whole vectors on every machine
+
+ACTIVATIONS = ("nothing", "relu", "relu6", "elu")
+
+Sides = tuple[int, int, int, int]
+"""Top, left, bottom, right."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """weight [K, M / groups, h, w], bias [K]; a linear layer is one on a map of one pixel."""
+
+    source: int
+    weight: Tensor
+    bias: Tensor
+    stride: int
+    padding: Sides
+    groups: int
+
+
+@dataclass(frozen=True)
+class Activation:
+    source: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Sum:
+    source: int
+    other: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The largest of each window, which the padding never is, or the mean; `count_padding`: of the zeros, too."""
+
+    source: int
+    kernel: tuple[int, int]
+    stride: int
+    padding: Sides
+    average: bool = False
+    count_padding: bool = False
+
+
+@dataclass(frozen=True)
+class Concatenation:
+    """Of channels."""
+
+    parts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Of the whole map."""
+
+    source: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """What the network is called with."""
+
+
+Operation = Image | Convolution | Activation | Sum | Pool | Mean | Concatenation
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Operations in an order in which they can run, each with the shape [C, H, W] it makes; the last is the result."""
+
+    operations: tuple[Operation, ...]
+    shapes: tuple[tuple[int, int, int], ...]
+    flat: bool
+    """Whether the result is [N, C] rather than [N, C, 1, 1]."""
+
+
+def lower(module: nn.Module, example: Tensor) -> Graph:
+    """The graph of `module` in evaluation on [N, C, H, W] like `example`.
+
+    Raises DepthwiseError that names the operator, and where it stands, if one has no counterpart here.
+    """
+    program = torch.export.export(module, (example,))
+    signature = program.graph_signature
+    tensors = {**program.state_dict, **program.constants}
+    origin = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    lowering = _Lowering({name: tensors[key].detach() for name, key in origin.items()})
+    result: Node | None = None
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name not in origin:
+            lowering.add(node, Image())
+        elif node.op == "call_function":
+            lowering.call(node)
+        elif node.op == "output":
+            (result,) = node.args[0]
+    assert result is not None
+    last = lowering.value(result)
+    if (
+        last.index != len(lowering.operations) - 1
+        or last.padding
+        or isinstance(lowering.operations[-1], Concatenation | Image)
+    ):
+        raise DepthwiseError(
+            "the network's result is not the last thing it computes: compile a plain classifier"
+        )
+    return Graph(tuple(lowering.operations), tuple(lowering.shapes), flat=result.meta["val"].ndim == 2)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """An operation's result, padded or not: padding waits for who reads it."""
+
+    index: int
+    padding: Sides | None = None
+    fill: float = 0.0
+
+
+class _Lowering:
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.operations: list[Operation] = []
+        self.shapes: list[tuple[int, int, int]] = []
+        self.values: dict[str, _Value] = {}
+
+    def add(self, node: Node, operation: Operation) -> None:
+        shape = tuple(node.meta["val"].shape[1:])
+        self.operations.append(operation)
+        self.shapes.append((*shape, 1, 1)[:3])  # type: ignore[arg-type]
+        self.values[node.name] = _Value(len(self.operations) - 1)
+
+    def value(self, node: Any) -> _Value:
+        return self.values[node.name]
+
+    def call(self, node: Node) -> None:
+        name = str(node.target).removeprefix("aten.").partition(".")[0].removesuffix("_")
+        rule: Callable[[Node], None] | None = getattr(self, f"_{name}", None)
+        if rule is None:
+            raise self.refusal(node, name)
+        rule(node)
+
+    def refusal(self, node: Node, what: str) -> DepthwiseError:
+        stack = node.meta.get("nn_module_stack") or {}
+        place = [path for path, _ in stack.values()][-1:] or [node.name]
+        return DepthwiseError(f"{what} in {place[0] or 'the network'} has no compiled form")
+
+    def argument(self, node: Node, position: int, default: Any = None) -> Any:
+        return node.args[position] if len(node.args) > position else default
+
+    def tensor(self, node: Any) -> Tensor | None:
+        return None if node is None else self.tensors[node.name].float()
+
+    def same(self, node: Node) -> None:
+        self.values[node.name] = self.value(node.args[0])
+
+    _dropout = _feature_dropout = _clone = _detach = _contiguous = _alias = same
+
+    def _flatten(self, node: Node) -> None:
+        value = self.value(node.args[0])
+        if self.shapes[value.index][1:] != (1, 1):
+            raise self.refusal(node, "flattening a map")
+        self.values[node.name] = value
+
+    _view = _reshape = _squeeze = _flatten
+
+    def _pad(self, node: Node) -> None:
+        left, right, top, bottom = (*node.args[1], 0, 0)[:4]  # type: ignore[misc]
+        mode, fill = self.argument(node, 2, "constant"), self.argument(node, 3) or 0.0
+        value = self.value(node.args[0])
+        if mode != "constant" or value.padding or min(left, right, top, bottom) < 0:
+            raise self.refusal(node, "this padding")
+        self.values[node.name] = _Value(value.index, (top, left, bottom, right), float(fill))
+
+    def _constant_pad_nd(self, node: Node) -> None:
+        node.args = (node.args[0], node.args[1], "constant", self.argument(node, 2, 0.0))
+        self._pad(node)
+
+    def padded(self, node: Node, fill: float) -> tuple[int, Sides]:
+        """The operand and the padding before it, which must be with `fill`."""
+        value = self.value(node.args[0])
+        if value.padding and value.fill != fill:
+            raise self.refusal(node, f"padding with {value.fill}")
+        return value.index, value.padding or (0, 0, 0, 0)
+
+    def plain(self, node: Node, operand: Any) -> int:
+        value = self.value(operand)
+        if value.padding:
+            raise self.refusal(node, "padding")
+        return value.index
+
+    def _conv2d(self, node: Node) -> None:
+        source, outside = self.padded(node, 0.0)
+        weight, bias = self.tensor(node.args[1]), self.tensor(self.argument(node, 2))
+        assert weight is not None
+        stride, padding = self.argument(node, 3, [1, 1]), self.argument(node, 4, [0, 0])
+        dilation, groups = self.argument(node, 5, [1, 1]), self.argument(node, 6, 1)
+        height, width = weight.shape[2:]
+        match padding:
+            case "same":
+                own = ((height - 1) // 2, (width - 1) // 2, height // 2, width // 2)
+            case "valid":
+                own = (0, 0, 0, 0)
+            case _:
+                top, left = (*padding, *padding)[:2]
+                own = (top, left, top, left)
+        if len({*stride}) > 1 or {*dilation} != {1}:
+            raise self.refusal(node, "a convolution with such strides or dilations")
+        bias = torch.zeros(len(weight)) if bias is None else bias
+        sides = tuple(a + b for a, b in zip(outside, own, strict=True))
+        self.add(node, Convolution(source, weight, bias, stride[0], sides, groups))  # type: ignore[arg-type]
+
+    def _linear(self, node: Node) -> None:
+        weight, bias = self.tensor(node.args[1]), self.tensor(self.argument(node, 2))
+        assert weight is not None
+        bias = torch.zeros(len(weight)) if bias is None else bias
+        source = self.plain(node, node.args[0])
+        self.add(node, Convolution(source, weight[:, :, None, None], bias, 1, (0, 0, 0, 0), 1))
+
+    def _batch_norm(self, node: Node) -> None:
+        index = self.plain(node, node.args[0])
+        before = self.operations[index]
+        if not isinstance(before, Convolution) or len(node.args[0].users) > 1 or node.args[5]:  # type: ignore[union-attr]
+            raise self.refusal(node, "a batch norm that does not stand behind a convolution")
+        gamma, beta, mean, variance = (self.tensor(argument) for argument in node.args[1:5])
+        assert mean is not None
+        assert variance is not None
+        scale = (variance.double() + node.args[7]).rsqrt() * (1 if gamma is None else gamma.double())  # type: ignore[operator]
+        bias = (before.bias - mean.double()) * scale + (0 if beta is None else beta.double())
+        weight = before.weight * scale[:, None, None, None]
+        self.operations[index] = replace(before, weight=weight.float(), bias=bias.float())
+        self.values[node.name] = _Value(index)
+
+    def activation(self, node: Node, kind: str) -> None:
+        self.add(node, Activation(self.plain(node, node.args[0]), kind))
+
+    def _relu(self, node: Node) -> None:
+        self.activation(node, "relu")
+
+    def _relu6(self, node: Node) -> None:
+        self.activation(node, "relu6")
+
+    def _hardtanh(self, node: Node) -> None:
+        if (self.argument(node, 1, -1.0), self.argument(node, 2, 1.0)) != (0, 6):
+            raise self.refusal(node, "a clamp other than ReLU6")
+        self.activation(node, "relu6")
+
+    def _elu(self, node: Node) -> None:
+        if {self.argument(node, position, 1) for position in (1, 2, 3)} != {1}:
+            raise self.refusal(node, "an ELU with a scale")
+        self.activation(node, "elu")
+
+    def _add(self, node: Node) -> None:
+        operands = [self.plain(node, operand) for operand in node.args[:2]]
+        if node.kwargs.get("alpha", 1) != 1 or self.shapes[operands[0]] != self.shapes[operands[1]]:
+            raise self.refusal(node, "a sum of unequal shapes")
+        self.add(node, Sum(*operands))
+
+    def _max_pool2d(self, node: Node) -> None:
+        if {*self.argument(node, 4, [1])} != {1}:
+            raise self.refusal(node, "a pooling with dilation")
+        self.pool(node, -float("inf"))
+
+    def _avg_pool2d(self, node: Node) -> None:
+        counted = self.argument(node, 5, True)
+        if self.argument(node, 4, False) or self.argument(node, 6) is not None:
+            raise self.refusal(node, "an average pooling that rounds up or has a divisor")
+        if self.value(node.args[0]).padding and not counted:
+            raise self.refusal(node, "padding")
+        self.pool(node, 0.0, average=True, count_padding=counted)
+
+    def pool(self, node: Node, fill: float, *, average: bool = False, count_padding: bool = False) -> None:
+        source, outside = self.padded(node, fill)
+        kernel = (*node.args[1], *node.args[1])[:2]  # type: ignore[misc]
+        stride = self.argument(node, 2) or kernel
+        top, left = (*self.argument(node, 3, [0]), *self.argument(node, 3, [0]))[:2]
+        if len({*stride}) > 1:
+            raise self.refusal(node, "a pooling with such strides")
+        sides = (outside[0] + top, outside[1] + left, outside[2] + top, outside[3] + left)
+        self.add(node, Pool(source, kernel, stride[0], sides, average, count_padding))  # type: ignore[arg-type]
+
+    def _cat(self, node: Node) -> None:
+        parts = tuple(self.plain(node, part) for part in node.args[0])  # type: ignore[union-attr]
+        widths = [self.shapes[part][0] for part in parts]
+        if self.argument(node, 1, 0) not in (1, -3) or any(width % LANES for width in widths):
+            raise self.refusal(node, f"a concatenation of {', '.join(map(str, widths))} channels")
+        self.add(node, Concatenation(parts))
+
+    def _mul(self, node: Node) -> None:
+        factor, index = node.args[1], self.plain(node, node.args[0])
+        before = self.operations[index]
+        alone = isinstance(before, Convolution) and len(node.args[0].users) == 1  # type: ignore[union-attr]
+        if not (isinstance(factor, float | int) and alone):
+            raise self.refusal(node, "a product of two maps")
+        assert isinstance(before, Convolution)
+        self.operations[index] = replace(before, weight=before.weight * factor, bias=before.bias * factor)
+        self.values[node.name] = _Value(index)
+
+    def _mean(self, node: Node) -> None:
+        if sorted(axis % 4 for axis in node.args[1]) != [2, 3]:  # type: ignore[union-attr]
+            raise self.refusal(node, "a mean over other axes than a map's")
+        self.add(node, Mean(self.plain(node, node.args[0])))
+
+    def _adaptive_avg_pool2d(self, node: Node) -> None:
+        if {*node.args[1]} != {1}:  # type: ignore[misc]
+            raise self.refusal(node, "adaptive pooling to more than one pixel")
+        self.add(node, Mean(self.plain(node, node.args[0])))

@@ -1,0 +1,254 @@
+"""A network as a plan for the native kernels: weights packed once, maps laid out in one arena, steps in a list."""
+
+import ctypes
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+import torch
+from torch import Tensor
+
+from depthwise.errors import DepthwiseError
+from depthwise.infer.fuse import Step, dense, fuse
+from depthwise.infer.lower import ACTIVATIONS, LANES, Concatenation, Graph
+from depthwise.native import structs
+from depthwise.native.library import library
+
+KINDS = ("input", "convolution", "pool", "mean", "sum", "average")
+ALIGNMENT = 64
+SCRATCH_BYTES = (256 << 10) + 64  # of a thread's tile of depthwise results, at least
+SCRATCH_PIXELS = 54
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A step's numbers in the kernels' layout; tensors stay alive as long as the plan."""
+
+    weights: Tensor | None
+    bias: Tensor | None
+    depthwise: Tensor | None
+    between_bias: Tensor | None
+    runs: int
+    length: int
+
+
+class Plan:
+    """Runs `graph` on float32 images [N, C, H, W] of the shape it was made for; safe from many threads at once.
+
+    Memory for a batch size is taken when it first comes, and kept: running allocates the result and nothing else.
+    """
+
+    def __init__(self, graph: Graph, *, bf16: bool) -> None:
+        if library.handle is None:
+            raise DepthwiseError(
+                f"the native kernels cannot run here: {library.reason or 'they are switched off'}"
+            )
+        self.graph, self.bf16 = graph, bf16
+        self.kernels = library.path
+        schedule = fuse(graph)
+        self.steps, self.homes = schedule.steps, schedule.homes
+        self.value_bytes = 2 if bf16 else 4
+        self.result = self.steps[-1].result
+        self.channels = self._channels()
+        self.borders = self._borders()
+        panel = int(library.handle.depthwise_panel())
+        self.packed = [self._pack(step, panel) for step in self.steps]
+        self._idle: dict[int, SimpleQueue[_Context]] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """float32 [N, C, H, W] to the network's result."""
+        if library.path != self.kernels or library.handle is None:
+            raise DepthwiseError(
+                f"this network was compiled for the {self.kernels} kernels: compile it again"
+            )
+        shape = self.graph.shapes[0]
+        if tuple(x.shape[1:]) != shape or x.dtype != torch.float32 or x.device.type != "cpu":
+            raise DepthwiseError(
+                f"this network was compiled for float32 images [N, {', '.join(map(str, shape))}] on the CPU, not "
+                f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)} on {x.device.type}: compile it for these"
+            )
+        if not len(x):
+            return x.new_zeros(0, *self.graph.shapes[self.result][: 1 if self.graph.flat else 3])
+        idle = self._idle.setdefault(len(x), SimpleQueue())
+        try:
+            context = idle.get_nowait()
+        except Empty:
+            context = _Context(self, len(x))
+        result = context.run(x)
+        idle.put(context)
+        return result
+
+    def _channels(self) -> list[int]:
+        """Of each map in memory: filled up, but for an image that only convolutions read, value by value."""
+        channels = [-(-shape[0] // LANES) * LANES for shape in self.graph.shapes]
+        image = self.steps[0].result
+        if all(step.product and not step.depthwise for step in self.steps[1:] if step.source == image):
+            channels[image] = -(-self.graph.shapes[image][0] // 2) * 2
+        return channels
+
+    def _borders(self) -> list[int]:
+        borders = [0] * len(self.graph.shapes)
+        for step in self.steps:
+            if step.kind != "convolution":
+                continue  # the other kinds look at what is inside only
+            height, width, stride, (top, left, _, _) = step.window
+            for kernel, before, inside, outside in zip(
+                (height, width),
+                (top, left),
+                self.graph.shapes[step.source][1:],
+                self.graph.shapes[step.result][1:],
+                strict=True,
+            ):
+                behind = (outside - 1) * stride + kernel - before - inside
+                borders[step.source] = max(borders[step.source], before, behind)
+        return borders
+
+    def _pack(self, step: Step, panel: int) -> Packed:
+        weights = bias = depthwise = between_bias = None
+        runs, length = 1, self.channels[step.source]
+        if step.depthwise is not None:
+            taps = step.depthwise.weight.flatten(1).T  # [h * w, M]
+            depthwise = _filled(taps, self.channels[step.source])
+            between_bias = _filled(step.depthwise.bias, self.channels[step.source])
+        if step.product is not None:
+            weight = dense(step.product).permute(2, 3, 1, 0)  # [h, w, M, K]
+            height, width, inputs, outputs = weight.shape
+            filled = self.channels[step.result]
+            matrix = weight.new_zeros(height, width, self.channels[step.source], filled)
+            matrix[:, :, :inputs, :outputs] = weight
+            matrix = matrix.reshape(-1, filled)
+            if self.bf16:
+                # Two rows side by side: [depth / 2, K, 2].
+                matrix = matrix.reshape(-1, 2, filled).transpose(1, 2).to(torch.bfloat16)
+            weights = torch.cat([part.flatten() for part in matrix.split(panel, dim=1)]).contiguous()
+            bias = _filled(step.product.bias, filled)
+            if step.depthwise is None:
+                runs, length = height, width * self.channels[step.source]
+        return Packed(weights, bias, depthwise, between_bias, runs, length)
+
+
+def _filled(values: Tensor, channels: int) -> Tensor:
+    return torch.nn.functional.pad(values.float(), (0, channels - values.shape[-1])).contiguous()
+
+
+class _Context:
+    """The memory of one run at a time, for one batch size."""
+
+    def __init__(self, plan: Plan, batch: int) -> None:
+        self.plan, self.batch, self.threads = plan, batch, torch.get_num_threads()
+        offsets, arena_bytes = self._lay_out()
+        widest = max(plan.channels) * plan.value_bytes
+        scratch_bytes = -(-max(SCRATCH_BYTES, SCRATCH_PIXELS * widest) // ALIGNMENT) * ALIGNMENT
+        self.arena = torch.zeros(arena_bytes + self.threads * scratch_bytes + ALIGNMENT, dtype=torch.uint8)
+        self.start = -self.arena.data_ptr() % ALIGNMENT
+        self.offsets = offsets
+        self.steps = (structs.Step * len(plan.steps))(
+            *(self._step(step, packed) for step, packed in zip(plan.steps, plan.packed, strict=True))
+        )
+        self.claims = (ctypes.c_int64 * len(plan.steps))()
+        self.call = structs.Run(
+            steps=ctypes.addressof(self.steps),
+            count=len(plan.steps),
+            arena=self.arena.data_ptr() + self.start,
+            scratch=arena_bytes,
+            scratch_bytes=scratch_bytes,
+            claims=ctypes.addressof(self.claims),
+            batch=batch,
+            threads=self.threads,
+            bf16=plan.bf16,
+        )
+
+    def run(self, x: Tensor) -> Tensor:
+        self.call.image = x.data_ptr()
+        self.call.strides[:] = x.stride()
+        assert library.handle is not None
+        library.handle.depthwise_run_plan(ctypes.byref(self.call))
+        channels, height, width = self.plan.graph.shapes[self.plan.result]
+        filled = self.plan.channels[self.plan.result]
+        start = self.start + self.offsets[self.plan.result]
+        size = self.batch * height * width * filled * 4
+        values = self.arena[start : start + size].view(torch.float32).view(self.batch, height, width, filled)
+        values = values[..., :channels].clone()
+        return values.reshape(self.batch, channels) if self.plan.graph.flat else values.permute(0, 3, 1, 2)
+
+    def _map(self, index: int, channels: int | None = None, first: int = 0) -> structs.Map:
+        """`channels` of map `index` from `first` on; all of them unless given."""
+        _, height, width = self.plan.graph.shapes[index]
+        owner, offset = self.plan.homes.get(index, (index, 0))
+        return structs.Map(
+            offset=self.offsets[owner],
+            height=height,
+            width=width,
+            channels=channels or self.plan.channels[index],
+            border=self.plan.borders[owner],
+            pixel=self.plan.channels[owner],
+            first=offset + first,
+        )
+
+    def _step(self, step: Step, packed: Packed) -> structs.Step:
+        height, width, stride, (top, left, _, _) = step.window
+        source, result = self._map(step.source), self._map(step.result)
+        if step.kind == "input":
+            source.channels = self.plan.graph.shapes[step.result][0]
+        if isinstance(self.plan.graph.operations[step.result], Concatenation):
+            result = self._map(step.result, source.channels, step.first)
+        return structs.Step(
+            input=source,
+            out=result,
+            residual=structs.Map(offset=-1) if step.residual is None else self._map(step.residual),
+            depthwise=_address(packed.depthwise),
+            between_bias=_address(packed.between_bias),
+            weights=_address(packed.weights),
+            bias=_address(packed.bias),
+            runs=packed.runs,
+            length=packed.length,
+            kernel_height=height,
+            kernel_width=width,
+            stride=stride,
+            pad_top=top,
+            pad_left=left,
+            kind=KINDS.index(step.kind),
+            relu_first=step.relu_first,
+            between=ACTIVATIONS.index(step.between),
+            activation=ACTIVATIONS.index(step.activation),
+            float_out=step.result == self.plan.result,
+            count_padding=step.pool is not None and step.pool.count_padding,
+        )
+
+    def _lay_out(self) -> tuple[dict[int, int], int]:
+        """Where each map starts, so that none lies on another that is still read; the largest are placed first."""
+        plan = self.plan
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
+        for time, step in enumerate(plan.steps):
+            written, _ = plan.homes.get(step.result, (step.result, 0))
+            first.setdefault(written, time)
+            for index in (written, step.source, step.residual):
+                if index is not None:
+                    last[index] = time
+        last[plan.result] = len(plan.steps)
+        sizes = {index: self._bytes(index) for index in first}
+        offsets: dict[int, int] = {}
+        for index in sorted(sizes, key=lambda index: -sizes[index]):
+            taken = sorted(
+                (offsets[other], offsets[other] + sizes[other])
+                for other in offsets
+                if first[other] <= last[index] and first[index] <= last[other]
+            )
+            offset = 0
+            for begin, end in taken:
+                if offset + sizes[index] <= begin:
+                    break
+                offset = max(offset, end)
+            offsets[index] = offset
+        return offsets, max(offsets[index] + sizes[index] for index in sizes)
+
+    def _bytes(self, index: int) -> int:
+        plan, border = self.plan, self.plan.borders[index]
+        _, height, width = plan.graph.shapes[index]
+        value = 4 if index == plan.result else plan.value_bytes
+        size = self.batch * (height + 2 * border) * (width + 2 * border) * plan.channels[index] * value
+        return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

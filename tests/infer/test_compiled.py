@@ -1,0 +1,237 @@
+"""Compiled networks against the networks themselves, on every instruction set that this machine has."""
+
+import re
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from depthwise import native
+from depthwise.errors import DepthwiseError
+from depthwise.infer.compiled import compile
+from depthwise.layers import ConvNorm, MaxPool2d, PointwiseConv2d, Residual, SeparableConv2d, conv2d
+from depthwise.models import create_model
+
+TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2}
+
+
+def paths() -> list[str]:
+    """The kernels that can run here."""
+    before, found = native.library.library.path, []
+    for path in native.PATHS:
+        try:
+            native.use(path)
+        except DepthwiseError:
+            continue
+        found.append(path)
+    native.use(before)
+    return found
+
+
+@pytest.fixture(params=paths())
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = native.library.library.path
+    native.use(request.param)
+    yield request.param
+    native.use(before)
+
+
+def randomise(network: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, 0.0, 0.1, generator=generator)
+            nn.init.normal_(module.running_mean, 0.0, 0.1, generator=generator)
+            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
+    return network.eval()
+
+
+def assert_same(network: nn.Module, x: Tensor, precision: str = "fp32") -> None:
+    """Once compiled it says what it said before, relative to the largest value; twice, for the memory is kept."""
+    with torch.no_grad():
+        expected = network.double()(x.double()).float()
+    compiled = compile(network.float(), x[:1], precision=precision)
+    for _ in range(2):
+        y = compiled(x)
+        assert y.shape == expected.shape
+        assert float((y - expected).abs().max()) <= TOLERANCE[precision] * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("channels", [(2, 3), (3, 17), (17, 40), (72, 130)])
+@pytest.mark.parametrize(("stride", "kernel"), [(1, 3), (2, 3), (1, 5), (2, 5)])
+@pytest.mark.parametrize("size", [(1, 2), (7, 9), (12, 5)])
+def test_a_separable_convolution_of_any_shape(
+    path: str, precision: str, channels: tuple[int, int], stride: int, kernel: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.ReLU(), SeparableConv2d(*channels, kernel, stride), nn.ReLU())
+    assert_same(layer, torch.randn(5, channels[0], *size), precision)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("padding", [0, 1, "same"])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+@pytest.mark.parametrize("channels", [(1, 1), (3, 20), (33, 70)])
+def test_a_convolution_of_any_shape(
+    path: str, precision: str, padding: int | str, kernel: int, stride: int, channels: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    layer = conv2d(*channels, kernel, stride, padding, bias=True)
+    assert_same(layer, torch.randn(2, channels[0], 11, 8), precision)
+
+
+@pytest.mark.parametrize("between", [nn.ReLU, nn.ReLU6, nn.ELU])
+@pytest.mark.parametrize("behind", [nn.ReLU, nn.ReLU6, nn.ELU, nn.Identity])
+def test_activations(path: str, between: type[nn.Module], behind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    parts = nn.Sequential(
+        ConvNorm(conv2d(20, 20, 3, 1, "same", groups=20), 20, between),
+        ConvNorm(PointwiseConv2d(20, 24), 24, behind),
+    )
+    assert_same(randomise(parts), 10 * torch.randn(2, 20, 6, 7))
+
+
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+@pytest.mark.parametrize("size", [(7, 8), (2, 3)])
+def test_pooling_with_a_sum(path: str, padding: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.ReLU(), SeparableConv2d(18, 30), MaxPool2d(3, 2, padding))
+    block = Residual(body, ConvNorm(PointwiseConv2d(18, 30, stride=2), 30), nn.ReLU)
+    assert_same(randomise(block), torch.randn(3, 18, *size))
+
+
+class Odd(nn.Module):
+    """Whatever the fusion must leave alone: results read twice, activations of pools, depthwise ones by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv2d(6, 20, 3, 1, "same"), PointwiseConv2d(20, 20)
+        self.depthwise = conv2d(20, 20, 3, 2, 1, groups=20, bias=True)
+        self.groups = conv2d(20, 20, 3, 1, "same", groups=4)
+        self.pool = MaxPool2d(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = torch.relu(self.second(x))
+        z = self.depthwise(torch.relu(y + x)) + torch.relu(self.pool(y))
+        return torch.nn.functional.elu(z + z) + self.groups(z)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_graph_that_is_no_chain(path: str, precision: str) -> None:
+    torch.manual_seed(0)
+    assert_same(Odd(), torch.randn(2, 6, 9, 10), precision)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_xception_on_every_path(path: str, precision: str) -> None:
+    torch.manual_seed(0)
+    network = create_model("xception", num_classes=10, in_channels=1, stem="small", width=0.25)
+    assert_same(randomise(network), torch.randn(3, 1, 33, 40), precision)
+
+
+CONVOLUTIONS = ("separable-elu", "pointwise-first", "segments-4", "towers-2", "regular")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("xception", {"residual": False, "fully_connected": (40, 24)}),
+        *(("xception", {"conv": conv}) for conv in CONVOLUTIONS),
+        ("mobilenet_v1", {}),
+        ("mobilenet_v2", {"padding": "same"}),
+        ("resnet50", {}),
+        ("vgg16_bn", {}),
+        ("nin", {}),
+        ("inception_v3", {"width": 1.0}),
+        ("inception_resnet_v2", {"width": 1.0}),
+    ],
+)
+def test_whole_networks(precision: str, name: str, arguments: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    arguments = {"num_classes": 10, "in_channels": 1, "stem": "small", "width": 0.25} | arguments
+    assert_same(randomise(create_model(name, **arguments)), torch.randn(2, 1, 33, 40), precision)
+
+
+def test_xception_at_299() -> None:
+    torch.manual_seed(0)
+    network = randomise(create_model("xception", dropout=0.5))
+    assert_same(network, torch.randn(1, 3, 299, 299))
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return randomise(create_model("xception", num_classes=10, stem="small", width=0.25, middle=(728,)))
+
+
+def test_any_batch_and_memory_layout(network: nn.Module) -> None:
+    x = torch.randn(5, 3, 32, 32)
+    compiled = compile(network, x)
+    expected = compiled(x)
+    for batch in (1, 2, 4):
+        torch.testing.assert_close(compiled(x[:batch]), expected[:batch], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(compiled(x.contiguous(memory_format=torch.channels_last)), expected)
+    torch.testing.assert_close(compiled(x.flip(3).contiguous().flip(3)), expected)
+    assert compiled(x[:0]).shape == (0, 10)
+
+
+def test_bits_do_not_depend_on_the_threads(network: nn.Module) -> None:
+    x = torch.randn(2, 3, 32, 32)
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(compile(network, x)(x))
+    torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_many_threads_share_one_network(network: nn.Module) -> None:
+    images = torch.randn(8, 3, 32, 32)
+    compiled = compile(network, images)
+    expected = [compiled(image[None]) for image in images]
+    wrong = []
+
+    def work(index: int) -> None:
+        for _ in range(20):
+            if not torch.equal(compiled(images[index : index + 1]), expected[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_the_network_itself_stays_as_it_was(network: nn.Module) -> None:
+    x = torch.randn(1, 3, 32, 32)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    compiled = compile(network.train(), x)
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    result = compiled(x)
+    with torch.no_grad():
+        next(network.parameters()).add_(1)
+    assert torch.equal(compiled(x), result)
+    network.load_state_dict(before)
+    network.eval()
+
+
+def test_what_cannot_be_compiled_is_named(network: nn.Module) -> None:
+    with pytest.raises(DepthwiseError, match=re.escape("gelu in 1 has no compiled form")):
+        compile(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU()), torch.zeros(1, 3, 8, 8))
+    with pytest.raises(DepthwiseError, match=re.escape("precision='fp8' is none of fp32, bf16")):
+        compile(network, torch.zeros(1, 3, 32, 32), precision="fp8")
+    compiled = compile(network, torch.zeros(1, 3, 32, 32))
+    with pytest.raises(
+        DepthwiseError, match=re.escape("[N, 3, 32, 32] on the CPU, not float32 [1, 3, 31, 32] on cpu")
+    ):
+        compiled(torch.zeros(1, 3, 31, 32))
