@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from depthwise.importing import import_weights as import_weights
     from depthwise.infer import Prediction as Prediction
     from depthwise.infer import Predictor as Predictor
+    from depthwise.infer import compile as compile
     from depthwise.load import load as load
     from depthwise.match import match as match
     from depthwise.models import create_model as create_model
@@ -33,6 +34,7 @@ _HOMES = {
     "Preprocess": "depthwise.data",
     "RECIPES": "depthwise.recipes",
     "Recipe": "depthwise.train.recipe",
+    "compile": "depthwise.infer",
     "cost": "depthwise.cost",
     "create_model": "depthwise.models",
     "evaluate": "depthwise.evaluate.metrics",

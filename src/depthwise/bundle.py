@@ -30,7 +30,8 @@ class BundleConfig:
     """What `config.json` says: the network `model` built with `model_args`, what goes in and what comes out.
 
     A backbone, whose model_args say num_classes=0, has no classes. `training` is a summary for people (data,
-    recipe, accuracy); nothing reads it back.
+    recipe, accuracy); nothing reads it back. `compiled` says in which precision the network is to be run by the native
+    kernels, {"precision": "bf16"}, and what that was measured to cost; None leaves it to PyTorch.
     """
 
     model: str
@@ -39,10 +40,12 @@ class BundleConfig:
     model_args: dict[str, Any] = field(default_factory=dict)
     task: str = "single-label"
     training: dict[str, Any] = field(default_factory=dict)
+    compiled: dict[str, Any] | None = None
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
         """The content of `config.json`, as plain values."""
+        compiled = {} if self.compiled is None else {"compiled": self.compiled}
         return {
             "format_version": self.format_version,
             "model": self.model,
@@ -51,6 +54,7 @@ class BundleConfig:
             "task": self.task,
             "preprocess": self.preprocess.to_json(),
             "training": self.training,
+            **compiled,
         }
 
     @classmethod
@@ -89,6 +93,7 @@ class BundleConfig:
             model_args=model_args,
             task=task,
             training=_field(values, "training", dict),
+            compiled=_field(values, "compiled", dict) if "compiled" in values else None,
             format_version=version,
         )
 

@@ -1,6 +1,7 @@
 """From what a training run left to something that answers: the bundle's network with its weights in it."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from depthwise.bundle import Bundle, read_bundle
 from depthwise.errors import DepthwiseError
-from depthwise.infer import Predictor
+from depthwise.infer import Predictor, compile
 from depthwise.models import create_model, list_models
 
 SHOWN_MISMATCHES = 3
@@ -26,9 +27,26 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
             f"untrained with create_model({str(path)!r})"
         )
     bundle = read_bundle(path)
-    return Predictor(
-        load_module(bundle), bundle.config.preprocess, bundle.config.classes, device=torch.device(device)
-    )
+    on_cpu = torch.device(device).type == "cpu"
+    module = load_compiled(bundle) if on_cpu else load_module(bundle)
+    return Predictor(module, bundle.config.preprocess, bundle.config.classes, device=device)
+
+
+def load_compiled(bundle: Bundle) -> nn.Module:
+    """The bundle's network as `load_module` has it, or in its compiled form if the bundle is compiled.
+
+    Where the native kernels cannot run, the network runs on PyTorch as it is, and a warning says why.
+    """
+    module, compiled = load_module(bundle), bundle.config.compiled
+    if compiled is None:
+        return module
+    preprocess = bundle.config.preprocess
+    try:
+        example = torch.zeros(1, preprocess.channels, *preprocess.size)
+        return compile(module, example, precision=compiled.get("precision", "fp32"))
+    except DepthwiseError as error:
+        warnings.warn(f"{bundle.path} runs uncompiled and slower: {error}", stacklevel=2)
+        return module
 
 
 def load_module(bundle: Bundle) -> nn.Module:

@@ -4,12 +4,13 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from io import TextIOWrapper
 from typing import cast
 
 from cyclopts import App, CycloptsError
 
-from depthwise.cli import cost, data, draw, evaluate, import_, models, predict, train
+from depthwise.cli import compile, cost, data, draw, evaluate, import_, models, predict, train
 from depthwise.cli.options import STANDARD_INPUT
 from depthwise.cli.output import printable
 from depthwise.errors import DepthwiseError, UsageError
@@ -38,6 +39,7 @@ app.command(train.train)
 app.command(evaluate.evaluate, name="eval")
 app.command(predict.predict)
 app.command(import_.import_, name="import")
+app.command(compile.compile)
 app.command(models.models)
 app.command(cost.cost)
 app.command(draw.draw)
@@ -50,6 +52,7 @@ def run(tokens: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Class names and file names are printed whatever the locale; a name that is no UTF-8 keeps its bytes.
     cast(TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", errors="surrogateescape")
+    warnings.formatwarning = lambda message, *_: f"warning: {printable(str(message))}\n"
     tokens, debug = _take_debug(tokens)
     # The parser takes a lone - for an option.
     tokens = [STANDARD_INPUT if token == "-" else token for token in tokens]

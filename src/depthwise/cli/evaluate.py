@@ -47,18 +47,13 @@ def evaluate(
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size} must be at least 1")
     from depthwise.bundle import read_bundle
-    from depthwise.data import Batches, open_dataset
+    from depthwise.data import Batches
     from depthwise.evaluate.metrics import evaluate as measure
-    from depthwise.load import load_module
+    from depthwise.load import load_compiled, load_module
 
     source = read_bundle(bundle)
-    module, config = load_module(source), source.config
-    with counting("looking images over") as progress:
-        dataset = open_dataset(
-            data, channels=config.preprocess.channels, workers=max(1, workers), progress=progress
-        )
-    dataset = _renumbered(dataset, config.classes)
-    part, images = _part(dataset, split)
+    module, config = load_compiled(source), source.config
+    dataset, part, images = open_part(data, config, split, workers)
     num_classes = len(config.classes)
     batches = Batches(
         images, config.preprocess, batch_size=batch_size, num_classes=num_classes, workers=workers
@@ -72,12 +67,26 @@ def evaluate(
     if bad:
         note(f"{len(bad)} unreadable images are left out, {bad[0].path} ({bad[0].reason}) for one")
     if report:
-        _write_report(report, module, config, dataset, part, evaluation, data)
+        _write_report(report, load_module(source), config, dataset, part, evaluation, data)
         note(f"the report is {report}")
     if json:
         print_json({"data": data, "split": part, "classes": list(config.classes), **evaluation.to_json()})
     else:
         _print(evaluation, config.classes, data, part)
+
+
+def open_part(
+    data: str, config: "BundleConfig", name: str | None, workers: int
+) -> "tuple[Dataset, str, Split]":
+    """The data set as the bundle's network numbers its classes, and a part of it: test unless named, else val."""
+    from depthwise.data import open_dataset
+
+    with counting("looking images over") as progress:
+        dataset = open_dataset(
+            data, channels=config.preprocess.channels, workers=max(1, workers), progress=progress
+        )
+    dataset = _renumbered(dataset, config.classes)
+    return dataset, *_part(dataset, name)
 
 
 def _renumbered(dataset: "Dataset", classes: tuple[str, ...]) -> "Dataset":

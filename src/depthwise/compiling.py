@@ -1,0 +1,133 @@
+"""A bundle into one whose network the native kernels run, checked against the original before it is left behind."""
+
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthwise.bundle import Bundle, read_bundle, write_bundle
+from depthwise.data import Batches
+from depthwise.data.source import Split
+from depthwise.errors import DepthwiseError
+from depthwise.evaluate.metrics import Evaluation, evaluate
+from depthwise.infer import Precision, compile
+from depthwise.load import load_module
+
+MOST_DROP = 0.005
+"""Of top-1 accuracy, as a fraction, before a compiled network is refused."""
+
+TOLERANCES = {"fp32": 1e-4, "bf16": 0.1}
+"""The largest difference of a logit from the original's, relative to the largest logit, that is no mistake of ours."""
+
+ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What compiling came to.
+
+    error: the largest difference of a logit, relative to the largest logit, on the images it was checked with.
+    speedup: of one image, against the network on PyTorch: the median of interleaved pairs; milliseconds: its own.
+    accuracy: top-1 before and after, and agreement: the share of images with the same answer; None without a data set.
+    """
+
+    out: Path
+    precision: str
+    error: float
+    milliseconds: float
+    speedup: float
+    num_images: int = 0
+    accuracy: tuple[float, float] | None = None
+    agreement: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the bundle's config has it."""
+        measured = {name: value for name, value in vars(self).items() if name != "out" and value is not None}
+        return {**measured, "accuracy": list(self.accuracy)} if self.accuracy else measured
+
+
+def compile_bundle(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    precision: Precision = "fp32",
+    split: Split | None = None,
+    workers: int = 0,
+    allow_drop: bool = False,
+    overwrite: bool = False,
+) -> Compiled:
+    """Write the bundle `out`, which is that of `path` to be run by the native kernels in `precision`.
+
+    With `split`, images whose labels count the bundle's classes, both are evaluated on it first.
+
+    Raises DepthwiseError, and writes nothing, if the network has no compiled form, if its answers differ from the
+    original's by more than the precision explains, or if more than half a point of accuracy is lost, unless
+    `allow_drop`.
+    """
+    bundle = read_bundle(path)
+    module, preprocess = load_module(bundle), bundle.config.preprocess
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (8, preprocess.channels, *preprocess.size), generator=generator)
+    x = preprocess.normalise(images.to(torch.uint8)).contiguous()
+    fast = compile(module, x[:1], precision=precision)
+    error = _error(module, fast, x)
+    if not error <= TOLERANCES[precision]:
+        raise DepthwiseError(
+            f"{bundle.path}: compiled in {precision} its logits differ by {error:.2g} of the largest, more than "
+            f"{TOLERANCES[precision]:g}: compile it in fp32"
+        )
+    result = Compiled(Path(out), precision, error, *_time(module, fast, x[:1]))
+    if split is not None:
+        before, after = (_evaluate(network, bundle, split, workers) for network in (module, fast))
+        same = before.probabilities.argmax(1) == after.probabilities.argmax(1)
+        result = replace(
+            result,
+            num_images=before.num_images,
+            accuracy=(before.top1, after.top1),
+            agreement=float(same.float().mean()),
+        )
+        if before.top1 - after.top1 > MOST_DROP and not allow_drop:
+            raise DepthwiseError(
+                f"compiled in {precision} the accuracy falls from {before.top1:.2%} to {after.top1:.2%}, by more than "
+                f"{MOST_DROP:.1%}: compile it in another precision, or accept it with --allow-drop"
+            )
+    config = replace(bundle.config, compiled=result.to_json())
+    write_bundle(out, config, bundle.weights, overwrite=overwrite)
+    return result
+
+
+def _error(module: nn.Module, fast: nn.Module, x: Tensor) -> float:
+    with torch.inference_mode():
+        expected = module(x)
+        return float((fast(x) - expected).abs().max() / expected.abs().max())
+
+
+def _time(module: nn.Module, fast: nn.Module, x: Tensor) -> tuple[float, float]:
+    """Milliseconds of the fast one, and how many times as fast as the other it is."""
+    module = module.to(memory_format=torch.channels_last)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    with torch.inference_mode():
+        for round_number in range(ROUNDS + 2):
+            for network, times in zip((module, fast), seconds, strict=True):
+                began = time.perf_counter()
+                network(x.contiguous(memory_format=torch.channels_last))
+                if round_number >= 2:
+                    times.append(time.perf_counter() - began)
+    ratios = [slow / quick for slow, quick in zip(*seconds, strict=True)]
+    return 1e3 * median(seconds[1]), median(ratios)
+
+
+def _evaluate(network: nn.Module, bundle: Bundle, split: Split, workers: int) -> Evaluation:
+    num_classes = len(bundle.config.classes)
+    batches = Batches(
+        split, bundle.config.preprocess, batch_size=32, num_classes=num_classes, workers=workers
+    )
+    try:
+        return evaluate(network, batches, num_classes=num_classes)
+    finally:
+        batches.close()

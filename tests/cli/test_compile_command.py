@@ -1,0 +1,99 @@
+"""`depthwise compile` on a real bundle and real data; what it leaves is used as any bundle is."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import depthwise
+from depthwise import native
+from depthwise.bundle import BundleConfig, read_bundle, write_bundle
+from depthwise.cli.app import run
+from depthwise.data import Preprocess
+from depthwise.models import create_model
+
+
+@pytest.fixture(scope="module")
+def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network for digits with random weights: its accuracy is poor, and must stay what it is."""
+    path = tmp_path_factory.mktemp("digits") / "bundle"
+    torch.manual_seed(0)
+    arguments = {"stem": "small", "width": 0.125, "entry": [128], "middle": [128], "exit": [128, 256]}
+    module = create_model("xception", num_classes=10, in_channels=1, **arguments)
+    torch.nn.init.normal_(module.classifier.weight, std=0.05)
+    preprocess = Preprocess((16, 16), channels=1, crop_fraction=1.0)
+    config = BundleConfig("xception", tuple("0123456789"), preprocess, arguments)
+    write_bundle(path, config, module.state_dict())
+    return path
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_bundle_answers_as_the_original(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str
+) -> None:
+    out = tmp_path / "fast"
+    command = [
+        "compile",
+        str(digits_bundle),
+        "--precision",
+        precision,
+        "--out",
+        str(out),
+        "--data",
+        "digits",
+        "--json",
+    ]
+    assert run([*command, "--allow-drop"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    config = read_bundle(out).config
+    assert config.compiled == {name: value for name, value in document.items() if name != "out"}
+    assert document["precision"] == precision
+    assert document["num_images"] == 360
+    assert document["speedup"] > 0
+    assert document["agreement"] == pytest.approx(1.0, abs=0.0 if precision == "fp32" else 0.1)
+
+    # The classes of the original, with the compiled network's own probabilities.
+    images = torch.randint(0, 256, (5, 1, 20, 20), dtype=torch.uint8)
+    slow, fast = depthwise.load(digits_bundle), depthwise.load(out)
+    assert type(fast.module).__name__ == "CompiledModule"
+    for one, other in zip(slow(list(images), topk=10), fast(list(images), topk=10), strict=True):
+        ours, theirs = (dict(zip(p.classes, p.probabilities, strict=True)) for p in (one, other))
+        assert ours == pytest.approx(theirs, abs=1e-4 if precision == "fp32" else 2e-2)
+
+    accuracies = []
+    for bundle in (digits_bundle, out):
+        assert run(["eval", str(bundle), "--data", "digits", "--json"]) == 0
+        accuracies.append(json.loads(capsys.readouterr().out)["top1"])
+    assert accuracies == pytest.approx(document["accuracy"])
+
+
+def test_without_kernels_it_runs_on_pytorch_and_says_so(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "fast"
+    assert run(["compile", str(digits_bundle), "--out", str(out)]) == 0
+    assert "one image" in capsys.readouterr().out
+    image = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    expected = depthwise.load(digits_bundle)(image)
+    path = native.library.library.path
+    native.use("off")
+    try:
+        with pytest.warns(
+            UserWarning, match="runs uncompiled and slower: the native kernels cannot run here"
+        ):
+            answer = depthwise.load(out)(image)
+    finally:
+        native.use(path)
+    assert answer == expected
+
+
+def test_nothing_is_overwritten_unasked(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "fast"
+    assert run(["compile", str(digits_bundle), "--out", str(out)]) == 0
+    assert run(["compile", str(digits_bundle), "--out", str(out)]) == 1
+    assert "exists and is not overwritten" in capsys.readouterr().err
+    assert run(["compile", str(digits_bundle), "--out", str(out), "--precision", "bf16", "--force"]) == 0
+    assert run(["compile", str(digits_bundle), "--out", str(tmp_path / "x"), "--precision", "fp8"]) == 2
