@@ -6,6 +6,7 @@ published for TensorFlow give the same numbers here.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -164,7 +165,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = conv
-        self.norm = norm(channels)
+        self.norm: Any = norm(channels)  # of whatever kind: `native` looks
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -294,7 +295,7 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | PointwiseConv2d):
             nn.init.kaiming_normal_(module.weight)
-            if getattr(module, "bias", None) is not None:
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)

@@ -43,7 +43,7 @@ class Step:
         """Height, width, stride and padding of what the step reads its source through."""
         part = self.depthwise or self.product
         if part is not None:
-            return *part.weight.shape[2:], part.stride, part.padding  # type: ignore[return-value]
+            return *part.weight.shape[2:], part.stride, part.padding
         if self.pool is not None:
             return *self.pool.kernel, self.pool.stride, self.pool.padding
         return 1, 1, 1, (0, 0, 0, 0)

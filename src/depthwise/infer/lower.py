@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
 
 from depthwise.errors import DepthwiseError
 
@@ -20,6 +19,9 @@ ACTIVATIONS = ("nothing", "relu", "relu6", "elu")
 
 Sides = tuple[int, int, int, int]
 """Top, left, bottom, right."""
+
+Node = Any
+"""torch.fx.Node, whose arguments may be anything."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class _Lowering:
     def add(self, node: Node, operation: Operation) -> None:
         shape = tuple(node.meta["val"].shape[1:])
         self.operations.append(operation)
-        self.shapes.append((*shape, 1, 1)[:3])  # type: ignore[arg-type]
+        self.shapes.append((*shape, 1, 1)[:3])
         self.values[node.name] = _Value(len(self.operations) - 1)
 
     def value(self, node: Any) -> _Value:
@@ -182,7 +184,7 @@ class _Lowering:
     _view = _reshape = _squeeze = _flatten
 
     def _pad(self, node: Node) -> None:
-        left, right, top, bottom = (*node.args[1], 0, 0)[:4]  # type: ignore[misc]
+        left, right, top, bottom = (*node.args[1], 0, 0)[:4]
         mode, fill = self.argument(node, 2, "constant"), self.argument(node, 3) or 0.0
         value = self.value(node.args[0])
         if mode != "constant" or value.padding or min(left, right, top, bottom) < 0:
@@ -224,8 +226,8 @@ class _Lowering:
         if len({*stride}) > 1 or {*dilation} != {1}:
             raise self.refusal(node, "a convolution with such strides or dilations")
         bias = torch.zeros(len(weight)) if bias is None else bias
-        sides = tuple(a + b for a, b in zip(outside, own, strict=True))
-        self.add(node, Convolution(source, weight, bias, stride[0], sides, groups))  # type: ignore[arg-type]
+        top, left, bottom, right = (a + b for a, b in zip(outside, own, strict=True))
+        self.add(node, Convolution(source, weight, bias, stride[0], (top, left, bottom, right), groups))
 
     def _linear(self, node: Node) -> None:
         weight, bias = self.tensor(node.args[1]), self.tensor(self.argument(node, 2))
@@ -237,12 +239,12 @@ class _Lowering:
     def _batch_norm(self, node: Node) -> None:
         index = self.plain(node, node.args[0])
         before = self.operations[index]
-        if not isinstance(before, Convolution) or len(node.args[0].users) > 1 or node.args[5]:  # type: ignore[union-attr]
+        if not isinstance(before, Convolution) or len(node.args[0].users) > 1 or node.args[5]:
             raise self.refusal(node, "a batch norm that does not stand behind a convolution")
         gamma, beta, mean, variance = (self.tensor(argument) for argument in node.args[1:5])
         assert mean is not None
         assert variance is not None
-        scale = (variance.double() + node.args[7]).rsqrt() * (1 if gamma is None else gamma.double())  # type: ignore[operator]
+        scale = (variance.double() + node.args[7]).rsqrt() * (1 if gamma is None else gamma.double())
         bias = (before.bias - mean.double()) * scale + (0 if beta is None else beta.double())
         weight = before.weight * scale[:, None, None, None]
         self.operations[index] = replace(before, weight=weight.float(), bias=bias.float())
@@ -288,16 +290,16 @@ class _Lowering:
 
     def pool(self, node: Node, fill: float, *, average: bool = False, count_padding: bool = False) -> None:
         source, outside = self.padded(node, fill)
-        kernel = (*node.args[1], *node.args[1])[:2]  # type: ignore[misc]
+        kernel = (*node.args[1], *node.args[1])[:2]
         stride = self.argument(node, 2) or kernel
         top, left = (*self.argument(node, 3, [0]), *self.argument(node, 3, [0]))[:2]
         if len({*stride}) > 1:
             raise self.refusal(node, "a pooling with such strides")
         sides = (outside[0] + top, outside[1] + left, outside[2] + top, outside[3] + left)
-        self.add(node, Pool(source, kernel, stride[0], sides, average, count_padding))  # type: ignore[arg-type]
+        self.add(node, Pool(source, kernel, stride[0], sides, average, count_padding))
 
     def _cat(self, node: Node) -> None:
-        parts = tuple(self.plain(node, part) for part in node.args[0])  # type: ignore[union-attr]
+        parts = tuple(self.plain(node, part) for part in node.args[0])
         widths = [self.shapes[part][0] for part in parts]
         if self.argument(node, 1, 0) not in (1, -3) or any(width % LANES for width in widths):
             raise self.refusal(node, f"a concatenation of {', '.join(map(str, widths))} channels")
@@ -306,7 +308,7 @@ class _Lowering:
     def _mul(self, node: Node) -> None:
         factor, index = node.args[1], self.plain(node, node.args[0])
         before = self.operations[index]
-        alone = isinstance(before, Convolution) and len(node.args[0].users) == 1  # type: ignore[union-attr]
+        alone = isinstance(before, Convolution) and len(node.args[0].users) == 1
         if not (isinstance(factor, float | int) and alone):
             raise self.refusal(node, "a product of two maps")
         assert isinstance(before, Convolution)
@@ -314,11 +316,11 @@ class _Lowering:
         self.values[node.name] = _Value(index)
 
     def _mean(self, node: Node) -> None:
-        if sorted(axis % 4 for axis in node.args[1]) != [2, 3]:  # type: ignore[union-attr]
+        if sorted(axis % 4 for axis in node.args[1]) != [2, 3]:
             raise self.refusal(node, "a mean over other axes than a map's")
         self.add(node, Mean(self.plain(node, node.args[0])))
 
     def _adaptive_avg_pool2d(self, node: Node) -> None:
-        if {*node.args[1]} != {1}:  # type: ignore[misc]
+        if {*node.args[1]} != {1}:
             raise self.refusal(node, "adaptive pooling to more than one pixel")
         self.add(node, Mean(self.plain(node, node.args[0])))

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -103,5 +104,5 @@ class Network(nn.Module):
         self.classifier = self._classifier(self.num_features, num_classes)
         self._init(self.classifier)
         for tower in self.aux.values():
-            tower.classifier = nn.Linear(tower.classifier.in_features, num_classes)
+            tower.classifier = nn.Linear(cast(nn.Linear, tower.classifier).in_features, num_classes)
             self._init(tower.classifier)
