@@ -138,17 +138,29 @@ def test_timms_weights_by_name_and_by_folder(tmp_path: Path, photograph: Path) -
     }
 
 
-def test_without_a_network_a_sentence_says_what_to_do(tmp_path: Path) -> None:
-    for name, model, sentence in (
-        ("timm:legacy_xception.tf_in1k", "xception", "import the folder"),
-        ("torchvision:mobilenet_v2", "mobilenet_v2", "there"),
+def test_without_a_network_a_sentence_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (
+        "import",
+        "timm:legacy_xception.tf_in1k",
+        "--model",
+        "xception",
+        "--out",
+        str(tmp_path / "out"),
+    )
+    run = depthwise(*command, HF_HUB_CACHE=str(tmp_path), **NOWHERE)
+    assert run.returncode == 1
+    assert run.stdout == ""
+    sentence = "config.json of timm/legacy_xception.tf_in1k is not in the hub's cache and cannot be fetched"
+    assert sentence in run.stderr
+    assert "import the folder" in run.stderr
+    for name, value in {**NOWHERE, "TORCH_HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        DepthwiseError, match=r"is not in .* and cannot be fetched \(.*\): put https://.* there"
     ):
-        command = ("import", name, "--model", model, "--out", str(tmp_path / "out"))
-        run = depthwise(*command, HF_HUB_CACHE=str(tmp_path), TORCH_HOME=str(tmp_path), **NOWHERE)
-        assert run.returncode == 1
-        assert "cannot be fetched" in run.stderr
-        assert sentence in run.stderr.strip().splitlines()[-1]
-        assert run.stdout == ""
+        import_weights("torchvision:mobilenet_v2", "mobilenet_v2", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
