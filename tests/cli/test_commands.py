@@ -3,15 +3,16 @@
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from depthwise.bundle import read_bundle
+from depthwise.bundle import read_bundle, write_bundle
 from depthwise.cli.app import run
-from depthwise.data import open_dataset
+from depthwise.data import Preprocess, open_dataset
 
 SMALL = ["width=0.05", "middle=(8,)", "size=16", "epochs=2", "batch_size=20"]
 
@@ -165,6 +166,20 @@ def test_a_new_training_starts_from_a_bundle(
     bundle = read_bundle(trained)
     changed = {name for name, tensor in after.weights.items() if not tensor.equal(bundle.weights[name])}
     assert changed == {"classifier.weight", "classifier.bias"}
+
+
+def test_a_new_training_keeps_the_preprocessing_of_the_bundle(
+    trained: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = read_bundle(trained)
+    preprocess = Preprocess(
+        (18, 20), bundle.config.preprocess.channels, 1.0, "nearest", (0.4,) * 3, (0.2,) * 3, True
+    )
+    config = replace(bundle.config, preprocess=preprocess)
+    write_bundle(tmp_path / "foreign", config, bundle.weights)
+    command = ["train", "--data", str(digits), "--init", str(tmp_path / "foreign"), "--workers", "0"]
+    document(capsys, [*command, "--out", str(tmp_path / "tuned"), "--set", "epochs=1", "batch_size=20"])
+    assert read_bundle(tmp_path / "tuned").config.preprocess == preprocess
 
 
 @pytest.mark.parametrize(

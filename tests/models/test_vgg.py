@@ -125,7 +125,16 @@ def test_one_graph_for_compile_and_export() -> None:
 
 
 def test_errors_name_the_value() -> None:
-    with pytest.raises(DepthwiseError, match=re.escape("hidden=() must hold at least one width each")):
-        small(hidden=())
+    with pytest.raises(DepthwiseError, match=re.escape("blocks=((8,), ()) must hold at least one block")):
+        small(blocks=((8,), ()))
     with pytest.raises(DepthwiseError, match=re.escape("hidden=(0,) must hold numbers of channels")):
         small(hidden=(0,))
+
+
+def test_without_hidden_layers_it_averages_the_maps() -> None:
+    network = small(hidden=()).eval()
+    x = torch.randn(2, network.in_channels, 40, 33)
+    with torch.no_grad():
+        last = list(network.features(x).values())[-1]
+        torch.testing.assert_close(network.pooled(x), last.mean((2, 3)))
+        torch.testing.assert_close(network(x), network.classifier(last.mean((2, 3))))

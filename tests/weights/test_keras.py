@@ -223,11 +223,18 @@ def test_vgg16_and_its_flattened_map(tmp_path: Path, photograph: Path) -> None:
     same_answer(tmp_path / "bundle", photograph, expected)
 
 
-def test_vgg16_without_its_fully_connected_layers_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_vgg16_without_its_fully_connected_layers(tmp_path: Path, photograph: Path) -> None:
     base = applications.VGG16(weights=None, include_top=False, input_shape=(64, 64, 3))
+    theirs = headed(base, layers.GlobalAveragePooling2D(), layers.Dense(6, activation="softmax"))
+    theirs.save(tmp_path / "a.keras")
+    expected = as_at_home(theirs, applications.vgg16.preprocess_input, photograph, 64)
+    result = import_weights(tmp_path / "a.keras", "vgg16", tmp_path / "bundle")
+    assert result.config.model_args["hidden"] == ()
+    same_answer(tmp_path / "bundle", photograph, expected)
+
     base.save_weights(tmp_path / "a.weights.h5")
-    with pytest.raises(DepthwiseError, match="import a file that has those too"):
-        import_weights(tmp_path / "a.weights.h5", "vgg16", tmp_path / "bundle", backbone=True)
+    backbone = import_weights(tmp_path / "a.weights.h5", "vgg16", tmp_path / "backbone", backbone=True)
+    assert backbone.config.classes == ()
 
 
 HEAD = (layers.GlobalAveragePooling2D, lambda: layers.Dense(8, activation="softmax"))

@@ -141,14 +141,7 @@ def _chosen(recipe: str | None, model: str | None, dataset: "Dataset", bundle: "
     if bundle:
         config = bundle.config
         arguments = {name: value for name, value in config.model_args.items() if name not in FROM_DATA}
-        return replace(
-            chosen,
-            model=config.model,
-            model_args=arguments,
-            channels=config.preprocess.channels,
-            size=config.preprocess.size,
-            crop_fraction=config.preprocess.crop_fraction,
-        )
+        return replace(chosen, model=config.model, model_args=arguments, **vars(config.preprocess))
     if model in (None, chosen.model):
         return chosen
     # Another network than the recipe was written for takes those of its arguments that it knows.
@@ -209,6 +202,11 @@ def _build(recipe: "Recipe", dataset: "Dataset", bundle: "Bundle | None") -> "nn
     if bundle:
         kept = transfer(bundle, module, dataset.classes)
         note(f"starting from {bundle.path}" + ("" if kept else ", with a new classifier for the new classes"))
+    if not any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+        note(
+            f"{recipe.model} has no batch norm, and learning rates for networks that have it are too high for it: if "
+            f"the loss stays where it is, try --set optimizer.lr={recipe.optimizer.lr / 10:g}"
+        )
     return module
 
 

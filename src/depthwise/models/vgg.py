@@ -6,6 +6,7 @@ With batch norm, which came after the paper, 138,365,992: torchvision's, whose c
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from math import sqrt
 
 from torch import nn
@@ -40,7 +41,8 @@ def vgg16(
 
     `blocks` are the widths of the convolutions, with 2x2 pooling behind each block, `hidden` those of the fully
     connected layers before the classifier; `width` scales them all. `dropout` stands behind every hidden layer.
-    `batch_norm` puts one behind every convolution. `pooled` gives the last hidden layer.
+    `batch_norm` puts one behind every convolution. `pooled` gives the last hidden layer, or with hidden=() the mean of
+    each of the last maps, as the network is used where its fully connected layers are left out.
 
     The fully connected layers see the last map averaged down to 7x7, what 224x224 leaves of itself, so any size of
     image fits: torchvision's rule, where timm slides these layers over larger maps. stem="small" is for pictures of
@@ -54,8 +56,8 @@ def vgg16(
     """
     check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps)
     check_widths(blocks=[out for block in blocks for out in block], hidden=hidden)
-    if not all(blocks) or not hidden:
-        raise DepthwiseError(f"blocks={blocks} and hidden={hidden} must hold at least one width each")
+    if not blocks or not all(blocks):
+        raise DepthwiseError(f"blocks={blocks} must hold at least one block of at least one width")
     norm: Norm = partial(nn.BatchNorm2d, eps=norm_eps) if batch_norm else nn.Identity
     imagenet = stem == "imagenet"
     stages: list[Stage] = []
@@ -70,26 +72,28 @@ def vgg16(
         if imagenet or i > 1:
             stride *= 2
             stages.append(Stage(f"pool{i}", nn.MaxPool2d(2), channels, stride))
-    side = 7 if imagenet else 1
-    features = channels * side**2
-    neck = nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten())
-    for i, out in enumerate(hidden):
-        if i > 0:
-            neck.append(nn.Dropout(dropout))
-        out = scale_width(out, width)
-        neck.extend([nn.Linear(features, out), nn.ReLU()])
-        features = out
+    features = [scale_width(out, width) for out in hidden]
     return Network(
         stages,
         num_classes=num_classes,
         in_channels=in_channels,
         dropout=dropout,
-        neck=neck,
-        num_features=features,
+        neck=_neck(channels, 7 if imagenet else 1, features, dropout) if hidden else None,
+        num_features=(channels, *features)[-1],
         input_size=224 if imagenet else 32,
         min_size=stride,
         init=_initialise,
     )
+
+
+def _neck(channels: int, side: int, widths: Sequence[int], dropout: float) -> nn.Module:
+    """Fully connected layers on the map averaged down to `side` pixels: [N, C, H, W] -> [N, widths[-1]]."""
+    neck = nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten())
+    for i, (m, n) in enumerate(pairwise((channels * side**2, *widths))):
+        if i > 0:
+            neck.append(nn.Dropout(dropout))
+        neck.extend([nn.Linear(m, n), nn.ReLU()])
+    return neck
 
 
 def _initialise(module: nn.Module) -> None:

@@ -36,7 +36,8 @@ class Recipe:
     """A training run, whole. Units: epochs of the training part, pixels, fractions of the training set's images.
 
     name: the published recipe it came from. model, model_args: the network and its builder's arguments.
-    size: the input's height and width; crop_fraction: see `Preprocess`. channels: None takes the data set's own.
+    size: the input's height and width; crop_fraction, interpolation, stretch, mean, std: see `Preprocess`.
+    channels: None takes the data set's own.
     batch_size: images a forward pass; accumulate: passes an update. clip_norm: the gradient's largest norm, 0 = off.
     averaging: Polyak's decay, 0 = off. norm_momentum: batch norm's, in PyTorch's convention, None = the network's own.
     class_weights: "balanced" weighs each class's loss by the inverse of its share. freeze: only the classifier learns,
@@ -50,6 +51,10 @@ class Recipe:
     size: tuple[int, int] = (299, 299)
     channels: int | None = None
     crop_fraction: float = 0.875
+    interpolation: str = "bilinear"
+    stretch: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     augment: Augment = Augment()
     epochs: float = 10.0
     batch_size: int = 32
@@ -83,7 +88,15 @@ class Recipe:
 
     def preprocess(self, channels: int) -> Preprocess:
         """How images of the data set, which have `channels`, are brought into the network."""
-        return Preprocess(self.size, self.channels or channels, self.crop_fraction)
+        return Preprocess(
+            self.size,
+            self.channels or channels,
+            self.crop_fraction,
+            self.interpolation,
+            self.mean,
+            self.std,
+            self.stretch,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; each part that comes in several kinds names its own under "kind"."""

@@ -114,11 +114,6 @@ def translate(
         first = next(iter(weights), "")
         weights |= {first: weights[first].flip(1)} if first else {}
     head = _head(family, rest, keras_config.Head.of(entries, config))
-    if family.flatten and not head.arguments and len(layers) - len(rest) == len(weights) / 2 == 13:
-        raise DepthwiseError(
-            f"the file has the convolutions of {model}, and our network has fully connected layers behind them that "
-            f"look at a 7x7 map: import a file that has those too{', but ' + head.fault if head.fault else ''}"
-        )
     arguments |= head.arguments
     weights |= head.weights
     classifier = weights.get(f"{CLASSIFIER}.weight")
@@ -224,30 +219,34 @@ class _Head:
 
 
 def _head(family: Family, rest: Sequence[Layer], said: keras_config.Head) -> _Head:
+    # Networks with dense layers of their own are built without unless they come along.
+    without: dict[str, Any] = {family.hidden[0]: ()} if family.hidden and family.flatten else {}
     if not rest:
-        return _Head()
+        return _Head(arguments=without)
     if said.fault:
-        return _Head(fault=said.fault)
+        return _Head(arguments=without, fault=said.fault)
     *before, last = rest
     kinds = [layer.kind for layer in rest]
     dense = kinds == [DENSE] * len(rest) and (family.hidden or not before)
     if not dense and not (family.convolutional_head and kinds == [CONV]):
         names = ", ".join(layer.path.rpartition("/")[2] for layer in rest)
-        return _Head(fault=f"its head has the layers {names}")
+        return _Head(arguments=without, fault=f"its head has the layers {names}")
     flattens = family.flatten and bool(before)
     if said.flattens not in (None, flattens):
-        return _Head(
-            fault="its head " + ("flattens the map" if said.flattens else "takes the mean of each map")
-        )
+        fault = "its head " + ("flattens the map" if said.flattens else "takes the mean of each map")
+        return _Head(arguments=without, fault=fault)
     weights: dict[str, Tensor] = {}
-    arguments: dict[str, Any] = {}
+    arguments = dict(without)
     if before and family.hidden:
         name, path = family.hidden
         hidden = [_convert(DENSE, layer) for layer in before]
         if flattens:
             kernel = hidden[0]["weight"]
             if kernel.shape[1] % 49:
-                return _Head(fault=f"its head takes {kernel.shape[1]:,} values, not those of a 7x7 map")
+                return _Head(
+                    arguments=without,
+                    fault=f"its head takes {kernel.shape[1]:,} values, not those of a 7x7 map",
+                )
             # Keras flattens [height, width, channels].
             hidden[0]["weight"] = kernel.unflatten(1, (7, 7, -1)).permute(0, 3, 1, 2).flatten(1)
         arguments[name] = tuple(len(tensors["weight"]) for tensors in hidden)
