@@ -172,9 +172,8 @@ def test_a_new_training_keeps_the_preprocessing_of_the_bundle(
     trained: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = read_bundle(trained)
-    preprocess = Preprocess(
-        (18, 20), bundle.config.preprocess.channels, 1.0, "nearest", (0.4,) * 3, (0.2,) * 3, True
-    )
+    channels = bundle.config.preprocess.channels
+    preprocess = Preprocess((18, 20), channels, 1.0, "nearest", (0.4,) * channels, (0.2,) * channels, True)
     config = replace(bundle.config, preprocess=preprocess)
     write_bundle(tmp_path / "foreign", config, bundle.weights)
     command = ["train", "--data", str(digits), "--init", str(tmp_path / "foreign"), "--workers", "0"]
