@@ -35,16 +35,18 @@ def models(
 
 
 def _print_list(entries: "list[Entry]") -> None:
-    numbers = ("parameters", "GMAC", "input", "top-1", "top-5")
-    rows = table("model", *numbers, "paper", right=numbers)
+    numbers = ("parameters", "MB", "GMAC", "input", "top-1", "top-5")
+    rows = table("model", *numbers, "accuracy from", "paper", right=numbers)
     for entry in entries:
         rows.add_row(
             entry.name,
             f"{entry.parameters:,}",
+            f"{entry.parameters * 4 / 1e6:.0f}",
             f"{entry.macs / 1e9:.2f}",
             str(entry.input_size),
             *("-" if accuracy is None else f"{accuracy:.1%}" for accuracy in (entry.top1, entry.top5)),
-            entry.paper,
+            entry.accuracy_source,
+            entry.paper.partition(",")[0],
         )
     console().print(rows)
 
