@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipes": {"data", "models", "train"},
     "serve": {"bundle", "data", "infer"},
 }
-SEE_EVERYTHING = {"__init__", "__main__", "load", "compiling", "importing", "cli", "experiments"}
+SEE_EVERYTHING = {"__init__", "__main__", "load", "compiling", "exporting", "importing", "cli", "experiments"}
 
 
 def part_of(module: str) -> str:

@@ -1,0 +1,59 @@
+"""`depthwise export`: a trained network as a file for another runtime."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from depthwise.cli.options import BundlePath, Json, flag
+from depthwise.cli.output import console, note, print_json, printable, table
+
+
+def export(
+    bundle: BundlePath,
+    /,
+    *,
+    format: Annotated[
+        Literal["onnx", "openvino", "torch"],
+        Parameter(help="onnx: FILE.onnx; openvino: FILE.xml and FILE.bin; torch: torch.export's FILE.pt2."),
+    ],
+    out: Annotated[Path, Parameter(help="The file to write.")],
+    data: Annotated[
+        str | None,
+        Parameter(
+            help="Images to compare on: a folder (with its subfolders), digits or fashion-mnist; without it they are "
+            "made up."
+        ),
+    ] = None,
+    force: Annotated[bool, flag("Replace the file that --out names.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a network for another runtime, which must answer there as here before the file is left behind.
+
+    It takes "images", normalised float32 [N, C, H, W] for any N, and gives "logits" [N, K], without a softmax.
+    The preprocessing and the names of the classes are inside, as JSON under the key "depthwise".
+
+    Example: depthwise export runs/first --format onnx --out digits.onnx --data digits
+    """
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"exporting as {format}"):
+        from depthwise.exporting import export_bundle, find_images
+
+        images = None if data is None else find_images(data)
+        result = export_bundle(bundle, out, format, images=images, overwrite=force)
+    if data is None:
+        note(f"compared on {result.num_images} made-up images: --data compares on real ones")
+    if json:
+        document = {**vars(result), "files": [str(file) for file in result.files], "data": data}
+        print_json(document)
+        return
+    columns = ("size", "largest difference of a logit")
+    rows = table("file", *columns, "runtime", right=columns)
+    rows.add_row(
+        printable(" + ".join(map(str, result.files))),
+        f"{result.num_bytes / 1e6:,.2f} MB",
+        f"{result.error:.1e} of the largest",
+        f"{result.runtime} {result.version}",
+    )
+    console().print(rows)

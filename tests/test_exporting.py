@@ -1,0 +1,227 @@
+"""Exported files opened by their own runtimes, without our code, against what `load` answers for an image file."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+from PIL import Image
+from tests.conftest import CLASSES
+
+from depthwise import exporting
+from depthwise.bundle import CONFIG, BundleConfig, read_bundle, write_bundle
+from depthwise.data import Preprocess
+from depthwise.data.image import decode
+from depthwise.errors import DepthwiseError, UsageError
+from depthwise.exporting import FORMATS, NUM_IMAGES, TOLERANCE, export_bundle, find_images
+from depthwise.load import load
+from depthwise.models import create_model
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mobilenet_v2": {
+        "stem": "small",
+        "width": 0.25,
+        "blocks": [[1, 16, 1, 1], [6, 24, 2, 2], [6, 64, 1, 2], [6, 64, 1, 1]],
+        "head": 64,
+    },
+    "inception_v3": {"stem": "small", "width": 0.125, "aux": True},
+}
+PREPROCESS = {
+    "mobilenet_v2": Preprocess((24, 32), channels=1, mean=(0.3,), std=(0.2,), interpolation="bicubic"),
+    "inception_v3": Preprocess(
+        (32, 32), channels=3, crop_fraction=1.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def bundles(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    bundles = {"xception": tiny_bundle}
+    for name, arguments in NETWORKS.items():
+        preprocess = PREPROCESS[name]
+        torch.manual_seed(0)
+        module = create_model(name, num_classes=len(CLASSES), in_channels=preprocess.channels, **arguments)
+        # Statistics of a batch: with those that it starts with, a random network's answers are all but 0.
+        for norm in module.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.momentum = 1.0
+        with torch.no_grad():
+            module(torch.randn(8, preprocess.channels, *preprocess.size))
+        bundles[name] = folder / name
+        write_bundle(bundles[name], BundleConfig(name, CLASSES, preprocess, arguments), module.state_dict())
+    return bundles
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Colour pictures of several sizes, smooth as photographs are."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "more").mkdir()
+    rng = np.random.default_rng(0)
+    files = []
+    for i in range(10):
+        small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        files.append(folder / ("more" if i > 7 else "") / f"{i}.png")
+        small.resize((40 + 3 * i, 60 - 2 * i), Image.Resampling.BICUBIC).save(files[-1])
+    return files
+
+
+def open_file(file: Path) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
+    """What gives the logits, and the text inside, by nothing but the runtime."""
+    if file.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(file)
+        metadata = session.get_modelmeta().custom_metadata_map["depthwise"]
+        return lambda x: session.run(["logits"], {"images": x})[0], json.loads(metadata)
+    if file.suffix == ".xml":
+        core = openvino.Core()
+        model = core.read_model(file)
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        metadata = model.get_rt_info("depthwise").astype(str)
+        return lambda x: compiled({"images": x})["logits"], json.loads(metadata)
+    extra = {"depthwise": ""}
+    module = torch.export.load(file, extra_files=extra).module()
+    return lambda x: module(torch.from_numpy(x)).detach().numpy(), json.loads(extra["depthwise"])
+
+
+def content(file: Path) -> bytes:
+    """All that a file says, unpacked."""
+    if not zipfile.is_zipfile(file):
+        return file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        return b"".join(map(archive.read, archive.namelist()))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("network", ["xception", *NETWORKS])
+def test_its_runtime_answers_as_load_does(
+    bundles: dict[str, Path], pictures: list[Path], tmp_path: Path, network: str, format: str
+) -> None:
+    out = tmp_path / "new" / f"network{FORMATS[format].suffixes[0]}"
+    result = export_bundle(bundles[network], out, format, images=find_images(str(pictures[0].parent)))
+    assert 0 <= result.error <= TOLERANCE
+    assert result.num_images == NUM_IMAGES
+    assert result.files[0] == out
+    assert sorted(out.parent.iterdir()) == sorted(result.files)
+    assert result.num_bytes == sum(file.stat().st_size for file in result.files)
+
+    # Everything that is needed comes out of the file.
+    run, config = open_file(out)
+    assert config == json.loads((bundles[network] / CONFIG).read_text())
+    preprocess = Preprocess.from_json(config["preprocess"])
+    x = torch.stack([preprocess(decode(file, preprocess.channels)) for file in pictures])
+    probabilities = torch.from_numpy(run(x.contiguous().numpy())).softmax(1)
+    for row, expected in zip(probabilities, load(bundles[network])(pictures), strict=True):
+        order = row.argsort(descending=True)
+        assert tuple(config["classes"][k] for k in order) == expected.classes
+        torch.testing.assert_close(row[order], torch.tensor(expected.probabilities), atol=1e-5, rtol=1e-4)
+    assert probabilities.std(0).max() > 1e-3  # of pictures that it tells apart
+
+    for file in result.files:
+        for secret in (str(Path(exporting.__file__).parent), str(Path(torch.__file__).parent)):
+            assert secret.encode() not in content(file)
+        assert b"aux.mixed6" not in content(file)
+
+
+def test_of_a_compiled_bundle_the_original_is_exported(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = read_bundle(tiny_bundle)
+    write_bundle(tmp_path / "fast", replace(bundle.config, compiled={"precision": "bf16"}), bundle.weights)
+    result = export_bundle(tmp_path / "fast", tmp_path / "network.pt2", "torch")
+    assert result.error < 1e-5
+    _, config = open_file(result.files[0])
+    assert config == json.loads((tiny_bundle / CONFIG).read_text())
+
+
+def test_a_file_whose_answers_differ_is_not_left_behind(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = [tmp_path / "network.xml", tmp_path / "network.bin"]
+    for file in old:
+        file.write_text("old")
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+    with pytest.raises(
+        DepthwiseError, match=r"in openvino \S+ its logits differ by \S+ of the largest, more than -1"
+    ):
+        export_bundle(tiny_bundle, old[0], "openvino", overwrite=True)
+    assert sorted(tmp_path.iterdir()) == sorted(old)
+    assert {file.read_text() for file in old} == {"old"}
+
+
+def test_killed_half_way_nothing_has_the_final_name(tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "network.pt2"
+    program = "import sys; from depthwise.exporting import export_bundle; export_bundle(*sys.argv[1:])"
+    command = [sys.executable, "-c", program, str(tiny_bundle), str(out), "torch"]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        while not any(file.stat().st_size for file in tmp_path.glob(".network.pt2.*.partial/*")):
+            assert process.poll() is None, "it ended before its file was seen"
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    assert not out.exists()
+
+
+def test_damaged_weights_are_not_exported(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = read_bundle(tiny_bundle)
+    weights = {**bundle.weights, "classifier.bias": torch.full((len(CLASSES),), torch.nan)}
+    write_bundle(tmp_path / "bundle", bundle.config, weights)
+    with pytest.raises(DepthwiseError, match=r"answers are not finite.*train again"):
+        export_bundle(tmp_path / "bundle", tmp_path / "network.pt2", "torch")
+    assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_what_cannot_be_written(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="unknown format 'onx': use one of onnx"):
+        export_bundle(tiny_bundle, tmp_path / "network.onnx", "onx")
+    with pytest.raises(UsageError, match=r"network.pb does not end in .onnx, .* name it \S+network.onnx"):
+        export_bundle(tiny_bundle, tmp_path / "network.pb", "onnx")
+    (tmp_path / "network.bin").write_text("")
+    with pytest.raises(DepthwiseError, match=r"network.bin exists and is not overwritten: .* --force"):
+        export_bundle(tiny_bundle, tmp_path / "network.xml", "openvino")
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(DepthwiseError, match=r"folder.onnx is a folder: choose another name"):
+        export_bundle(tiny_bundle, tmp_path / "folder.onnx", "onnx", overwrite=True)
+    with pytest.raises(DepthwiseError, match=r"network.bin cannot be written to \(Not a directory\): choose"):
+        export_bundle(tiny_bundle, tmp_path / "network.bin" / "network.pt2", "torch")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(DepthwiseError, match=r"needs onnxruntime, .*: pip install 'depthwise\[export\]'"):
+            export_bundle(tiny_bundle, tmp_path / "network.onnx", "onnx")
+    monkeypatch.setattr(exporting, "ONNX_BYTES", 1000)
+    with pytest.raises(
+        DepthwiseError, match=r"GB of weights and a file of ONNX holds .*: export it as openvino"
+    ):
+        export_bundle(tiny_bundle, tmp_path / "network.onnx", "onnx")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder.onnx", "network.bin"]
+
+
+def test_images_to_compare_on(tiny_bundle: Path, pictures: list[Path], tmp_path: Path) -> None:
+    found = find_images(str(pictures[0].parent))
+    assert sorted(found) == sorted(pictures)
+    assert found == find_images(str(pictures[0].parent)) != sorted(found)
+    assert [image.shape for image in find_images("digits")[:2]] == [(1, 8, 8)] * 2
+    with pytest.raises(UsageError, match="is not there"):
+        find_images(str(tmp_path / "nowhere"))
+
+    (tmp_path / "broken.png").write_text("no picture")
+    with pytest.raises(DepthwiseError, match="of the images to compare on 7 can be read, and 8 are needed"):
+        export_bundle(
+            tiny_bundle,
+            tmp_path / "network.pt2",
+            "torch",
+            images=[tmp_path / "broken.png", *pictures[:7]],
+        )
