@@ -115,12 +115,13 @@ def export_bundle(
         _check_size(bundle.path, module)
     preprocess = bundle.config.preprocess
     x = preprocess.normalise(_pixels(images, preprocess)).contiguous()
+    expected = _expected(bundle.path, module, x)
     text = json.dumps(replace(bundle.config, compiled=None).to_json())
     with _partial(out) as folder, _quiet():
         file = folder / out.name
         kind.write(_program(module, x), text, file)
         run, text_inside = kind.read(file)
-        error = _error(module, run, x)
+        error = _error(run, x, expected)
         runtime = f"{kind.runtime} {version(kind.runtime)}"
         if not error <= TOLERANCE:
             raise DepthwiseError(
@@ -211,15 +212,20 @@ def _program(module: nn.Module, x: Tensor) -> ExportedProgram:
     return program
 
 
-def _error(module: nn.Module, run: Run, x: Tensor) -> float:
+def _expected(path: Path, module: nn.Module, x: Tensor) -> Tensor:
     with torch.inference_mode():
-        expected = module(x)
-        answers = torch.stack([run(x), torch.cat([run(image[None]) for image in x])])
-    if not expected.isfinite().all():
+        logits = module(x)
+    if not logits.isfinite().all():
         raise DepthwiseError(
-            "the network's answers are not finite, its training diverged or its weights are damaged: train again "
-            "with a lower learning rate"
+            f"the answers of {path} are not finite, its training diverged or its weights are damaged: train again with "
+            f"a lower learning rate"
         )
+    return logits
+
+
+def _error(run: Run, x: Tensor, expected: Tensor) -> float:
+    with torch.inference_mode():
+        answers = torch.stack([run(x), torch.cat([run(image[None]) for image in x])])
     return float((answers - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
