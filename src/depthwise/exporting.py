@@ -119,7 +119,7 @@ def export_bundle(
     text = json.dumps(replace(bundle.config, compiled=None).to_json())
     with _partial(out) as folder, _quiet():
         file = folder / out.name
-        kind.write(_program(module, x), text, file)
+        kind.write(_program(module, x.shape), text, file)
         run, text_inside = kind.read(file)
         error = _error(run, x, expected)
         runtime = f"{kind.runtime} {version(kind.runtime)}"
@@ -204,9 +204,10 @@ def _pixels(images: Sequence[ImageInput] | None, preprocess: Preprocess) -> Tens
     )
 
 
-def _program(module: nn.Module, x: Tensor) -> ExportedProgram:
+def _program(module: nn.Module, shape: torch.Size) -> ExportedProgram:
     # An example of one image would fix the batch to one.
-    program = torch.export.export(module, (x[:2],), dynamic_shapes=({0: Dim("batch", min=1)},))
+    example = torch.zeros(2, *shape[1:])
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # full of this machine's paths, and larger than a small network
     return program
@@ -330,6 +331,7 @@ def _read_openvino(file: Path) -> tuple[Run, str]:
 
 
 def _write_torch(program: ExportedProgram, text: str, file: Path) -> None:
+    program.example_inputs = None  # it would be in the file
     torch.export.save(program, file, extra_files={KEY: text})
 
 
