@@ -15,11 +15,14 @@
 
 namespace NATIVE_ISA {
 
-constexpr int ROWS = WIDTH >= 8 ? 6 : 2;           // pixels that are multiplied together
-constexpr int VECTORS = WIDTH == 8 ? 2 : 4;        // vectors of output channels: a panel
+// Pixels that are multiplied together, and the vectors of a panel of output channels: their sums fill the registers.
+constexpr int ROWS = WIDTH >= 8 ? 6 : 2;
+constexpr int VECTORS = WIDTH == 8 ? 2 : 4;
 constexpr int64_t PANEL = VECTORS * WIDTH;
 constexpr int64_t MOST_PIXELS = 384;               // in a tile, up to a group of rows
 constexpr int64_t TILE_BYTES = 256 << 10;          // of rows to multiply: they stay in the second-level cache
+
+static_assert(9 * ROWS <= 54, "the caller makes room for tiles of 54 pixels, however deep they are");
 
 template <class T>
 struct Place {
@@ -49,50 +52,58 @@ INLINE F<WIDTH> activate(F<WIDTH> v, int activation) {
     }
 }
 
-// sums[ROWS][N] = rows times panel: `runs` stretches of `length` values of each row, `step` apart, and the panel's
-// [runs * length][N * WIDTH].
-template <int N>
-INLINE void multiply(const float* const* rows, int64_t runs, int64_t step, int64_t length, const float* panel,
-                     F<WIDTH> (*sums)[VECTORS]) {
-    F<WIDTH> sum[ROWS][N];
-    for (int m = 0; m < ROWS; m++)
-        for (int n = 0; n < N; n++) sum[m][n] = zero<WIDTH>();
+// sums[R][N * WIDTH] = bias + rows times panel: `runs` stretches of `length` values of each row, `step` apart, and the
+// panel's [runs * length][N * WIDTH]. A function by itself, for then its sums stay in registers.
+template <int R, int N>
+__attribute__((noinline)) void multiply(const float* const* rows, int64_t runs, int64_t step, int64_t length,
+                                        const float* panel, const float* bias, float* sums) {
+    F<WIDTH> sum[R][N];
+#pragma GCC unroll 16
+    for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++) sum[m][n] = load<WIDTH>(bias + n * WIDTH);
     for (int64_t run = 0; run < runs; run++) {
-        const float* a[ROWS];
-        for (int m = 0; m < ROWS; m++) a[m] = rows[m] + run * step;
+        const float* a[R];
+#pragma GCC unroll 16
+        for (int m = 0; m < R; m++) a[m] = rows[m] + run * step;
         for (int64_t k = 0; k < length; k++, panel += N * WIDTH) {
             F<WIDTH> b[N];
 #pragma GCC unroll 4
             for (int n = 0; n < N; n++) b[n] = load_once<WIDTH>(panel + n * WIDTH);
-#pragma GCC unroll 8
-            for (int m = 0; m < ROWS; m++) {
+#pragma GCC unroll 16
+            for (int m = 0; m < R; m++) {
                 const F<WIDTH> value = zero<WIDTH>() + a[m][k];
 #pragma GCC unroll 4
                 for (int n = 0; n < N; n++) sum[m][n] += value * b[n];
             }
         }
     }
-    for (int m = 0; m < ROWS; m++)
-        for (int n = 0; n < N; n++) sums[m][n] = sum[m][n];
+#pragma GCC unroll 16
+    for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++) store<WIDTH>(sums + (m * N + n) * WIDTH, settled<WIDTH>(sum[m][n]));
 }
 
 // The same in bfloat16, two values of a row at a time: the panel is [runs * length / 2][N * WIDTH][2].
-template <int N>
-INLINE void multiply(const bf16* const* rows, int64_t runs, int64_t step, int64_t length, const bf16* panel,
-                     F<WIDTH> (*sums)[VECTORS]) {
-    F<WIDTH> sum[ROWS][N];
-    for (int m = 0; m < ROWS; m++)
-        for (int n = 0; n < N; n++) sum[m][n] = zero<WIDTH>();
+template <int R, int N>
+__attribute__((noinline)) void multiply(const bf16* const* rows, int64_t runs, int64_t step, int64_t length,
+                                        const bf16* panel, const float* bias, float* sums) {
+    F<WIDTH> sum[R][N];
+#pragma GCC unroll 16
+    for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++) sum[m][n] = load<WIDTH>(bias + n * WIDTH);
     for (int64_t run = 0; run < runs; run++) {
-        const bf16* a[ROWS];
-        for (int m = 0; m < ROWS; m++) a[m] = rows[m] + run * step;
+        const bf16* a[R];
+#pragma GCC unroll 16
+        for (int m = 0; m < R; m++) a[m] = rows[m] + run * step;
         for (int64_t k = 0; k < length; k += 2, panel += 2 * N * WIDTH) {
             F<WIDTH> b[N];
 #pragma GCC unroll 4
             for (int n = 0; n < N; n++) b[n] = load_once<WIDTH>(reinterpret_cast<const float*>(panel) + n * WIDTH);
 #ifdef NATIVE_AVX512BF16
-#pragma GCC unroll 8
-            for (int m = 0; m < ROWS; m++) {
+#pragma GCC unroll 16
+            for (int m = 0; m < R; m++) {
                 int32_t pair;
                 std::memcpy(&pair, a[m] + k, sizeof pair);
                 const __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
@@ -103,64 +114,76 @@ INLINE void multiply(const bf16* const* rows, int64_t runs, int64_t step, int64_
 #else
             typedef typename Vec<WIDTH>::U U;
             F<WIDTH> even[N], odd[N];
+#pragma GCC unroll 4
             for (int n = 0; n < N; n++) {
                 even[n] = (F<WIDTH>)((U)b[n] << 16);
                 odd[n] = (F<WIDTH>)((U)b[n] & 0xffff0000u);
             }
-            for (int m = 0; m < ROWS; m++) {
+#pragma GCC unroll 16
+            for (int m = 0; m < R; m++) {
                 const F<WIDTH> first = zero<WIDTH>() + load<1>(a[m] + k)[0];
                 const F<WIDTH> second = zero<WIDTH>() + load<1>(a[m] + k + 1)[0];
+#pragma GCC unroll 4
                 for (int n = 0; n < N; n++) sum[m][n] += first * even[n] + second * odd[n];
             }
 #endif
         }
     }
-    for (int m = 0; m < ROWS; m++)
-        for (int n = 0; n < N; n++) sums[m][n] = sum[m][n];
+#pragma GCC unroll 16
+    for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++) store<WIDTH>(sums + (m * N + n) * WIDTH, settled<WIDTH>(sum[m][n]));
 }
 
-template <class T>
-void multiply_by_width(int64_t vectors, const T* const* rows, int64_t runs, int64_t step, int64_t length, const T* panel,
-                       F<WIDTH> (*sums)[VECTORS]) {
-    switch (vectors) {
-        case 1: return multiply<1>(rows, runs, step, length, panel, sums);
-        case 2: return multiply<2>(rows, runs, step, length, panel, sums);
-#if WIDTH != 8
-        case 3: return multiply<3>(rows, runs, step, length, panel, sums);
-        default: return multiply<4>(rows, runs, step, length, panel, sums);
-#endif
+// One panel times all rows of a tile; residual and activation come on the way out.
+template <int N, class T, class Out>
+void multiply_panel(const Step& s, int64_t c, const T* panel, const T* const* rows, int64_t step, int64_t pixels,
+                    const T* const* residual, Out* const* out) {
+    alignas(64) float sums[ROWS * N * WIDTH];
+    const char* next = reinterpret_cast<const char*>(panel + s.runs * s.length * N * WIDTH);
+    const int64_t share = s.runs * s.length * N * WIDTH * static_cast<int64_t>(sizeof(T)) * ROWS / pixels;
+    for (int64_t first = 0; first < pixels; first += ROWS) {
+        const int64_t count = std::min<int64_t>(ROWS, pixels - first);
+        // The next panel is on its way to the second-level cache while this one is multiplied.
+        for (int64_t byte = 0; byte < share; byte += 64) __builtin_prefetch(next + byte, 0, 2);
+        next += share;
+        const T* group[ROWS];
+        for (int m = 0; m < ROWS; m++) group[m] = rows[first + std::min<int64_t>(m, count - 1)];
+        if (count > ROWS / 2)
+            multiply<ROWS, N>(group, s.runs, step, s.length, panel, s.bias + c, sums);
+        else
+            multiply<ROWS / 2, N>(group, s.runs, step, s.length, panel, s.bias + c, sums);
+        for (int64_t m = 0; m < count; m++)
+            for (int n = 0; n < N; n++) {
+                F<WIDTH> v = load<WIDTH>(sums + (m * N + n) * WIDTH);
+                if (residual) v += load<WIDTH>(residual[first + m] + c + n * WIDTH);
+                store<WIDTH>(out[first + m] + c + n * WIDTH, activate(v, s.activation));
+            }
     }
 }
 
-// One tile of `pixels` pixels: every panel times every row, with bias, residual and activation on the way out.
+// One tile of `pixels` pixels: every panel times every row.
 template <class T, class Out>
 void finish_tile(const Step& s, const T* const* rows, int64_t step, const T* const* residual, Out* const* out,
                  int64_t pixels) {
     const T* panel = static_cast<const T*>(s.weights);
-    const int64_t depth = s.runs * s.length;
     for (int64_t c = 0; c < s.out.channels; c += PANEL) {
         const int64_t vectors = std::min(PANEL, s.out.channels - c) / WIDTH;
-        for (int64_t first = 0; first < pixels; first += ROWS) {
-            const int64_t count = std::min<int64_t>(ROWS, pixels - first);
-            const T* group[ROWS];
-            for (int m = 0; m < ROWS; m++) group[m] = rows[first + std::min<int64_t>(m, count - 1)];
-            F<WIDTH> sums[ROWS][VECTORS];
-            multiply_by_width(vectors, group, s.runs, step, s.length, panel, sums);
-            for (int64_t m = 0; m < count; m++)
-                for (int64_t n = 0; n < vectors; n++) {
-                    F<WIDTH> v = sums[m][n] + load<WIDTH>(s.bias + c + n * WIDTH);
-                    if (residual) v += load<WIDTH>(residual[first + m] + c + n * WIDTH);
-                    store<WIDTH>(out[first + m] + c + n * WIDTH, activate(v, s.activation));
-                }
+        switch (vectors) {
+            case 1: multiply_panel<1>(s, c, panel, rows, step, pixels, residual, out); break;
+            case 2: multiply_panel<2>(s, c, panel, rows, step, pixels, residual, out); break;
+            case 3: multiply_panel<3>(s, c, panel, rows, step, pixels, residual, out); break;
+            default: multiply_panel<4>(s, c, panel, rows, step, pixels, residual, out);
         }
-        panel += depth * vectors * WIDTH;
+        panel += s.runs * s.length * vectors * WIDTH;
     }
 }
 
 // `X` pixels side by side of the depthwise convolution, all channels, with the ReLU before and the activation behind.
-template <class T, int K, int X>
-INLINE void depthwise_pixels(const Step& s, const T* in, int64_t row, int stride, int kernel, T* out) {
-    const int size = K ? K : kernel;
+// K and S are kernel and stride, if they are known; else X is 1 and K is 0.
+template <class T, int K, int S, int X>
+void depthwise_pixels(const Step& s, const T* in, int64_t row, T* out) {
+    const int size = K ? K : static_cast<int>(s.kernel_height);
     const int64_t C = s.in.channels, pixel = s.in.pixel;
     const F<WIDTH> floor = zero<WIDTH>() + (s.relu_first ? 0.0f : -HUGE_VALF);
     for (int64_t c = 0; c < C; c += WIDTH) {
@@ -169,52 +192,46 @@ INLINE void depthwise_pixels(const Step& s, const T* in, int64_t row, int stride
         for (int i = 0; i < size; i++) {
             const T* line = in + i * row + c;
             const float* taps = s.depthwise + i * size * C + c;
-            if constexpr (K > 0 && X > 1) {
-                F<WIDTH> column[2 * (X - 1) + K];
+            if constexpr (K > 0) {
+                constexpr int columns = S * (X - 1) + K;
+                F<WIDTH> column[columns];
 #pragma GCC unroll 16
-                for (int j = 0; j < 2 * (X - 1) + K; j++) {
-                    if (stride == 1 && j >= X - 1 + K) break;
-                    const F<WIDTH> v = load<WIDTH>(line + j * pixel);
-                    column[j] = select<WIDTH>(v < floor, floor, v);
-                }
+                for (int j = 0; j < columns; j++) column[j] = at_least<WIDTH>(load<WIDTH>(line + j * pixel), floor);
 #pragma GCC unroll 8
                 for (int j = 0; j < K; j++) {
                     const F<WIDTH> tap = load_once<WIDTH>(taps + j * C);
 #pragma GCC unroll 8
-                    for (int x = 0; x < X; x++) sum[x] += tap * column[x * stride + j];
+                    for (int x = 0; x < X; x++) sum[x] += tap * column[x * S + j];
                 }
             } else {
-                for (int j = 0; j < size; j++) {
-                    const F<WIDTH> tap = load<WIDTH>(taps + j * C);
-                    for (int x = 0; x < X; x++) {
-                        const F<WIDTH> v = load<WIDTH>(line + (x * stride + j) * pixel);
-                        sum[x] += tap * select<WIDTH>(v < floor, floor, v);
-                    }
-                }
+                for (int j = 0; j < size; j++)
+                    sum[0] += load<WIDTH>(taps + j * C) * at_least<WIDTH>(load<WIDTH>(line + j * pixel), floor);
             }
         }
         for (int x = 0; x < X; x++) store<WIDTH>(out + x * C + c, activate(sum[x], s.between));
     }
 }
 
+// As many of the `left` pixels as one call takes; how many those are.
+template <class T>
+INLINE int64_t depthwise_some(const Step& s, const T* in, int64_t row, int64_t left, T* out) {
+    if (s.kernel_height != 3 || s.stride > 2) return depthwise_pixels<T, 0, 1, 1>(s, in, row, out), 1;
+    if (s.stride == 2) {
+        if (left >= 4) return depthwise_pixels<T, 3, 2, 4>(s, in, row, out), 4;
+        return depthwise_pixels<T, 3, 2, 1>(s, in, row, out), 1;
+    }
+    if (left >= 8 && WIDTH == 16) return depthwise_pixels<T, 3, 1, 8>(s, in, row, out), 8;
+    if (left >= 4) return depthwise_pixels<T, 3, 1, 4>(s, in, row, out), 4;
+    return depthwise_pixels<T, 3, 1, 1>(s, in, row, out), 1;
+}
+
 template <class T>
 void depthwise_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t end, T* out) {
-    constexpr int X = 4;
     const int64_t height = s.out.height, width = s.out.width, C = s.in.channels;
     for (int64_t p = begin; p < end;) {
         const int64_t n = p / (height * width), y = p / width % height, x = p % width;
         const T* from = in.at(n, y * s.stride - s.pad_top, x * s.stride - s.pad_left);
-        const int64_t left = std::min(width - x, end - p);
-        int64_t done = 1;
-        if (left >= X && s.kernel_height == 3 && s.stride <= 2) {
-            done = X;
-            if (s.stride == 1)
-                depthwise_pixels<T, 3, X>(s, from, in.row, 1, 3, out);
-            else
-                depthwise_pixels<T, 3, X>(s, from, in.row, 2, 3, out);
-        } else {
-            depthwise_pixels<T, 0, 1>(s, from, in.row, s.stride, s.kernel_height, out);
-        }
+        const int64_t done = depthwise_some(s, from, in.row, std::min(width - x, end - p), out);
         p += done;
         out += done * C;
     }
@@ -292,16 +309,32 @@ void mean_of(const Step& s, char* arena, int64_t n, int64_t c) {
     store<WIDTH>(out.at(n, 0, 0) + c, sum / static_cast<float>(s.in.height * s.in.width));
 }
 
-// The image, [N, C, H, W] by its strides, into the plan's own layout.
+// A row of the image, [N, C, H, W] by its strides, into the plan's own layout: a channel's values are converted side by
+// side, then put between the others'.
 template <class T>
 void read_row(const Run& run, const Step& s, char* arena, int64_t n, int64_t y) {
+    constexpr int64_t AT_ONCE = 256;
     const Place<T> out(arena, s.out);
-    for (int64_t x = 0; x < s.out.width; x++)
-        for (int64_t c = 0; c < s.out.channels; c++) {
-            const float v = c < s.in.channels
-                                ? run.image[n * run.strides[0] + c * run.strides[1] + y * run.strides[2] + x * run.strides[3]]
-                                : 0.0f;
-            store<1>(out.at(n, y, x) + c, F<1>{v});
+    T values[AT_ONCE + WIDTH];
+    for (int64_t c = 0; c < s.out.channels; c++)
+        for (int64_t x = 0; x < s.out.width; x += AT_ONCE) {
+            const int64_t count = std::min(AT_ONCE, s.out.width - x);
+            const float* in = run.image + n * run.strides[0] + c * run.strides[1] + y * run.strides[2] + x * run.strides[3];
+            T* to = out.at(n, y, x) + c;
+            if (c >= s.in.channels) {
+                for (int64_t i = 0; i < count; i++) to[i * out.pixel] = T{};
+                continue;
+            }
+            float lane[WIDTH];
+            for (int64_t i = 0; i < count; i += WIDTH) {
+                if (run.strides[3] == 1 && i + WIDTH <= count) {
+                    store<WIDTH>(values + i, load<WIDTH>(in + i));
+                    continue;
+                }
+                for (int64_t j = 0; j < WIDTH; j++) lane[j] = i + j < count ? in[(i + j) * run.strides[3]] : 0.0f;
+                store<WIDTH>(values + i, load<WIDTH>(lane));
+            }
+            for (int64_t i = 0; i < count; i++) to[i * out.pixel] = values[i];
         }
 }
 

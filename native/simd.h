@@ -60,6 +60,15 @@ INLINE F<W> load_once(const float* p) {
     return v;
 }
 
+// Keeps GCC from moving a vector about in memory before it is used.
+template <int W>
+INLINE F<W> settled(F<W> v) {
+#if defined(__x86_64__) && !defined(__clang__)
+    if constexpr (W >= 4) asm("" : "+v"(v));
+#endif
+    return v;
+}
+
 template <int W>
 INLINE void store(float* p, F<W> v) {
     std::memcpy(p, &v, sizeof v);
@@ -123,10 +132,19 @@ INLINE F<W> zero() {
     return F<W>{};
 }
 
+// max(v, floor) that keeps a NaN.
+template <int W>
+INLINE F<W> at_least(F<W> v, F<W> floor) {
+#ifdef NATIVE_AVX512
+    if constexpr (W == 16) return (F<W>)_mm512_max_ps((__m512)floor, (__m512)v);
+#endif
+    return select<W>(v < floor, floor, v);
+}
+
 // max(v, 0) that keeps a NaN.
 template <int W>
 INLINE F<W> relu(F<W> v) {
-    return select<W>(v < zero<W>(), zero<W>(), v);
+    return at_least<W>(v, zero<W>());
 }
 
 template <int W>
