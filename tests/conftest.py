@@ -1,9 +1,12 @@
 """What tests of several parts stand on."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from depthwise.bundle import BundleConfig, write_bundle
 from depthwise.data import Preprocess
@@ -26,3 +29,30 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_bundle(path, config, module.state_dict())
     return path
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# The first: a browser that runs as root refuses its sandbox. The others: it should ask for nothing on its own behalf.
+FLAGS = (
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real one, for all tests that look at a page: Playwright runs once a process."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.fail(
+            "Pages are tested in Chromium, and there is none: install it (Debian: apt-get install chromium)."
+        )
+    # Long enough for a machine with other work to do; a page that works is as quick as ever.
+    expect.set_options(timeout=60_000)
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield running
+        running.close()

@@ -1,7 +1,6 @@
 """The pictures: what stands on them, and in a real browser that nothing overflows, overlaps or leaves the page."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
@@ -13,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 from torch import Tensor, nn
 
 from depthwise.draw import draw
@@ -71,27 +70,21 @@ TROUBLE = """(font) => {
 
 
 @pytest.fixture(scope="module")
-def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], list[str]]]:
+def trouble(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], list[str]]]:
     """What is wrong with a picture in Chromium, in its own font and in the widest that is common."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    assert found, (
-        "The pictures are tested in Chromium, and there is none: install it (Debian: apt-get install chromium)."
-    )
     file = tmp_path_factory.mktemp("pictures") / "picture.svg"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-background-networking"]
-        )
-        page = browser.new_page()
-        page.set_default_timeout(120_000)
+    page = browser.new_page()
+    page.set_default_timeout(120_000)
 
-        def look(svg: str) -> list[str]:
-            file.write_text(svg, encoding="utf-8")
-            page.goto(file.as_uri())
-            return [*page.evaluate(TROUBLE, ""), *page.evaluate(TROUBLE, "DejaVu Sans, Verdana, sans-serif")]
+    def look(svg: str) -> list[str]:
+        file.write_text(svg, encoding="utf-8")
+        page.goto(file.as_uri())
+        return [*page.evaluate(TROUBLE, ""), *page.evaluate(TROUBLE, "DejaVu Sans, Verdana, sans-serif")]
 
-        yield look
-        browser.close()
+    yield look
+    page.close()
 
 
 @cache

@@ -1,45 +1,19 @@
 """A real browser for the report, and a real small training for it to tell of."""
 
 import dataclasses
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page
 from report_parts import Open, Pictures, Write
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from depthwise.evaluate.metrics import from_logits
 from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# The first: a browser that runs as root refuses its sandbox. The others: it should ask for nothing on its own behalf.
-FLAGS = (
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.fail(
-            "The report is tested in Chromium, and there is none: install it (Debian: apt-get install chromium)."
-        )
-    # Long enough for a machine with other work to do; a page that works is as quick as ever.
-    expect.set_options(timeout=60_000)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield running
-        running.close()
 
 
 @pytest.fixture
