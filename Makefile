@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	@.ci/debian-packages dataset-fashion-mnist chromium g++
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

@@ -16,6 +16,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def no_graph_of_another_network() -> Iterator[None]:
+    """All networks have one `forward`, of which the compiler keeps eight graphs a process."""
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture
 def randomise() -> Callable[[nn.Module], None]:
     """Batch norm away from its neutral start, so that a wrong epsilon or order shows."""

@@ -74,8 +74,8 @@ def test_every_network_is_a_backbone(name: str) -> None:
         assert strides == sorted(strides)
         for stride, value in zip(strides, maps.values(), strict=True):
             # Windows without padding leave out what they cannot reach at the border.
-            assert abs(value.shape[2] - height / stride) < 4
-            assert abs(value.shape[3] - width / stride) < 4
+            assert abs(value.shape[2] - height / stride) < 5
+            assert abs(value.shape[3] - width / stride) < 5
         assert pooled.shape == (2, network.num_features)
         assert logits.shape == (2, 7)
         network.replace_classifier(3)
