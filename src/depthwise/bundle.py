@@ -125,8 +125,13 @@ def write_bundle(
     """
     path = Path(path).resolve()
     if os.path.lexists(path) and not (overwrite and (path / CONFIG).is_file()):
-        remedy = "is not a bundle" if overwrite else "exists"
-        raise DepthwiseError(f"{path} {remedy} and is not overwritten: choose another name or remove it")
+        if overwrite:
+            raise DepthwiseError(
+                f"{path} is not a bundle and is not overwritten: choose another name or remove it"
+            )
+        raise DepthwiseError(
+            f"{path} exists and is not overwritten: choose another name, or replace it with --force"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)

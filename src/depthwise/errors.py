@@ -13,7 +13,16 @@ class UsageError(DepthwiseError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a `name` that is not among the `known` ones of its `kind`, with the nearest of them."""
+    """The error for a `name` that is not among the `known` ones of its `kind`, with the nearest of them, or all.
+
+    Of a dotted name the last part may be the near one: lr is optimizer.lr.
+    """
     names = sorted(known)
-    near = get_close_matches(name, names, n=3, cutoff=0.5) or names[:12]
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    leaves = {known_name.rpartition(".")[2] for known_name in names}
+    leaf = get_close_matches(name, leaves, n=1, cutoff=0.7)
+    near += [
+        known_name for known_name in names if known_name.rpartition(".")[2] in leaf and known_name not in near
+    ]
+    near = near or names
     return UsageError(f"unknown {kind} {name!r}: use one of {', '.join(near)}")

@@ -223,6 +223,9 @@ def test_over_one_in_a_hundred_stops_with_the_list(make_folder: MakeFolder) -> N
     ) as error:
         open_dataset(str(root))
     assert {image.path for image in error.value.bad} == {"a/007.png", "b/003.png"}
+    dataset = open_dataset(str(root), max_bad=0.02)
+    assert {image.path for image in dataset.bad} == {"a/007.png", "b/003.png"}
+    assert sum(len(split) for split in dataset.splits.values()) == 118
 
 
 def test_what_is_no_regular_file_is_not_waited_for(make_folder: MakeFolder) -> None:

@@ -102,3 +102,22 @@ def test_an_unknown_name_or_argument_gets_the_nearest_one() -> None:
         create_model("xception", drop_out=0.5)
     with pytest.raises(DepthwiseError, match=re.escape("dropout=2 must be at least 0 and below 1")):
         create_model("inception_v3", dropout=2)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "wanted"),
+    [
+        ("residual", "maybe", "True or False"),
+        ("width", "wide", "a number"),
+        ("width", True, "a number"),
+        ("num_classes", 2.5, "a whole number"),
+        ("entry", 128, "a list of numbers"),
+        ("padding", 1, "a name"),
+        ("conv", 3, "a name"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(argument: str, value: object, wanted: str) -> None:
+    with pytest.raises(
+        UsageError, match=re.escape(f"{argument}={value!r} is of the wrong kind: give {wanted}")
+    ):
+        create_model("xception", **{argument: value})

@@ -1,6 +1,7 @@
 """Recipes as values: written, read back, changed by settings; every refusal read."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -89,3 +90,18 @@ def test_differences_name_the_nested_key() -> None:
     old = Recipe(name="x").to_json()
     new = Recipe(name="x").override(["optimizer.lr=0.5", "epochs=3"]).to_json()
     assert differences(old, new) == ["epochs: 10.0 -> 3.0", "optimizer.lr: 0.1 -> 0.5"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optimizer.lr=-1", "optimizer.lr=-1.0 must be at least 0"),
+        ("clip_norm=-1", "clip_norm=-1.0 must be at least 0"),
+        ("seed=-1", "seed=-1 must be at least 0"),
+        ("norm_momentum=3", "norm_momentum=3 must be above 0 and at most 1"),
+        ("lr=0.1", "unknown setting 'lr': use one of optimizer.lr"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(setting: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Recipe(name="test").override([setting])

@@ -83,7 +83,11 @@ def open_part(
 
     with counting("looking images over") as progress:
         dataset = open_dataset(
-            data, channels=config.preprocess.channels, workers=max(1, workers), progress=progress
+            data,
+            channels=config.preprocess.channels,
+            workers=max(1, workers),
+            progress=progress,
+            max_bad=1.0,
         )
     dataset = _renumbered(dataset, config.classes)
     return dataset, *_part(dataset, name)

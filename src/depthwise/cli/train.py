@@ -50,6 +50,9 @@ def train(
     ] = None,
     freeze: Annotated[bool, flag("Train the classifier only, with --init.")] = False,
     compile: Annotated[bool, flag("Compile the network with torch.compile first.")] = False,
+    skip_bad: Annotated[
+        bool, flag("Leave unreadable images out however many they are; over 1% of them stop a training.")
+    ] = False,
     workers: Annotated[int, Parameter(help="Processes that read and augment image files.")] = 2,
     checkpoint_minutes: Annotated[float, Parameter(help="Save the state so often; 0 = not by time.")] = 5.0,
     checkpoint_steps: Annotated[int, Parameter(help="And after so many updates; 0 = not by updates.")] = 0,
@@ -87,7 +90,7 @@ def train(
     before, data = (
         _before(out, recipe, model, data) if resume else (None, _asked(recipe, model, data, bundle))
     )
-    dataset = _open(data, workers)
+    dataset = _open(data, workers, skip_bad=skip_bad)
     chosen = before or _chosen(recipe, model, dataset, bundle)
     chosen = chosen.override(given, _model_arguments(chosen.model))
     module = _build(chosen, dataset, bundle)
@@ -173,11 +176,17 @@ def _model_arguments(model: str) -> list[str]:
     return [name for name in inspect.signature(CATALOGUE[model].builder).parameters if name not in FROM_DATA]
 
 
-def _open(data: str, workers: int) -> "Dataset":
+def _open(data: str, workers: int, *, skip_bad: bool) -> "Dataset":
     from depthwise.data import open_dataset
+    from depthwise.data.folder import MAX_BAD_FRACTION
 
     with counting("looking images over") as progress:
-        dataset = open_dataset(data, workers=max(1, workers), progress=progress)
+        dataset = open_dataset(
+            data,
+            workers=max(1, workers),
+            progress=progress,
+            max_bad=1.0 if skip_bad else MAX_BAD_FRACTION,
+        )
     for text in dataset.notes:
         note(text)
     if dataset.bad:

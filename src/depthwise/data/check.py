@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from depthwise.data.dataset import BadImage, Dataset, Split
-from depthwise.data.folder import build
+from depthwise.data.folder import MAX_BAD_FRACTION, build
 from depthwise.data.image import UnreadableImageError, to_channels
 from depthwise.data.listing import Listing, list_folder
 from depthwise.data.source import locate, open_dataset
@@ -117,7 +117,7 @@ def stats(
     spec: str, *, seed: int = 0, workers: int = 2, progress: Progress | None = None, measure: int = 2000
 ) -> Stats:
     """`spec` in numbers, colour over at most `measure` images; raises DepthwiseError as `open_dataset` does."""
-    look = _look(spec, seed, workers, progress)
+    look = _look(spec, seed, workers, progress, max_bad=1.0)
     if look.dataset is None:
         raise look.error or DepthwiseError(f"{spec} holds no image")
     counts = _counts(look.images)
@@ -194,7 +194,9 @@ class _Look(NamedTuple):
     ignored: tuple[str, ...]
 
 
-def _look(spec: str, seed: int, workers: int, progress: Progress | None) -> _Look:
+def _look(
+    spec: str, seed: int, workers: int, progress: Progress | None, max_bad: float = MAX_BAD_FRACTION
+) -> _Look:
     folder = locate(spec)
     if folder is None:
         dataset = open_dataset(spec)
@@ -206,7 +208,7 @@ def _look(spec: str, seed: int, workers: int, progress: Progress | None) -> _Loo
             f"none of the {len(bad)} images in {folder} can be read (the first: {bad[0].reason})"
         )
     try:
-        dataset = build(listing, facts, bad, seed=seed)
+        dataset = build(listing, facts, bad, seed=seed, max_bad=max_bad)
     except DepthwiseError as error:
         return _Look(None, error, list(_images_as_listed(listing, facts)), bad, listing.ignored)
     return _Look(dataset, None, list(_images_of_files(dataset, facts)), bad, listing.ignored)

@@ -20,13 +20,14 @@ Parts = dict[str, dict[str, list[str]]]
 
 
 class TooManyUnreadableError(DepthwiseError):
-    """Over MAX_BAD_FRACTION of the files cannot be decoded; `bad` lists them all."""
+    """More of the files than allowed cannot be decoded; `bad` lists them all."""
 
-    def __init__(self, root: Path, bad: Sequence[BadImage], total: int) -> None:
+    def __init__(self, root: Path, bad: Sequence[BadImage], total: int, max_bad: float) -> None:
         super().__init__(
-            f"{len(bad)} of {total} images in {root} cannot be read, over {MAX_BAD_FRACTION:.0%}: "
+            f"{len(bad)} of {total} images in {root} cannot be read, over {max_bad:.0%}: "
             f"{_some([f'{image.path} ({image.reason})' for image in bad])}; "
-            f"see them all with `depthwise data check {root}`, and mend or remove them"
+            f"see them all with `depthwise data check {root}`, and mend or remove them, or leave them out of a "
+            f"training with --skip-bad"
         )
         self.bad = tuple(bad)
 
@@ -38,11 +39,12 @@ def open_folder(
     channels: int | None = None,
     workers: int = 2,
     progress: Progress | None = None,
+    max_bad: float = MAX_BAD_FRACTION,
 ) -> Dataset:
     """The images of `root`; raises TooManyUnreadableError, or a DepthwiseError about what lies where."""
     listing = list_folder(root)
     facts, bad = verify(root, listing.names(), workers=workers, progress=progress)
-    return build(listing, facts, bad, seed=seed, channels=channels)
+    return build(listing, facts, bad, seed=seed, channels=channels, max_bad=max_bad)
 
 
 def build(
@@ -52,11 +54,12 @@ def build(
     *,
     seed: int = 0,
     channels: int | None = None,
+    max_bad: float = MAX_BAD_FRACTION,
 ) -> Dataset:
     """The data set of those files of a listing that have a fact."""
     total = len(facts) + len(bad)
-    if len(bad) > MAX_BAD_FRACTION * total:
-        raise TooManyUnreadableError(listing.root, bad, total)
+    if not facts or len(bad) > max_bad * total:
+        raise TooManyUnreadableError(listing.root, bad, total, max_bad)
     notes = [f"{place}/ holds no image" for place in listing.empty]
     parts = _readable(listing.parts, facts)
     if parts.keys() <= {"", "train"}:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from depthwise.errors import unknown_name
+from depthwise.errors import UsageError, unknown_name
 from depthwise.models.inception_resnet_v2 import inception_resnet_v2
 from depthwise.models.inception_v1 import inception_v1
 from depthwise.models.inception_v2 import inception_v2
@@ -342,4 +342,20 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     for argument in kwargs:
         if argument not in known:
             raise unknown_name(f"argument of {name}", argument, known)
+        _check_kind(argument, kwargs[argument], known[argument].default)
     return builder(**kwargs)
+
+
+def _check_kind(argument: str, value: Any, default: Any) -> None:
+    """Raise UsageError for a value of another kind than the argument's default: nothing else would notice some."""
+    kinds: dict[type, tuple[tuple[type, ...], str]] = {
+        bool: ((bool,), "True or False"),
+        int: ((int,), "a whole number"),
+        float: ((int, float), "a number"),
+        str: ((str,), "a name"),
+        tuple: ((list, tuple), "a list of numbers, like (64, 128)"),
+    }
+    accepted, described = kinds.get(type(default), ((object,), ""))
+    misfit = not isinstance(value, accepted) or (isinstance(value, bool) and type(default) in (int, float))
+    if misfit and not (isinstance(default, str) and callable(value)):
+        raise UsageError(f"{argument}={value!r} is of the wrong kind: give {described}")

@@ -82,6 +82,14 @@ class Recipe:
         for name in ("averaging", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        for name in ("clip_norm", "seed"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name}={getattr(self, name)} must be at least 0")
+        if self.norm_momentum is not None and not 0 < self.norm_momentum <= 1:
+            raise UsageError(f"norm_momentum={self.norm_momentum} must be above 0 and at most 1")
+        for name in ("lr", "weight_decay"):
+            if getattr(self.optimizer, name) < 0:
+                raise UsageError(f"optimizer.{name}={getattr(self.optimizer, name)} must be at least 0")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, str(getattr(self, name)), known)

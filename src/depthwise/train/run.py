@@ -12,7 +12,7 @@ from depthwise import native
 from depthwise.bundle import BundleConfig, write_bundle
 from depthwise.cost import cost
 from depthwise.data.dataset import Dataset, test_split
-from depthwise.errors import DepthwiseError
+from depthwise.errors import DepthwiseError, UsageError
 from depthwise.evaluate.metrics import Evaluation
 from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
 from depthwise.train.files import FORMAT, RunFiles, disk_full, environment, read_lines, write_json
@@ -135,10 +135,19 @@ def train(
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" is an accelerator if there is one, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    """The device called `name`; "auto" is an accelerator if there is one, else the CPU.
+
+    Raises UsageError for one that is not there.
+    """
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"device {name!r} cannot be used here ({reason}): take cpu, or auto") from None
+    return device
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
