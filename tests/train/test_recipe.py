@@ -98,7 +98,7 @@ def test_differences_name_the_nested_key() -> None:
         ("optimizer.lr=-1", "optimizer.lr=-1.0 must be at least 0"),
         ("clip_norm=-1", "clip_norm=-1.0 must be at least 0"),
         ("seed=-1", "seed=-1 must be at least 0"),
-        ("norm_momentum=3", "norm_momentum=3 must be above 0 and at most 1"),
+        ("norm_momentum=3", "norm_momentum=3.0 must be above 0 and at most 1"),
         ("lr=0.1", "unknown setting 'lr': use one of optimizer.lr"),
     ],
 )
