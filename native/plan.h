@@ -37,20 +37,20 @@ struct Place {
     T* at(int64_t n, int64_t y, int64_t x) const { return origin + n * image + y * row + x * pixel; }
 };
 
-INLINE F<WIDTH> activate(F<WIDTH> v, int activation) {
-    switch (activation) {
-        case RELU: return relu<WIDTH>(v);
-        case RELU6: {
-            const F<WIDTH> six = zero<WIDTH>() + 6.0f;
-            v = relu<WIDTH>(v);
-            return select<WIDTH>(v > six, six, v);
-        }
-        case ELU:
+// What an activation does to a vector: a clamp, but for ELU.
+struct Activate {
+    F<WIDTH> low, high;
+    bool elu;
+    explicit Activate(int activation)
+        : low(zero<WIDTH>() + (activation == RELU || activation == RELU6 ? 0.0f : -HUGE_VALF)),
+          high(zero<WIDTH>() + (activation == RELU6 ? 6.0f : HUGE_VALF)),
+          elu(activation == ELU) {}
+    INLINE F<WIDTH> operator()(F<WIDTH> v) const {
+        if (elu)
             for (int i = 0; i < WIDTH; i++) v[i] = v[i] > 0 ? v[i] : std::expm1(v[i]);
-            return v;
-        default: return v;
+        return at_most<WIDTH>(at_least<WIDTH>(v, low), high);
     }
-}
+};
 
 // sums[R][N * WIDTH] = bias + rows times panel: `runs` stretches of `length` values of each row, `step` apart, and the
 // panel's [runs * length][N * WIDTH]. A function by itself, for then its sums stay in registers.
@@ -140,6 +140,7 @@ template <int N, class T, class Out>
 void multiply_panel(const Step& s, int64_t c, const T* panel, const T* const* rows, int64_t step, int64_t pixels,
                     const T* const* residual, Out* const* out) {
     alignas(64) float sums[ROWS * N * WIDTH];
+    const Activate activate(s.activation);
     const char* next = reinterpret_cast<const char*>(panel + s.runs * s.length * N * WIDTH);
     const int64_t share = s.runs * s.length * N * WIDTH * static_cast<int64_t>(sizeof(T)) * ROWS / pixels;
     for (int64_t first = 0; first < pixels; first += ROWS) {
@@ -157,9 +158,15 @@ void multiply_panel(const Step& s, int64_t c, const T* panel, const T* const* ro
             for (int n = 0; n < N; n++) {
                 F<WIDTH> v = load<WIDTH>(sums + (m * N + n) * WIDTH);
                 if (residual) v += load<WIDTH>(residual[first + m] + c + n * WIDTH);
-                store<WIDTH>(out[first + m] + c + n * WIDTH, activate(v, s.activation));
+                store<WIDTH>(out[first + m] + c + n * WIDTH, activate(v));
             }
     }
+}
+
+// How many of the `left` vectors of output channels the next panel takes: all it can, and no full one before a thin one.
+INLINE int panel_vectors(int64_t left) {
+    if (left <= VECTORS) return static_cast<int>(left);
+    return left < 2 * VECTORS - 1 ? 3 * VECTORS / 4 : VECTORS;
 }
 
 // One tile of `pixels` pixels: every panel times every row.
@@ -167,8 +174,8 @@ template <class T, class Out>
 void finish_tile(const Step& s, const T* const* rows, int64_t step, const T* const* residual, Out* const* out,
                  int64_t pixels) {
     const T* panel = static_cast<const T*>(s.weights);
-    for (int64_t c = 0; c < s.out.channels; c += PANEL) {
-        const int64_t vectors = std::min(PANEL, s.out.channels - c) / WIDTH;
+    for (int64_t c = 0; c < s.out.channels;) {
+        const int vectors = panel_vectors((s.out.channels - c) / WIDTH);
         switch (vectors) {
             case 1: multiply_panel<1>(s, c, panel, rows, step, pixels, residual, out); break;
             case 2: multiply_panel<2>(s, c, panel, rows, step, pixels, residual, out); break;
@@ -176,6 +183,7 @@ void finish_tile(const Step& s, const T* const* rows, int64_t step, const T* con
             default: multiply_panel<4>(s, c, panel, rows, step, pixels, residual, out);
         }
         panel += s.runs * s.length * vectors * WIDTH;
+        c += vectors * WIDTH;
     }
 }
 
@@ -186,6 +194,7 @@ void depthwise_pixels(const Step& s, const T* in, int64_t row, T* out) {
     const int size = K ? K : static_cast<int>(s.kernel_height);
     const int64_t C = s.in.channels, pixel = s.in.pixel;
     const F<WIDTH> floor = zero<WIDTH>() + (s.relu_first ? 0.0f : -HUGE_VALF);
+    const Activate activate(s.between);
     for (int64_t c = 0; c < C; c += WIDTH) {
         F<WIDTH> sum[X];
         for (int x = 0; x < X; x++) sum[x] = s.between_bias ? load<WIDTH>(s.between_bias + c) : zero<WIDTH>();
@@ -208,7 +217,7 @@ void depthwise_pixels(const Step& s, const T* in, int64_t row, T* out) {
                     sum[0] += load<WIDTH>(taps + j * C) * at_least<WIDTH>(load<WIDTH>(line + j * pixel), floor);
             }
         }
-        for (int x = 0; x < X; x++) store<WIDTH>(out + x * C + c, activate(sum[x], s.between));
+        for (int x = 0; x < X; x++) store<WIDTH>(out + x * C + c, activate(sum[x]));
     }
 }
 
@@ -254,10 +263,11 @@ void convolve_tile(const Step& s, char* arena, int64_t begin, int64_t end, T* sc
         added[p - begin] = residual.at(n, y, x);
     }
     if (!s.weights) {
+        const Activate activate(s.activation);
         for (int64_t p = 0; p < end - begin; p++)
             for (int64_t c = 0; c < s.out.channels; c += WIDTH) {
                 const F<WIDTH> v = load<WIDTH>(rows[p] + c);
-                store<WIDTH>(to[p] + c, activate(s.residual.offset < 0 ? v : v + load<WIDTH>(added[p] + c), s.activation));
+                store<WIDTH>(to[p] + c, activate(s.residual.offset < 0 ? v : v + load<WIDTH>(added[p] + c)));
             }
         return;
     }
@@ -265,25 +275,25 @@ void convolve_tile(const Step& s, char* arena, int64_t begin, int64_t end, T* sc
 }
 
 // A row of windows' largest values, or of their means.
-template <class T>
+template <bool LARGEST, class T>
 void pool_row(const Step& s, char* arena, int64_t n, int64_t y) {
-    const bool largest = s.kind == POOL;
     const Place<T> in(arena, s.in), out(arena, s.out);
     const int64_t top = std::max<int64_t>(0, y * s.stride - s.pad_top);
     const int64_t bottom = std::min(s.in.height, y * s.stride - s.pad_top + s.kernel_height);
     for (int64_t x = 0; x < s.out.width; x++) {
         const int64_t left = std::max<int64_t>(0, x * s.stride - s.pad_left);
         const int64_t right = std::min(s.in.width, x * s.stride - s.pad_left + s.kernel_width);
+        const int64_t counted = s.count_padding ? s.kernel_height * s.kernel_width : (bottom - top) * (right - left);
+        const T* corner = in.at(n, top, left);
+        T* to = out.at(n, y, x);
         for (int64_t c = 0; c < s.in.channels; c += WIDTH) {
-            F<WIDTH> result = largest ? zero<WIDTH>() - HUGE_VALF : zero<WIDTH>();
-            for (int64_t i = top; i < bottom; i++)
-                for (int64_t j = left; j < right; j++) {
-                    const F<WIDTH> v = load<WIDTH>(in.at(n, i, j) + c);
-                    result = largest ? select<WIDTH>(v > result, v, result) : result + v;
+            F<WIDTH> result = zero<WIDTH>() - (LARGEST ? HUGE_VALF : 0.0f);
+            for (int64_t i = 0; i < bottom - top; i++)
+                for (int64_t j = 0; j < right - left; j++) {
+                    const F<WIDTH> v = load<WIDTH>(corner + i * in.row + j * in.pixel + c);
+                    result = LARGEST ? at_least<WIDTH>(result, v) : result + v;
                 }
-            if (!largest) result /= static_cast<float>(s.count_padding ? s.kernel_height * s.kernel_width
-                                                                       : (bottom - top) * (right - left));
-            store<WIDTH>(out.at(n, y, x) + c, result);
+            store<WIDTH>(to + c, LARGEST ? result : result / static_cast<float>(counted));
         }
     }
 }
@@ -292,11 +302,12 @@ void pool_row(const Step& s, char* arena, int64_t n, int64_t y) {
 template <class T>
 void sum_row(const Step& s, char* arena, int64_t n, int64_t y) {
     const Place<T> in(arena, s.in), residual(arena, s.residual), out(arena, s.out);
+    const Activate activate(s.activation);
     for (int64_t x = 0; x < s.out.width; x++)
         for (int64_t c = 0; c < s.out.channels; c += WIDTH) {
             F<WIDTH> v = load<WIDTH>(in.at(n, y, x) + c);
             if (s.residual.offset >= 0) v += load<WIDTH>(residual.at(n, y, x) + c);
-            store<WIDTH>(out.at(n, y, x) + c, activate(v, s.activation));
+            store<WIDTH>(out.at(n, y, x) + c, activate(v));
         }
 }
 
@@ -361,10 +372,9 @@ struct Tiles {
                 const int64_t pixels = batch * s.out.height * s.out.width;
                 const int64_t fit = TILE_BYTES / static_cast<int64_t>(sizeof(T) * s.runs * s.length);
                 const int64_t most = std::min(MOST_PIXELS, std::max<int64_t>(8 * ROWS, fit));
-                // As many claims as make equal shares of all threads, each a whole number of row groups.
+                // As many claims as make equal shares of all threads.
                 const int64_t claims = (pixels + most * threads - 1) / (most * threads) * threads;
-                const int64_t groups = (pixels + ROWS - 1) / ROWS;
-                return {(groups + claims - 1) / claims * ROWS, pixels};
+                return {(pixels + claims - 1) / claims, pixels};
             }
             case MEAN: return {1, batch * s.in.channels / WIDTH};
             default: return {1, batch * s.out.height};
@@ -379,8 +389,8 @@ void run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, T* scra
         case CONVOLUTION:
             return s.float_out ? convolve_tile<T, float>(s, run.arena, begin, end, scratch)
                                : convolve_tile<T, T>(s, run.arena, begin, end, scratch);
-        case POOL:
-        case AVERAGE: return pool_row<T>(s, run.arena, begin / height, begin % height);
+        case POOL: return pool_row<true, T>(s, run.arena, begin / height, begin % height);
+        case AVERAGE: return pool_row<false, T>(s, run.arena, begin / height, begin % height);
         case SUM: return sum_row<T>(s, run.arena, begin / height, begin % height);
         case MEAN: {
             const int64_t vectors = s.in.channels / WIDTH;

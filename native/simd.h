@@ -141,6 +141,15 @@ INLINE F<W> at_least(F<W> v, F<W> floor) {
     return select<W>(v < floor, floor, v);
 }
 
+// min(v, ceiling) that keeps a NaN.
+template <int W>
+INLINE F<W> at_most(F<W> v, F<W> ceiling) {
+#ifdef NATIVE_AVX512
+    if constexpr (W == 16) return (F<W>)_mm512_min_ps((__m512)ceiling, (__m512)v);
+#endif
+    return select<W>(v > ceiling, ceiling, v);
+}
+
 // max(v, 0) that keeps a NaN.
 template <int W>
 INLINE F<W> relu(F<W> v) {

@@ -10,7 +10,7 @@ from typing import cast
 
 from cyclopts import App, CycloptsError
 
-from depthwise.cli import compile, cost, data, draw, evaluate, export, import_, models, predict, train
+from depthwise.cli import bench, compile, cost, data, draw, evaluate, export, import_, models, predict, train
 from depthwise.cli.options import STANDARD_INPUT
 from depthwise.cli.output import printable
 from depthwise.errors import DepthwiseError, UsageError
@@ -41,6 +41,7 @@ app.command(predict.predict)
 app.command(import_.import_, name="import")
 app.command(export.export)
 app.command(compile.compile)
+app.command(bench.bench)
 app.command(models.models)
 app.command(cost.cost)
 app.command(draw.draw)

@@ -119,11 +119,19 @@ class Plan:
             if self.bf16:
                 # Two rows side by side: [depth / 2, K, 2].
                 matrix = matrix.reshape(-1, 2, filled).transpose(1, 2).to(torch.bfloat16)
-            weights = torch.cat([part.flatten() for part in matrix.split(panel, dim=1)]).contiguous()
+            weights = torch.cat([part.flatten() for part in matrix.split(_panels(filled, panel), dim=1)])
             bias = _filled(step.product.bias, filled)
             if step.depthwise is None:
                 runs, length = height, width * self.channels[step.source]
         return Packed(weights, bias, depthwise, between_bias, runs, length)
+
+
+def _panels(channels: int, panel: int) -> list[int]:
+    """The widths of the panels, as the kernels walk them: no full one before a thin one."""
+    widths: list[int] = []
+    while left := channels - sum(widths):
+        widths.append(min(left, 3 * panel // 4 if panel < left < 7 * panel // 4 else panel))
+    return widths
 
 
 def _filled(values: Tensor, channels: int) -> Tensor:
