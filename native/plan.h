@@ -20,7 +20,7 @@ constexpr int ROWS = WIDTH >= 8 ? 6 : 2;
 constexpr int VECTORS = WIDTH == 8 ? 2 : 4;
 constexpr int64_t PANEL = VECTORS * WIDTH;
 constexpr int64_t MOST_PIXELS = 384;               // in a tile, up to a group of rows
-constexpr int64_t TILE_BYTES = 256 << 10;          // of rows to multiply: they stay in the second-level cache
+constexpr int64_t TILE_BYTES = 288 << 10;          // of rows to multiply: they stay in the second-level cache
 
 static_assert(9 * ROWS <= 54, "the caller makes room for tiles of 54 pixels, however deep they are");
 
@@ -141,13 +141,8 @@ void multiply_panel(const Step& s, int64_t c, const T* panel, const T* const* ro
                     const T* const* residual, Out* const* out) {
     alignas(64) float sums[ROWS * N * WIDTH];
     const Activate activate(s.activation);
-    const char* next = reinterpret_cast<const char*>(panel + s.runs * s.length * N * WIDTH);
-    const int64_t share = s.runs * s.length * N * WIDTH * static_cast<int64_t>(sizeof(T)) * ROWS / pixels;
     for (int64_t first = 0; first < pixels; first += ROWS) {
         const int64_t count = std::min<int64_t>(ROWS, pixels - first);
-        // The next panel is on its way to the second-level cache while this one is multiplied.
-        for (int64_t byte = 0; byte < share; byte += 64) __builtin_prefetch(next + byte, 0, 2);
-        next += share;
         const T* group[ROWS];
         for (int m = 0; m < ROWS; m++) group[m] = rows[first + std::min<int64_t>(m, count - 1)];
         if (count > ROWS / 2)

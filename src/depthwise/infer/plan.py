@@ -15,7 +15,7 @@ from depthwise.native.library import library
 
 KINDS = ("input", "convolution", "pool", "mean", "sum", "average")
 ALIGNMENT = 64
-SCRATCH_BYTES = (256 << 10) + 64  # of a thread's tile of depthwise results, at least
+SCRATCH_BYTES = (288 << 10) + 64  # of a thread's tile of depthwise results, at least
 SCRATCH_PIXELS = 54
 
 
