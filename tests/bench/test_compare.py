@@ -44,7 +44,9 @@ def test_what_is_not_there_or_does_not_run_is_left_out_by_name(monkeypatch: pyte
 def test_a_wrong_request_is_named() -> None:
     with pytest.raises(UsageError, match="unknown engine 'openvion': use one of openvino"):
         bench("xception", TINY, (1, 3, 32, 32), engines=["openvion"], threads=1)
-    with pytest.raises(DepthwiseError, match=r"PyTorch does not run xception: .*below this network's minimum"):
+    with pytest.raises(
+        DepthwiseError, match=r"PyTorch does not run xception: .*below this network's minimum"
+    ):
         bench("xception", {}, (1, 3, 32, 32), engines=[], threads=1)
 
 
