@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ def test_28_layers_with_the_maps_of_table_1() -> None:
 
 @pytest.mark.parametrize("name", ["mobilenetv1_100", "mobilenetv1_100h", "mobilenetv1_125"])
 def test_equal_to_timm(name: str, randomise: Randomise, difference: Difference) -> None:
-    timm = pytest.importorskip("timm")
+    timm = import_module("timm")
     theirs = timm.create_model(name, pretrained=False).eval()
     randomise(theirs)
     translation = LAYOUTS["timm"][name].translate(theirs.state_dict())

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ PEERS = [
 def peer(source: str, name: str) -> Any:
     if source == "timm":
         # Its SE networks drop a fifth of the features unless told otherwise, where only SENet-154's authors did.
-        return pytest.importorskip("timm").create_model(name, pretrained=False, drop_rate=0.0)
+        return import_module("timm").create_model(name, pretrained=False, drop_rate=0.0)
     return torchvision.models.get_model(name)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def from_timm(theirs: nn.Module) -> Network:
 
 @pytest.fixture(scope="module")
 def legacy_xception() -> nn.Module:
-    return pytest.importorskip("timm").create_model("legacy_xception", pretrained=False)
+    return import_module("timm").create_model("legacy_xception", pretrained=False)
 
 
 def test_equal_to_timm_feature_by_feature(
@@ -136,7 +137,7 @@ def test_equal_to_keras_at_299(
 ) -> None:
     """At 299 the maps of 74 pixels need TensorFlow's SAME, (0, 1)."""
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    keras = pytest.importorskip("keras")
+    keras = import_module("keras")
     theirs = keras.applications.Xception(weights=None, classifier_activation=None)
     ours = xception().eval()
     randomise(ours)
