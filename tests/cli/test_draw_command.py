@@ -73,7 +73,11 @@ def test_an_existing_file_is_replaced_only_with_force(
         (["nin", "-o", "a.svg", "--size", "big"], 2, "size 'big' is no size: write S or HxW"),
         (["nin", "-o", "a.svg", "--size", "4"], 1, "an image of 4x4 is below this network's minimum"),
         (["nin", "-o", "a.svg", "--set", "widht=2"], 2, "unknown argument of nin 'widht': use one of width"),
-        (["nin", "-o", "a.svg", "--set", "width=wide"], 2, "width='wide' is of the wrong kind: give a number"),
+        (
+            ["nin", "-o", "a.svg", "--set", "width=wide"],
+            2,
+            "width='wide' is of the wrong kind: give a number",
+        ),
         (["nin", "-o", "a.svg", "--set", "width"], 2, "setting 'width' has no '='"),
         (["nin"], 2, "--out"),
     ],
