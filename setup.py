@@ -18,6 +18,7 @@ setup(
             extra_compile_args=[
                 "-std=c++17",
                 "-O3",
+                "-g0",
                 "-fno-tree-vectorize",
                 "-fno-math-errno",
                 "-fno-trapping-math",

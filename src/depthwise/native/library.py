@@ -43,7 +43,9 @@ class Library:
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    file = next(iter(sorted(Path(__file__).parent.glob("_kernels*.so"))), None)
+    # Another build of the same sources, with sanitizers for example, instead of the one installed.
+    folder = Path(os.environ.get("DEPTHWISE_KERNELS") or Path(__file__).parent)
+    file = next(iter(sorted(folder.glob("_kernels*.so"))), None)
     if file is None:
         return None, "no C++ compiler was found when the package was installed"
     pool = _thread_pool()
