@@ -79,14 +79,20 @@ struct Map {
 enum Kind { INPUT, CONVOLUTION, POOL, MEAN, SUM, AVERAGE };
 enum Activation { NOTHING, RELU, RELU6, ELU };
 
+// So many output channels next to each other, whole vectors, and the first of the input channels that they read.
+struct Panel {
+    int64_t channels, first;
+};
+
 struct Step {
     Map in, out, residual;
     const float* depthwise;     // [kernel_height * kernel_width][in.channels], null where nothing stands before the product
     const float* between_bias;  // [in.channels] or null
-    const void* weights;        // panels [runs * length][PANEL], the last one narrower; bfloat16 in pairs of rows;
+    const void* weights;        // of each panel [runs * length][channels]; bfloat16 in pairs of rows;
                                 // null for a depthwise convolution alone
+    const Panel* panels;        // all output channels, panel by panel
     const float* bias;          // [out.channels]
-    int64_t runs, length;       // a row of the product: so many stretches of so many values
+    int64_t runs, taps, length; // a row of the product: so many stretches, `taps` of them in a kernel row, of so many values
     int64_t kernel_height, kernel_width, stride, pad_top, pad_left;
     int32_t kind, relu_first, between, activation, float_out, count_padding;
 };

@@ -2,7 +2,7 @@
 //
 // Maps lie channels-last with their channels filled up to whole vectors, and a border of zeros where the step that reads
 // them pads. A convolution is a matrix product whose rows are addressed in the map itself, one run of memory a kernel
-// row; a separable convolution writes its depthwise part for one tile of pixels into the thread's own cache and
+// row, or one a tap where groups leave channels out; a separable convolution writes its depthwise part for one tile of pixels into the thread's own cache and
 // multiplies it from there. Threads claim tiles, and wait for each other between two steps only.
 #pragma once
 
@@ -52,10 +52,16 @@ struct Activate {
     }
 };
 
-// sums[R][N * WIDTH] = bias + rows times panel: `runs` stretches of `length` values of each row, `step` apart, and the
-// panel's [runs * length][N * WIDTH]. A function by itself, for then its sums stay in registers.
+// Where the stretches of a row lie: `taps` of them next to each other, `pixel` apart, then those of the next kernel row.
+struct Stretches {
+    int64_t taps, row, pixel;
+    INLINE int64_t operator[](int64_t run) const { return run / taps * row + run % taps * pixel; }
+};
+
+// sums[R][N * WIDTH] = bias + rows times panel: `runs` stretches of `length` values of each row, and the panel's
+// [runs * length][N * WIDTH]. A function by itself, for then its sums stay in registers.
 template <int R, int N>
-__attribute__((noinline)) void multiply(const float* const* rows, int64_t runs, int64_t step, int64_t length,
+__attribute__((noinline)) void multiply(const float* const* rows, int64_t runs, Stretches at, int64_t length,
                                         const float* panel, const float* bias, float* sums) {
     F<WIDTH> sum[R][N];
 #pragma GCC unroll 16
@@ -65,7 +71,7 @@ __attribute__((noinline)) void multiply(const float* const* rows, int64_t runs, 
     for (int64_t run = 0; run < runs; run++) {
         const float* a[R];
 #pragma GCC unroll 16
-        for (int m = 0; m < R; m++) a[m] = rows[m] + run * step;
+        for (int m = 0; m < R; m++) a[m] = rows[m] + at[run];
         for (int64_t k = 0; k < length; k++, panel += N * WIDTH) {
             F<WIDTH> b[N];
 #pragma GCC unroll 4
@@ -86,7 +92,7 @@ __attribute__((noinline)) void multiply(const float* const* rows, int64_t runs, 
 
 // The same in bfloat16, two values of a row at a time: the panel is [runs * length / 2][N * WIDTH][2].
 template <int R, int N>
-__attribute__((noinline)) void multiply(const bf16* const* rows, int64_t runs, int64_t step, int64_t length,
+__attribute__((noinline)) void multiply(const bf16* const* rows, int64_t runs, Stretches at, int64_t length,
                                         const bf16* panel, const float* bias, float* sums) {
     F<WIDTH> sum[R][N];
 #pragma GCC unroll 16
@@ -96,7 +102,7 @@ __attribute__((noinline)) void multiply(const bf16* const* rows, int64_t runs, i
     for (int64_t run = 0; run < runs; run++) {
         const bf16* a[R];
 #pragma GCC unroll 16
-        for (int m = 0; m < R; m++) a[m] = rows[m] + run * step;
+        for (int m = 0; m < R; m++) a[m] = rows[m] + at[run];
         for (int64_t k = 0; k < length; k += 2, panel += 2 * N * WIDTH) {
             F<WIDTH> b[N];
 #pragma GCC unroll 4
@@ -137,18 +143,19 @@ __attribute__((noinline)) void multiply(const bf16* const* rows, int64_t runs, i
 
 // One panel times all rows of a tile; residual and activation come on the way out.
 template <int N, class T, class Out>
-void multiply_panel(const Step& s, int64_t c, const T* panel, const T* const* rows, int64_t step, int64_t pixels,
+void multiply_panel(const Step& s, int64_t c, int64_t first_input, const T* panel, const T* const* rows, Stretches at, int64_t pixels,
                     const T* const* residual, Out* const* out) {
-    alignas(64) float sums[ROWS * N * WIDTH];
+    constexpr int TOGETHER = N == 1 ? 2 * ROWS : ROWS;  // enough sums to keep the multipliers busy
+    alignas(64) float sums[TOGETHER * N * WIDTH];
     const Activate activate(s.activation);
-    for (int64_t first = 0; first < pixels; first += ROWS) {
-        const int64_t count = std::min<int64_t>(ROWS, pixels - first);
-        const T* group[ROWS];
-        for (int m = 0; m < ROWS; m++) group[m] = rows[first + std::min<int64_t>(m, count - 1)];
-        if (count > ROWS / 2)
-            multiply<ROWS, N>(group, s.runs, step, s.length, panel, s.bias + c, sums);
+    for (int64_t first = 0; first < pixels; first += TOGETHER) {
+        const int64_t count = std::min<int64_t>(TOGETHER, pixels - first);
+        const T* group[TOGETHER];
+        for (int m = 0; m < TOGETHER; m++) group[m] = rows[first + std::min<int64_t>(m, count - 1)] + first_input;
+        if (count > TOGETHER / 2)
+            multiply<TOGETHER, N>(group, s.runs, at, s.length, panel, s.bias + c, sums);
         else
-            multiply<ROWS / 2, N>(group, s.runs, step, s.length, panel, s.bias + c, sums);
+            multiply<TOGETHER / 2, N>(group, s.runs, at, s.length, panel, s.bias + c, sums);
         for (int64_t m = 0; m < count; m++)
             for (int n = 0; n < N; n++) {
                 F<WIDTH> v = load<WIDTH>(sums + (m * N + n) * WIDTH);
@@ -158,27 +165,21 @@ void multiply_panel(const Step& s, int64_t c, const T* panel, const T* const* ro
     }
 }
 
-// How many of the `left` vectors of output channels the next panel takes: all it can, and no full one before a thin one.
-INLINE int panel_vectors(int64_t left) {
-    if (left <= VECTORS) return static_cast<int>(left);
-    return left < 2 * VECTORS - 1 ? 3 * VECTORS / 4 : VECTORS;
-}
-
 // One tile of `pixels` pixels: every panel times every row.
 template <class T, class Out>
-void finish_tile(const Step& s, const T* const* rows, int64_t step, const T* const* residual, Out* const* out,
+void finish_tile(const Step& s, const T* const* rows, Stretches at, const T* const* residual, Out* const* out,
                  int64_t pixels) {
-    const T* panel = static_cast<const T*>(s.weights);
-    for (int64_t c = 0; c < s.out.channels;) {
-        const int vectors = panel_vectors((s.out.channels - c) / WIDTH);
-        switch (vectors) {
-            case 1: multiply_panel<1>(s, c, panel, rows, step, pixels, residual, out); break;
-            case 2: multiply_panel<2>(s, c, panel, rows, step, pixels, residual, out); break;
-            case 3: multiply_panel<3>(s, c, panel, rows, step, pixels, residual, out); break;
-            default: multiply_panel<4>(s, c, panel, rows, step, pixels, residual, out);
+    const T* weights = static_cast<const T*>(s.weights);
+    int64_t c = 0;
+    for (const Panel* panel = s.panels; c < s.out.channels; panel++) {
+        switch (panel->channels / WIDTH) {
+            case 1: multiply_panel<1>(s, c, panel->first, weights, rows, at, pixels, residual, out); break;
+            case 2: multiply_panel<2>(s, c, panel->first, weights, rows, at, pixels, residual, out); break;
+            case 3: multiply_panel<3>(s, c, panel->first, weights, rows, at, pixels, residual, out); break;
+            default: multiply_panel<4>(s, c, panel->first, weights, rows, at, pixels, residual, out);
         }
-        panel += s.runs * s.length * vectors * WIDTH;
-        c += vectors * WIDTH;
+        weights += s.runs * s.length * panel->channels;
+        c += panel->channels;
     }
 }
 
@@ -266,7 +267,7 @@ void convolve_tile(const Step& s, char* arena, int64_t begin, int64_t end, T* sc
             }
         return;
     }
-    finish_tile(s, rows, in.row, s.residual.offset < 0 ? nullptr : added, to, end - begin);
+    finish_tile(s, rows, Stretches{s.taps, in.row, in.pixel}, s.residual.offset < 0 ? nullptr : added, to, end - begin);
 }
 
 // A row of windows' largest values, or of their means.

@@ -84,6 +84,39 @@ def test_a_convolution_of_any_shape(
     assert_same(layer, torch.randn(2, channels[0], 11, 8), precision)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(1, 1, 0), (3, 1, 1), (3, 2, 1), (5, 2, "same")])
+@pytest.mark.parametrize(
+    ("channels", "groups", "most"),
+    [
+        ((24, 24), 3, 16),  # groups of 8: two in one vector
+        ((128, 128), 32, 16),  # 32x4d
+        ((256, 256), 2, 128),  # groups wider than a panel
+        ((60, 60), 5, 24),  # windows that begin within a vector
+        ((96, 192), 32, 16),
+        ((16, 32), 16, 8),  # depthwise with two filters a channel
+        ((6, 12), 2, 6),  # nothing to leave out
+    ],
+)
+def test_a_convolution_in_groups(
+    path: str,
+    precision: str,
+    channels: tuple[int, int],
+    groups: int,
+    most: int,
+    kernel: int,
+    stride: int,
+    padding: int | str,
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Sequential(conv2d(*channels, kernel, stride, padding, groups, bias=True), nn.ReLU())
+    x = torch.randn(2, channels[0], 9, 6)
+    assert_same(layer, x, precision)
+    packed = compile(layer, x).plan.packed[1]
+    depth = packed.runs * packed.length
+    assert depth <= kernel**2 * most, "more input channels are multiplied than the panels' groups read"
+
+
 @pytest.mark.parametrize("between", [nn.ReLU, nn.ReLU6, nn.ELU])
 @pytest.mark.parametrize("behind", [nn.ReLU, nn.ReLU6, nn.ELU, nn.Identity])
 def test_activations(path: str, between: type[nn.Module], behind: type[nn.Module]) -> None:

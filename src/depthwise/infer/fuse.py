@@ -220,17 +220,19 @@ def is_pointwise(operation: Operation) -> bool:
     )
 
 
-def dense(operation: Convolution) -> Tensor:
-    """The weight [K, M, h, w] of a convolution in groups, with the zeros that the groups leave out."""
-    if operation.groups == 1:
-        return operation.weight
-    outputs, inputs = len(operation.weight), _inputs(operation)
-    weight = operation.weight.new_zeros(outputs, inputs, *operation.weight.shape[2:])
-    share = outputs // operation.groups
-    width = operation.weight.shape[1]
-    for group in range(operation.groups):
-        rows = slice(group * share, (group + 1) * share)
-        weight[rows, group * width : (group + 1) * width] = operation.weight[rows]
+def block(operation: Convolution, outputs: range, inputs: range) -> Tensor:
+    """The weight [h, w, inputs, outputs] between these channels, with zeros where groups or the channels end.
+
+    `inputs` must hold all that the `outputs` read.
+    """
+    share, width = len(operation.weight) // operation.groups, operation.weight.shape[1]
+    weight = operation.weight.new_zeros(*operation.weight.shape[2:], len(inputs), len(outputs))
+    for group in range(outputs.start // share, min(operation.groups, -(-outputs.stop // share))):
+        first, end = max(outputs.start, group * share), min(outputs.stop, (group + 1) * share)
+        source = group * width - inputs.start
+        weight[:, :, source : source + width, first - outputs.start : end - outputs.start] = operation.weight[
+            first:end
+        ].permute(2, 3, 1, 0)
     return weight
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
-from depthwise.infer.fuse import Step, dense, fuse
-from depthwise.infer.lower import ACTIVATIONS, LANES, Concatenation, Graph
+from depthwise.infer.fuse import Step, block, fuse
+from depthwise.infer.lower import ACTIVATIONS, LANES, Concatenation, Convolution, Graph
 from depthwise.native import structs
 from depthwise.native.library import library
 
@@ -17,6 +17,7 @@ KINDS = ("input", "convolution", "pool", "mean", "sum", "average")
 ALIGNMENT = 64
 SCRATCH_BYTES = (288 << 10) + 64  # of a thread's tile of depthwise results, at least
 SCRATCH_PIXELS = 54
+QUAD = 4  # what the windows of grouped convolutions are multiples of: as many as any precision multiplies at once
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,12 @@ class Packed:
     """A step's numbers in the kernels' layout; tensors stay alive as long as the plan."""
 
     weights: Tensor | None
+    panels: Tensor | None
     bias: Tensor | None
     depthwise: Tensor | None
     between_bias: Tensor | None
     runs: int
+    taps: int
     length: int
 
 
@@ -103,35 +106,63 @@ class Plan:
         return borders
 
     def _pack(self, step: Step, panel: int) -> Packed:
-        weights = bias = depthwise = between_bias = None
-        runs, length = 1, self.channels[step.source]
+        weights = panels = bias = depthwise = between_bias = None
+        runs, taps, length = 1, 1, self.channels[step.source]
         if step.depthwise is not None:
-            taps = step.depthwise.weight.flatten(1).T  # [h * w, M]
-            depthwise = _filled(taps, self.channels[step.source])
+            # [h * w, M]
+            depthwise = _filled(step.depthwise.weight.flatten(1).T, self.channels[step.source])
             between_bias = _filled(step.depthwise.bias, self.channels[step.source])
         if step.product is not None:
-            weight = dense(step.product).permute(2, 3, 1, 0)  # [h, w, M, K]
-            height, width, inputs, outputs = weight.shape
             filled = self.channels[step.result]
-            matrix = weight.new_zeros(height, width, self.channels[step.source], filled)
-            matrix[:, :, :inputs, :outputs] = weight
-            matrix = matrix.reshape(-1, filled)
-            if self.bf16:
-                # Two rows side by side: [depth / 2, K, 2].
-                matrix = matrix.reshape(-1, 2, filled).transpose(1, 2).to(torch.bfloat16)
-            weights = torch.cat([part.flatten() for part in matrix.split(_panels(filled, panel), dim=1)])
+            windows = _windows(step.product, self.channels[step.source], filled, panel)
+            height, width = step.product.weight.shape[2:]
+            if len(windows[0][1]) < length:
+                runs, taps, length = height * width, width, len(windows[0][1])
+            elif step.depthwise is None:
+                runs, length = height, width * length
+            weights = torch.cat([self._panel(step.product, *window) for window in windows])
+            panels = torch.tensor([(len(outputs), inputs.start) for outputs, inputs in windows])
             bias = _filled(step.product.bias, filled)
-            if step.depthwise is None:
-                runs, length = height, width * self.channels[step.source]
-        return Packed(weights, bias, depthwise, between_bias, runs, length)
+        return Packed(weights, panels, bias, depthwise, between_bias, runs, taps, length)
+
+    def _panel(self, product: Convolution, outputs: range, inputs: range) -> Tensor:
+        matrix = block(product, outputs, inputs).reshape(-1, len(outputs))
+        if self.bf16:
+            # Two rows side by side: [depth / 2, K, 2].
+            matrix = matrix.reshape(-1, 2, len(outputs)).transpose(1, 2).to(torch.bfloat16)
+        return matrix.flatten()
 
 
-def _panels(channels: int, panel: int) -> list[int]:
-    """The widths of the panels, as the kernels walk them: no full one before a thin one."""
-    widths: list[int] = []
-    while left := channels - sum(widths):
-        widths.append(min(left, 3 * panel // 4 if panel < left < 7 * panel // 4 else panel))
-    return widths
+def _windows(product: Convolution, inputs: int, outputs: int, panel: int) -> list[tuple[range, range]]:
+    """Of each panel the output channels, and the input channels that it reads: as many for each of them.
+
+    All of them, unless groups leave so much out that panels of one group's width read less.
+    """
+    whole = [(part, range(inputs)) for part in _panels(outputs, panel)]
+    share, width = len(product.weight) // product.groups, product.weight.shape[1]
+    windows = []
+    for part in _panels(outputs, min(panel, -(-share // LANES) * LANES)):
+        first = part.start // share * width // QUAD * QUAD
+        last = (min(part.stop, len(product.weight)) - 1) // share
+        windows.append((part, range(first, min(-(-(last + 1) * width // QUAD) * QUAD, inputs))))
+    length = max(len(window) for _, window in windows)
+    if length >= inputs:
+        return whole
+    return [
+        (part, range(start := min(window.start, inputs - length), start + length)) for part, window in windows
+    ]
+
+
+def _panels(channels: int, panel: int) -> list[range]:
+    """The channels panel by panel, no full one before a thin one."""
+    panels: list[range] = []
+    done = 0
+    while left := channels - done:
+        even = -(-left // (2 * LANES)) * LANES
+        wide = min(left, even if panel < left < 2 * panel else panel)
+        panels.append(range(done, done + wide))
+        done += wide
+    return panels
 
 
 def _filled(values: Tensor, channels: int) -> Tensor:
@@ -206,8 +237,10 @@ class _Context:
             depthwise=_address(packed.depthwise),
             between_bias=_address(packed.between_bias),
             weights=_address(packed.weights),
+            panels=_address(packed.panels),
             bias=_address(packed.bias),
             runs=packed.runs,
+            taps=packed.taps,
             length=packed.length,
             kernel_height=height,
             kernel_width=width,

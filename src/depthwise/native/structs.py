@@ -66,8 +66,8 @@ class Step(ctypes.Structure):
     _fields_ = [
         *((name, Map) for name in ("input", "out", "residual")),
         *_fields(
-            pointers="depthwise between_bias weights bias",
-            sizes="runs length kernel_height kernel_width stride pad_top pad_left",
+            pointers="depthwise between_bias weights panels bias",
+            sizes="runs taps length kernel_height kernel_width stride pad_top pad_left",
             flags="kind relu_first between activation float_out count_padding",
         ),
     ]
