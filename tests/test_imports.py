@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundle": {"data"},
     "evaluate": {"data"},
     "infer": {"bundle", "data", "layers", "native"},
+    "ops": {"infer", "native"},
     "weights": {"bundle", "data", "layers"},
     "train": {"bundle", "cost", "data", "evaluate", "native"},
     "recipes": {"data", "models", "train"},

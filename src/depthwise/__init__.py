@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from depthwise.match import match as match
     from depthwise.models import create_model as create_model
     from depthwise.models import list_models as list_models
+    from depthwise.ops import separable_conv2d as separable_conv2d
     from depthwise.recipes import RECIPES as RECIPES
     from depthwise.train.recipe import Recipe as Recipe
     from depthwise.train.run import train as train
@@ -43,6 +44,7 @@ _HOMES = {
     "load": "depthwise.load",
     "match": "depthwise.match",
     "open_dataset": "depthwise.data",
+    "separable_conv2d": "depthwise.ops",
     "train": "depthwise.train.run",
 }
 

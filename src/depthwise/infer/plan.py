@@ -33,6 +33,13 @@ class Packed:
     taps: int
     length: int
 
+    def fields(self) -> dict[str, int | None]:
+        """Of structs.Step."""
+        return {
+            name: value.data_ptr() if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+
 
 class Plan:
     """Runs `graph` on float32 images [N, C, H, W] of the shape it was made for; safe from many threads at once.
@@ -53,8 +60,10 @@ class Plan:
         self.result = self.steps[-1].result
         self.channels = self._channels()
         self.borders = self._borders()
-        panel = int(library.handle.depthwise_panel())
-        self.packed = [self._pack(step, panel) for step in self.steps]
+        self.packed = [
+            pack(step, self.channels[step.source], self.channels[step.result], bf16=bf16)
+            for step in self.steps
+        ]
         self._idle: dict[int, SimpleQueue[_Context]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -105,32 +114,34 @@ class Plan:
                 borders[step.source] = max(borders[step.source], before, behind)
         return borders
 
-    def _pack(self, step: Step, panel: int) -> Packed:
-        weights = panels = bias = depthwise = between_bias = None
-        runs, taps, length = 1, 1, self.channels[step.source]
-        if step.depthwise is not None:
-            # [h * w, M]
-            depthwise = _filled(step.depthwise.weight.flatten(1).T, self.channels[step.source])
-            between_bias = _filled(step.depthwise.bias, self.channels[step.source])
-        if step.product is not None:
-            filled = self.channels[step.result]
-            windows = _windows(step.product, self.channels[step.source], filled, panel)
-            height, width = step.product.weight.shape[2:]
-            if len(windows[0][1]) < length:
-                runs, taps, length = height * width, width, len(windows[0][1])
-            elif step.depthwise is None:
-                runs, length = height, width * length
-            weights = torch.cat([self._panel(step.product, *window) for window in windows])
-            panels = torch.tensor([(len(outputs), inputs.start) for outputs, inputs in windows])
-            bias = _filled(step.product.bias, filled)
-        return Packed(weights, panels, bias, depthwise, between_bias, runs, taps, length)
 
-    def _panel(self, product: Convolution, outputs: range, inputs: range) -> Tensor:
-        matrix = block(product, outputs, inputs).reshape(-1, len(outputs))
-        if self.bf16:
-            # Two rows side by side: [depth / 2, K, 2].
-            matrix = matrix.reshape(-1, 2, len(outputs)).transpose(1, 2).to(torch.bfloat16)
-        return matrix.flatten()
+def pack(step: Step, inputs: int, outputs: int, *, bf16: bool) -> Packed:
+    """The weights of `step` between maps of so many channels, filled up, for the kernels in use."""
+    assert library.handle is not None
+    weights = panels = bias = depthwise = between_bias = None
+    runs, taps, length = 1, 1, inputs
+    if step.depthwise is not None:
+        depthwise = _filled(step.depthwise.weight.flatten(1).T, inputs)  # [h * w, M]
+        between_bias = _filled(step.depthwise.bias, inputs)
+    if step.product is not None:
+        windows = _windows(step.product, inputs, outputs, int(library.handle.depthwise_panel()))
+        height, width = step.product.weight.shape[2:]
+        if len(windows[0][1]) < length:
+            runs, taps, length = height * width, width, len(windows[0][1])
+        elif step.depthwise is None:
+            runs, length = height, width * length
+        weights = torch.cat([_panel(step.product, *window, bf16=bf16) for window in windows])
+        panels = torch.tensor([(len(wide), deep.start) for wide, deep in windows])
+        bias = _filled(step.product.bias, outputs)
+    return Packed(weights, panels, bias, depthwise, between_bias, runs, taps, length)
+
+
+def _panel(product: Convolution, outputs: range, inputs: range, *, bf16: bool) -> Tensor:
+    matrix = block(product, outputs, inputs).reshape(-1, len(outputs))
+    if bf16:
+        # Two rows side by side: [depth / 2, K, 2].
+        matrix = matrix.reshape(-1, 2, len(outputs)).transpose(1, 2).to(torch.bfloat16)
+    return matrix.flatten()
 
 
 def _windows(product: Convolution, inputs: int, outputs: int, panel: int) -> list[tuple[range, range]]:
@@ -169,15 +180,19 @@ def _filled(values: Tensor, channels: int) -> Tensor:
     return torch.nn.functional.pad(values.float(), (0, channels - values.shape[-1])).contiguous()
 
 
+def scratch_bytes(pixel: int) -> int:
+    """What a thread needs for its tile of depthwise results, if one pixel of the widest map has so many bytes."""
+    return -(-max(SCRATCH_BYTES, SCRATCH_PIXELS * pixel) // ALIGNMENT) * ALIGNMENT
+
+
 class _Context:
     """The memory of one run at a time, for one batch size."""
 
     def __init__(self, plan: Plan, batch: int) -> None:
         self.plan, self.batch, self.threads = plan, batch, torch.get_num_threads()
         offsets, arena_bytes = self._lay_out()
-        widest = max(plan.channels) * plan.value_bytes
-        scratch_bytes = -(-max(SCRATCH_BYTES, SCRATCH_PIXELS * widest) // ALIGNMENT) * ALIGNMENT
-        self.arena = torch.zeros(arena_bytes + self.threads * scratch_bytes + ALIGNMENT, dtype=torch.uint8)
+        share = scratch_bytes(max(plan.channels) * plan.value_bytes)
+        self.arena = torch.zeros(arena_bytes + self.threads * share + ALIGNMENT, dtype=torch.uint8)
         self.start = -self.arena.data_ptr() % ALIGNMENT
         self.offsets = offsets
         self.steps = (structs.Step * len(plan.steps))(
@@ -189,7 +204,7 @@ class _Context:
             count=len(plan.steps),
             arena=self.arena.data_ptr() + self.start,
             scratch=arena_bytes,
-            scratch_bytes=scratch_bytes,
+            scratch_bytes=share,
             claims=ctypes.addressof(self.claims),
             batch=batch,
             threads=self.threads,
@@ -234,14 +249,7 @@ class _Context:
             input=source,
             out=result,
             residual=structs.Map(offset=-1) if step.residual is None else self._map(step.residual),
-            depthwise=_address(packed.depthwise),
-            between_bias=_address(packed.between_bias),
-            weights=_address(packed.weights),
-            panels=_address(packed.panels),
-            bias=_address(packed.bias),
-            runs=packed.runs,
-            taps=packed.taps,
-            length=packed.length,
+            **packed.fields(),
             kernel_height=height,
             kernel_width=width,
             stride=stride,
@@ -289,7 +297,3 @@ class _Context:
         value = 4 if index == plan.result else plan.value_bytes
         size = self.batch * (height + 2 * border) * (width + 2 * border) * plan.channels[index] * value
         return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

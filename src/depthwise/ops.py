@@ -1,0 +1,359 @@
+"""A separable convolution with all that stands around it as one operator of PyTorch, `depthwise::separable_conv2d`.
+
+Importing this module registers it: do so before you load a program that was exported with it. What it computes is
+written down in `_compose`; on a CPU with native kernels one pass does it all, and the depthwise result, which is as
+large as the input, lives in a processor's cache only.
+"""
+
+import ctypes
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from depthwise.errors import UsageError, unknown_name
+from depthwise.infer.fuse import Step
+from depthwise.infer.lower import ACTIVATIONS, LANES, Convolution
+from depthwise.infer.plan import ALIGNMENT, KINDS, Packed, pack, scratch_bytes
+from depthwise.native import structs
+from depthwise.native.library import library
+
+__all__ = ["separable_conv2d"]
+
+_SCHEMA = (
+    "(Tensor x, Tensor depthwise_weight, Tensor? depthwise_bias, Tensor pointwise_weight, Tensor? bias=None, "
+    "Tensor? residual=None, *, int stride=1, int[4] padding=0, bool relu_first=False, str between='nothing', "
+    "str activation='nothing') -> Tensor"
+)
+
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "nothing": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "elu": F.elu,
+}
+assert tuple(_FUNCTIONS) == ACTIVATIONS
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What PyTorch leaves out of a call where it is the schema's default."""
+
+    stride: int = 1
+    padding: Sequence[int] = (0, 0, 0, 0)
+    relu_first: bool = False
+    between: str = "nothing"
+    activation: str = "nothing"
+
+
+def separable_conv2d(
+    x: Tensor,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    pointwise_weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int | Sequence[int] = 0,
+    relu_first: bool = False,
+    between: str = "nothing",
+    activation: str = "nothing",
+) -> Tensor:
+    """activation(pointwise(between(depthwise(relu(x)))) + residual): x [N, C, H, W] to channels-last [N, K, H', W'].
+
+    `depthwise_weight` is [C, 1, k, k] and `pointwise_weight` [K, C, 1, 1], with batch norms folded into them and into
+    the biases [C] and [K]; `residual` is [N, K, H', W']. `padding` is zeros on top, left, bottom and right, or on every
+    side; the stride is the depthwise part's. `between` and `activation` are nothing, relu, relu6 or elu.
+
+    It may stand in what torch.compile compiles and torch.export exports, and has gradients by PyTorch's own operators.
+    Native on a CPU in float32 and bfloat16. Weights are packed when they first come and when they have changed; a
+    change through `.data`, which PyTorch does not count, is not seen. Raises UsageError for shapes that do not go
+    together. Source: Chollet 2017, section 2.
+    """
+    sides = [padding] * 4 if isinstance(padding, int) else list(padding)
+    result: Tensor = torch.ops.depthwise.separable_conv2d(
+        x,
+        depthwise_weight,
+        depthwise_bias,
+        pointwise_weight,
+        bias,
+        residual,
+        stride=stride,
+        padding=sides,
+        relu_first=relu_first,
+        between=between,
+        activation=activation,
+    )
+    return result
+
+
+@torch.library.custom_op("depthwise::separable_conv2d", mutates_args=(), schema=_SCHEMA)
+def _operator(
+    x: Tensor,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    pointwise_weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    **keywords: Any,
+) -> Tensor:
+    options = _Options(**keywords)
+    tensors = (x, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual)
+    shape = _result_shape(options, *tensors)
+    native = (
+        library.handle is not None
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and all(tensor is None or tensor.device.type == "cpu" for tensor in tensors)
+        and x.numel() > 0
+    )
+    if not native:
+        return _compose(options, *tensors).contiguous(memory_format=torch.channels_last)
+    packed = _packed(depthwise_weight, depthwise_bias, pointwise_weight, bias, x.dtype)
+    return _run(options, x, packed, residual, shape, depthwise_weight.shape[2])
+
+
+@_operator.register_fake
+def _(x: Tensor, *others: Any, **keywords: Any) -> Tensor:
+    shape = _result_shape(_Options(**keywords), x, *others)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _compose(
+    options: _Options,
+    x: Tensor,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    pointwise_weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """The definition, in PyTorch's own operators and in the type of `x`."""
+
+    def cast(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(x.dtype)
+
+    top, left, bottom, right = options.padding
+    with torch.autocast(x.device.type, enabled=False):
+        y = F.pad(F.relu(x) if options.relu_first else x, (left, right, top, bottom))
+        y = F.conv2d(y, depthwise_weight.to(x.dtype), cast(depthwise_bias), options.stride, groups=x.shape[1])
+        y = F.conv2d(_FUNCTIONS[options.between](y), pointwise_weight.to(x.dtype), cast(bias))
+        return _FUNCTIONS[options.activation](y if residual is None else y + residual)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
+    ctx.options = _Options(**keyword_only_inputs)
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """The definition's gradients; the maps between are computed again, as nothing kept them."""
+    twice = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases, lest what `x` comes from be gone through too where it has a weight in common with this.
+        tensors: list[Any] = [
+            None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors
+        ]
+        # Behind the last tensor given nothing is asked for.
+        wanted = [tensor for tensor, needed in zip(tensors, ctx.needs_input_grad, strict=False) if needed]
+        y = _compose(ctx.options, *tensors)
+        gradients = iter(torch.autograd.grad(y, wanted, gradient, create_graph=twice))
+    return tuple(next(gradients) if needed else None for needed in ctx.needs_input_grad)
+
+
+_operator.register_autograd(_backward, setup_context=_keep)
+
+
+def _result_shape(
+    options: _Options,
+    x: Tensor,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    pointwise_weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> tuple[int, int, int, int]:
+    """[N, K, H', W'] of what goes together."""
+    stride, padding = options.stride, options.padding
+    for kind in (options.between, options.activation):
+        if kind not in ACTIVATIONS:
+            raise unknown_name("activation", kind, ACTIVATIONS)
+    if stride < 1 or len(padding) != 4 or min(padding) < 0:
+        raise UsageError(
+            f"stride={stride}, padding={list(padding)} is none: take a stride from 1 on and four sides from 0 on"
+        )
+    if x.ndim != 4 or depthwise_weight.ndim != 4 or pointwise_weight.ndim != 4:
+        raise UsageError(
+            f"x, depthwise and pointwise weight have {x.ndim}, {depthwise_weight.ndim} and {pointwise_weight.ndim} "
+            "dimensions: give [N, C, H, W], [C, 1, k, k] and [K, C, 1, 1]"
+        )
+    (batch, channels, height, width), outputs = x.shape, pointwise_weight.shape[0]
+    kernel = depthwise_weight.shape[2]
+    top, left, bottom, right = padding
+    out_height = (height + top + bottom - kernel) // stride + 1
+    out_width = (width + left + right - kernel) // stride + 1
+    if height + top + bottom < kernel or width + left + right < kernel:
+        raise UsageError(
+            f"a map of {height}x{width}, padded by {list(padding)}, is smaller than the kernel of {kernel}x{kernel}: "
+            "pad it"
+        )
+    shape = (batch, outputs, out_height, out_width)
+    for name, tensor, expected in (
+        ("the depthwise weight", depthwise_weight, (channels, 1, kernel, kernel)),
+        ("the depthwise bias", depthwise_bias, (channels,)),
+        ("the pointwise weight", pointwise_weight, (outputs, channels, 1, 1)),
+        ("the bias", bias, (outputs,)),
+        ("the residual", residual, shape),
+    ):
+        if tensor is not None and tuple(tensor.shape) != expected:
+            raise UsageError(
+                f"{name} is {list(tensor.shape)}: for x {list(x.shape)} it must be {list(expected)}"
+            )
+    if residual is not None and residual.dtype != x.dtype:
+        raise UsageError(f"the residual is {residual.dtype} and x {x.dtype}: give both in one type")
+    return shape
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Packed weights, the tensors they are made of, and the state that these and the kernels were in."""
+
+    tensors: tuple[Callable[[], Tensor | None], ...]
+    state: tuple[Any, ...]
+    packed: Packed
+
+
+_entries = WeakIdKeyDictionary()
+"""By pointwise weight; an entry goes when that tensor goes."""
+_lock = threading.Lock()
+
+
+def _packed(
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    pointwise_weight: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Packed:
+    tensors = (depthwise_weight, depthwise_bias, pointwise_weight, bias)
+    if any(tensor is not None and tensor.is_inference() for tensor in tensors):
+        return _pack(*tensors, dtype)  # nobody counts the changes of such a tensor
+    counts = [None if tensor is None else (tensor._version, tensor.data_ptr()) for tensor in tensors]
+    state = (library.path, dtype, *counts)
+    with _lock:
+        entry: _Entry | None = _entries.get(pointwise_weight)
+        if (
+            entry is None
+            or entry.state != state
+            or any(one() is not other for one, other in zip(entry.tensors, tensors, strict=True))
+        ):
+            references = tuple(
+                (lambda: None) if tensor is None else weakref.ref(tensor) for tensor in tensors
+            )
+            entry = _Entry(references, state, _pack(*tensors, dtype))
+            _entries[pointwise_weight] = entry
+    return entry.packed
+
+
+def _pack(
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    pointwise_weight: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Packed:
+    """As a plan has them."""
+
+    def convolution(weight: Tensor, bias: Tensor | None) -> Convolution:
+        bias = torch.zeros(len(weight)) if bias is None else bias.detach().float()
+        return Convolution(0, weight.detach().float(), bias, 1, (0, 0, 0, 0), 1)
+
+    step = Step(
+        "convolution",
+        0,
+        0,
+        depthwise=convolution(depthwise_weight, depthwise_bias),
+        product=convolution(pointwise_weight, bias),
+    )
+    inputs, outputs = (_filled(len(weight)) for weight in (depthwise_weight, pointwise_weight))
+    return pack(step, inputs, outputs, bf16=dtype == torch.bfloat16)
+
+
+def _run(
+    options: _Options,
+    x: Tensor,
+    packed: Packed,
+    residual: Tensor | None,
+    shape: tuple[int, int, int, int],
+    kernel: int,
+) -> Tensor:
+    """A plan of one step, whose maps are tensors: their offsets count from the first of them in memory."""
+    assert library.handle is not None
+    batch, outputs, height, width = shape
+    threads = torch.get_num_threads()
+    source = _filled_map(x, options.padding)
+    added = None if residual is None else _filled_map(residual, (0, 0, 0, 0))
+    y = x.new_empty(batch, height, width, _filled(outputs))
+    share = scratch_bytes(source.shape[3] * x.element_size())
+    scratch = torch.empty(threads * share + ALIGNMENT, dtype=torch.uint8)
+    start = scratch.data_ptr() + -scratch.data_ptr() % ALIGNMENT
+    first = min(tensor.data_ptr() for tensor in (source, added, y, scratch) if tensor is not None)
+
+    def place(tensor: Tensor | None) -> structs.Map:
+        if tensor is None:
+            return structs.Map(offset=-1)
+        _, height, width, channels = tensor.shape
+        return structs.Map(
+            offset=tensor.data_ptr() - first, height=height, width=width, channels=channels, pixel=channels
+        )
+
+    step = structs.Step(
+        input=place(source),
+        out=place(y),
+        residual=place(added),
+        **packed.fields(),
+        kernel_height=kernel,
+        kernel_width=kernel,
+        stride=options.stride,
+        kind=KINDS.index("convolution"),
+        relu_first=options.relu_first,
+        between=ACTIVATIONS.index(options.between),
+        activation=ACTIVATIONS.index(options.activation),
+    )
+    claims = ctypes.c_int64()
+    library.handle.depthwise_run_plan(
+        ctypes.byref(
+            structs.Run(
+                steps=ctypes.addressof(step),
+                count=1,
+                arena=first,
+                scratch=start - first,
+                scratch_bytes=share,
+                claims=ctypes.addressof(claims),
+                batch=batch,
+                threads=threads,
+                bf16=x.dtype == torch.bfloat16,
+            )
+        )
+    )
+    result = y[..., :outputs].permute(0, 3, 1, 2)
+    return result if outputs == y.shape[3] else result.clone(memory_format=torch.channels_last)
+
+
+def _filled(channels: int) -> int:
+    return -(-channels // LANES) * LANES
+
+
+def _filled_map(x: Tensor, padding: Sequence[int]) -> Tensor:
+    """x [N, C, H, W] as [N, H, W, C], padded and with its channels filled up; x's own memory if it lies like that."""
+    top, left, bottom, right = padding
+    rows, more = x.permute(0, 2, 3, 1), _filled(x.shape[1]) - x.shape[1]
+    if more or any(padding):
+        rows = F.pad(rows, (0, more, left, right, top, bottom))
+    return rows.contiguous()
