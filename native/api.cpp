@@ -1,14 +1,45 @@
 // The C interface: raw pointers and sizes, dispatched to the best instruction set of the machine.
 #include <cstring>
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "kernels.h"
 #include "parallel.h"
 
 ThreadPool thread_pool = {nullptr, nullptr, nullptr};
 
+#ifdef __x86_64__
+// Whether processor and system have tiles, let this process use them, and they do what they should.
+static bool has_tiles() {
+#if defined(NATIVE_AMX_EMULATED)
+    return amx_works();
+#elif defined(__linux__)
+    constexpr unsigned BF16 = 1 << 22, TILE = 1 << 24, INT8 = 1 << 25, STATE = 3 << 17;
+    unsigned eax, ebx, ecx, edx, low, high;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || ~edx & (BF16 | TILE | INT8)) return false;
+    asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));  // what the system keeps of a thread
+    if (~low & STATE) return false;
+    // Linux has room for the state of tiles only if a process asks, and not if one of its signal stacks is too small.
+    constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
+    return !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) && amx_works();
+#else
+    return false;
+#endif
+}
+#endif
+
 static bool supported(const char* isa) {
 #ifdef __x86_64__
     __builtin_cpu_init();
+    if (!std::strcmp(isa, "amx")) {
+        static const bool tiles = supported("avx512bf16") && has_tiles();  // asked once
+        return tiles;
+    }
     if (!std::strcmp(isa, "avx512bf16")) return __builtin_cpu_supports("avx512bf16") && supported("avx512");
     if (!std::strcmp(isa, "avx512"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -23,6 +54,14 @@ static bool supported(const char* isa) {
 static const Kernels* table(const char* isa) {
     if (!supported(isa)) return nullptr;
 #ifdef __x86_64__
+    if (!std::strcmp(isa, "amx")) {
+        static const Kernels with_tiles = [] {
+            Kernels kernels = kernels_avx512bf16;
+            kernels.run_plan = run_plan_amx;
+            return kernels;
+        }();
+        return &with_tiles;
+    }
     if (!std::strcmp(isa, "avx512bf16")) return &kernels_avx512bf16;
     if (!std::strcmp(isa, "avx512")) return &kernels_avx512;
     if (!std::strcmp(isa, "avx2")) return &kernels_avx2;
@@ -34,7 +73,7 @@ static const Kernels* kernels = &kernels_portable;
 
 extern "C" {
 
-// Chooses the instruction set ("avx512bf16", "avx512", "avx2" or "portable"); returns 0 if this machine does not have it.
+// Chooses the instruction set ("amx", "avx512bf16", "avx512", "avx2" or "portable"); returns 0 if this machine does not have it.
 int depthwise_use(const char* isa) {
     const Kernels* chosen = table(isa);
     if (chosen) kernels = chosen;

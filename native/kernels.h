@@ -84,6 +84,13 @@ struct Panel {
     int64_t channels, first;
 };
 
+// Where the stretches of a row of a product lie: `taps` of them next to each other, `pixel` values apart, then those of
+// the next kernel row.
+struct Stretches {
+    int64_t taps, row, pixel;
+    __attribute__((always_inline)) int64_t operator[](int64_t run) const { return run / taps * row + run % taps * pixel; }
+};
+
 struct Step {
     Map in, out, residual;
     const float* depthwise;     // [kernel_height * kernel_width][in.channels], null where nothing stands before the product
@@ -123,3 +130,7 @@ struct Kernels {
 };
 
 extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_avx512bf16;
+
+// Plans on tiles, which is all that the path "amx" has of its own, and whether the tiles of this machine compute.
+void run_plan_amx(const Run&);
+bool amx_works();

@@ -12,6 +12,9 @@
 
 #include "parallel.h"
 #include "simd.h"
+#ifdef NATIVE_AMX
+#include "amx.h"
+#endif
 
 namespace NATIVE_ISA {
 
@@ -20,6 +23,11 @@ constexpr int ROWS = WIDTH >= 8 ? 6 : 2;
 constexpr int VECTORS = WIDTH == 8 ? 2 : 4;
 constexpr int64_t PANEL = VECTORS * WIDTH;
 constexpr int64_t MOST_PIXELS = 384;               // in a tile, up to a group of rows
+#ifdef NATIVE_AMX
+constexpr int64_t PIXEL_GROUP = TILE_ROWS;         // no tile but the last has a part of one
+#else
+constexpr int64_t PIXEL_GROUP = 1;
+#endif
 constexpr int64_t TILE_BYTES = 288 << 10;          // of rows to multiply: they stay in the second-level cache
 
 static_assert(9 * ROWS <= 54, "the caller makes room for tiles of 54 pixels, however deep they are");
@@ -50,12 +58,6 @@ struct Activate {
             for (int i = 0; i < WIDTH; i++) v[i] = v[i] > 0 ? v[i] : std::expm1(v[i]);
         return at_most<WIDTH>(at_least<WIDTH>(v, low), high);
     }
-};
-
-// Where the stretches of a row lie: `taps` of them next to each other, `pixel` apart, then those of the next kernel row.
-struct Stretches {
-    int64_t taps, row, pixel;
-    INLINE int64_t operator[](int64_t run) const { return run / taps * row + run % taps * pixel; }
 };
 
 // sums[R][N * WIDTH] = bias + rows times panel: `runs` stretches of `length` values of each row, and the panel's
@@ -183,6 +185,36 @@ void finish_tile(const Step& s, const T* const* rows, Stretches at, const T* con
     }
 }
 
+#ifdef NATIVE_AMX
+static_assert(MOST_PIXELS <= MOST_ROWS && MOST_PIXELS % PIXEL_GROUP == 0 && 8 * ROWS % PIXEL_GROUP == 0);
+
+// The same on tiles, if stretches are of whole groups of 16 values. `scratch` has the rows or room for them.
+template <class T, class Out>
+void finish_on_tiles(const Step& s, const T* const* rows, Stretches at, const T* const* residual, Out* const* out,
+                     int64_t pixels, T* scratch) {
+    const Activate activate(s.activation);
+    const auto finish = [&](int64_t first, int64_t count, int64_t c, int vectors, const auto* sums) {
+        for (int64_t m = 0; m < count; m++)
+            for (int n = 0; n < vectors; n++, sums += WIDTH) {
+                F<WIDTH> v = load<WIDTH>(sums) + load<WIDTH>(s.bias + c + n * WIDTH);
+                if (residual) v += load<WIDTH>(residual[first + m] + c + n * WIDTH);
+                store<WIDTH>(out[first + m] + c + n * WIDTH, activate(v));
+            }
+    };
+    TileProduct<T, decltype(finish)> product(s.runs, s.length, finish);
+    const T* weights = static_cast<const T*>(s.weights);
+    int64_t c = 0, first = -1;
+    for (const Panel* panel = s.panels; c < s.out.channels; panel++) {
+        if (panel->first != first) product.read(rows, first = panel->first, pixels, at, rows[0] == scratch, scratch);
+        const T* next = weights + s.runs * s.length * panel->channels;
+        const bool last = c + panel->channels == s.out.channels;
+        product.multiply(weights, c, static_cast<int>(panel->channels / WIDTH), last ? s.weights : next);
+        weights = next;
+        c += panel->channels;
+    }
+}
+#endif
+
 // `X` pixels side by side of the depthwise convolution, all channels, with the ReLU before and the activation behind.
 // K and S are kernel and stride, if they are known; else X is 1 and K is 0.
 template <class T, int K, int S, int X>
@@ -267,7 +299,12 @@ void convolve_tile(const Step& s, char* arena, int64_t begin, int64_t end, T* sc
             }
         return;
     }
-    finish_tile(s, rows, Stretches{s.taps, in.row, in.pixel}, s.residual.offset < 0 ? nullptr : added, to, end - begin);
+    const Stretches at{s.taps, in.row, in.pixel};
+    const T* const* plus = s.residual.offset < 0 ? nullptr : added;
+#ifdef NATIVE_AMX
+    if (s.length % REST == 0) return finish_on_tiles(s, rows, at, plus, to, end - begin, scratch);
+#endif
+    finish_tile(s, rows, at, plus, to, end - begin);
 }
 
 // A row of windows' largest values, or of their means.
@@ -367,10 +404,10 @@ struct Tiles {
             case CONVOLUTION: {
                 const int64_t pixels = batch * s.out.height * s.out.width;
                 const int64_t fit = TILE_BYTES / static_cast<int64_t>(sizeof(T) * s.runs * s.length);
-                const int64_t most = std::min(MOST_PIXELS, std::max<int64_t>(8 * ROWS, fit));
+                const int64_t most = std::min(MOST_PIXELS, std::max<int64_t>(8 * ROWS, fit / PIXEL_GROUP * PIXEL_GROUP));
                 // As many claims as make equal shares of all threads.
                 const int64_t claims = (pixels + most * threads - 1) / (most * threads) * threads;
-                return {(pixels + claims - 1) / claims, pixels};
+                return {((pixels + claims - 1) / claims + PIXEL_GROUP - 1) / PIXEL_GROUP * PIXEL_GROUP, pixels};
             }
             case MEAN: return {1, batch * s.in.channels / WIDTH};
             default: return {1, batch * s.out.height};
@@ -399,9 +436,15 @@ void run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, T* scra
 template <class T>
 void run_share(const Run& run, Team& team, int index, int threads) {
     T* scratch = reinterpret_cast<T*>(run.arena + run.scratch + index * run.scratch_bytes);
+#ifdef NATIVE_AMX
+    Configuration configuration;
+#endif
     for (int64_t i = 0; i < run.count; i++) {
         const Step& s = run.steps[i];
         const Tiles tiles = Tiles::of(s, run.batch, run.threads, T{});
+#ifdef NATIVE_AMX
+        if (s.kind == CONVOLUTION) configuration.use<T>();
+#endif
         if (index == threads - 1 && s.out.border) clear_border<T>(s.out, run.arena, run.batch);
         for (;;) {
             const int64_t begin = team.claim(i) * tiles.size;
@@ -415,7 +458,10 @@ void run_share(const Run& run, Team& team, int index, int threads) {
 void run_plan(const Run& run) {
     Team team(run.claims, run.count);
     on_all_threads(run.threads, [&](int index, int threads) {
-        run.bf16 ? run_share<bf16>(run, team, index, threads) : run_share<float>(run, team, index, threads);
+#ifndef NATIVE_AMX  // whose plans all hold bfloat16
+        if (!run.bf16) return run_share<float>(run, team, index, threads);
+#endif
+        run_share<bf16>(run, team, index, threads);
     });
 }
 

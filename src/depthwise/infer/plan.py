@@ -15,7 +15,7 @@ from depthwise.native.library import library
 
 KINDS = ("input", "convolution", "pool", "mean", "sum", "average")
 ALIGNMENT = 64
-SCRATCH_BYTES = (288 << 10) + 64  # of a thread's tile of depthwise results, at least
+SCRATCH_BYTES = (288 << 10) + 64  # of a thread's tile of rows to multiply, at least
 SCRATCH_PIXELS = 54
 QUAD = 4  # what the windows of grouped convolutions are multiples of: as many as any precision multiplies at once
 
@@ -180,9 +180,9 @@ def _filled(values: Tensor, channels: int) -> Tensor:
     return torch.nn.functional.pad(values.float(), (0, channels - values.shape[-1])).contiguous()
 
 
-def scratch_bytes(pixel: int) -> int:
-    """What a thread needs for its tile of depthwise results, if one pixel of the widest map has so many bytes."""
-    return -(-max(SCRATCH_BYTES, SCRATCH_PIXELS * pixel) // ALIGNMENT) * ALIGNMENT
+def scratch_bytes(row: int) -> int:
+    """What a thread needs for its tile of rows to multiply, the longest of which has so many bytes."""
+    return -(-max(SCRATCH_BYTES, SCRATCH_PIXELS * row) // ALIGNMENT) * ALIGNMENT
 
 
 class _Context:
@@ -191,7 +191,8 @@ class _Context:
     def __init__(self, plan: Plan, batch: int) -> None:
         self.plan, self.batch, self.threads = plan, batch, torch.get_num_threads()
         offsets, arena_bytes = self._lay_out()
-        share = scratch_bytes(max(plan.channels) * plan.value_bytes)
+        longest = max(packed.runs * packed.length for packed in plan.packed)
+        share = scratch_bytes(longest * plan.value_bytes)
         self.arena = torch.zeros(arena_bytes + self.threads * share + ALIGNMENT, dtype=torch.uint8)
         self.start = -self.arena.data_ptr() % ALIGNMENT
         self.offsets = offsets

@@ -6,7 +6,7 @@ channels-last maps in float32 or bfloat16. Wherever that does not apply (another
 no compiler when the package was installed) they run PyTorch's own operators: same arguments, same meaning.
 
 Results are the same bits for any number of threads, which is `torch.get_num_threads()`. Set `DEPTHWISE_NATIVE` to
-`off`, `portable`, `avx2` or `avx512` to force a path; the default is the best that the machine has.
+`off` or one of `PATHS` to force a path; the default is the best that the machine has.
 """
 
 from depthwise.native.fused import applies, batch_norm_act, depthwise_conv2d, max_pool2d, watched

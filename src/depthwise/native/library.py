@@ -8,7 +8,7 @@ from pathlib import Path
 from depthwise.errors import DepthwiseError
 from depthwise.native import structs
 
-PATHS = ("avx512bf16", "avx512", "avx2", "portable")
+PATHS = ("amx", "avx512bf16", "avx512", "avx2", "portable")
 
 
 class Library:

@@ -1,0 +1,160 @@
+"""Plans on tiles (AMX) against plans on AVX-512, on a build whose tile instructions are C++ functions.
+
+Those follow Intel's manual and end the process where the processor would raise an exception. Steps are the same but for
+the order in which products are summed.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from depthwise import native
+from depthwise.errors import DepthwiseError
+from depthwise.infer.compiled import compile
+from depthwise.layers import ConvNorm, PointwiseConv2d, Residual, SeparableConv2d, conv2d
+from depthwise.models import create_model
+from depthwise.native.library import _load, library
+
+SOURCES = Path(__file__).parents[2] / "native"
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-trapping-math", "-Wno-psabi", "-fPIC", "-shared")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the emulated kernels; what they share with the other paths stays in the library installed."""
+    assert library.loaded is not None, library.reason
+    try:
+        native.use("avx512bf16")
+    except DepthwiseError as error:
+        pytest.skip(f"Tiles are for processors that have AVX-512 with bfloat16 as well: {error}")
+    finally:
+        native.use("best")
+    folder = tmp_path_factory.mktemp("emulated")
+    sources = (SOURCES / "isa_amx.cpp", SOURCES / "api.cpp", library.loaded._name)
+    command = ("g++", *FLAGS, "-DNATIVE_AMX_EMULATED", *sources, "-o", folder / "_kernels.so")
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+Runner = Callable[..., list[Tensor]]
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Runner:
+    """run(path, network, *batches): what the network compiled in bfloat16 says; "amx" is the emulated one."""
+    installed = library.loaded
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEPTHWISE_KERNELS", str(folder))
+        emulated, reason = _load()
+    assert emulated is not None, reason
+
+    def run(path: str, network: nn.Module, *batches: Tensor) -> list[Tensor]:
+        library.loaded = emulated if path == "amx" else installed
+        try:
+            native.use(path)
+            compiled = compile(network.eval(), batches[0][:1], precision="bf16")
+            return [compiled(x) for x in batches]
+        finally:
+            library.loaded = installed
+            native.use("best")
+
+    return run
+
+
+def assert_same(run: Runner, tolerance: float, network: nn.Module, *batches: Tensor) -> None:
+    """On tiles and on vectors, relative to the largest value."""
+    for actual, expected in zip(
+        run("amx", network, *batches), run("avx512bf16", network, *batches), strict=True
+    ):
+        assert float((actual - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
+ONE_STEP = 3e-6
+"""Of a step whose result stays float32: what the order of a sum changes."""
+
+NETWORK = 3e-2
+"""What it comes to where every map is rounded to bfloat16, as far as that is from float32 itself."""
+
+
+@pytest.mark.parametrize("channels", [(1, 17), (3, 33), (17, 48), (33, 1), (48, 728), (728, 96), (64, 80)])
+@pytest.mark.parametrize("kind", ["separable", "1x1", "3x3"])
+@pytest.mark.parametrize(("stride", "size"), [(1, (13, 19)), (2, (20, 33))])
+def test_a_step_of_any_shape(
+    run: Runner, channels: tuple[int, int], kind: str, stride: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    separable = kind == "separable"
+    layer = (
+        SeparableConv2d(*channels, 3, stride)
+        if separable
+        else conv2d(*channels, int(kind[0]), stride, "same")
+    )
+    # The images' own few values are no case for tiles; the map between them and the layer is one.
+    network = nn.Sequential(conv2d(3, channels[0], 3, 1, "same"), nn.ReLU(), layer)
+    assert_same(run, ONE_STEP, network, torch.randn(1, 3, *size), torch.randn(5, 3, *size))
+
+
+@pytest.mark.parametrize("channels", [(16, 20), (24, 48), (128, 72)])
+def test_groups(run: Runner, channels: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    inputs, outputs = (4 * count for count in channels)
+    network = nn.Sequential(
+        conv2d(3, inputs, 3, 1, "same"), nn.ReLU(), conv2d(inputs, outputs, 3, 1, "same", groups=4)
+    )
+    assert_same(run, ONE_STEP, network, torch.randn(1, 3, 9, 21), torch.randn(5, 3, 9, 21))
+
+
+def test_a_residual_and_an_activation(run: Runner) -> None:
+    torch.manual_seed(0)
+    block = Residual(ConvNorm(PointwiseConv2d(40, 40), 40, nn.Identity), nn.Identity(), nn.ELU)
+    network = nn.Sequential(conv2d(3, 40, 3, 1, "same"), nn.ReLU(), block)
+    assert_same(run, ONE_STEP, network, torch.randn(1, 3, 9, 11), torch.randn(5, 3, 9, 11))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("xception", {}),
+        ("mobilenet_v2", {}),
+        ("resnet50", {}),
+        ("resnext50_32x4d", {}),
+        ("vgg16_bn", {}),
+        ("inception_v3", {"width": 1.0}),
+    ],
+)
+def test_whole_networks(run: Runner, name: str, arguments: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    arguments = {"num_classes": 10, "in_channels": 1, "stem": "small", "width": 0.25} | arguments
+    network = create_model(name, **arguments)
+    assert_same(run, NETWORK, network, torch.randn(1, 1, 33, 40), torch.randn(5, 1, 33, 40))
+
+
+def test_bits_do_not_depend_on_the_threads(run: Runner) -> None:
+    torch.manual_seed(0)
+    network = create_model("xception", num_classes=10, stem="small", width=0.25)
+    x = torch.randn(2, 3, 32, 32)
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results += run("amx", network, x)
+    torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def status(folder: Path, **environment: str) -> str:
+    environment = {**os.environ, "DEPTHWISE_KERNELS": str(folder), "DEPTHWISE_NATIVE": "best"} | environment
+    command = [sys.executable, "-c", "from depthwise import native; print(native.status())"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_tiles_are_the_first_choice_unless_they_compute_wrongly(folder: Path) -> None:
+    assert "(amx)" in status(folder)
+    assert "(avx512bf16)" in status(folder, NATIVE_AMX_WRONG="bf16")
+    assert "(avx512bf16)" in status(folder, NATIVE_AMX_WRONG="int8")
