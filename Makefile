@@ -1,5 +1,6 @@
 # make demo    train on scikit-learn's digits, then name the digits on pictures that the training has not seen
 # make test    run the tests          make lint    check style and types
+# make sanitize  test the kernels in a build that watches over memory and undefined behaviour
 # make bench   run the benchmarks     make clean   remove the environment and the caches, never runs/
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PICTURES := runs/held-out
 # What an installation is made of. The Python code is used where it stands.
 INSTALLED := pyproject.toml setup.py $(wildcard native/*)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint sanitize bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -34,6 +35,22 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# The folder of these kernels; the tests that are quick in them and start no other program. What runs on AVX-512 alone
+# runs with bfloat16 too.
+SANITIZED := build/sanitize
+SANITIZED_TESTS := tests/test_native.py tests/infer/test_compiled.py tests/test_ops.py
+NOT_SANITIZED := 299 or whole_networks or environment or another_version or allocator or compiles or exported or fault or avx512- or [avx512]
+
+# First of all, the kernels of this build are there to be tested: without kernels most tests would have nothing to do.
+sanitize: $(VENV)/installed-dev
+	DEPTHWISE_CFLAGS="-O1 -g1 -fsanitize=address,undefined -fno-omit-frame-pointer -w" \
+		$(BIN)/python setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
+	@export DEPTHWISE_KERNELS="$(CURDIR)/$(SANITIZED)/depthwise/native" \
+		LD_PRELOAD="$$(for name in asan ubsan stdc++; do $(CXX) -print-file-name=lib$$name.so; done | xargs)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 OMP_NUM_THREADS=2; \
+	$(BIN)/python -c "from depthwise import native; native.use('portable')" && \
+	$(BIN)/python -m pytest --numprocesses 2 $(SANITIZED_TESTS) -k "not ($(NOT_SANITIZED))"
 
 bench: $(VENV)/installed-dev
 	@for script in benchmarks/*.py; do echo "== $$script" && $(BIN)/python "$$script" || exit 1; done

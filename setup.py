@@ -1,5 +1,6 @@
 """Builds the native kernels if a C++ compiler is there; without one the package installs and runs on PyTorch alone."""
 
+import os
 from glob import glob
 
 from pybind11.setup_helpers import ParallelCompile
@@ -25,6 +26,7 @@ setup(
                 "-ffp-contract=fast",
                 "-Wno-psabi",
                 "-Wno-maybe-uninitialized",  # GCC 12 means its own header of intrinsics
+                *os.environ.get("DEPTHWISE_CFLAGS", "").split(),  # for a build with sanitizers
             ],
             optional=True,
         )

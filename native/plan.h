@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "fence.h"
 #include "parallel.h"
 #include "simd.h"
 #ifdef NATIVE_AMX
@@ -445,6 +446,14 @@ void run_share(const Run& run, Team& team, int index, int threads) {
 #ifdef NATIVE_AMX
         if (s.kind == CONVOLUTION) configuration.use<T>();
 #endif
+        if (FENCED) {
+            if (index == 0) allow_maps<T>(run, s, true);
+#ifndef NATIVE_AMX  // whose groups of rows may reach behind the last pixel
+            allow(false, scratch, run.scratch_bytes);
+            allow(true, scratch, s.depthwise ? tiles.size * s.in.channels * static_cast<int64_t>(sizeof(T)) : 0);
+#endif
+            team.wait(threads);
+        }
         if (index == threads - 1 && s.out.border) clear_border<T>(s.out, run.arena, run.batch);
         for (;;) {
             const int64_t begin = team.claim(i) * tiles.size;
@@ -452,17 +461,21 @@ void run_share(const Run& run, Team& team, int index, int threads) {
             run_tile<T>(run, s, begin, std::min(begin + tiles.size, tiles.total), scratch);
         }
         team.wait(threads);
+        if (FENCED && index == 0) allow_maps<T>(run, s, false);
     }
+    allow(true, scratch, run.scratch_bytes);
 }
 
 void run_plan(const Run& run) {
     Team team(run.claims, run.count);
+    allow_arena(run, false);
     on_all_threads(run.threads, [&](int index, int threads) {
 #ifndef NATIVE_AMX  // whose plans all hold bfloat16
         if (!run.bf16) return run_share<float>(run, team, index, threads);
 #endif
         run_share<bf16>(run, team, index, threads);
     });
+    allow_arena(run, true);
 }
 
 }  // namespace NATIVE_ISA

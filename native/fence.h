@@ -1,0 +1,46 @@
+// All maps of a plan share one arena, whose ends are all that the address sanitizer knows of. In a build with it, a step
+// may touch its own maps and nothing else of the arena: what strays from one map into another is found. Other builds
+// know nothing of this.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.h"
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace NATIVE_ISA {
+
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool FENCED = true;
+
+inline void allow(bool allowed, const void* begin, int64_t bytes) {
+    (allowed ? __asan_unpoison_memory_region : __asan_poison_memory_region)(begin, static_cast<size_t>(bytes));
+}
+#else
+constexpr bool FENCED = false;
+
+inline void allow(bool, const void*, int64_t) {}
+#endif
+
+// Maps of one step by itself may lie anywhere, in memory of their own.
+inline bool fenced(const Run& run) { return FENCED && run.count > 1; }
+
+inline void allow_arena(const Run& run, bool allowed) {
+    if (fenced(run)) allow(allowed, run.arena, run.scratch);
+}
+
+// The maps of `s`, whose values are of type T.
+template <class T>
+void allow_maps(const Run& run, const Step& s, bool allowed) {
+    if (!fenced(run)) return;
+    for (const Map* map : {&s.in, &s.out, &s.residual}) {
+        const int64_t pixels = run.batch * (map->height + 2 * map->border) * (map->width + 2 * map->border);
+        const int64_t value = map == &s.out && s.float_out ? sizeof(float) : sizeof(T);
+        if (map->offset >= 0) allow(allowed, run.arena + map->offset, pixels * map->pixel * value);
+    }
+}
+
+}  // namespace NATIVE_ISA
