@@ -77,7 +77,7 @@ struct Map {
 };
 
 enum Kind { INPUT, CONVOLUTION, POOL, MEAN, SUM, AVERAGE };
-enum Activation { NOTHING, RELU, RELU6, ELU };
+enum Activation { NOTHING, RELU, RELU6, ELU, SIGMOID, SILU, HARD_SIGMOID, HARD_SWISH };
 
 // So many output channels next to each other, whole vectors, and the first of the input channels that they read.
 struct Panel {
@@ -92,7 +92,7 @@ struct Stretches {
 };
 
 struct Step {
-    Map in, out, residual;
+    Map in, out, residual, gate;
     const float* depthwise;     // [kernel_height * kernel_width][in.channels], null where nothing stands before the product
     const float* between_bias;  // [in.channels] or null
     const void* weights;        // of each panel [runs * length][channels]; bfloat16 in pairs of rows;
@@ -101,7 +101,7 @@ struct Step {
     const float* bias;          // [out.channels]
     int64_t runs, taps, length; // a row of the product: so many stretches, `taps` of them in a kernel row, of so many values
     int64_t kernel_height, kernel_width, stride, pad_top, pad_left;
-    int32_t kind, relu_first, between, activation, float_out, count_padding;
+    int32_t kind, relu_first, between, activation, largest, float_out, count_padding;
 };
 
 struct Run {

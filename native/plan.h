@@ -46,18 +46,29 @@ struct Place {
     T* at(int64_t n, int64_t y, int64_t x) const { return origin + n * image + y * row + x * pixel; }
 };
 
-// What an activation does to a vector: a clamp, but for ELU.
+// What an activation does to a vector.
 struct Activate {
+    int kind;
     F<WIDTH> low, high;
-    bool elu;
     explicit Activate(int activation)
-        : low(zero<WIDTH>() + (activation == RELU || activation == RELU6 ? 0.0f : -HUGE_VALF)),
-          high(zero<WIDTH>() + (activation == RELU6 ? 6.0f : HUGE_VALF)),
-          elu(activation == ELU) {}
+        : kind(activation),
+          low(zero<WIDTH>() + (activation == RELU || activation == RELU6 ? 0.0f : -HUGE_VALF)),
+          high(zero<WIDTH>() + (activation == RELU6 ? 6.0f : HUGE_VALF)) {}
     INLINE F<WIDTH> operator()(F<WIDTH> v) const {
-        if (elu)
-            for (int i = 0; i < WIDTH; i++) v[i] = v[i] > 0 ? v[i] : std::expm1(v[i]);
-        return at_most<WIDTH>(at_least<WIDTH>(v, low), high);
+        return kind <= RELU6 ? at_most<WIDTH>(at_least<WIDTH>(v, low), high) : curve(kind, v);
+    }
+    // What is more than a clamp.
+    __attribute__((noinline)) static F<WIDTH> curve(int kind, F<WIDTH> v) {
+        const F<WIDTH> one = zero<WIDTH>() + 1.0f;
+        switch (kind) {
+            case ELU:
+                for (int i = 0; i < WIDTH; i++) v[i] = v[i] > 0 ? v[i] : std::expm1(v[i]);
+                return v;
+            case SIGMOID: return one / (one + exponential<WIDTH>(-v));
+            case SILU: return v / (one + exponential<WIDTH>(-v));
+        }
+        const F<WIDTH> hard = at_most<WIDTH>(at_least<WIDTH>(v + 3.0f, zero<WIDTH>()), 6.0f * one) / 6.0f;
+        return kind == HARD_SWISH ? v * hard : hard;
     }
 };
 
@@ -144,6 +155,11 @@ __attribute__((noinline)) void multiply(const bf16* const* rows, int64_t runs, S
         for (int n = 0; n < N; n++) store<WIDTH>(sums + (m * N + n) * WIDTH, settled<WIDTH>(sum[m][n]));
 }
 
+// What a step does with its residual: v + residual, or the larger of the two.
+INLINE F<WIDTH> join(const Step& s, F<WIDTH> v, F<WIDTH> residual) {
+    return s.largest ? at_least<WIDTH>(v, residual) : v + residual;
+}
+
 // One panel times all rows of a tile; residual and activation come on the way out.
 template <int N, class T, class Out>
 void multiply_panel(const Step& s, int64_t c, int64_t first_input, const T* panel, const T* const* rows, Stretches at, int64_t pixels,
@@ -162,7 +178,7 @@ void multiply_panel(const Step& s, int64_t c, int64_t first_input, const T* pane
         for (int64_t m = 0; m < count; m++)
             for (int n = 0; n < N; n++) {
                 F<WIDTH> v = load<WIDTH>(sums + (m * N + n) * WIDTH);
-                if (residual) v += load<WIDTH>(residual[first + m] + c + n * WIDTH);
+                if (residual) v = join(s, v, load<WIDTH>(residual[first + m] + c + n * WIDTH));
                 store<WIDTH>(out[first + m] + c + n * WIDTH, activate(v));
             }
     }
@@ -198,7 +214,7 @@ void finish_on_tiles(const Step& s, const T* const* rows, Stretches at, const T*
         for (int64_t m = 0; m < count; m++)
             for (int n = 0; n < vectors; n++, sums += WIDTH) {
                 F<WIDTH> v = load<WIDTH>(sums) + load<WIDTH>(s.bias + c + n * WIDTH);
-                if (residual) v += load<WIDTH>(residual[first + m] + c + n * WIDTH);
+                if (residual) v = join(s, v, load<WIDTH>(residual[first + m] + c + n * WIDTH));
                 store<WIDTH>(out[first + m] + c + n * WIDTH, activate(v));
             }
     };
@@ -296,7 +312,7 @@ void convolve_tile(const Step& s, char* arena, int64_t begin, int64_t end, T* sc
         for (int64_t p = 0; p < end - begin; p++)
             for (int64_t c = 0; c < s.out.channels; c += WIDTH) {
                 const F<WIDTH> v = load<WIDTH>(rows[p] + c);
-                store<WIDTH>(to[p] + c, activate(s.residual.offset < 0 ? v : v + load<WIDTH>(added[p] + c)));
+                store<WIDTH>(to[p] + c, activate(s.residual.offset < 0 ? v : join(s, v, load<WIDTH>(added[p] + c))));
             }
         return;
     }
@@ -332,15 +348,16 @@ void pool_row(const Step& s, char* arena, int64_t n, int64_t y) {
     }
 }
 
-// activation(in + residual), a row of the map.
+// activation(in * gate + residual), a row of the map; the gate is one number a channel.
 template <class T>
 void sum_row(const Step& s, char* arena, int64_t n, int64_t y) {
-    const Place<T> in(arena, s.in), residual(arena, s.residual), out(arena, s.out);
+    const Place<T> in(arena, s.in), residual(arena, s.residual), gate(arena, s.gate), out(arena, s.out);
     const Activate activate(s.activation);
     for (int64_t x = 0; x < s.out.width; x++)
         for (int64_t c = 0; c < s.out.channels; c += WIDTH) {
             F<WIDTH> v = load<WIDTH>(in.at(n, y, x) + c);
-            if (s.residual.offset >= 0) v += load<WIDTH>(residual.at(n, y, x) + c);
+            if (s.gate.offset >= 0) v *= load<WIDTH>(gate.at(n, 0, 0) + c);
+            if (s.residual.offset >= 0) v = join(s, v, load<WIDTH>(residual.at(n, y, x) + c));
             store<WIDTH>(out.at(n, y, x) + c, activate(v));
         }
 }

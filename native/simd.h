@@ -161,6 +161,23 @@ INLINE F<W> relu_gradient(F<W> output, F<W> gradient) {
     return select<W>(output <= zero<W>(), zero<W>(), gradient);
 }
 
+// e^v within two units of the last place (Cephes' polynomial for |v| < log(2) / 2); finite for every v, but a NaN stays one.
+template <int W>
+INLINE F<W> exponential(F<W> v) {
+    v = at_most<W>(at_least<W>(v, zero<W>() - 87.0f), zero<W>() + 88.0f);
+    const F<W> whole = v * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the nearest whole number stands in the lowest bits
+    const F<W> power = whole - 12582912.0f;
+    const F<W> r = (v - power * 0.693359375f) + power * 2.12194440e-4f;
+    F<W> series = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    series = series * r + 8.3334519073e-3f;
+    series = series * r + 4.1665795894e-2f;
+    series = series * r + 1.6666665459e-1f;
+    series = series * r + 5.0000001201e-1f;
+    series = series * r * r + r + 1.0f;
+    typedef typename Vec<W>::U U;
+    return series * (F<W>)(((U)whole << 23) + 0x3f800000u);
+}
+
 // A row of C channels is walked in vectors; the last one is moved back to end at C, so it may overlap the one before.
 template <int W>
 INLINE int64_t num_vectors(int64_t channels) {

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import depthwise
 from depthwise import native, ops
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.infer.lower import ACTIVATIONS
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 OPERATOR = torch.ops.depthwise.separable_conv2d.default
@@ -82,7 +83,7 @@ def define(
     activation: str = "nothing",
 ) -> Tensor:
     """In float64, one thing after another."""
-    act = {"nothing": lambda y: y, "relu": F.relu, "relu6": F.relu6, "elu": F.elu}
+    act = {"nothing": lambda y: y} | {kind: getattr(F, kind) for kind in ACTIVATIONS[1:]}
     tensors = [
         t if t is None else t.double() for t in (depthwise_weight, depthwise_bias, pointwise_weight, bias)
     ]
@@ -121,7 +122,8 @@ def test_it_is_what_it_is_defined_to_be(
     kernel: int,
     options: dict[str, Any],
 ) -> None:
-    for more in ({}, ALL, {"activation": "relu6", "between": "elu"}):
+    curves = {"activation": "sigmoid", "between": "silu"}
+    for more in ({}, ALL, {"activation": "relu6", "between": "elu"}, curves):
         arguments, everything = example(shape, outputs, kernel, dtype, **options, **more)
         assert_as_defined(depthwise.separable_conv2d(*arguments, **everything), arguments, everything)
     bare = (*arguments[:2], None, arguments[3], None, None)

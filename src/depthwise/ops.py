@@ -37,6 +37,10 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu6": F.relu6,
     "elu": F.elu,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
 }
 assert tuple(_FUNCTIONS) == ACTIVATIONS
 
@@ -70,7 +74,8 @@ def separable_conv2d(
 
     `depthwise_weight` is [C, 1, k, k] and `pointwise_weight` [K, C, 1, 1], with batch norms folded into them and into
     the biases [C] and [K]; `residual` is [N, K, H', W']. `padding` is zeros on top, left, bottom and right, or on every
-    side; the stride is the depthwise part's. `between` and `activation` are nothing, relu, relu6 or elu.
+    side; the stride is the depthwise part's. `between` and `activation` are nothing, relu, relu6, elu,
+    sigmoid, silu, hardsigmoid or hardswish.
 
     It may stand in what torch.compile compiles and torch.export exports, and has gradients by PyTorch's own operators.
     Native on a CPU in float32 and bfloat16. Weights are packed when they first come and when they have changed; a

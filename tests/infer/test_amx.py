@@ -124,6 +124,7 @@ def test_a_residual_and_an_activation(run: Runner) -> None:
         ("mobilenet_v2", {}),
         ("resnet50", {}),
         ("resnext50_32x4d", {}),
+        ("nin_maxout", {}),
         ("vgg16_bn", {}),
         ("inception_v3", {"width": 1.0}),
     ],

@@ -12,7 +12,7 @@ from depthwise import native
 from depthwise.errors import DepthwiseError
 from depthwise.infer.compiled import compile
 from depthwise.layers import ConvNorm, MaxPool2d, PointwiseConv2d, Residual, SeparableConv2d, conv2d
-from depthwise.models import create_model
+from depthwise.models import create_model, list_models
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2}
 
@@ -85,7 +85,7 @@ def test_a_convolution_of_any_shape(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [(1, 1, 0), (3, 1, 1), (3, 2, 1), (5, 2, "same")])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(1, 1, 0), (3, 2, 1)])
 @pytest.mark.parametrize(
     ("channels", "groups", "most"),
     [
@@ -106,7 +106,7 @@ def test_a_convolution_in_groups(
     most: int,
     kernel: int,
     stride: int,
-    padding: int | str,
+    padding: int,
 ) -> None:
     torch.manual_seed(0)
     layer = nn.Sequential(conv2d(*channels, kernel, stride, padding, groups, bias=True), nn.ReLU())
@@ -117,8 +117,13 @@ def test_a_convolution_in_groups(
     assert depth <= kernel**2 * most, "more input channels are multiplied than the panels' groups read"
 
 
-@pytest.mark.parametrize("between", [nn.ReLU, nn.ReLU6, nn.ELU])
-@pytest.mark.parametrize("behind", [nn.ReLU, nn.ReLU6, nn.ELU, nn.Identity])
+CURVES = (nn.ELU, nn.Sigmoid, nn.SiLU, nn.Hardsigmoid, nn.Hardswish)
+
+
+KINDS = (nn.ReLU, nn.ReLU6, nn.Identity, *CURVES)
+
+
+@pytest.mark.parametrize(("between", "behind"), [*zip(KINDS, KINDS[1:] + KINDS[:1], strict=True)])
 def test_activations(path: str, between: type[nn.Module], behind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     parts = nn.Sequential(
@@ -126,6 +131,86 @@ def test_activations(path: str, between: type[nn.Module], behind: type[nn.Module
         ConvNorm(PointwiseConv2d(20, 24), 24, behind),
     )
     assert_same(randomise(parts), 10 * torch.randn(2, 20, 6, 7))
+
+
+@pytest.mark.parametrize("kind", CURVES)
+def test_an_activation_of_any_number(path: str, kind: type[nn.Module]) -> None:
+    x = torch.cat([torch.linspace(-100, 100, 4001), torch.linspace(-1e-3, 1e-3, 95)])
+    layer = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), kind())
+    nn.init.ones_(layer[0].weight)
+    y = compile(layer, x.view(1, 1, 1, -1))(x.view(1, 1, 1, -1)).flatten()
+    torch.testing.assert_close(y, kind()(x), rtol=1e-6, atol=1e-7)
+    nan = compile(layer, torch.zeros(1, 1, 1, 1))(torch.full((1, 1, 1, 1), torch.nan))
+    assert nan.isnan().all()
+
+
+class Gated(nn.Module):
+    def __init__(self, residual: str) -> None:
+        super().__init__()
+        self.body, self.skip = PointwiseConv2d(20, 40), PointwiseConv2d(20, 40)
+        self.squeeze, self.excite = nn.Conv2d(40, 6, 1), nn.Conv2d(6, 40, 1)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        gate = self.excite(torch.relu(self.squeeze(y.mean((2, 3), keepdim=True)))).sigmoid()
+        match self.residual:
+            case "a convolution":
+                return torch.relu(y * gate + self.skip(x))
+            case "a map":
+                z = torch.relu(self.skip(x))
+                return torch.relu(z + gate * y) + z
+            case _:
+                return nn.functional.silu(y * gate)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("residual", ["nothing", "a map", "a convolution"])
+def test_a_gate_is_one_step(path: str, precision: str, residual: str) -> None:
+    torch.manual_seed(0)
+    module, x = Gated(residual), torch.randn(3, 20, 7, 5)
+    assert_same(module, x, precision)
+    kinds = [step.kind for step in compile(module, x).plan.steps]
+    assert kinds.count("sum") == (2 if residual == "a map" else 1)
+
+
+class Maxout(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x.unflatten(1, (-1, 3)).amax(2))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 20, 3)),
+        (nn.Conv2d(6, 20, 3), nn.MaxPool2d(2), nn.BatchNorm2d(20), nn.ReLU(), nn.Conv2d(20, 8, 1)),
+        (nn.Conv2d(6, 7, (3, 6)), nn.AdaptiveAvgPool2d((4, 3)), nn.Flatten(), nn.Dropout(), nn.Linear(84, 5)),
+        (nn.Conv2d(6, 7, 3), nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)),
+        (nn.Conv2d(6, 20, 3), nn.MaxPool2d(2), nn.ReLU()),
+        (nn.Conv2d(6, 20, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        (Residual(conv2d(6, 6, 3, 1, "same")),),
+        (nn.Conv2d(6, 60, 3), Maxout(), nn.Conv2d(20, 5, 1)),
+    ],
+    ids=lambda layers: "-".join(type(layer).__name__ for layer in layers),
+)
+def test_what_other_networks_are_made_of(path: str, precision: str, layers: tuple[nn.Module, ...]) -> None:
+    torch.manual_seed(0)
+    assert_same(randomise(nn.Sequential(*layers)), torch.randn(2, 6, 10, 11), precision)
+
+
+def test_a_batch_norm_stays_behind_a_convolution_that_others_read(path: str) -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.drop, self.norm = nn.Conv2d(3, 8, 3), nn.Dropout(), nn.BatchNorm2d(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return self.norm(self.drop(y)) + torch.relu(y)
+
+    torch.manual_seed(0)
+    assert_same(randomise(Module()), torch.randn(2, 3, 6, 7))
 
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
@@ -176,19 +261,20 @@ CONVOLUTIONS = ("separable-elu", "pointwise-first", "segments-4", "towers-2", "r
     [
         ("xception", {"residual": False, "fully_connected": (40, 24)}),
         *(("xception", {"conv": conv}) for conv in CONVOLUTIONS),
-        ("mobilenet_v1", {}),
         ("mobilenet_v2", {"padding": "same"}),
-        ("resnet50", {}),
-        ("vgg16_bn", {}),
-        ("nin", {}),
-        ("inception_v3", {"width": 1.0}),
-        ("inception_resnet_v2", {"width": 1.0}),
+        *((name, {"width": 1.0} if name.startswith("inception") else {}) for name in list_models()),
     ],
 )
 def test_whole_networks(precision: str, name: str, arguments: dict[str, object]) -> None:
     torch.manual_seed(0)
     arguments = {"num_classes": 10, "in_channels": 1, "stem": "small", "width": 0.25} | arguments
-    assert_same(randomise(create_model(name, **arguments)), torch.randn(2, 1, 33, 40), precision)
+    network = randomise(create_model(name, **arguments))
+    if name.startswith("se"):
+        # Else values grow until the gates are all open or shut: float32 and float64 disagree on PyTorch, too.
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.data /= 2
+    assert_same(network, torch.randn(2, 1, 33, 40), precision)
 
 
 def test_xception_at_299() -> None:

@@ -1,6 +1,6 @@
 """From operations to steps: what the kernels do in one go, a separable convolution with all that stands around it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -8,6 +8,7 @@ from depthwise.infer.lower import (
     Activation,
     Concatenation,
     Convolution,
+    Gate,
     Graph,
     Image,
     Mean,
@@ -17,12 +18,16 @@ from depthwise.infer.lower import (
     Sum,
 )
 
+PASSING = Convolution | Sum | Gate
+"""What does an activation behind it in passing."""
+
 
 @dataclass(frozen=True)
 class Step:
     """activation(product(between(depthwise(relu(source)))) + residual), where most parts are optional.
 
-    `kind` is input, convolution, pool, average, mean or sum. Sources, residual and result are numbers of operations in
+    `kind` is input, convolution, pool, average, mean or sum, which is activation(source * gate + residual). Sources,
+    gate, residual and result are numbers of operations in
     the graph: the maps that exist in memory. A copy into a concatenation is a sum of one, from its channel `first` on.
     """
 
@@ -35,6 +40,9 @@ class Step:
     product: Convolution | None = None
     pool: Pool | None = None
     residual: int | None = None
+    largest: bool = False
+    """Of the two, rather than the sum with the residual."""
+    gate: int | None = None
     activation: str = "nothing"
     first: int = 0
 
@@ -109,35 +117,59 @@ class _Fusion:
 
     def _step(self, result: int) -> Step | None:
         """The step that ends in operation `result`, taking in what stands before it and is read by nobody else."""
-        head, activation, residual = result, "nothing", None
+        head, activation, residual, largest = result, "nothing", None, False
         operation = self.operations[head]
         if isinstance(operation, Activation):
             if self._read_in_place(head):
                 return None
             activation, head = operation.kind, operation.source
-            if not self._alone(head) or not isinstance(self.operations[head], Sum | Convolution):
+            if not self._alone(head) or not isinstance(self.operations[head], PASSING):
                 return Step("sum", head, result, activation=activation)
             self.taken.add(head)
             operation = self.operations[head]
         if isinstance(operation, Sum):
+            largest = operation.largest
             # The later of the two, for then the other is there already.
-            for source, other in sorted(
-                [(operation.source, operation.other), (operation.other, operation.source)]
-            )[::-1]:
-                if (
-                    source != other
-                    and self._alone(source)
-                    and isinstance(self.operations[source], Convolution)
-                ):
-                    residual, head = other, source
-                    self.taken.add(head)
-                    break
-            else:
-                return Step("sum", operation.source, result, residual=operation.other, activation=activation)
+            operands = sorted([(operation.source, operation.other), (operation.other, operation.source)])[
+                ::-1
+            ]
+            for kind in (
+                Gate,
+                Convolution,
+            ):  # a convolution can write its result, a gate alone is a step more
+                for source, other in operands if residual is None else ():
+                    if source != other and self._alone(source) and isinstance(self.operations[source], kind):
+                        residual, head = other, source
+                        self.taken.add(head)
+                        break
+            if residual is None:
+                return Step(
+                    "sum",
+                    operation.source,
+                    result,
+                    residual=operation.other,
+                    largest=largest,
+                    activation=activation,
+                )
             operation = self.operations[head]
         match operation:
             case Convolution():
-                return self._convolution(operation, result, residual, activation)
+                return replace(
+                    self._convolution(operation, result),
+                    residual=residual,
+                    largest=largest,
+                    activation=activation,
+                )
+            case Gate(source, gate):
+                return Step(
+                    "sum",
+                    source,
+                    result,
+                    residual=residual,
+                    largest=largest,
+                    gate=gate,
+                    activation=activation,
+                )
             case Pool():
                 return Step(
                     "average" if operation.average else "pool", operation.source, result, pool=operation
@@ -147,9 +179,7 @@ class _Fusion:
             case _:
                 return Step("input", 0, result)
 
-    def _convolution(
-        self, operation: Convolution, result: int, residual: int | None, activation: str
-    ) -> Step:
+    def _convolution(self, operation: Convolution, result: int) -> Step:
         product: Convolution | None = operation
         depthwise, between = None, "nothing"
         source = operation.source
@@ -178,8 +208,6 @@ class _Fusion:
             relu_first=relu_first,
             between=between,
             product=product,
-            residual=residual,
-            activation=activation,
         )
 
     def _alone(self, index: int) -> bool:
@@ -194,11 +222,9 @@ class _Fusion:
         return (
             isinstance(operation, Activation)
             and operation.kind == "relu"
-            and not (
-                self._alone(operation.source)
-                and isinstance(self.operations[operation.source], Sum | Convolution)
-            )
-            and all(is_depthwise(self.operations[reader]) for reader in self.readers[index])
+            and not (self._alone(operation.source) and isinstance(self.operations[operation.source], PASSING))
+            and bool(readers := self.readers[index])
+            and all(is_depthwise(self.operations[reader]) for reader in readers)
         )
 
 
@@ -244,7 +270,7 @@ def _sources(operation: Operation) -> tuple[int, ...]:
     match operation:
         case Image():
             return ()
-        case Sum(source, other):
+        case Sum(source, other, _) | Gate(source, other):
             return source, other
         case Concatenation(parts):
             return parts

@@ -1,7 +1,8 @@
 """From a module to the short list of operations that the inference kernels know.
 
 The module is exported to PyTorch's graph of operators, so that it may be anybody's. Batch norms go into the convolution
-before them; padding into the convolution or pooling behind; dropout, which evaluation does not have, away.
+before them, where there is one; padding into the convolution or pooling behind; dropout, which evaluation does not
+have, away.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from depthwise.errors import DepthwiseError
 
 LANES = 16  # channels lie in multiples of it: whole vectors on every machine
 
-ACTIVATIONS = ("nothing", "relu", "relu6", "elu")
+ACTIVATIONS = ("nothing", "relu", "relu6", "elu", "sigmoid", "silu", "hardsigmoid", "hardswish")
 
 Sides = tuple[int, int, int, int]
 """Top, left, bottom, right."""
@@ -44,8 +45,19 @@ class Activation:
 
 @dataclass(frozen=True)
 class Sum:
+    """Of two maps, value by value; or the larger of the two."""
+
     source: int
     other: int
+    largest: bool = False
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A map times one number a channel, `gate` [C, 1, 1]."""
+
+    source: int
+    gate: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,7 @@ class Image:
     """What the network is called with."""
 
 
-Operation = Image | Convolution | Activation | Sum | Pool | Mean | Concatenation
+Operation = Image | Convolution | Activation | Sum | Gate | Pool | Mean | Concatenation
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,13 @@ def lower(module: nn.Module, example: Tensor) -> Graph:
 
     Raises DepthwiseError that names the operator, and where it stands, if one has no counterpart here.
     """
-    program = torch.export.export(module, (example,))
+    try:
+        program = torch.export.export(module, (example,))
+    except DepthwiseError:
+        raise
+    except Exception as error:  # whatever the module's own code and PyTorch's tracing of it raise
+        reason = str(error).strip().partition("\n")[0]
+        raise DepthwiseError(f"torch.export does not read {type(module).__name__}: {reason}") from error
     signature = program.graph_signature
     tensors = {**program.state_dict, **program.constants}
     origin = {
@@ -113,12 +131,15 @@ def lower(module: nn.Module, example: Tensor) -> Graph:
         elif node.op == "call_function":
             lowering.call(node)
         elif node.op == "output":
-            (result,) = node.args[0]
+            result, *more = node.args[0]
+            if more:
+                raise DepthwiseError("the network has more than one result: compile a plain classifier")
     assert result is not None
     last = lowering.value(result)
     if (
         last.index != len(lowering.operations) - 1
         or last.padding
+        or last.flat
         or isinstance(lowering.operations[-1], Concatenation | Image)
     ):
         raise DepthwiseError(
@@ -129,11 +150,12 @@ def lower(module: nn.Module, example: Tensor) -> Graph:
 
 @dataclass(frozen=True)
 class _Value:
-    """An operation's result, padded or not: padding waits for who reads it."""
+    """An operation's result, padded or not: padding waits for who reads it. A `flat` one stands as [N, C * H * W]."""
 
     index: int
     padding: Sides | None = None
     fill: float = 0.0
+    flat: bool = False
 
 
 class _Lowering:
@@ -141,19 +163,37 @@ class _Lowering:
         self.tensors = tensors
         self.operations: list[Operation] = []
         self.shapes: list[tuple[int, int, int]] = []
+        self.makers: list[Node] = []
         self.values: dict[str, _Value] = {}
+        self.node: Node = None
+        """What is being lowered."""
 
     def add(self, node: Node, operation: Operation) -> None:
         shape = tuple(node.meta["val"].shape[1:])
         self.operations.append(operation)
+        self.makers.append(node)
         self.shapes.append((*shape, 1, 1)[:3])
         self.values[node.name] = _Value(len(self.operations) - 1)
 
     def value(self, node: Any) -> _Value:
+        """Of an argument, which may be anything but must be a map."""
+        if getattr(node, "name", None) not in self.values:
+            raise self.refusal(self.node, f"{self.name(self.node)} with something other than a map")
         return self.values[node.name]
 
+    def lone(self, node: Node) -> bool:
+        """Whether nobody but one reads the operation behind `node`, by this name or another."""
+        maker = self.makers[self.value(node).index]
+        while node is not maker and len(node.users) == 1:
+            node = node.args[0]
+        return len(node.users) == 1
+
+    def name(self, node: Node) -> str:
+        return str(node.target).removeprefix("aten.").partition(".")[0].removesuffix("_")
+
     def call(self, node: Node) -> None:
-        name = str(node.target).removeprefix("aten.").partition(".")[0].removesuffix("_")
+        self.node = node
+        name = self.name(node)
         rule: Callable[[Node], None] | None = getattr(self, f"_{name}", None)
         if rule is None:
             raise self.refusal(node, name)
@@ -177,9 +217,14 @@ class _Lowering:
 
     def _flatten(self, node: Node) -> None:
         value = self.value(node.args[0])
-        if self.shapes[value.index][1:] != (1, 1):
-            raise self.refusal(node, "flattening a map")
-        self.values[node.name] = value
+        channels, height, width = self.shapes[value.index]
+        shape = tuple(node.meta["val"].shape[1:])
+        if value.padding or shape not in [
+            (channels, height, width)[: len(shape)],
+            (channels * height * width,),
+        ]:
+            raise self.refusal(node, f"{self.name(node)} to other than the channels or all values of a map")
+        self.values[node.name] = replace(value, flat=(height, width) != (1, 1) and len(shape) == 1)
 
     _view = _reshape = _squeeze = _flatten
 
@@ -198,14 +243,16 @@ class _Lowering:
     def padded(self, node: Node, fill: float) -> tuple[int, Sides]:
         """The operand and the padding before it, which must be with `fill`."""
         value = self.value(node.args[0])
+        if value.flat:
+            raise self.refusal(node, "a flattened map")
         if value.padding and value.fill != fill:
             raise self.refusal(node, f"padding with {value.fill}")
         return value.index, value.padding or (0, 0, 0, 0)
 
     def plain(self, node: Node, operand: Any) -> int:
         value = self.value(operand)
-        if value.padding:
-            raise self.refusal(node, "padding")
+        if value.padding or value.flat:
+            raise self.refusal(node, "padding" if value.padding else "a flattened map")
         return value.index
 
     def _conv2d(self, node: Node) -> None:
@@ -233,22 +280,29 @@ class _Lowering:
         weight, bias = self.tensor(node.args[1]), self.tensor(self.argument(node, 2))
         assert weight is not None
         bias = torch.zeros(len(weight)) if bias is None else bias
-        source = self.plain(node, node.args[0])
-        self.add(node, Convolution(source, weight[:, :, None, None], bias, 1, (0, 0, 0, 0), 1))
+        value = self.value(node.args[0])
+        if not value.flat and self.shapes[self.plain(node, node.args[0])][1:] != (1, 1):
+            raise self.refusal(node, "a linear layer on a map")
+        weight = weight.unflatten(1, self.shapes[value.index])
+        self.add(node, Convolution(value.index, weight, bias, 1, (0, 0, 0, 0), 1))
 
     def _batch_norm(self, node: Node) -> None:
         index = self.plain(node, node.args[0])
         before = self.operations[index]
-        if not isinstance(before, Convolution) or len(node.args[0].users) > 1 or node.args[5]:
-            raise self.refusal(node, "a batch norm that does not stand behind a convolution")
+        if node.args[5]:
+            raise self.refusal(node, "a batch norm by the batch's own statistics")
         gamma, beta, mean, variance = (self.tensor(argument) for argument in node.args[1:5])
         assert mean is not None
         assert variance is not None
         scale = (variance.double() + node.args[7]).rsqrt() * (1 if gamma is None else gamma.double())
-        bias = (before.bias - mean.double()) * scale + (0 if beta is None else beta.double())
-        weight = before.weight * scale[:, None, None, None]
-        self.operations[index] = replace(before, weight=weight.float(), bias=bias.float())
-        self.values[node.name] = _Value(index)
+        shift = (0 if beta is None else beta.double()) - mean.double() * scale
+        if isinstance(before, Convolution) and self.lone(node.args[0]):
+            weight, bias = before.weight * scale[:, None, None, None], before.bias * scale + shift
+            self.operations[index] = replace(before, weight=weight.float(), bias=bias.float())
+            self.values[node.name] = _Value(index)
+        else:
+            weight = scale[:, None, None, None].float()
+            self.add(node, Convolution(index, weight, shift.float(), 1, (0, 0, 0, 0), len(weight)))
 
     def activation(self, node: Node, kind: str) -> None:
         self.add(node, Activation(self.plain(node, node.args[0]), kind))
@@ -258,6 +312,18 @@ class _Lowering:
 
     def _relu6(self, node: Node) -> None:
         self.activation(node, "relu6")
+
+    def _sigmoid(self, node: Node) -> None:
+        self.activation(node, "sigmoid")
+
+    def _silu(self, node: Node) -> None:
+        self.activation(node, "silu")
+
+    def _hardsigmoid(self, node: Node) -> None:
+        self.activation(node, "hardsigmoid")
+
+    def _hardswish(self, node: Node) -> None:
+        self.activation(node, "hardswish")
 
     def _hardtanh(self, node: Node) -> None:
         if (self.argument(node, 1, -1.0), self.argument(node, 2, 1.0)) != (0, 6):
@@ -273,7 +339,32 @@ class _Lowering:
         operands = [self.plain(node, operand) for operand in node.args[:2]]
         if node.kwargs.get("alpha", 1) != 1 or self.shapes[operands[0]] != self.shapes[operands[1]]:
             raise self.refusal(node, "a sum of unequal shapes")
-        self.add(node, Sum(*operands))
+        self.add(node, Sum(operands[0], operands[1]))
+
+    def _unflatten(self, node: Node) -> None:
+        """Of channels: what `amax` stands behind; nobody else finds a map here."""
+
+    def _amax(self, node: Node) -> None:
+        """Maxout: the largest of every so many neighbouring channels of a convolution, as so many convolutions."""
+        what = "a maximum other than maxout behind a convolution"
+        inner = node.args[0]
+        if self.name(inner) != "unflatten" or inner.meta["val"].ndim != 5 or node.args[1] != [2]:
+            raise self.refusal(node, what)
+        index, pieces = self.plain(node, inner.args[0]), inner.meta["val"].shape[2]
+        before = self.operations[index]
+        alone = len(inner.users) == 1 and self.lone(inner.args[0])
+        if not (isinstance(before, Convolution) and before.groups == 1 and alone):
+            raise self.refusal(node, what)
+        shape = tuple(node.meta["val"].shape[1:])
+        parts = [
+            replace(before, weight=before.weight[piece::pieces], bias=before.bias[piece::pieces])
+            for piece in range(pieces)
+        ]
+        self.operations[index], self.shapes[index] = parts[0], (*shape, 1, 1)[:3]
+        for part in parts[1:]:
+            self.add(node, part)
+            self.add(node, Sum(index, len(self.operations) - 1, largest=True))
+            index = len(self.operations) - 1
 
     def _max_pool2d(self, node: Node) -> None:
         if {*self.argument(node, 4, [1])} != {1}:
@@ -282,8 +373,10 @@ class _Lowering:
 
     def _avg_pool2d(self, node: Node) -> None:
         counted = self.argument(node, 5, True)
-        if self.argument(node, 4, False) or self.argument(node, 6) is not None:
-            raise self.refusal(node, "an average pooling that rounds up or has a divisor")
+        if (self.argument(node, 4, False) and counted) or self.argument(node, 6) is not None:
+            raise self.refusal(
+                node, "an average pooling that rounds up and counts padding, or has a divisor,"
+            )
         if self.value(node.args[0]).padding and not counted:
             raise self.refusal(node, "padding")
         self.pool(node, 0.0, average=True, count_padding=counted)
@@ -306,14 +399,23 @@ class _Lowering:
         self.add(node, Concatenation(parts))
 
     def _mul(self, node: Node) -> None:
-        factor, index = node.args[1], self.plain(node, node.args[0])
+        factor = node.args[1]
+        if not isinstance(factor, float | int):
+            return self.gate(node)
+        index = self.plain(node, node.args[0])
         before = self.operations[index]
-        alone = isinstance(before, Convolution) and len(node.args[0].users) == 1
-        if not (isinstance(factor, float | int) and alone):
-            raise self.refusal(node, "a product of two maps")
-        assert isinstance(before, Convolution)
+        if not (isinstance(before, Convolution) and self.lone(node.args[0])):
+            raise self.refusal(node, "a map times a number, but not behind a convolution,")
         self.operations[index] = replace(before, weight=before.weight * factor, bias=before.bias * factor)
         self.values[node.name] = _Value(index)
+
+    def gate(self, node: Node) -> None:
+        source, gate = (self.plain(node, operand) for operand in node.args[:2])
+        if self.shapes[source][1:] == (1, 1):
+            source, gate = gate, source
+        if self.shapes[gate] != (self.shapes[source][0], 1, 1) or len(node.meta["val"].shape) != 4:
+            raise self.refusal(node, "a product of two maps")
+        self.add(node, Gate(source, gate))
 
     def _mean(self, node: Node) -> None:
         if sorted(axis % 4 for axis in node.args[1]) != [2, 3]:
@@ -321,6 +423,13 @@ class _Lowering:
         self.add(node, Mean(self.plain(node, node.args[0])))
 
     def _adaptive_avg_pool2d(self, node: Node) -> None:
-        if {*node.args[1]} != {1}:
-            raise self.refusal(node, "adaptive pooling to more than one pixel")
-        self.add(node, Mean(self.plain(node, node.args[0])))
+        source = self.plain(node, node.args[0])
+        _, *shape = self.shapes[source]
+        wanted = [*node.meta["val"].shape[2:]]
+        height, width = (before // after for before, after in zip(shape, wanted, strict=True))
+        if wanted == [1, 1]:
+            self.add(node, Mean(source))
+        elif height != width or [height * size for size in wanted] != shape:
+            raise self.refusal(node, f"adaptive pooling from {shape} to {wanted}")
+        else:
+            self.add(node, Pool(source, (height, width), height, (0, 0, 0, 0), average=True))

@@ -58,6 +58,7 @@ class Plan:
         self.steps, self.homes = schedule.steps, schedule.homes
         self.value_bytes = 2 if bf16 else 4
         self.result = self.steps[-1].result
+        self.float_out = not bf16 or self.steps[-1].kind == "convolution"
         self.channels = self._channels()
         self.borders = self._borders()
         self.packed = [
@@ -72,12 +73,7 @@ class Plan:
             raise DepthwiseError(
                 f"this network was compiled for the {self.kernels} kernels: compile it again"
             )
-        shape = self.graph.shapes[0]
-        if tuple(x.shape[1:]) != shape or x.dtype != torch.float32 or x.device.type != "cpu":
-            raise DepthwiseError(
-                f"this network was compiled for float32 images [N, {', '.join(map(str, shape))}] on the CPU, not "
-                f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)} on {x.device.type}: compile it for these"
-            )
+        check_images(x, self.graph.shapes[0])
         if not len(x):
             return x.new_zeros(0, *self.graph.shapes[self.result][: 1 if self.graph.flat else 3])
         idle = self._idle.setdefault(len(x), SimpleQueue())
@@ -93,7 +89,8 @@ class Plan:
         """Of each map in memory: filled up, but for an image that only convolutions read, value by value."""
         channels = [-(-shape[0] // LANES) * LANES for shape in self.graph.shapes]
         image = self.steps[0].result
-        if all(step.product and not step.depthwise for step in self.steps[1:] if step.source == image):
+        readers = [step for step in self.steps[1:] if image in (step.source, step.residual, step.gate)]
+        if all(step.product and not step.depthwise and step.residual != image for step in readers):
             channels[image] = -(-self.graph.shapes[image][0] // 2) * 2
         return channels
 
@@ -142,6 +139,15 @@ def _panel(product: Convolution, outputs: range, inputs: range, *, bf16: bool) -
         # Two rows side by side: [depth / 2, K, 2].
         matrix = matrix.reshape(-1, 2, len(outputs)).transpose(1, 2).to(torch.bfloat16)
     return matrix.flatten()
+
+
+def check_images(x: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise DepthwiseError unless `x` are float32 images of `shape` [C, H, W] on the CPU."""
+    if tuple(x.shape[1:]) != shape or x.dtype != torch.float32 or x.device.type != "cpu":
+        raise DepthwiseError(
+            f"this network was compiled for float32 images [N, {', '.join(map(str, shape))}] on the CPU, not "
+            f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)} on {x.device.type}: compile it for these"
+        )
 
 
 def _windows(product: Convolution, inputs: int, outputs: int, panel: int) -> list[tuple[range, range]]:
@@ -220,13 +226,17 @@ class _Context:
         channels, height, width = self.plan.graph.shapes[self.plan.result]
         filled = self.plan.channels[self.plan.result]
         start = self.start + self.offsets[self.plan.result]
-        size = self.batch * height * width * filled * 4
-        values = self.arena[start : start + size].view(torch.float32).view(self.batch, height, width, filled)
-        values = values[..., :channels].clone()
+        size = self.batch * height * width * filled * (4 if self.plan.float_out else 2)
+        values = self.arena[start : start + size].view(
+            torch.float32 if self.plan.float_out else torch.bfloat16
+        )
+        values = values.view(self.batch, height, width, filled)[..., :channels].to(torch.float32, copy=True)
         return values.reshape(self.batch, channels) if self.plan.graph.flat else values.permute(0, 3, 1, 2)
 
-    def _map(self, index: int, channels: int | None = None, first: int = 0) -> structs.Map:
+    def _map(self, index: int | None, channels: int | None = None, first: int = 0) -> structs.Map:
         """`channels` of map `index` from `first` on; all of them unless given."""
+        if index is None:
+            return structs.Map(offset=-1)
         _, height, width = self.plan.graph.shapes[index]
         owner, offset = self.plan.homes.get(index, (index, 0))
         return structs.Map(
@@ -249,7 +259,8 @@ class _Context:
         return structs.Step(
             input=source,
             out=result,
-            residual=structs.Map(offset=-1) if step.residual is None else self._map(step.residual),
+            residual=self._map(step.residual),
+            gate=self._map(step.gate),
             **packed.fields(),
             kernel_height=height,
             kernel_width=width,
@@ -260,7 +271,8 @@ class _Context:
             relu_first=step.relu_first,
             between=ACTIVATIONS.index(step.between),
             activation=ACTIVATIONS.index(step.activation),
-            float_out=step.result == self.plan.result,
+            largest=step.largest,
+            float_out=step.result == self.plan.result and self.plan.float_out,
             count_padding=step.pool is not None and step.pool.count_padding,
         )
 
@@ -272,7 +284,7 @@ class _Context:
         for time, step in enumerate(plan.steps):
             written, _ = plan.homes.get(step.result, (step.result, 0))
             first.setdefault(written, time)
-            for index in (written, step.source, step.residual):
+            for index in (written, step.source, step.residual, step.gate):
                 if index is not None:
                     last[index] = time
         last[plan.result] = len(plan.steps)
@@ -295,7 +307,7 @@ class _Context:
     def _bytes(self, index: int) -> int:
         plan, border = self.plan, self.plan.borders[index]
         _, height, width = plan.graph.shapes[index]
-        value = 4 if index == plan.result else plan.value_bytes
+        value = 4 if index == plan.result and plan.float_out else plan.value_bytes
         size = self.batch * (height + 2 * border) * (width + 2 * border) * plan.channels[index] * value
         return (
             -(-size // ALIGNMENT) * ALIGNMENT + ALIGNMENT

@@ -64,11 +64,11 @@ class Map(ctypes.Structure):
 
 class Step(ctypes.Structure):
     _fields_ = [
-        *((name, Map) for name in ("input", "out", "residual")),
+        *((name, Map) for name in ("input", "out", "residual", "gate")),
         *_fields(
             pointers="depthwise between_bias weights panels bias",
             sizes="runs taps length kernel_height kernel_width stride pad_top pad_left",
-            flags="kind relu_first between activation float_out count_padding",
+            flags="kind relu_first between activation largest float_out count_padding",
         ),
     ]
 
