@@ -155,6 +155,10 @@ def test_a_budget_gives_the_width(capsys: pytest.CaptureFixture[str]) -> None:
         (["separable", "--match", "macs=1e6"], "the layer separable has none: take a network"),
         (["separable", "--classes", "3"], "the layer separable has none, leave it out"),
         (["separable", "--set", "q=3"], "unknown argument of the layer 'q'"),
+        (
+            ["nin", "--set", "num_classes=7", "--classes", "5"],
+            "--classes 5 and --set num_classes=7 contradict",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(tokens: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

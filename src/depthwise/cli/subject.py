@@ -60,8 +60,10 @@ def find_subject(name: str, size: str | None, classes: int | None, settings: Seq
         if classes is not None:
             raise UsageError(f"--classes {classes}: the layer {name} has none, leave it out")
         return Subject(name, LAYERS[name].arguments(given), sides or (LAYER_SIZE, LAYER_SIZE), layer=True)
-    if classes is not None:
-        given["num_classes"] = classes
+    if classes is not None and given.setdefault("num_classes", classes) != classes:
+        raise UsageError(
+            f"--classes {classes} and --set num_classes={given['num_classes']} contradict each other: give one"
+        )
     if name in CATALOGUE:
         return Subject(name, given, sides)
     if not os.path.lexists(name):
