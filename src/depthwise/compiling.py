@@ -1,4 +1,4 @@
-"""A bundle into one whose network the native kernels run, checked against the original before it is left behind."""
+"""A bundle into one whose network runs in its compiled form, checked against the original before it is left behind."""
 
 import os
 import time
@@ -15,7 +15,7 @@ from depthwise.data import Batches
 from depthwise.data.source import Split
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate.metrics import Evaluation, evaluate
-from depthwise.infer import Precision, compile
+from depthwise.infer import Engine, Precision, compile
 from depthwise.load import load_module
 
 MOST_DROP = 0.005
@@ -29,7 +29,7 @@ ROUNDS = 15
 
 @dataclass(frozen=True)
 class Compiled:
-    """What compiling came to.
+    """What compiling came to, and the engine that runs it.
 
     error: the largest difference of a logit, relative to the largest logit, on the images it was checked with.
     speedup: of one image, against the network on PyTorch: the median of interleaved pairs; milliseconds: its own.
@@ -38,6 +38,7 @@ class Compiled:
 
     out: Path
     precision: str
+    engine: str
     error: float
     milliseconds: float
     speedup: float
@@ -56,12 +57,13 @@ def compile_bundle(
     out: str | os.PathLike[str],
     *,
     precision: Precision = "fp32",
+    engine: Engine = "auto",
     split: Split | None = None,
     workers: int = 0,
     allow_drop: bool = False,
     overwrite: bool = False,
 ) -> Compiled:
-    """Write the bundle `out`, which is that of `path` to be run by the native kernels in `precision`.
+    """Write the bundle `out`, which is that of `path` to be run in `precision` by `engine`, see `compile`.
 
     With `split`, images whose labels count the bundle's classes, both are evaluated on it first.
 
@@ -74,14 +76,14 @@ def compile_bundle(
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (8, preprocess.channels, *preprocess.size), generator=generator)
     x = preprocess.normalise(images.to(torch.uint8)).contiguous()
-    fast = compile(module, x[:1], precision=precision)
+    fast = compile(module, x[:1], precision=precision, engine=engine)
     error = _error(module, fast, x)
     if not error <= TOLERANCES[precision]:
         raise DepthwiseError(
             f"{bundle.path}: compiled in {precision} its logits differ by {error:.2g} of the largest, more than "
             f"{TOLERANCES[precision]:g}: compile it in fp32"
         )
-    result = Compiled(Path(out), precision, error, *_time(module, fast, x[:1]))
+    result = Compiled(Path(out), precision, fast.engine, error, *_time(module, fast, x[:1]))
     if split is not None:
         before, after = (_evaluate(network, bundle, split, workers) for network in (module, fast))
         same = before.probabilities.argmax(1) == after.probabilities.argmax(1)

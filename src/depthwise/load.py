@@ -35,7 +35,7 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
 def load_compiled(bundle: Bundle) -> nn.Module:
     """The bundle's network as `load_module` has it, or in its compiled form if the bundle is compiled.
 
-    Where the native kernels cannot run, the network runs on PyTorch as it is, and a warning says why.
+    Where its engine cannot run, the network runs on PyTorch as it is, and a warning says why.
     """
     module, compiled = load_module(bundle), bundle.config.compiled
     if compiled is None:
@@ -43,7 +43,8 @@ def load_compiled(bundle: Bundle) -> nn.Module:
     preprocess = bundle.config.preprocess
     try:
         example = torch.zeros(1, preprocess.channels, *preprocess.size)
-        return compile(module, example, precision=compiled.get("precision", "fp32"))
+        precision, engine = compiled.get("precision", "fp32"), compiled.get("engine", "native")
+        return compile(module, example, precision=precision, engine=engine)
     except DepthwiseError as error:
         warnings.warn(f"{bundle.path} runs uncompiled and slower: {error}", stacklevel=2)
         return module

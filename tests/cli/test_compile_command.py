@@ -1,6 +1,7 @@
 """`depthwise compile` on a real bundle and real data; what it leaves is used as any bundle is."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def test_a_compiled_bundle_answers_as_the_original(
     config = read_bundle(out).config
     assert config.compiled == {name: value for name, value in document.items() if name != "out"}
     assert document["precision"] == precision
+    assert document["engine"] == "native"
     assert document["num_images"] == 360
     assert document["speedup"] > 0
     assert document["agreement"] == pytest.approx(1.0, abs=0.0 if precision == "fp32" else 0.1)
@@ -86,6 +88,28 @@ def test_without_kernels_it_runs_on_pytorch_and_says_so(
     finally:
         native.use(path)
     assert answer == expected
+
+
+def test_a_bundle_keeps_its_engine(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "fast"
+    assert run(["compile", str(digits_bundle), "--out", str(out), "--engine", "torch", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["engine"] == "torch"
+    bundle = read_bundle(out)
+    assert bundle.config.compiled is not None
+    assert bundle.config.compiled["engine"] == "torch"
+    image = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    fast = depthwise.load(out)
+    assert "engine=torch" in repr(fast.module)
+    answer = depthwise.load(digits_bundle)(image)
+    assert fast(image).probabilities == pytest.approx(answer.probabilities)
+
+    # Where that engine cannot run, the network still does.
+    elsewhere = {"precision": "bf16", "engine": "onnxruntime"}
+    write_bundle(out, replace(bundle.config, compiled=elsewhere), bundle.weights, overwrite=True)
+    with pytest.warns(UserWarning, match="runs uncompiled and slower: onnxruntime is not used in bf16"):
+        assert depthwise.load(out)(image) == answer
 
 
 def test_nothing_is_overwritten_unasked(

@@ -22,7 +22,7 @@ def _depthwise(precision: Any) -> Prepare:
     def prepare(network: nn.Module, x: Tensor, threads: int) -> Run:
         from depthwise.infer import compile
 
-        return compile(network, x[:1], precision=precision)
+        return compile(network, x[:1], precision=precision, engine="native")
 
     return prepare
 
@@ -47,10 +47,10 @@ def _torch_compile(dtype: torch.dtype) -> Prepare:
 ENGINES: dict[str, Engine] = {
     "depthwise fp32": Engine("fp32", "depthwise", _depthwise("fp32")),
     "depthwise bf16": Engine("bf16", "depthwise", _depthwise("bf16")),
-    "pytorch": Engine("fp32", "torch", eager),
+    "pytorch": Engine("fp32", "torch", eager(torch.float32)),
     "torch.compile": Engine("fp32", "torch", _torch_compile(torch.float32)),
     "torch.compile bf16": Engine("bf16", "torch", _torch_compile(torch.bfloat16)),
-    "onnxruntime": Engine("fp32", "onnxruntime", onnxruntime),
+    "onnxruntime": Engine("fp32", "onnxruntime", onnxruntime()),
     "openvino": Engine("fp32", "openvino", openvino("f32")),
     "openvino bf16": Engine("bf16", "openvino", openvino("bf16")),
 }

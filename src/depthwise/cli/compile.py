@@ -17,6 +17,12 @@ def compile(
     precision: Annotated[
         Literal["fp32", "bf16"], Parameter(help="fp32: the same answers; bf16: half the memory, and faster.")
     ] = "fp32",
+    engine: Annotated[
+        Literal["auto", "native", "openvino", "onnxruntime", "torch"],
+        Parameter(
+            help="auto: the native kernels, or for a network that they cannot run the fastest of the others."
+        ),
+    ] = "auto",
     out: Annotated[Path, Parameter(help="The bundle folder to write.")],
     data: Annotated[
         str | None,
@@ -46,6 +52,7 @@ def compile(
         bundle,
         out,
         precision=precision,
+        engine=engine,
         split=split,
         workers=workers,
         allow_drop=allow_drop,
@@ -56,6 +63,7 @@ def compile(
         return
     rows = table("", printable(str(out)), right=(printable(str(out)),))
     rows.add_row("precision", result.precision)
+    rows.add_row("engine", result.engine)
     rows.add_row("one image", f"{result.milliseconds:.2f} ms, {result.speedup:.2f}x as fast as on PyTorch")
     rows.add_row("largest difference of a logit", f"{result.error:.1e} of the largest")
     if result.accuracy is not None and result.agreement is not None:

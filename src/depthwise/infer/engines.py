@@ -1,10 +1,18 @@
-"""General engines: from a network and an example to what runs it, in its own usual fast setting."""
+"""General engines: what runs any network, each in its own usual fast setting, and the fastest of those installed."""
 
+import copy
 import tempfile
+import time
 from collections.abc import Callable
+from importlib.util import find_spec
+from queue import Empty, SimpleQueue
+from statistics import median
 
 import torch
 from torch import Tensor, nn
+
+from depthwise.errors import DepthwiseError
+from depthwise.infer.plan import check_images
 
 Run = Callable[[Tensor], Tensor]
 """float32 [N, C, H, W] -> logits [N, K]."""
@@ -12,28 +20,46 @@ Run = Callable[[Tensor], Tensor]
 Prepare = Callable[[nn.Module, Tensor, int], Run]
 """(network in evaluation mode, example, threads) -> Run."""
 
-
-def eager(network: nn.Module, x: Tensor, threads: int) -> Run:
-    """PyTorch as it is, with maps channels-last, which it turns the network to."""
-    network = network.to(memory_format=torch.channels_last)
-    return lambda x: network(x.contiguous(memory_format=torch.channels_last))
+ROUNDS = 5
+REST = 0.03  # seconds between two engines' runs: the threads of the one before still spin
 
 
-def onnxruntime(network: nn.Module, x: Tensor, threads: int) -> Run:
-    import onnxruntime
+def eager(dtype: torch.dtype) -> Prepare:
+    """PyTorch as it is, under autocast below float32, with maps channels-last, which it turns the network to."""
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-        torch.onnx.export(network, (x,), file.name, dynamo=True, external_data=False, verbose=False)
-        session = onnxruntime.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+    def prepare(network: nn.Module, x: Tensor, threads: int) -> Run:
+        network = network.to(memory_format=torch.channels_last)
+
+        def run(x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
+                return network(x.contiguous(memory_format=torch.channels_last)).float()
+
+        return run
+
+    return prepare
 
 
-def openvino(precision: str, hint: str = "LATENCY") -> Prepare:
-    """OpenVINO's f32 or bf16."""
+def onnxruntime(*, any_batch: bool = False) -> Prepare:
+    """ONNX Runtime; for the example's batch size unless `any_batch`."""
+
+    def prepare(network: nn.Module, x: Tensor, threads: int) -> Run:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        program = _export(network, x, any_batch)
+        with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+            torch.onnx.export(program, (), file.name, dynamo=True, external_data=False, verbose=False)
+            session = onnxruntime.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return lambda x: torch.from_numpy(session.run(None, {name: x.contiguous().numpy()})[0])
+
+    return prepare
+
+
+def openvino(precision: str, hint: str = "LATENCY", *, any_batch: bool = False) -> Prepare:
+    """OpenVINO's f32 or bf16; for the example's batch size unless `any_batch`."""
 
     def prepare(network: nn.Module, x: Tensor, threads: int) -> Run:
         import openvino
@@ -43,9 +69,83 @@ def openvino(precision: str, hint: str = "LATENCY") -> Prepare:
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": hint,
         }
-        model = openvino.convert_model(torch.export.export(network, (x,)))
+        model = openvino.convert_model(_export(network, x, any_batch))
         compiled = openvino.Core().compile_model(model, "CPU", settings)
-        request = compiled.create_infer_request()
-        return lambda x: torch.from_numpy(request.infer({0: x.numpy()})[0].copy())
+        idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
+
+        def run(x: Tensor) -> Tensor:
+            try:
+                request = idle.get_nowait()
+            except Empty:
+                request = compiled.create_infer_request()
+            result = torch.from_numpy(request.infer({0: x.contiguous().numpy()})[0].copy())
+            idle.put(request)
+            return result
+
+        return run
 
     return prepare
+
+
+def _export(network: nn.Module, x: Tensor, any_batch: bool) -> torch.export.ExportedProgram:
+    if not any_batch:
+        return torch.export.export(network, (x,))
+    batch = torch.export.Dim.DYNAMIC
+    # Of two images, for a batch of one would be taken as the only one there is.
+    return torch.export.export(network, (torch.cat([x[:1]] * 2),), dynamic_shapes=({0: batch},))
+
+
+GENERAL: dict[str, dict[str, Prepare]] = {
+    "openvino": {
+        "fp32": openvino("f32", any_batch=True),
+        "bf16": openvino("bf16", any_batch=True),
+    },
+    "onnxruntime": {"fp32": onnxruntime(any_batch=True)},
+    "torch": {"fp32": eager(torch.float32), "bf16": eager(torch.bfloat16)},
+}
+"""By the name of the package, the precisions that it has."""
+
+
+class General:
+    """Runs a copy of `network` on the general engine `name`, as a plan does: any number of images of one shape.
+
+    Raises DepthwiseError if the engine is not installed, has no such precision or does not take the network.
+    """
+
+    def __init__(self, name: str, network: nn.Module, example: Tensor, precision: str) -> None:
+        if precision not in GENERAL[name]:
+            raise DepthwiseError(f"{name} is not used in {precision}: choose another engine or precision")
+        if find_spec(name) is None:
+            raise DepthwiseError(f"{name} is not installed: pip install 'depthwise[export]'")
+        self.name, self.shape = name, tuple(example.shape[1:])
+        try:
+            network = copy.deepcopy(network).requires_grad_(False)
+            self._run = GENERAL[name][precision](network, example, torch.get_num_threads())
+            self._empty = self._run(example)[:0]
+        except Exception as error:  # whatever the library raises
+            reason = str(error).strip().partition("\n")[0]
+            raise DepthwiseError(f"{name} does not run this network: {reason}") from error
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """float32 [N, C, H, W] to the network's result."""
+        check_images(x, self.shape)
+        return self._run(x.detach()) if len(x) else self._empty.clone()
+
+
+def fastest(network: nn.Module, example: Tensor, precision: str) -> General | None:
+    """Of the engines that are installed and take `network`, the one that is the quickest with `example`; or None."""
+    found: list[General] = []
+    for name in GENERAL:
+        try:
+            found.append(General(name, network, example, precision))
+        except DepthwiseError:
+            continue
+    seconds: dict[str, list[float]] = {engine.name: [] for engine in found}
+    for turn in range(ROUNDS if len(found) > 1 else 0):
+        for engine in found[turn % len(found) :] + found[: turn % len(found)]:
+            time.sleep(REST)
+            engine(example)  # wakes the threads and brings the weights back
+            began = time.perf_counter()
+            engine(example)
+            seconds[engine.name].append(time.perf_counter() - began)
+    return min(found, key=lambda engine: median(seconds[engine.name] or [0.0]), default=None)
