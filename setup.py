@@ -20,6 +20,7 @@ setup(
                 "-std=c++17",
                 "-O3",
                 "-g0",
+                "-fvisibility=hidden",
                 "-fno-tree-vectorize",
                 "-fno-math-errno",
                 "-fno-trapping-math",

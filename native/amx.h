@@ -35,18 +35,17 @@ class Configuration {
   public:
     Configuration() = default;
     Configuration(const Configuration&) = delete;
-    template <class T>
-    void use() {
-        static constexpr TileShapes shapes(sizeof(T));
-        if (value_bytes != sizeof(T)) _tile_loadconfig(&shapes);
-        value_bytes = sizeof(T);
+    void use(int64_t bytes) {
+        static constexpr TileShapes for_bytes(1), for_bfloat16(2);
+        if (value_bytes != bytes) _tile_loadconfig(bytes == 1 ? &for_bytes : &for_bfloat16);
+        value_bytes = bytes;
     }
     ~Configuration() {
         if (value_bytes) _tile_release();
     }
 
   private:
-    size_t value_bytes = 0;
+    int64_t value_bytes = 0;
 };
 
 // 16 rows of a product, so many bytes apart, and where their stretches lie.
@@ -254,7 +253,7 @@ bool tiles_multiply() {
     };
     {
         Configuration tiles;
-        tiles.use<T>();
+        tiles.use(sizeof(T));
         TileProduct<T, decltype(compare)> product(RUNS, LENGTH, compare);
         product.read(rows, 0, COUNT, {1, LENGTH, 0}, false, scratch);
         product.multiply(b, 0, VECTORS, b);

@@ -40,7 +40,8 @@ static bool supported(const char* isa) {
         static const bool tiles = supported("avx512bf16") && has_tiles();  // asked once
         return tiles;
     }
-    if (!std::strcmp(isa, "avx512bf16")) return __builtin_cpu_supports("avx512bf16") && supported("avx512");
+    if (!std::strcmp(isa, "avx512bf16"))
+        return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") && supported("avx512");
     if (!std::strcmp(isa, "avx512"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
@@ -71,6 +72,7 @@ static const Kernels* table(const char* isa) {
 
 static const Kernels* kernels = &kernels_portable;
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 // Chooses the instruction set ("amx", "avx512bf16", "avx512", "avx2" or "portable"); returns 0 if this machine does not have it.
@@ -107,3 +109,4 @@ void depthwise_run_plan(const Run* p) { kernels->run_plan(*p); }
 int64_t depthwise_panel() { return kernels->panel; }
 void depthwise_pool_backward(const Pool* p) { kernels->pool_backward(*p); }
 }
+#pragma GCC visibility pop

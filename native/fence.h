@@ -36,9 +36,11 @@ inline void allow_arena(const Run& run, bool allowed) {
 template <class T>
 void allow_maps(const Run& run, const Step& s, bool allowed) {
     if (!fenced(run)) return;
-    for (const Map* map : {&s.in, &s.out, &s.residual}) {
+    for (const Map* map : {&s.in, &s.out, &s.residual, &s.gate}) {
         const int64_t pixels = run.batch * (map->height + 2 * map->border) * (map->width + 2 * map->border);
-        const int64_t value = map == &s.out && s.float_out ? sizeof(float) : sizeof(T);
+        int64_t value = sizeof(T);
+        if (map == &s.out) value = s.out_bytes ? 1 : s.float_out ? sizeof(float) : value;
+        if (map == &s.in && s.scale && !s.depthwise) value = 1;
         if (map->offset >= 0) allow(allowed, run.arena + map->offset, pixels * map->pixel * value);
     }
 }

@@ -1,6 +1,8 @@
 // The kernels for x86-64 with AVX2 and FMA. Standard headers come first: their inline functions are shared with code
 // that must run anywhere, and may not be compiled for this instruction set.
 #ifdef __x86_64__
+#include <immintrin.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -15,6 +17,7 @@
 #pragma GCC target("avx2,fma,bmi2")
 #endif
 #define NATIVE_ISA avx2
+#define NATIVE_AVX2
 #define WIDTH 8
 #include "table.h"
 #if defined(__clang__)

@@ -1,4 +1,4 @@
-// The kernels for x86-64 with AVX-512 and its conversions to bfloat16. Standard headers come first: their inline functions are shared with code
+// The kernels for x86-64 with AVX-512 with its products of bfloat16 and of bytes. Standard headers come first: their inline functions are shared with code
 // that must run anywhere, and may not be compiled for this instruction set.
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -12,9 +12,9 @@
 #include "kernels.h"
 #include "parallel.h"
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,fma,bmi2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx512vnni,fma,bmi2"))), apply_to = function)
 #else
-#pragma GCC target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,fma,bmi2")
+#pragma GCC target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx512vnni,fma,bmi2")
 #endif
 #define NATIVE_ISA avx512bf16
 #define NATIVE_AVX512

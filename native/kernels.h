@@ -95,10 +95,14 @@ struct Step {
     Map in, out, residual, gate;
     const float* depthwise;     // [kernel_height * kernel_width][in.channels], null where nothing stands before the product
     const float* between_bias;  // [in.channels] or null
-    const void* weights;        // of each panel [runs * length][channels]; bfloat16 in pairs of rows;
+    const void* weights;        // of each panel [runs * length][channels]; bfloat16 in pairs of rows, int8 in fours;
                                 // null for a depthwise convolution alone
     const Panel* panels;        // all output channels, panel by panel
     const float* bias;          // [out.channels]
+    const float* scale;         // [out.channels], what one of the integer sums is worth, if the weights are int8, else null:
+                                // the rows are bytes then, those of a separable convolution by `between_bytes`
+    const float* between_bytes;  // [2][in.channels]: v is kept as the byte v * first + second, rounded
+    const float* out_bytes;      // the same [2][out.channels] for the result, or null if it is no bytes
     int64_t runs, taps, length; // a row of the product: so many stretches, `taps` of them in a kernel row, of so many values
     int64_t kernel_height, kernel_width, stride, pad_top, pad_left;
     int32_t kind, relu_first, between, activation, largest, float_out, count_padding;

@@ -4,13 +4,18 @@
 // them pads. A convolution is a matrix product whose rows are addressed in the map itself, one run of memory a kernel
 // row, or one a tap where groups leave channels out; a separable convolution writes its depthwise part for one tile of pixels into the thread's own cache and
 // multiplies it from there. Threads claim tiles, and wait for each other between two steps only.
+//
+// T is what maps hold, Row what a product reads: the same, or bytes whose weights are int8. Out is what a step writes: T,
+// bytes for such a product, or the float of the result.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <type_traits>
 
 #include "fence.h"
+#include "kernels.h"
 #include "parallel.h"
 #include "simd.h"
 #ifdef NATIVE_AMX
@@ -54,9 +59,8 @@ struct Activate {
         : kind(activation),
           low(zero<WIDTH>() + (activation == RELU || activation == RELU6 ? 0.0f : -HUGE_VALF)),
           high(zero<WIDTH>() + (activation == RELU6 ? 6.0f : HUGE_VALF)) {}
-    INLINE F<WIDTH> operator()(F<WIDTH> v) const {
-        return kind <= RELU6 ? at_most<WIDTH>(at_least<WIDTH>(v, low), high) : curve(kind, v);
-    }
+    INLINE F<WIDTH> clamp(F<WIDTH> v) const { return at_most<WIDTH>(at_least<WIDTH>(v, low), high); }
+    INLINE F<WIDTH> operator()(F<WIDTH> v) const { return kind <= RELU6 ? clamp(v) : curve(kind, v); }
     // What is more than a clamp.
     __attribute__((noinline)) static F<WIDTH> curve(int kind, F<WIDTH> v) {
         const F<WIDTH> one = zero<WIDTH>() + 1.0f;
@@ -72,11 +76,20 @@ struct Activate {
     }
 };
 
+// A step's result: as bytes if those are wanted.
+template <class Out>
+INLINE void put(Out* to, F<WIDTH> v, const float* bytes, int64_t channels, int64_t c) {
+    if constexpr (std::is_same_v<Out, uint8_t>)
+        store_rounded<WIDTH>(to + c, v * load<WIDTH>(bytes + c) + load<WIDTH>(bytes + channels + c));
+    else
+        store<WIDTH>(to + c, v);
+}
+
 // sums[R][N * WIDTH] = bias + rows times panel: `runs` stretches of `length` values of each row, and the panel's
 // [runs * length][N * WIDTH]. A function by itself, for then its sums stay in registers.
 template <int R, int N>
 __attribute__((noinline)) void multiply(const float* const* rows, int64_t runs, Stretches at, int64_t length,
-                                        const float* panel, const float* bias, float* sums) {
+                                        const float* panel, const float* bias, const float*, float* sums) {
     F<WIDTH> sum[R][N];
 #pragma GCC unroll 16
     for (int m = 0; m < R; m++)
@@ -107,7 +120,7 @@ __attribute__((noinline)) void multiply(const float* const* rows, int64_t runs, 
 // The same in bfloat16, two values of a row at a time: the panel is [runs * length / 2][N * WIDTH][2].
 template <int R, int N>
 __attribute__((noinline)) void multiply(const bf16* const* rows, int64_t runs, Stretches at, int64_t length,
-                                        const bf16* panel, const float* bias, float* sums) {
+                                        const bf16* panel, const float* bias, const float*, float* sums) {
     F<WIDTH> sum[R][N];
 #pragma GCC unroll 16
     for (int m = 0; m < R; m++)
@@ -155,40 +168,91 @@ __attribute__((noinline)) void multiply(const bf16* const* rows, int64_t runs, S
         for (int n = 0; n < N; n++) store<WIDTH>(sums + (m * N + n) * WIDTH, settled<WIDTH>(sum[m][n]));
 }
 
+// The same in bytes, four values of a row at a time: the panel is int8 [runs * length / 4][N * WIDTH][4], and the sums,
+// exact, are worth `scale` each.
+template <int R, int N>
+__attribute__((noinline)) void multiply(const uint8_t* const* rows, int64_t runs, Stretches at, int64_t length,
+                                        const uint8_t* panel, const float* bias, const float* scale, float* sums) {
+    typedef typename Vec<WIDTH>::I I;
+    I sum[R][N] = {};
+    for (int64_t run = 0; run < runs; run++) {
+        const uint8_t* a[R];
+#pragma GCC unroll 16
+        for (int m = 0; m < R; m++) a[m] = rows[m] + at[run];
+        for (int64_t k = 0; k < length; k += 4, panel += 4 * N * WIDTH) {
+            F<WIDTH> b[N];
+#pragma GCC unroll 4
+            for (int n = 0; n < N; n++) b[n] = load_once<WIDTH>(reinterpret_cast<const float*>(panel) + n * WIDTH);
+#ifndef NATIVE_AVX512BF16
+            I even[N], odd[N];  // 16 bits each
+#pragma GCC unroll 4
+            for (int n = 0; n < N; n++) {
+                even[n] = even_bytes<WIDTH>((I)b[n]);
+                odd[n] = odd_bytes<WIDTH>((I)b[n]);
+            }
+#endif
+#pragma GCC unroll 16
+            for (int m = 0; m < R; m++) {
+                uint32_t four;
+                std::memcpy(&four, a[m] + k, sizeof four);
+#ifdef NATIVE_AVX512BF16
+                const __m512i values = _mm512_set1_epi32(static_cast<int>(four));
+#pragma GCC unroll 4
+                for (int n = 0; n < N; n++) sum[m][n] = (I)_mm512_dpbusd_epi32((__m512i)sum[m][n], values, (__m512i)b[n]);
+#else
+                const int first = four & 0xff00ff, second = four >> 8 & 0xff00ff;
+#pragma GCC unroll 4
+                for (int n = 0; n < N; n++)
+                    sum[m][n] += multiply_pairs<WIDTH>(even[n], first) + multiply_pairs<WIDTH>(odd[n], second);
+#endif
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) {
+        const F<WIDTH> worth = load<WIDTH>(scale + n * WIDTH), start = load<WIDTH>(bias + n * WIDTH);
+#pragma GCC unroll 16
+        for (int m = 0; m < R; m++)
+            store<WIDTH>(sums + (m * N + n) * WIDTH, __builtin_convertvector(sum[m][n], F<WIDTH>) * worth + start);
+    }
+}
+
 // What a step does with its residual: v + residual, or the larger of the two.
 INLINE F<WIDTH> join(const Step& s, F<WIDTH> v, F<WIDTH> residual) {
     return s.largest ? at_least<WIDTH>(v, residual) : v + residual;
 }
 
 // One panel times all rows of a tile; residual and activation come on the way out.
-template <int N, class T, class Out>
-void multiply_panel(const Step& s, int64_t c, int64_t first_input, const T* panel, const T* const* rows, Stretches at, int64_t pixels,
+template <int N, class Row, class T, class Out>
+void multiply_panel(const Step& s, int64_t c, int64_t first_input, const Row* panel, const Row* const* rows, Stretches at,
+                    int64_t pixels,
                     const T* const* residual, Out* const* out) {
     constexpr int TOGETHER = N == 1 ? 2 * ROWS : ROWS;  // enough sums to keep the multipliers busy
     alignas(64) float sums[TOGETHER * N * WIDTH];
     const Activate activate(s.activation);
+    const float* scale = s.scale ? s.scale + c : nullptr;
     for (int64_t first = 0; first < pixels; first += TOGETHER) {
         const int64_t count = std::min<int64_t>(TOGETHER, pixels - first);
-        const T* group[TOGETHER];
+        const Row* group[TOGETHER];
         for (int m = 0; m < TOGETHER; m++) group[m] = rows[first + std::min<int64_t>(m, count - 1)] + first_input;
         if (count > TOGETHER / 2)
-            multiply<TOGETHER, N>(group, s.runs, at, s.length, panel, s.bias + c, sums);
+            multiply<TOGETHER, N>(group, s.runs, at, s.length, panel, s.bias + c, scale, sums);
         else
-            multiply<TOGETHER / 2, N>(group, s.runs, at, s.length, panel, s.bias + c, sums);
+            multiply<TOGETHER / 2, N>(group, s.runs, at, s.length, panel, s.bias + c, scale, sums);
         for (int64_t m = 0; m < count; m++)
             for (int n = 0; n < N; n++) {
                 F<WIDTH> v = load<WIDTH>(sums + (m * N + n) * WIDTH);
                 if (residual) v = join(s, v, load<WIDTH>(residual[first + m] + c + n * WIDTH));
-                store<WIDTH>(out[first + m] + c + n * WIDTH, activate(v));
+                put(out[first + m], activate(v), s.out_bytes, s.out.channels, c + n * WIDTH);
             }
     }
 }
 
 // One tile of `pixels` pixels: every panel times every row.
-template <class T, class Out>
-void finish_tile(const Step& s, const T* const* rows, Stretches at, const T* const* residual, Out* const* out,
+template <class Row, class T, class Out>
+void finish_tile(const Step& s, const Row* const* rows, Stretches at, const T* const* residual, Out* const* out,
                  int64_t pixels) {
-    const T* weights = static_cast<const T*>(s.weights);
+    const Row* weights = static_cast<const Row*>(s.weights);
     int64_t c = 0;
     for (const Panel* panel = s.panels; c < s.out.channels; panel++) {
         switch (panel->channels / WIDTH) {
@@ -206,24 +270,33 @@ void finish_tile(const Step& s, const T* const* rows, Stretches at, const T* con
 static_assert(MOST_PIXELS <= MOST_ROWS && MOST_PIXELS % PIXEL_GROUP == 0 && 8 * ROWS % PIXEL_GROUP == 0);
 
 // The same on tiles, if stretches are of whole groups of 16 values. `scratch` has the rows or room for them.
-template <class T, class Out>
-void finish_on_tiles(const Step& s, const T* const* rows, Stretches at, const T* const* residual, Out* const* out,
-                     int64_t pixels, T* scratch) {
+template <class Row, class T, class Out>
+void finish_on_tiles(const Step& s, const Row* const* rows, Stretches at, const T* const* residual, Out* const* out,
+                     int64_t pixels, Row* scratch) {
     const Activate activate(s.activation);
     const auto finish = [&](int64_t first, int64_t count, int64_t c, int vectors, const auto* sums) {
         for (int64_t m = 0; m < count; m++)
             for (int n = 0; n < vectors; n++, sums += WIDTH) {
-                F<WIDTH> v = load<WIDTH>(sums) + load<WIDTH>(s.bias + c + n * WIDTH);
-                if (residual) v = join(s, v, load<WIDTH>(residual[first + m] + c + n * WIDTH));
-                store<WIDTH>(out[first + m] + c + n * WIDTH, activate(v));
+                const int64_t channel = c + n * WIDTH;
+                F<WIDTH> v;
+                if constexpr (sizeof(Row) == 1) {
+                    typename Vec<WIDTH>::I whole;
+                    std::memcpy(&whole, sums, sizeof whole);
+                    v = __builtin_convertvector(whole, F<WIDTH>) * load<WIDTH>(s.scale + channel);
+                } else {
+                    v = load<WIDTH>(sums);
+                }
+                v += load<WIDTH>(s.bias + channel);
+                if (residual) v = join(s, v, load<WIDTH>(residual[first + m] + channel));
+                put(out[first + m], activate(v), s.out_bytes, s.out.channels, channel);
             }
     };
-    TileProduct<T, decltype(finish)> product(s.runs, s.length, finish);
-    const T* weights = static_cast<const T*>(s.weights);
+    TileProduct<Row, decltype(finish)> product(s.runs, s.length, finish);
+    const Row* weights = static_cast<const Row*>(s.weights);
     int64_t c = 0, first = -1;
     for (const Panel* panel = s.panels; c < s.out.channels; panel++) {
         if (panel->first != first) product.read(rows, first = panel->first, pixels, at, rows[0] == scratch, scratch);
-        const T* next = weights + s.runs * s.length * panel->channels;
+        const Row* next = weights + s.runs * s.length * panel->channels;
         const bool last = c + panel->channels == s.out.channels;
         product.multiply(weights, c, static_cast<int>(panel->channels / WIDTH), last ? s.weights : next);
         weights = next;
@@ -232,17 +305,25 @@ void finish_on_tiles(const Step& s, const T* const* rows, Stretches at, const T*
 }
 #endif
 
+constexpr int SIDE_BY_SIDE[2] = {WIDTH == 16 ? 8 : 4, 4};  // pixels side by side, by stride
+
+INLINE bool fast_depthwise(const Step& s) { return s.kernel_height == 3 && s.stride <= 2 && s.between <= RELU6; }
+
+
 // `X` pixels side by side of the depthwise convolution, all channels, with the ReLU before and the activation behind.
-// K and S are kernel and stride, if they are known; else X is 1 and K is 0.
-template <class T, int K, int S, int X>
-void depthwise_pixels(const Step& s, const T* in, int64_t row, T* out) {
+// K and S are kernel and stride, if they are known and no ELU follows; else X is 1 and K is 0.
+template <class T, class Row, int K, int S, int X>
+void depthwise_pixels(const Step& s, const T* in, int64_t row, Row* out) {
     const int size = K ? K : static_cast<int>(s.kernel_height);
     const int64_t C = s.in.channels, pixel = s.in.pixel;
     const F<WIDTH> floor = zero<WIDTH>() + (s.relu_first ? 0.0f : -HUGE_VALF);
     const Activate activate(s.between);
     for (int64_t c = 0; c < C; c += WIDTH) {
         F<WIDTH> sum[X];
-        for (int x = 0; x < X; x++) sum[x] = s.between_bias ? load<WIDTH>(s.between_bias + c) : zero<WIDTH>();
+        const F<WIDTH> start = s.between_bias ? load<WIDTH>(s.between_bias + c) : zero<WIDTH>();
+#pragma GCC unroll 8
+        for (int x = 0; x < X; x++) sum[x] = start;
+#pragma GCC unroll 3
         for (int i = 0; i < size; i++) {
             const T* line = in + i * row + c;
             const float* taps = s.depthwise + i * size * C + c;
@@ -262,66 +343,76 @@ void depthwise_pixels(const Step& s, const T* in, int64_t row, T* out) {
                     sum[0] += load<WIDTH>(taps + j * C) * at_least<WIDTH>(load<WIDTH>(line + j * pixel), floor);
             }
         }
-        for (int x = 0; x < X; x++) store<WIDTH>(out + x * C + c, activate(sum[x]));
+#pragma GCC unroll 8
+        for (int x = 0; x < X; x++)
+            put(out + x * C, K ? activate.clamp(sum[x]) : activate(sum[x]), s.between_bytes, C, c);
     }
 }
 
 // As many of the `left` pixels as one call takes; how many those are.
-template <class T>
-INLINE int64_t depthwise_some(const Step& s, const T* in, int64_t row, int64_t left, T* out) {
-    if (s.kernel_height != 3 || s.stride > 2) return depthwise_pixels<T, 0, 1, 1>(s, in, row, out), 1;
+template <class T, class Row>
+INLINE int64_t depthwise_some(const Step& s, const T* in, int64_t row, int64_t left, Row* out) {
+    if (!fast_depthwise(s)) return depthwise_pixels<T, Row, 0, 1, 1>(s, in, row, out), 1;
     if (s.stride == 2) {
-        if (left >= 4) return depthwise_pixels<T, 3, 2, 4>(s, in, row, out), 4;
-        return depthwise_pixels<T, 3, 2, 1>(s, in, row, out), 1;
+        if (left >= SIDE_BY_SIDE[1]) return depthwise_pixels<T, Row, 3, 2, SIDE_BY_SIDE[1]>(s, in, row, out), SIDE_BY_SIDE[1];
+        return depthwise_pixels<T, Row, 3, 2, 1>(s, in, row, out), 1;
     }
-    if (left >= 8 && WIDTH == 16) return depthwise_pixels<T, 3, 1, 8>(s, in, row, out), 8;
-    if (left >= 4) return depthwise_pixels<T, 3, 1, 4>(s, in, row, out), 4;
-    return depthwise_pixels<T, 3, 1, 1>(s, in, row, out), 1;
+    if (left >= SIDE_BY_SIDE[0]) return depthwise_pixels<T, Row, 3, 1, SIDE_BY_SIDE[0]>(s, in, row, out), SIDE_BY_SIDE[0];
+    if (left >= 4) return depthwise_pixels<T, Row, 3, 1, 4>(s, in, row, out), 4;
+    return depthwise_pixels<T, Row, 3, 1, 1>(s, in, row, out), 1;
 }
 
-template <class T>
-void depthwise_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t end, T* out) {
-    const int64_t height = s.out.height, width = s.out.width, C = s.in.channels;
+template <class T, class Row>
+void depthwise_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t end, Row* out) {
+    const int64_t height = s.out.height, width = s.out.width;
+    const int64_t block = fast_depthwise(s) ? SIDE_BY_SIDE[s.stride - 1] : 1;
     for (int64_t p = begin; p < end;) {
-        const int64_t n = p / (height * width), y = p / width % height, x = p % width;
+        int64_t x = p % width;
+        const int64_t missing = block - std::min(width - x, end - p);
+        // A whole block that begins with pixels done already takes less time than single pixels.
+        if (missing > 0 && missing <= std::min(x, p - begin)) p -= missing, x -= missing;
+        const int64_t n = p / (height * width), y = p / width % height;
         const T* from = in.at(n, y * s.stride - s.pad_top, x * s.stride - s.pad_left);
-        const int64_t done = depthwise_some(s, from, in.row, std::min(width - x, end - p), out);
-        p += done;
-        out += done * C;
+        p += depthwise_some(s, from, in.row, std::min(width - x, end - p), out + (p - begin) * s.in.channels);
     }
 }
 
 // A convolution, or a separable one whose depthwise part goes into `scratch` first.
-template <class T, class Out>
-void convolve_tile(const Step& s, char* arena, int64_t begin, int64_t end, T* scratch) {
-    const Place<T> in(arena, s.in), residual(arena, s.residual);
+template <class T, class Row, class Out>
+void convolve_tile(const Step& s, char* arena, int64_t begin, int64_t end, char* scratch) {
+    const Place<T> residual(arena, s.residual);
+    const Place<Row> in(arena, s.in);
     const Place<Out> out(arena, s.out);
-    const T *rows[MOST_PIXELS + ROWS], *added[MOST_PIXELS + ROWS];
+    const Row* rows[MOST_PIXELS + ROWS];
+    const T* added[MOST_PIXELS + ROWS];
     Out* to[MOST_PIXELS + ROWS];
     const int64_t height = s.out.height, width = s.out.width;
-    if (s.depthwise) depthwise_tile(s, in, begin, end, scratch);
+    Row* between = reinterpret_cast<Row*>(scratch);
+    if (s.depthwise) depthwise_tile(s, Place<T>(arena, s.in), begin, end, between);
     for (int64_t p = begin; p < end; p++) {
         const int64_t n = p / (height * width), y = p / width % height, x = p % width;
-        rows[p - begin] = s.depthwise ? scratch + (p - begin) * s.in.channels
+        rows[p - begin] = s.depthwise ? between + (p - begin) * s.in.channels
                                       : in.at(n, y * s.stride - s.pad_top, x * s.stride - s.pad_left);
         to[p - begin] = out.at(n, y, x);
         added[p - begin] = residual.at(n, y, x);
     }
-    if (!s.weights) {
+    const bool plus = s.residual.offset >= 0;
+    if (s.weights) {
+        const Stretches at{s.taps, in.row, in.pixel};
+        const T* const* residuals = plus ? added : nullptr;
+#ifdef NATIVE_AMX
+        if (s.length % REST == 0) return finish_on_tiles(s, rows, at, residuals, to, end - begin, between);
+#endif
+        return finish_tile(s, rows, at, residuals, to, end - begin);
+    }
+    if constexpr (std::is_same_v<Row, T>) {
         const Activate activate(s.activation);
         for (int64_t p = 0; p < end - begin; p++)
             for (int64_t c = 0; c < s.out.channels; c += WIDTH) {
                 const F<WIDTH> v = load<WIDTH>(rows[p] + c);
-                store<WIDTH>(to[p] + c, activate(s.residual.offset < 0 ? v : join(s, v, load<WIDTH>(added[p] + c))));
+                put(to[p], activate(plus ? join(s, v, load<WIDTH>(added[p] + c)) : v), s.out_bytes, s.out.channels, c);
             }
-        return;
     }
-    const Stretches at{s.taps, in.row, in.pixel};
-    const T* const* plus = s.residual.offset < 0 ? nullptr : added;
-#ifdef NATIVE_AMX
-    if (s.length % REST == 0) return finish_on_tiles(s, rows, at, plus, to, end - begin, scratch);
-#endif
-    finish_tile(s, rows, at, plus, to, end - begin);
 }
 
 // A row of windows' largest values, or of their means.
@@ -349,16 +440,17 @@ void pool_row(const Step& s, char* arena, int64_t n, int64_t y) {
 }
 
 // activation(in * gate + residual), a row of the map; the gate is one number a channel.
-template <class T>
+template <class T, class Out>
 void sum_row(const Step& s, char* arena, int64_t n, int64_t y) {
-    const Place<T> in(arena, s.in), residual(arena, s.residual), gate(arena, s.gate), out(arena, s.out);
+    const Place<T> in(arena, s.in), residual(arena, s.residual), gate(arena, s.gate);
+    const Place<Out> out(arena, s.out);
     const Activate activate(s.activation);
     for (int64_t x = 0; x < s.out.width; x++)
         for (int64_t c = 0; c < s.out.channels; c += WIDTH) {
             F<WIDTH> v = load<WIDTH>(in.at(n, y, x) + c);
             if (s.gate.offset >= 0) v *= load<WIDTH>(gate.at(n, 0, 0) + c);
             if (s.residual.offset >= 0) v = join(s, v, load<WIDTH>(residual.at(n, y, x) + c));
-            store<WIDTH>(out.at(n, y, x) + c, activate(v));
+            put(out.at(n, y, x), activate(v), s.out_bytes, s.out.channels, c);
         }
 }
 
@@ -400,18 +492,22 @@ void read_row(const Run& run, const Step& s, char* arena, int64_t n, int64_t y) 
         }
 }
 
+// A map of bytes has one zero point if it has a border.
 template <class T>
-void clear_border(Map map, char* arena, int64_t batch) {
+void clear_border(Map map, char* arena, int64_t batch, int value) {
     map.first = 0;  // of the whole concatenation, if it is part of one
     const Place<T> place(arena, map);
     const int64_t b = map.border;
     for (int64_t n = 0; n < batch; n++)
         for (int64_t y = -b; y < map.height + b; y++) {
             const bool inside = y >= 0 && y < map.height;
-            std::memset(place.at(n, y, -b), 0, sizeof(T) * place.pixel * (inside ? b : map.width + 2 * b));
-            if (inside) std::memset(place.at(n, y, map.width), 0, sizeof(T) * place.pixel * b);
+            std::memset(place.at(n, y, -b), value, sizeof(T) * place.pixel * (inside ? b : map.width + 2 * b));
+            if (inside) std::memset(place.at(n, y, map.width), value, sizeof(T) * place.pixel * b);
         }
 }
+
+// Of one value of a product's rows, where maps have values of `map_bytes`.
+INLINE int64_t row_bytes(const Step& s, int64_t map_bytes) { return s.scale ? 1 : map_bytes; }
 
 // How many pixels (or rows, or vectors) one claim takes, and how many claims there are.
 struct Tiles {
@@ -421,7 +517,7 @@ struct Tiles {
         switch (s.kind) {
             case CONVOLUTION: {
                 const int64_t pixels = batch * s.out.height * s.out.width;
-                const int64_t fit = TILE_BYTES / static_cast<int64_t>(sizeof(T) * s.runs * s.length);
+                const int64_t fit = TILE_BYTES / (row_bytes(s, sizeof(T)) * s.runs * s.length);
                 const int64_t most = std::min(MOST_PIXELS, std::max<int64_t>(8 * ROWS, fit / PIXEL_GROUP * PIXEL_GROUP));
                 // As many claims as make equal shares of all threads.
                 const int64_t claims = (pixels + most * threads - 1) / (most * threads) * threads;
@@ -434,15 +530,25 @@ struct Tiles {
 };
 
 template <class T>
-void run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, T* scratch) {
+void run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, char* scratch) {
     const int64_t height = s.out.height;
+    constexpr bool with_bytes = std::is_same_v<T, bf16>;
     switch (s.kind) {
         case CONVOLUTION:
-            return s.float_out ? convolve_tile<T, float>(s, run.arena, begin, end, scratch)
-                               : convolve_tile<T, T>(s, run.arena, begin, end, scratch);
+            if constexpr (with_bytes) {
+                if (s.scale)
+                    return s.out_bytes ? convolve_tile<T, uint8_t, uint8_t>(s, run.arena, begin, end, scratch)
+                                       : convolve_tile<T, uint8_t, T>(s, run.arena, begin, end, scratch);
+                if (s.out_bytes) return convolve_tile<T, T, uint8_t>(s, run.arena, begin, end, scratch);
+            }
+            return s.float_out ? convolve_tile<T, T, float>(s, run.arena, begin, end, scratch)
+                               : convolve_tile<T, T, T>(s, run.arena, begin, end, scratch);
         case POOL: return pool_row<true, T>(s, run.arena, begin / height, begin % height);
         case AVERAGE: return pool_row<false, T>(s, run.arena, begin / height, begin % height);
-        case SUM: return sum_row<T>(s, run.arena, begin / height, begin % height);
+        case SUM:
+            if constexpr (with_bytes)
+                if (s.out_bytes) return sum_row<T, uint8_t>(s, run.arena, begin / height, begin % height);
+            return sum_row<T, T>(s, run.arena, begin / height, begin % height);
         case MEAN: {
             const int64_t vectors = s.in.channels / WIDTH;
             return mean_of<T>(s, run.arena, begin / vectors, begin % vectors * WIDTH);
@@ -453,7 +559,7 @@ void run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, T* scra
 
 template <class T>
 void run_share(const Run& run, Team& team, int index, int threads) {
-    T* scratch = reinterpret_cast<T*>(run.arena + run.scratch + index * run.scratch_bytes);
+    char* scratch = run.arena + run.scratch + index * run.scratch_bytes;
 #ifdef NATIVE_AMX
     Configuration configuration;
 #endif
@@ -461,17 +567,22 @@ void run_share(const Run& run, Team& team, int index, int threads) {
         const Step& s = run.steps[i];
         const Tiles tiles = Tiles::of(s, run.batch, run.threads, T{});
 #ifdef NATIVE_AMX
-        if (s.kind == CONVOLUTION) configuration.use<T>();
+        if (s.kind == CONVOLUTION) configuration.use(row_bytes(s, sizeof(T)));
 #endif
         if (FENCED) {
             if (index == 0) allow_maps<T>(run, s, true);
 #ifndef NATIVE_AMX  // whose groups of rows may reach behind the last pixel
             allow(false, scratch, run.scratch_bytes);
-            allow(true, scratch, s.depthwise ? tiles.size * s.in.channels * static_cast<int64_t>(sizeof(T)) : 0);
+            allow(true, scratch, s.depthwise ? tiles.size * s.in.channels * row_bytes(s, sizeof(T)) : 0);
 #endif
             team.wait(threads);
         }
-        if (index == threads - 1 && s.out.border) clear_border<T>(s.out, run.arena, run.batch);
+        if (index == threads - 1 && s.out.border) {
+            if (s.out_bytes)
+                clear_border<uint8_t>(s.out, run.arena, run.batch, static_cast<int>(s.out_bytes[s.out.channels]));
+            else
+                clear_border<T>(s.out, run.arena, run.batch, 0);
+        }
         for (;;) {
             const int64_t begin = team.claim(i) * tiles.size;
             if (begin >= tiles.total) break;

@@ -18,6 +18,7 @@ struct Vec {
     typedef int32_t I __attribute__((vector_size(4 * W)));
     typedef uint32_t U __attribute__((vector_size(4 * W)));
     typedef uint16_t H __attribute__((vector_size(2 * W)));
+    typedef int16_t S __attribute__((vector_size(4 * W)));
     typedef uint8_t B __attribute__((vector_size(W)));
 };
 template <int W>
@@ -130,6 +131,42 @@ INLINE F<W> select(typename Vec<W>::I mask, F<W> yes, F<W> no) {
 template <int W>
 INLINE F<W> zero() {
     return F<W>{};
+}
+
+// The nearest whole number to each of `v`, as a byte; beyond 0 and 255 those.
+template <int W>
+INLINE void store_rounded(uint8_t* p, F<W> v) {
+#ifdef NATIVE_AVX512
+    if constexpr (W == 16) {
+        const __m512i whole = _mm512_max_epi32(_mm512_cvtps_epi32((__m512)v), _mm512_setzero_si512());
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(whole));
+        return;
+    }
+#endif
+    v = select<W>(v > 255, zero<W>() + 255, select<W>(v > 0, v, zero<W>()));
+    store_bytes<W>(p, __builtin_convertvector(v + 12582912.0f, typename Vec<W>::I) & 255);  // 1.5 * 2^23: no fraction
+}
+
+// Bytes 0 and 2 of each 32 bits, or 1 and 3, as two signed numbers of 16 bits.
+template <int W>
+INLINE typename Vec<W>::I even_bytes(typename Vec<W>::I v) {
+    return (typename Vec<W>::I)((typename Vec<W>::S)(v << 8) >> 8);
+}
+template <int W>
+INLINE typename Vec<W>::I odd_bytes(typename Vec<W>::I v) {
+    return (typename Vec<W>::I)((typename Vec<W>::S)v >> 8);
+}
+
+// Both 16-bit numbers of each 32 bits times those of `pair`, summed.
+template <int W>
+INLINE typename Vec<W>::I multiply_pairs(typename Vec<W>::I v, int pair) {
+#ifdef NATIVE_AVX512
+    if constexpr (W == 16) return (typename Vec<W>::I)_mm512_madd_epi16((__m512i)v, _mm512_set1_epi32(pair));
+#endif
+#ifdef NATIVE_AVX2
+    if constexpr (W == 8) return (typename Vec<W>::I)_mm256_madd_epi16((__m256i)v, _mm256_set1_epi32(pair));
+#endif
+    return (v << 16 >> 16) * (pair & 0xffff) + (v >> 16) * (pair >> 16);
 }
 
 // max(v, floor) that keeps a NaN.

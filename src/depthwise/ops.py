@@ -21,6 +21,7 @@ from depthwise.errors import UsageError, unknown_name
 from depthwise.infer.fuse import Step
 from depthwise.infer.lower import ACTIVATIONS, LANES, Convolution
 from depthwise.infer.plan import ALIGNMENT, KINDS, Packed, pack, scratch_bytes
+from depthwise.infer.reference import activate
 from depthwise.native import structs
 from depthwise.native.library import library
 
@@ -31,18 +32,6 @@ _SCHEMA = (
     "Tensor? residual=None, *, int stride=1, int[4] padding=0, bool relu_first=False, str between='nothing', "
     "str activation='nothing') -> Tensor"
 )
-
-_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "nothing": lambda x: x,
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "elu": F.elu,
-    "sigmoid": torch.sigmoid,
-    "silu": F.silu,
-    "hardsigmoid": F.hardsigmoid,
-    "hardswish": F.hardswish,
-}
-assert tuple(_FUNCTIONS) == ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -148,8 +137,8 @@ def _compose(
     with torch.autocast(x.device.type, enabled=False):
         y = F.pad(F.relu(x) if options.relu_first else x, (left, right, top, bottom))
         y = F.conv2d(y, depthwise_weight.to(x.dtype), cast(depthwise_bias), options.stride, groups=x.shape[1])
-        y = F.conv2d(_FUNCTIONS[options.between](y), pointwise_weight.to(x.dtype), cast(bias))
-        return _FUNCTIONS[options.activation](y if residual is None else y + residual)
+        y = F.conv2d(activate(options.between, y), pointwise_weight.to(x.dtype), cast(bias))
+        return activate(options.activation, y if residual is None else y + residual)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:

@@ -10,8 +10,8 @@ from depthwise.infer.engines import GENERAL, General, fastest
 from depthwise.infer.lower import lower
 from depthwise.infer.plan import Plan
 
-Precision = Literal["fp32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+Precision = Literal["fp32", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 
 Engine = Literal["auto", "native", "openvino", "onnxruntime", "torch"]
 ENGINES: tuple[str, ...] = ("auto", "native", *GENERAL)

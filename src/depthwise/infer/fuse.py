@@ -16,6 +16,7 @@ from depthwise.infer.lower import (
     Pool,
     Sides,
     Sum,
+    sources,
 )
 
 PASSING = Convolution | Sum | Gate
@@ -44,7 +45,7 @@ class Step:
     """Of the two, rather than the sum with the residual."""
     gate: int | None = None
     activation: str = "nothing"
-    first: int = 0
+    first: int | None = None
 
     @property
     def window(self) -> tuple[int, int, int, Sides]:
@@ -80,7 +81,7 @@ class _Fusion:
         self.operations, self.shapes = graph.operations, graph.shapes
         self.readers: list[list[int]] = [[] for _ in self.operations]
         for index, operation in enumerate(self.operations):
-            for source in _sources(operation):
+            for source in sources(operation):
                 self.readers[source].append(index)
         self.taken: set[int] = set()
         """Operations that have become part of a step which another operation stands for."""
@@ -264,15 +265,3 @@ def block(operation: Convolution, outputs: range, inputs: range) -> Tensor:
 
 def _inputs(operation: Convolution) -> int:
     return operation.groups * operation.weight.shape[1]
-
-
-def _sources(operation: Operation) -> tuple[int, ...]:
-    match operation:
-        case Image():
-            return ()
-        case Sum(source, other, _) | Gate(source, other):
-            return source, other
-        case Concatenation(parts):
-            return parts
-        case _:
-            return (operation.source,)

@@ -27,7 +27,7 @@ Node = Any
 
 @dataclass(frozen=True)
 class Convolution:
-    """weight [K, M / groups, h, w], bias [K]; a linear layer is one on a map of one pixel."""
+    """weight [K, M / groups, h, w], bias [K]; a linear layer is one on a map of one pixel. name: of the module."""
 
     source: int
     weight: Tensor
@@ -35,6 +35,7 @@ class Convolution:
     stride: int
     padding: Sides
     groups: int
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,19 @@ class Graph:
     shapes: tuple[tuple[int, int, int], ...]
     flat: bool
     """Whether the result is [N, C] rather than [N, C, 1, 1]."""
+
+
+def sources(operation: Operation) -> tuple[int, ...]:
+    """What `operation` reads."""
+    match operation:
+        case Image():
+            return ()
+        case Sum(source, other, _) | Gate(source, other):
+            return source, other
+        case Concatenation(parts):
+            return parts
+        case _:
+            return (operation.source,)
 
 
 def lower(module: nn.Module, example: Tensor) -> Graph:
@@ -200,9 +214,20 @@ class _Lowering:
         rule(node)
 
     def refusal(self, node: Node, what: str) -> DepthwiseError:
-        stack = node.meta.get("nn_module_stack") or {}
-        place = [path for path, _ in stack.values()][-1:] or [node.name]
-        return DepthwiseError(f"{what} in {place[0] or 'the network'} has no compiled form")
+        return DepthwiseError(f"{what} in {self.place(node) or 'the network'} has no compiled form")
+
+    def place(self, node: Node) -> str:
+        """The path of the module that `node` is part of."""
+        paths = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+        return paths[-1] if paths else node.name
+
+    def unique_place(self, node: Node) -> str:
+        """The place of a convolution, told from others of the same module."""
+        place = self.place(node)
+        earlier = sum(
+            isinstance(made, Convolution) and made.name.partition("#")[0] == place for made in self.operations
+        )
+        return f"{place}#{earlier + 1}" if earlier else place
 
     def argument(self, node: Node, position: int, default: Any = None) -> Any:
         return node.args[position] if len(node.args) > position else default
@@ -274,7 +299,8 @@ class _Lowering:
             raise self.refusal(node, "a convolution with such strides or dilations")
         bias = torch.zeros(len(weight)) if bias is None else bias
         top, left, bottom, right = (a + b for a, b in zip(outside, own, strict=True))
-        self.add(node, Convolution(source, weight, bias, stride[0], (top, left, bottom, right), groups))
+        sides = (top, left, bottom, right)
+        self.add(node, Convolution(source, weight, bias, stride[0], sides, groups, self.unique_place(node)))
 
     def _linear(self, node: Node) -> None:
         weight, bias = self.tensor(node.args[1]), self.tensor(self.argument(node, 2))
@@ -284,7 +310,8 @@ class _Lowering:
         if not value.flat and self.shapes[self.plain(node, node.args[0])][1:] != (1, 1):
             raise self.refusal(node, "a linear layer on a map")
         weight = weight.unflatten(1, self.shapes[value.index])
-        self.add(node, Convolution(value.index, weight, bias, 1, (0, 0, 0, 0), 1))
+        sides = (0, 0, 0, 0)
+        self.add(node, Convolution(value.index, weight, bias, 1, sides, 1, self.unique_place(node)))
 
     def _batch_norm(self, node: Node) -> None:
         index = self.plain(node, node.args[0])

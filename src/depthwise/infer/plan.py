@@ -1,7 +1,8 @@
 """A network as a plan for the native kernels: weights packed once, maps laid out in one arena, steps in a list."""
 
 import ctypes
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer.fuse import Step, block, fuse
-from depthwise.infer.lower import ACTIVATIONS, LANES, Concatenation, Convolution, Graph
+from depthwise.infer.lower import ACTIVATIONS, LANES, Convolution, Graph
+from depthwise.infer.quantize import Rounding
 from depthwise.native import structs
 from depthwise.native.library import library
 
@@ -29,6 +31,8 @@ class Packed:
     bias: Tensor | None
     depthwise: Tensor | None
     between_bias: Tensor | None
+    scale: Tensor | None
+    between_bytes: Tensor | None
     runs: int
     taps: int
     length: int
@@ -44,10 +48,11 @@ class Packed:
 class Plan:
     """Runs `graph` on float32 images [N, C, H, W] of the shape it was made for; safe from many threads at once.
 
+    bf16: maps and weights are bfloat16 rather than float32; `roundings`: products that are done in bytes then.
     Memory for a batch size is taken when it first comes, and kept: running allocates the result and nothing else.
     """
 
-    def __init__(self, graph: Graph, *, bf16: bool) -> None:
+    def __init__(self, graph: Graph, *, bf16: bool, roundings: Mapping[str, Rounding] | None = None) -> None:
         if library.handle is None:
             raise DepthwiseError(
                 f"the native kernels cannot run here: {library.reason or 'they are switched off'}"
@@ -55,16 +60,27 @@ class Plan:
         self.graph, self.bf16 = graph, bf16
         self.kernels = library.path
         schedule = fuse(graph)
-        self.steps, self.homes = schedule.steps, schedule.homes
+        self.steps, self.homes = list(schedule.steps), schedule.homes
+        self.shapes = list(graph.shapes)
         self.value_bytes = 2 if bf16 else 4
         self.result = self.steps[-1].result
         self.float_out = not bf16 or self.steps[-1].kind == "convolution"
+        self.roundings = roundings or {}
+        self.byte_maps: dict[int, Rounding] = {}
+        self._keep_bytes()
         self.channels = self._channels()
         self.borders = self._borders()
         self.packed = [
-            pack(step, self.channels[step.source], self.channels[step.result], bf16=bf16)
+            pack(
+                step,
+                self.channels[step.source],
+                self.channels[step.result],
+                bf16=bf16,
+                rounding=self.rounding(step.product),
+            )
             for step in self.steps
         ]
+        self.out_bytes = {index: _bytes_of(r, self.channels[index]) for index, r in self.byte_maps.items()}
         self._idle: dict[int, SimpleQueue[_Context]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -73,9 +89,9 @@ class Plan:
             raise DepthwiseError(
                 f"this network was compiled for the {self.kernels} kernels: compile it again"
             )
-        check_images(x, self.graph.shapes[0])
+        check_images(x, self.shapes[0])
         if not len(x):
-            return x.new_zeros(0, *self.graph.shapes[self.result][: 1 if self.graph.flat else 3])
+            return x.new_zeros(0, *self.shapes[self.result][: 1 if self.graph.flat else 3])
         idle = self._idle.setdefault(len(x), SimpleQueue())
         try:
             context = idle.get_nowait()
@@ -85,17 +101,59 @@ class Plan:
         idle.put(context)
         return result
 
+    def rounding(self, product: Convolution | None) -> Rounding | None:
+        """How `product` is rounded, if it is done in bytes."""
+        return self.roundings.get(product.name) if product else None
+
+    def _keep_bytes(self) -> None:
+        """Turn the maps that products in bytes read into bytes.
+
+        Whoever makes the map writes bytes, if nobody reads anything else in it; else they become a map beside it.
+        """
+        readers: dict[int, list[int]] = {}
+        for number, step in enumerate(self.steps):
+            if self.rounding(step.product) and step.depthwise is None:
+                readers.setdefault(step.source, []).append(number)
+        copies: dict[int, Step] = {}
+        for source, numbers in readers.items():
+            rounding = self.rounding(self.steps[numbers[0]].product)
+            assert rounding is not None
+            makers = [step for step in self.steps if step.result == source]
+            read = [
+                number
+                for number, step in enumerate(self.steps)
+                if source in (step.source, step.residual, step.gate)
+            ]
+            index = source
+            if (
+                read != numbers
+                or source in self.homes
+                or [step.kind for step in makers] not in (["convolution"], ["sum"])
+                or makers[0].first is not None
+            ):
+                index = len(self.shapes)
+                self.shapes.append(self.shapes[source])
+                copies[numbers[0]] = Step("sum", source, index)
+                for number in numbers:
+                    self.steps[number] = replace(self.steps[number], source=index)
+            self.byte_maps[index] = rounding
+        self.steps = [
+            part
+            for number, step in enumerate(self.steps)
+            for part in ([copies[number], step] if number in copies else [step])
+        ]
+
     def _channels(self) -> list[int]:
         """Of each map in memory: filled up, but for an image that only convolutions read, value by value."""
-        channels = [-(-shape[0] // LANES) * LANES for shape in self.graph.shapes]
+        channels = [-(-shape[0] // LANES) * LANES for shape in self.shapes]
         image = self.steps[0].result
         readers = [step for step in self.steps[1:] if image in (step.source, step.residual, step.gate)]
         if all(step.product and not step.depthwise and step.residual != image for step in readers):
-            channels[image] = -(-self.graph.shapes[image][0] // 2) * 2
+            channels[image] = -(-self.shapes[image][0] // 2) * 2
         return channels
 
     def _borders(self) -> list[int]:
-        borders = [0] * len(self.graph.shapes)
+        borders = [0] * len(self.shapes)
         for step in self.steps:
             if step.kind != "convolution":
                 continue  # the other kinds look at what is inside only
@@ -103,8 +161,8 @@ class Plan:
             for kernel, before, inside, outside in zip(
                 (height, width),
                 (top, left),
-                self.graph.shapes[step.source][1:],
-                self.graph.shapes[step.result][1:],
+                self.shapes[step.source][1:],
+                self.shapes[step.result][1:],
                 strict=True,
             ):
                 behind = (outside - 1) * stride + kernel - before - inside
@@ -112,33 +170,46 @@ class Plan:
         return borders
 
 
-def pack(step: Step, inputs: int, outputs: int, *, bf16: bool) -> Packed:
-    """The weights of `step` between maps of so many channels, filled up, for the kernels in use."""
+def pack(step: Step, inputs: int, outputs: int, *, bf16: bool, rounding: Rounding | None = None) -> Packed:
+    """The weights of `step` between maps of so many channels, filled up, for the kernels in use.
+
+    Its product is in bytes if there is a `rounding` for it.
+    """
     assert library.handle is not None
-    weights = panels = bias = depthwise = between_bias = None
+    weights = panels = bias = depthwise = between_bias = scale = between_bytes = None
     runs, taps, length = 1, 1, inputs
     if step.depthwise is not None:
         depthwise = _filled(step.depthwise.weight.flatten(1).T, inputs)  # [h * w, M]
         between_bias = _filled(step.depthwise.bias, inputs)
     if step.product is not None:
-        windows = _windows(step.product, inputs, outputs, int(library.handle.depthwise_panel()))
-        height, width = step.product.weight.shape[2:]
+        product = step.product
+        if rounding:
+            product = rounding.product(product)
+            scale = _filled(rounding.step, outputs)
+            between_bytes = None if step.depthwise is None else _bytes_of(rounding, inputs)
+        windows = _windows(product, inputs, outputs, int(library.handle.depthwise_panel()))
+        height, width = product.weight.shape[2:]
         if len(windows[0][1]) < length:
             runs, taps, length = height * width, width, len(windows[0][1])
         elif step.depthwise is None:
             runs, length = height, width * length
-        weights = torch.cat([_panel(step.product, *window, bf16=bf16) for window in windows])
+        form = torch.int8 if rounding else torch.bfloat16 if bf16 else torch.float32
+        weights = torch.cat([_panel(product, *window, form) for window in windows])
         panels = torch.tensor([(len(wide), deep.start) for wide, deep in windows])
-        bias = _filled(step.product.bias, outputs)
-    return Packed(weights, panels, bias, depthwise, between_bias, runs, taps, length)
+        bias = _filled(product.bias, outputs)
+    return Packed(weights, panels, bias, depthwise, between_bias, scale, between_bytes, runs, taps, length)
 
 
-def _panel(product: Convolution, outputs: range, inputs: range, *, bf16: bool) -> Tensor:
+def _bytes_of(rounding: Rounding, channels: int) -> Tensor:
+    """What a value is multiplied with and what is added to make it a byte, float32 [2, channels]."""
+    return torch.stack([_filled(1 / rounding.scale, channels), _filled(rounding.zero, channels)])
+
+
+def _panel(product: Convolution, outputs: range, inputs: range, form: torch.dtype) -> Tensor:
     matrix = block(product, outputs, inputs).reshape(-1, len(outputs))
-    if bf16:
-        # Two rows side by side: [depth / 2, K, 2].
-        matrix = matrix.reshape(-1, 2, len(outputs)).transpose(1, 2).to(torch.bfloat16)
-    return matrix.flatten()
+    # As many rows side by side as 4 bytes hold: [depth / 2, K, 2] of bfloat16.
+    matrix = matrix.reshape(-1, 4 // form.itemsize, len(outputs)).transpose(1, 2)
+    return matrix.to(form).flatten()
 
 
 def check_images(x: Tensor, shape: tuple[int, ...]) -> None:
@@ -223,7 +294,7 @@ class _Context:
         self.call.strides[:] = x.stride()
         assert library.handle is not None
         library.handle.depthwise_run_plan(ctypes.byref(self.call))
-        channels, height, width = self.plan.graph.shapes[self.plan.result]
+        channels, height, width = self.plan.shapes[self.plan.result]
         filled = self.plan.channels[self.plan.result]
         start = self.start + self.offsets[self.plan.result]
         size = self.batch * height * width * filled * (4 if self.plan.float_out else 2)
@@ -237,7 +308,7 @@ class _Context:
         """`channels` of map `index` from `first` on; all of them unless given."""
         if index is None:
             return structs.Map(offset=-1)
-        _, height, width = self.plan.graph.shapes[index]
+        _, height, width = self.plan.shapes[index]
         owner, offset = self.plan.homes.get(index, (index, 0))
         return structs.Map(
             offset=self.offsets[owner],
@@ -253,14 +324,16 @@ class _Context:
         height, width, stride, (top, left, _, _) = step.window
         source, result = self._map(step.source), self._map(step.result)
         if step.kind == "input":
-            source.channels = self.plan.graph.shapes[step.result][0]
-        if isinstance(self.plan.graph.operations[step.result], Concatenation):
+            source.channels = self.plan.shapes[step.result][0]
+        if step.first is not None:
             result = self._map(step.result, source.channels, step.first)
+        out_bytes = self.plan.out_bytes.get(step.result)
         return structs.Step(
             input=source,
             out=result,
             residual=self._map(step.residual),
             gate=self._map(step.gate),
+            out_bytes=None if out_bytes is None else out_bytes.data_ptr(),
             **packed.fields(),
             kernel_height=height,
             kernel_width=width,
@@ -306,8 +379,9 @@ class _Context:
 
     def _bytes(self, index: int) -> int:
         plan, border = self.plan, self.plan.borders[index]
-        _, height, width = plan.graph.shapes[index]
+        _, height, width = plan.shapes[index]
         value = 4 if index == plan.result and plan.float_out else plan.value_bytes
+        value = 1 if index in plan.byte_maps else value
         size = self.batch * (height + 2 * border) * (width + 2 * border) * plan.channels[index] * value
         return (
             -(-size // ALIGNMENT) * ALIGNMENT + ALIGNMENT

@@ -66,7 +66,7 @@ class Step(ctypes.Structure):
     _fields_ = [
         *((name, Map) for name in ("input", "out", "residual", "gate")),
         *_fields(
-            pointers="depthwise between_bias weights panels bias",
+            pointers="depthwise between_bias weights panels bias scale between_bytes out_bytes",
             sizes="runs taps length kernel_height kernel_width stride pad_top pad_left",
             flags="kind relu_first between activation largest float_out count_padding",
         ),

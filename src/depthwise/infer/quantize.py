@@ -1,0 +1,182 @@
+"""Products in bytes: how each is to be rounded, read off images that stand for those to come.
+
+A product's rows are kept as unsigned bytes with a scale and a zero point for each input channel; the scales go into the
+weights, which then are rounded to signed bytes with a scale for each output channel. So a channel of small values costs
+no accuracy beside one of large ones, which is what spoils depthwise networks when a whole map has one scale. The mean
+error that rounding leaves in an output channel is taken out of its bias (Nagel et al. 2019, "Data-free quantization
+through weight equalization and bias correction"). Maps themselves stay bfloat16 wherever somebody else reads them.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from depthwise.errors import DepthwiseError
+from depthwise.infer.fuse import is_depthwise
+from depthwise.infer.lower import Convolution, Graph, Image, Mean
+from depthwise.infer.reference import apply, evaluate
+
+LEAST_RANGE = 0.001
+"""Of a channel, relative to the widest: values that calibration never saw are cut off."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """One product in bytes: an input v is v / scale + zero, rounded, a weight w times its input's scale is w / step.
+
+    scale, zero [M], step, bias [K], all float32. error: of the product on the calibration images, root mean square,
+    relative to the product's own.
+    """
+
+    scale: Tensor
+    zero: Tensor
+    step: Tensor
+    bias: Tensor
+    error: float
+
+    def product(self, product: Convolution) -> Convolution:
+        """`product` for bytes: the weights are whole numbers from -127 to 127, in float32; a sum is worth `step`."""
+        weight = (_times(product, self.scale) / self.step[:, None, None, None]).round().clamp(-127, 127)
+        rounded = replace(product, weight=weight)
+        # What the zero points add to every sum.
+        zeros = _times(rounded, self.zero).sum((1, 2, 3))
+        return replace(rounded, bias=self.bias - self.step * zeros)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """The bytes of `x` [N, M, H, W] less the zero point, in float32."""
+        scale, zero = self.scale[None, :, None, None], self.zero[None, :, None, None]
+        return (x / scale + zero).round().clamp(0, 255) - zero
+
+
+def _times(product: Convolution, factors: Tensor) -> Tensor:
+    """The weights times a factor [M] for each input channel."""
+    factors = factors.view(product.groups, -1).repeat_interleave(len(product.weight) // product.groups, 0)
+    return product.weight * factors[:, :, None, None]
+
+
+def quantizable(graph: Graph) -> dict[int, Convolution]:
+    """The operations that bytes are for: products of maps, but neither of the image nor the last, which decides."""
+    return {
+        index: operation
+        for index, operation in enumerate(graph.operations[:-1])
+        if isinstance(operation, Convolution)
+        and not is_depthwise(operation)
+        and not isinstance(graph.operations[operation.source], Image | Mean)
+    }
+
+
+def calibrate(graph: Graph, batches: Iterable[Tensor]) -> dict[str, Rounding]:
+    """How each product of `graph` is to be rounded, by its name, from float32 images [N, C, H, W].
+
+    Raises DepthwiseError if there are no images or a map is not finite on them.
+    """
+    batches = list(batches)
+    if not sum(map(len, batches)):
+        raise DepthwiseError("int8 is calibrated on images and there are none: give at least one")
+    products = quantizable(graph)
+    ranges = _ranges(graph, products, batches)
+    padded = {product.source for product in products.values() if any(product.padding)}
+    roundings = {}
+    for index, product in products.items():
+        low, high = ranges[product.source]
+        scale, zero = _bytes(low, high, one_zero=product.source in padded)
+        step = _times(product, scale).abs().amax((1, 2, 3)).clamp(min=1e-30) / 127
+        roundings[index] = Rounding(scale, zero, step, product.bias, 0.0)
+    corrected = _measure(graph, products, roundings, batches)
+    return {product.name: corrected[index] for index, product in products.items()}
+
+
+def _ranges(
+    graph: Graph, products: Mapping[int, Convolution], batches: list[Tensor]
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """The least and the largest value of each channel of the maps that products read; zero is always between."""
+    wanted = {product.source for product in products.values()}
+    ranges: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def visit(index: int, read: list[Tensor], made: Tensor) -> None:
+        if index not in wanted:
+            return
+        if not made.isfinite().all():
+            raise DepthwiseError(
+                "the network's maps are not finite on the calibration images: its training diverged"
+            )
+        low, high = ranges.get(index, (torch.zeros(made.shape[1]), torch.zeros(made.shape[1])))
+        ranges[index] = torch.minimum(low, made.amin((0, 2, 3))), torch.maximum(high, made.amax((0, 2, 3)))
+
+    for batch in batches:
+        evaluate(graph, batch, visit)
+    return ranges
+
+
+def _bytes(low: Tensor, high: Tensor, *, one_zero: bool) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of each channel. one_zero: the same zero point for all, as a map with a border has it."""
+    width = high - low
+    least = (LEAST_RANGE * width.max()).clamp(min=1e-30)
+    if one_zero:
+        if (low < 0).any():
+            scale = torch.maximum(torch.maximum(high, -low), least) / 127
+            return scale, torch.full_like(scale, 128)
+        return torch.maximum(high, least) / 255, torch.zeros_like(high)
+    scale = torch.maximum(width, least) / 255
+    return scale, (-low / scale).round()
+
+
+def _measure(
+    graph: Graph,
+    products: Mapping[int, Convolution],
+    roundings: Mapping[int, Rounding],
+    batches: list[Tensor],
+) -> dict[int, Rounding]:
+    """Each rounding with its error, and with the mean of that error taken out of the bias."""
+    sums: dict[int, list[Tensor]] = {}
+
+    def visit(index: int, read: list[Tensor], made: Tensor) -> None:
+        if index not in products:
+            return
+        product, rounding = products[index], roundings[index]
+        weight = rounding.product(product).weight * rounding.step[:, None, None, None]
+        error = apply(replace(product, weight=weight), [rounding.whole(read[0])], graph.shapes[index]) - made
+        pure = made - product.bias[None, :, None, None]
+        parts = [error.sum((0, 2, 3)), error.square().sum((0, 2, 3)), pure.square().sum((0, 2, 3))]
+        count = torch.tensor(error.numel() / error.shape[1])
+        found = sums.get(index)
+        sums[index] = (
+            [*parts, count] if found is None else [a + b for a, b in zip(found, [*parts, count], strict=True)]
+        )
+
+    for batch in batches:
+        evaluate(graph, batch, visit)
+    result = {}
+    for index, rounding in roundings.items():
+        error, squares, pure, count = sums[index]
+        mean = error / count
+        left = (squares - count * mean.square()).clamp(min=0).sum()
+        relative = float((left / pure.sum().clamp(min=1e-30)).sqrt())
+        result[index] = replace(rounding, bias=rounding.bias - mean, error=relative)
+    return result
+
+
+def to_tensors(roundings: Mapping[str, Rounding]) -> dict[str, Tensor]:
+    """As a file of tensors has them."""
+    return {
+        f"{name}.{part}": getattr(rounding, part)
+        for name, rounding in roundings.items()
+        for part in ("scale", "zero", "step", "bias")
+    }
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Rounding]:
+    """What `to_tensors` made; the errors are not in it. Raises DepthwiseError if a tensor is missing."""
+
+    def rounding(name: str) -> Rounding:
+        scale, zero, step, bias = (
+            tensors[f"{name}.{part}"].float() for part in ("scale", "zero", "step", "bias")
+        )
+        return Rounding(scale, zero, step, bias, 0.0)
+
+    try:
+        return {name: rounding(name) for name in dict.fromkeys(key.rpartition(".")[0] for key in tensors)}
+    except KeyError as error:
+        raise DepthwiseError(f"{error.args[0]} is missing: compile the bundle anew") from None

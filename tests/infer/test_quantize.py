@@ -1,0 +1,166 @@
+"""Products in bytes: exact where the numbers are whole, near the network elsewhere, on every instruction set."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tests.infer.test_compiled import path, randomise
+from torch import Tensor, nn
+
+from depthwise import native
+from depthwise.errors import DepthwiseError
+from depthwise.infer.lower import lower
+from depthwise.infer.plan import Plan
+from depthwise.infer.quantize import calibrate, from_tensors, to_tensors
+from depthwise.infer.reference import evaluate
+from depthwise.layers import PointwiseConv2d, SeparableConv2d, conv2d
+from depthwise.models import create_model
+
+__all__ = ["path"]
+
+
+class Tail(nn.Module):
+    """`first`, then a copy of every channel by a last product, which is never in bytes."""
+
+    def __init__(self, first: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.before, self.first = conv2d(channels, channels, 1, groups=1), first
+        nn.init.dirac_(self.before.weight)
+        with torch.no_grad():
+            probe = first(torch.zeros(1, channels, 16, 16)).shape[1]
+        self.last = PointwiseConv2d(probe, probe)
+        nn.init.dirac_(self.last.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(self.before(x)))
+
+
+def in_bytes(network: nn.Module, x: Tensor, calibration: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The result in bytes and in float32."""
+    with torch.no_grad():
+        graph = lower(network.eval(), x[:1])
+        roundings = calibrate(graph, [x if calibration is None else calibration])
+        assert roundings
+        plan = Plan(graph, bf16=True, roundings=roundings)
+        assert any(packed.scale is not None for packed in plan.packed)
+        return plan(x), network(x)
+
+
+@pytest.mark.parametrize("channels", [(1, 3), (3, 17), (17, 40), (72, 130), (728, 64)])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_whole_numbers_come_out_exactly(
+    path: str, channels: tuple[int, int], kernel: int, stride: int, signed: bool
+) -> None:
+    """Inputs that are bytes and weights that are, too: nothing is left to round but the result, to bfloat16."""
+    inputs, outputs = channels
+    generator = torch.Generator().manual_seed(inputs)
+    layer = conv2d(inputs, outputs, kernel, stride, kernel // 2)
+    weight = torch.randint(-127, 128, layer.weight.shape, generator=generator).float()
+    weight[:, 0, 0, 0] = 127
+    layer.weight.data = weight
+    # With a border the zero point is in the middle.
+    low, high = (-127, 128 if kernel == 1 else 127) if signed else (0, 255)
+    x = torch.randint(low, high + 1, (2, inputs, 9, 6), generator=generator).float()
+    x[0, :, 0, 0], x[0, :, 0, 1] = low, high
+    y, expected = in_bytes(Tail(layer, inputs), x)
+    assert float(((y - expected).abs() / expected.abs().clamp(min=1)).max()) <= 2**-8
+
+
+@pytest.mark.parametrize("channels", [(3, 17), (17, 40), (72, 130)])
+@pytest.mark.parametrize(("stride", "kernel"), [(1, 3), (2, 3), (1, 5)])
+@pytest.mark.parametrize("size", [(1, 2), (7, 9), (12, 19)])
+def test_a_separable_convolution_of_any_shape(
+    path: str, channels: tuple[int, int], stride: int, kernel: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.ReLU(), SeparableConv2d(*channels, kernel, stride), nn.ReLU())
+    y, expected = in_bytes(Tail(layer, channels[0]), torch.randn(5, channels[0], *size))
+    assert float((y - expected).norm() / expected.norm()) <= 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("xception", {"width": 0.25, "middle": (182,) * 2}),
+        ("mobilenet_v1", {"width": 0.5}),
+        ("mobilenet_v2", {"width": 0.5}),
+        ("resnet50", {"width": 0.25}),
+        ("resnext50_32x4d", {"width": 0.5}),
+        ("inception_v3", {"width": 0.5}),
+    ],
+)
+def test_whole_networks(name: str, arguments: dict[str, object]) -> None:
+    """Within a few hundredths of the network, and within a few hundredths of what the plan is meant to compute."""
+    torch.manual_seed(0)
+    network = randomise(create_model(name, num_classes=20, **arguments))
+    x = torch.randn(4, 3, max(network.min_size, 96), max(network.min_size, 96))
+    y, expected = in_bytes(network, x)
+    assert float((y - expected).norm() / expected.norm()) <= 0.05
+
+
+def test_the_reference_is_the_network() -> None:
+    torch.manual_seed(0)
+    network = randomise(create_model("inception_v3", num_classes=7, width=0.5))
+    x = torch.randn(2, 3, 80, 111)
+    with torch.no_grad():
+        assert torch.allclose(evaluate(lower(network, x[:1]), x), network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_channels_of_unequal_width_cost_nothing() -> None:
+    """One channel five hundred times as wide as the others: a scale for the whole map would round them away."""
+    torch.manual_seed(0)
+    layer = nn.Sequential(conv2d(16, 16, 3, 1, 1, groups=16), PointwiseConv2d(16, 32))
+    layer[0].weight.data[3] *= 500
+    layer[1].weight.data[:, 3] /= 500
+    y, expected = in_bytes(Tail(layer, 16), torch.randn(4, 16, 8, 8))
+    assert float((y - expected).norm() / expected.norm()) <= 0.02
+
+
+def test_roundings_survive_a_file_of_tensors() -> None:
+    torch.manual_seed(0)
+    network = randomise(create_model("mobilenet_v1", num_classes=5, width=0.25))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        graph = lower(network, x[:1])
+        roundings = calibrate(graph, [x])
+        again = from_tensors(to_tensors(roundings))
+        assert torch.equal(
+            Plan(graph, bf16=True, roundings=roundings)(x), Plan(graph, bf16=True, roundings=again)(x)
+        )
+    broken = to_tensors(roundings)
+    broken.popitem()
+    with pytest.raises(DepthwiseError, match="is missing: compile the bundle anew"):
+        from_tensors(broken)
+
+
+def test_the_error_of_a_layer_is_told() -> None:
+    """None where nothing is rounded; what is left of one wide weight beside narrow ones where much is."""
+    torch.manual_seed(0)
+    even, uneven = PointwiseConv2d(16, 16), PointwiseConv2d(16, 16)
+    even.weight.data = torch.randint(-127, 128, even.weight.shape).float()
+    even.weight.data[:, 0] = 127
+    uneven.weight.data[:, 0] = 100
+    network = nn.ModuleList([Tail(even, 16), Tail(uneven, 16)])
+    x = torch.randint(0, 256, (8, 16, 4, 4)).float()
+    x[0, :, 0, 0], x[0, :, 0, 1] = 0, 255
+    with torch.no_grad():
+        exact, rounded = (calibrate(lower(part.eval(), x), [x])["first"].error for part in network)
+    assert exact < 1e-6
+    assert 1e-4 < rounded < 0.05
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [(torch.zeros(0, 3, 8, 8), "there are none"), (torch.full((1, 3, 8, 8), torch.nan), "not finite")],
+)
+def test_images_that_say_nothing_are_refused(images: Tensor, message: str) -> None:
+    layer = Tail(PointwiseConv2d(3, 4), 3)
+    with torch.no_grad(), pytest.raises(DepthwiseError, match=message):
+        calibrate(lower(layer.eval(), torch.zeros(1, 3, 8, 8)), [images])
+
+
+@pytest.fixture(autouse=True)
+def _best() -> Iterator[None]:
+    yield
+    native.use("best")
