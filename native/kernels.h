@@ -133,7 +133,9 @@ struct Kernels {
     int64_t panel;  // output channels that a panel of run_plan's weights has
 };
 
+#pragma GCC visibility push(default)  // another build of the interface may use them
 extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_avx512bf16;
+#pragma GCC visibility pop
 
 // Plans on tiles, which is all that the path "amx" has of its own, and whether the tiles of this machine compute.
 void run_plan_amx(const Run&);
