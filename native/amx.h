@@ -29,6 +29,7 @@ struct alignas(64) TileShapes {
         bytes[7] = 64, rows[7] = static_cast<uint8_t>(REST * value_bytes / 4);
     }
 };
+constexpr TileShapes BF16_SHAPES(2), INT8_SHAPES(1);
 
 // A thread's tiles, as long as this lives: their shapes are those of the values last asked for.
 class Configuration {
@@ -36,8 +37,7 @@ class Configuration {
     Configuration() = default;
     Configuration(const Configuration&) = delete;
     void use(int64_t bytes) {
-        static constexpr TileShapes for_bytes(1), for_bfloat16(2);
-        if (value_bytes != bytes) _tile_loadconfig(bytes == 1 ? &for_bytes : &for_bfloat16);
+        if (value_bytes != bytes) _tile_loadconfig(bytes == 1 ? &INT8_SHAPES : &BF16_SHAPES);
         value_bytes = bytes;
     }
     ~Configuration() {
