@@ -13,7 +13,7 @@ from depthwise.infer.lower import lower
 from depthwise.infer.plan import Plan
 from depthwise.infer.quantize import calibrate, from_tensors, to_tensors
 from depthwise.infer.reference import evaluate
-from depthwise.layers import PointwiseConv2d, SeparableConv2d, conv2d
+from depthwise.layers import PointwiseConv2d, Residual, SeparableConv2d, conv2d
 from depthwise.models import create_model
 
 __all__ = ["path"]
@@ -65,6 +65,13 @@ def test_whole_numbers_come_out_exactly(
     x[0, :, 0, 0], x[0, :, 0, 1] = low, high
     y, expected = in_bytes(Tail(layer, inputs), x)
     assert float(((y - expected).abs() / expected.abs().clamp(min=1)).max()) <= 2**-8
+
+
+def test_a_map_is_multiplied_in_bytes_and_added_as_it_was(path: str) -> None:
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.ReLU(), Residual(PointwiseConv2d(20, 20), nn.Identity(), nn.ReLU))
+    y, expected = in_bytes(Tail(layer, 20), torch.randn(3, 20, 5, 7))
+    assert float((y - expected).norm() / expected.norm()) <= 0.02
 
 
 @pytest.mark.parametrize("channels", [(3, 17), (17, 40), (72, 130)])

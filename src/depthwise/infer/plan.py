@@ -122,7 +122,8 @@ class Plan:
             read = [
                 number
                 for number, step in enumerate(self.steps)
-                if source in (step.source, step.residual, step.gate)
+                for map_read in (step.source, step.residual, step.gate)
+                if map_read == source
             ]
             index = source
             if (
