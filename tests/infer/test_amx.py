@@ -7,7 +7,7 @@ the order in which products are summed.
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from depthwise import native
 from depthwise.errors import DepthwiseError
-from depthwise.infer.compiled import compile
+from depthwise.infer.lower import Graph, lower
+from depthwise.infer.plan import Plan
+from depthwise.infer.quantize import Rounding, calibrate
 from depthwise.layers import ConvNorm, PointwiseConv2d, Residual, SeparableConv2d, conv2d
 from depthwise.models import create_model
 from depthwise.native.library import _load, library
@@ -47,19 +49,21 @@ Runner = Callable[..., list[Tensor]]
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Runner:
-    """run(path, network, *batches): what the network compiled in bfloat16 says; "amx" is the emulated one."""
+    """run(path, graph, roundings, batches): what the plan says; "amx" is the emulated one."""
     installed = library.loaded
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEPTHWISE_KERNELS", str(folder))
         emulated, reason = _load()
     assert emulated is not None, reason
 
-    def run(path: str, network: nn.Module, *batches: Tensor) -> list[Tensor]:
+    def run(
+        path: str, graph: Graph, roundings: Mapping[int, Rounding], batches: Iterable[Tensor]
+    ) -> list[Tensor]:
         library.loaded = emulated if path == "amx" else installed
         try:
             native.use(path)
-            compiled = compile(network.eval(), batches[0][:1], precision="bf16")
-            return [compiled(x) for x in batches]
+            plan = Plan(graph, bf16=True, roundings=roundings)
+            return [plan(x) for x in batches]
         finally:
             library.loaded = installed
             native.use("best")
@@ -67,11 +71,16 @@ def run(folder: Path) -> Runner:
     return run
 
 
-def assert_same(run: Runner, tolerance: float, network: nn.Module, *batches: Tensor) -> None:
+def assert_same(
+    run: Runner, tolerance: float, network: nn.Module, *batches: Tensor, int8: bool = False
+) -> None:
     """On tiles and on vectors, relative to the largest value."""
-    for actual, expected in zip(
-        run("amx", network, *batches), run("avx512bf16", network, *batches), strict=True
-    ):
+    with torch.no_grad():
+        graph = lower(network.eval(), batches[0][:1])
+        roundings = calibrate(graph, batches) if int8 else {}
+    assert bool(roundings) == int8
+    tiles, vectors = (run(path, graph, roundings, batches) for path in ("amx", "avx512bf16"))
+    for actual, expected in zip(tiles, vectors, strict=True):
         assert float((actual - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
 
@@ -82,41 +91,50 @@ NETWORK = 3e-2
 """What it comes to where every map is rounded to bfloat16, as far as that is from float32 itself."""
 
 
+both = pytest.mark.parametrize("int8", [False, True], ids=["bf16", "int8"])
+
+
+def between(layer: nn.Module, inputs: int, outputs: int, int8: bool) -> nn.Module:
+    """`layer` behind the image, whose few values are no case for tiles, and before a last product, never in bytes."""
+    last = PointwiseConv2d(outputs, outputs) if int8 else nn.Identity()
+    return nn.Sequential(conv2d(3, inputs, 3, 1, "same"), nn.ReLU(), layer, last)
+
+
+@both
 @pytest.mark.parametrize("channels", [(1, 17), (3, 33), (17, 48), (33, 1), (48, 728), (728, 96), (64, 80)])
 @pytest.mark.parametrize("kind", ["separable", "1x1", "3x3"])
 @pytest.mark.parametrize(("stride", "size"), [(1, (13, 19)), (2, (20, 33))])
 def test_a_step_of_any_shape(
-    run: Runner, channels: tuple[int, int], kind: str, stride: int, size: tuple[int, int]
+    run: Runner, int8: bool, channels: tuple[int, int], kind: str, stride: int, size: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
-    separable = kind == "separable"
     layer = (
         SeparableConv2d(*channels, 3, stride)
-        if separable
+        if kind == "separable"
         else conv2d(*channels, int(kind[0]), stride, "same")
     )
-    # The images' own few values are no case for tiles; the map between them and the layer is one.
-    network = nn.Sequential(conv2d(3, channels[0], 3, 1, "same"), nn.ReLU(), layer)
-    assert_same(run, ONE_STEP, network, torch.randn(1, 3, *size), torch.randn(5, 3, *size))
+    batches = torch.randn(1, 3, *size), torch.randn(5, 3, *size)
+    assert_same(run, ONE_STEP, between(layer, *channels, int8), *batches, int8=int8)
 
 
-@pytest.mark.parametrize("channels", [(16, 20), (24, 48), (128, 72)])
-def test_groups(run: Runner, channels: tuple[int, int]) -> None:
+@both
+@pytest.mark.parametrize("channels", [(64, 80), (96, 192), (512, 288)])
+def test_groups(run: Runner, int8: bool, channels: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    inputs, outputs = (4 * count for count in channels)
-    network = nn.Sequential(
-        conv2d(3, inputs, 3, 1, "same"), nn.ReLU(), conv2d(inputs, outputs, 3, 1, "same", groups=4)
-    )
-    assert_same(run, ONE_STEP, network, torch.randn(1, 3, 9, 21), torch.randn(5, 3, 9, 21))
+    layer = conv2d(*channels, 3, 1, "same", groups=4)
+    batches = torch.randn(1, 3, 9, 21), torch.randn(5, 3, 9, 21)
+    assert_same(run, ONE_STEP, between(layer, *channels, int8), *batches, int8=int8)
 
 
-def test_a_residual_and_an_activation(run: Runner) -> None:
+@both
+def test_a_residual_and_an_activation(run: Runner, int8: bool) -> None:
     torch.manual_seed(0)
-    block = Residual(ConvNorm(PointwiseConv2d(40, 40), 40, nn.Identity), nn.Identity(), nn.ELU)
-    network = nn.Sequential(conv2d(3, 40, 3, 1, "same"), nn.ReLU(), block)
-    assert_same(run, ONE_STEP, network, torch.randn(1, 3, 9, 11), torch.randn(5, 3, 9, 11))
+    layer = Residual(ConvNorm(PointwiseConv2d(40, 40), 40, nn.Identity), nn.Identity(), nn.ELU)
+    batches = torch.randn(1, 3, 9, 11), torch.randn(5, 3, 9, 11)
+    assert_same(run, ONE_STEP, between(layer, 40, 40, int8), *batches, int8=int8)
 
 
+@both
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -129,21 +147,23 @@ def test_a_residual_and_an_activation(run: Runner) -> None:
         ("inception_v3", {"width": 1.0}),
     ],
 )
-def test_whole_networks(run: Runner, name: str, arguments: dict[str, object]) -> None:
+def test_whole_networks(run: Runner, int8: bool, name: str, arguments: dict[str, object]) -> None:
     torch.manual_seed(0)
     arguments = {"num_classes": 10, "in_channels": 1, "stem": "small", "width": 0.25} | arguments
     network = create_model(name, **arguments)
-    assert_same(run, NETWORK, network, torch.randn(1, 1, 33, 40), torch.randn(5, 1, 33, 40))
+    assert_same(run, NETWORK, network, torch.randn(1, 1, 33, 40), torch.randn(5, 1, 33, 40), int8=int8)
 
 
 def test_bits_do_not_depend_on_the_threads(run: Runner) -> None:
     torch.manual_seed(0)
-    network = create_model("xception", num_classes=10, stem="small", width=0.25)
+    network = create_model("xception", num_classes=10, stem="small", width=0.25).eval()
     x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        graph = lower(network, x)
     before, results = torch.get_num_threads(), []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        results += run("amx", network, x)
+        results += run("amx", graph, {}, [x])
     torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
