@@ -16,6 +16,7 @@ SOURCE = Path(depthwise.__file__).parent
 # What each part may import besides itself and `errors`. A part that is not here has not been given its place yet.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "writing": set(),
     "native": set(),
     "layers": {"native"},
     "models": {"layers"},
@@ -26,11 +27,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "match": {"cost", "models"},
     "data": set(),
     "bundle": {"data"},
-    "evaluate": {"data"},
+    "evaluate": {"data", "writing"},
     "infer": {"bundle", "data", "layers", "native"},
     "ops": {"infer", "native"},
     "weights": {"bundle", "data", "layers"},
-    "train": {"bundle", "cost", "data", "evaluate", "native"},
+    "train": {"bundle", "cost", "data", "evaluate", "native", "writing"},
     "recipes": {"data", "models", "train"},
     "bench": {"infer", "models"},
     "serve": {"bundle", "data", "infer"},

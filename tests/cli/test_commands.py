@@ -119,6 +119,9 @@ def test_a_run_is_measured_as_its_training_measured_it(
     assert measured["confusion"] == final["confusion"]
     assert measured["loss"] == pytest.approx(final["loss"], rel=1e-5)
     assert "<!doctype html>" in report.read_text()[:100].lower()
+    taken = tmp_path / "report.html" / "again.html"
+    assert run(["eval", str(trained), "--data", str(digits), "--report", str(taken)]) == 1
+    assert f"error: {taken} cannot be written (" in capsys.readouterr().err
     assert (
         document(capsys, ["eval", str(trained), "--data", str(digits), "--split", "train"])["split"]
         == "train"

@@ -40,6 +40,5 @@ def draw(
     own = f" ({Path(name).resolve().name})" if name != subject.name else ""
     varied = "".join(f", {setting}" for setting in settings or [])
     text = picture(module, shape, f"{subject.name}{own}{varied}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, text)
     print(f"{printable(str(out))}: open it in a browser, put it in a paper or a slide")

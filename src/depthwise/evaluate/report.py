@@ -6,12 +6,12 @@ dark setting and fits a phone. Every name that came with the data is escaped by 
 
 import base64
 import gzip
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.evaluate import sections
 from depthwise.evaluate.metrics import Evaluation
 from depthwise.evaluate.pictures import picture
+from depthwise.writing import written_whole
 
 MISTAKE_PIXELS = 224
 SAMPLE_PIXELS = 96
@@ -123,22 +124,15 @@ def _readable(split: Split, i: int) -> Tensor | None:
         return None
 
 
-def write_report(data: ReportData, path: str | os.PathLike[str]) -> None:
+def write_report(data: ReportData, path: str | PathLike[str]) -> None:
     """Write the page to `path`, whole or not at all; folders on the way are made.
 
-    Raises:
-        OSError: the file cannot be written.
+    Raises what `written_whole` does.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     # A file name that is no valid Unicode comes as lone surrogates, which UTF-8 cannot hold.
     page = render(data).encode("utf-8", errors="replace")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        temporary.write_bytes(page)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(Path(path)) as file:
+        file.write(page)
 
 
 def render(data: ReportData) -> str:

@@ -1,7 +1,6 @@
 """A training run's whole state in one safetensors file: whole or absent, and nothing in it can run code."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
+from depthwise.writing import written_whole
 
 FORMAT = 1
 
@@ -25,22 +25,11 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `path` under a temporary name, bring it to the disk, then rename.
-
-    Raises OSError when it cannot be written; the file that was there is then untouched.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Write `path` whole or not at all; raises what `written_whole` does."""
     dense = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
     metadata = {"format": str(FORMAT), "state": json.dumps(checkpoint.state)}
-    try:
-        with temporary.open("wb") as file:
-            file.write(safetensors.torch.save(dense, metadata=metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        file.write(safetensors.torch.save(dense, metadata=metadata))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

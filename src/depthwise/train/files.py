@@ -1,9 +1,7 @@
 """The run directory: what a run writes, in files that a person, a program and the next `--resume` can read."""
 
 import dataclasses
-import errno
 import json
-import os
 import platform
 import shutil
 from collections.abc import Iterable, Mapping
@@ -15,6 +13,7 @@ import torch
 from depthwise.bundle import CONFIG
 from depthwise.data.dataset import BadImage
 from depthwise.errors import DepthwiseError
+from depthwise.writing import written_whole
 
 FORMAT = 1
 
@@ -101,16 +100,9 @@ class RunFiles:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, whenever the process ends."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a file whole or not at all; raises what `written_whole` does."""
+    with written_whole(path) as file:
+        file.write(text.encode("utf-8", errors="surrogateescape"))
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -145,11 +137,6 @@ def environment(device: torch.device, native: str) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "native": native,
     }
-
-
-def disk_full(error: OSError) -> bool:
-    """Whether the error says that no more can be written: the disk or the quota is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _field(text: str) -> str:

@@ -15,11 +15,12 @@ from depthwise.data.dataset import Dataset, test_split
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.evaluate.metrics import Evaluation
 from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
-from depthwise.train.files import FORMAT, RunFiles, disk_full, environment, read_lines, write_json
+from depthwise.train.files import FORMAT, RunFiles, environment, read_lines, write_json
 from depthwise.train.loop import Trainer
 from depthwise.train.recipe import Recipe, differences
 from depthwise.train.session import Session, Watcher
 from depthwise.train.signals import StopRequest
+from depthwise.writing import disk_full
 
 
 @dataclass(frozen=True)
