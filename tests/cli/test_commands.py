@@ -1,6 +1,7 @@
 """The commands one after another, as a person uses them: export a data set, check it, train, measure, predict."""
 
 import json
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -86,6 +87,31 @@ def test_a_broken_image_fails_the_check_and_is_named(
     assert [image["path"] for image in checked["unreadable"]] == ["class0/broken.png"]
     assert run(["data", "check", str(tmp_path)]) == 1
     assert "problem: 1 images cannot be read: class0/broken.png (" in capsys.readouterr().out
+
+
+def test_what_the_check_has_found_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, place in enumerate(("train/a", "train/b", "val/a", "val/b")):
+        (tmp_path / place).mkdir(parents=True)
+        for i in range(5):
+            Image.new("L", (8, 8), 10 * (5 * number + i)).save(tmp_path / place / f"{i}.png")
+    copies = {
+        "train/a/0.png": "train/a/again.png",
+        "train/a/1.png": "train/b/again.png",
+        "train/a/2.png": "val/a/again.png",
+        "train/a/3.png": "val/b/again.png",
+    }
+    for original, copy in copies.items():
+        shutil.copy(tmp_path / original, tmp_path / copy)
+    (tmp_path / "train/a/broken.png").write_bytes(b"no picture")
+    assert run(["data", "check", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    for name in (*copies, *copies.values(), "train/a/broken.png"):
+        assert told.count(name) == 1, told
+    assert "note: 1 images are there more than once: train/a/0.png = train/a/again.png" in told
+    assert "problem: 1 images are in two classes: train/a/1.png = train/b/again.png" in told
+    assert "problem: 1 images are in two parts: train/a/2.png = val/a/again.png" in told
+    assert "problem: 1 images are in two classes and two parts: train/a/3.png = val/b/again.png" in told
+    assert "problem: over 1% of the 25 images cannot be read, which stops a training: mend" in told
 
 
 def test_statistics_and_a_contact_sheet(

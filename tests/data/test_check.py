@@ -65,7 +65,7 @@ def test_a_set_too_bad_for_training_is_told_whole(make_folder: MakeFolder) -> No
     report = check(str(root))
     assert not report.ok
     assert report.error is not None
-    assert "3 of 10 images" in report.error
+    assert report.error.startswith("over 1% of the 10 images cannot be read, which stops a training: mend")
     assert [image.path for image in report.unreadable] == [f"train/a/00{index}.png" for index in range(3)]
     assert report.counts == {"train": {"a": 3, "b": 3}, "val": {"a": 1}}
     assert report.ignored == ("train/a/notes.txt",)

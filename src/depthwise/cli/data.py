@@ -125,15 +125,19 @@ def _print_check(found: "Check") -> None:
         print(f"note: {printable(text)}")
     if found.ignored:
         print(f"note: ignored as no part of it: {_some(found.ignored)}")
-    if found.duplicates:
-        print(f"note: {len(found.duplicates):,} images are there more than once: {_groups(found.duplicates)}")
+    conflicts, leaks = set(found.conflicts), set(found.leaks)
+    if harmless := [group for group in found.duplicates if group not in conflicts | leaks]:
+        print(f"note: {len(harmless):,} images are there more than once: {_groups(harmless)}")
     if found.unreadable:
         bad = [f"{image.path} ({image.reason})" for image in found.unreadable]
         print(f"problem: {len(bad):,} images cannot be read: {_some(bad)}")
-    if found.conflicts:
-        print(f"problem: {len(found.conflicts):,} images are in two classes: {_groups(found.conflicts)}")
-    if found.leaks:
-        print(f"problem: {len(found.leaks):,} images are in two parts: {_groups(found.leaks)}")
+    for where, groups in (
+        ("two classes", conflicts - leaks),
+        ("two classes and two parts", conflicts & leaks),
+        ("two parts", leaks - conflicts),
+    ):
+        if groups:
+            print(f"problem: {len(groups):,} images are in {where}: {_groups(sorted(groups))}")
     if found.error:
         print(f"problem: {printable(found.error)}")
     print("ready to train on" if found.ok else "mend the problems before you train")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from depthwise.data.dataset import BadImage, Dataset, Split
-from depthwise.data.folder import MAX_BAD_FRACTION, build
+from depthwise.data.folder import MAX_BAD_FRACTION, TooManyUnreadableError, build
 from depthwise.data.image import UnreadableImageError, to_channels
 from depthwise.data.listing import Listing, list_folder
 from depthwise.data.source import locate, open_dataset
@@ -99,7 +99,7 @@ def check(spec: str, *, seed: int = 0, workers: int = 2, progress: Progress | No
     return Check(
         data=spec,
         fingerprint=look.dataset.fingerprint if look.dataset else None,
-        error=str(look.error) if look.error else None,
+        error=_text(look.error),
         counts=_counts(look.images),
         unreadable=tuple(look.bad),
         duplicates=tuple(_names(group) for group in groups),
@@ -172,6 +172,11 @@ def contact_sheet(
         raise DepthwiseError(
             f"{os.fspath(path)} cannot be written ({error}): give a file.png in a folder"
         ) from error
+
+
+def _text(error: DepthwiseError | None) -> str | None:
+    # What cannot be read is in a list of its own.
+    return error.rule if isinstance(error, TooManyUnreadableError) else str(error) if error else None
 
 
 class _Image(NamedTuple):

@@ -20,7 +20,7 @@ Parts = dict[str, dict[str, list[str]]]
 
 
 class TooManyUnreadableError(DepthwiseError):
-    """More of the files than allowed cannot be decoded; `bad` lists them all."""
+    """More of the files than allowed cannot be decoded; `bad` lists them all, `rule` is for where that was seen."""
 
     def __init__(self, root: Path, bad: Sequence[BadImage], total: int, max_bad: float) -> None:
         super().__init__(
@@ -30,6 +30,10 @@ class TooManyUnreadableError(DepthwiseError):
             f"training with --skip-bad"
         )
         self.bad = tuple(bad)
+        self.rule = (
+            f"over {max_bad:.0%} of the {total} images cannot be read, which stops a training: mend or remove them, or "
+            "leave them out with --skip-bad"
+        )
 
 
 def open_folder(
