@@ -156,6 +156,19 @@ def test_the_terminal_is_not_steered_by_names(capsys: pytest.CaptureFixture[str]
     assert r"\x1b[2Jgone\n does not exist" in sentence(capsys)
 
 
+def test_a_file_that_looks_like_an_option_is_recognised(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["predict", "bundle", "-dash.jpg"]) == 2
+    assert "--" not in sentence(capsys)
+    (tmp_path / "-dash.jpg").touch()
+    assert run(["predict", "bundle", "-dash.jpg"]) == 2
+    assert sentence(capsys).endswith("The file of this name goes behind a --, as in: -- -dash.jpg")
+    assert run(["predict", "bundle", "--", "-dash.jpg"]) == 1
+    assert "bundle does not exist" in sentence(capsys)
+
+
 @pytest.mark.parametrize("tokens", [["--version"], ["--help"]])
 def test_a_reader_that_goes_away_is_no_reason_to_speak(tokens: list[str]) -> None:
     reader, writer = os.pipe()

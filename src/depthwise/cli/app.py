@@ -63,7 +63,9 @@ def run(tokens: list[str]) -> int:
         sys.stdout.flush()
         return code or DONE
     except CycloptsError as error:
-        return _fail(" ".join(str(error).split()), USAGE, debug)
+        files = [token for token in tokens if token.startswith("-") and os.path.exists(token)]
+        hint = f" The file of this name goes behind a --, as in: -- {files[0]}" if files else ""
+        return _fail(" ".join(str(error).split()) + hint, USAGE, debug)
     except UsageError as error:
         return _fail(str(error), USAGE, debug)
     except DepthwiseError as error:
