@@ -1,5 +1,8 @@
 """What a run tells those who look on."""
 
+import json
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,3 +42,29 @@ def test_a_slow_network_is_seen_to_move_between_two_lines_of_metrics(
     # Looking on changes nothing: the lines that count have the same numbers.
     at_lines = [seen[0.0].losses[step - 1] for step in seen[1e9].steps]
     assert at_lines == seen[1e9].losses
+
+
+class Stops(Silent):
+    """Asks for a stop, as Ctrl-C does, after a second at one step."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def step(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        if step == self.at:
+            time.sleep(1)
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_the_rate_after_a_stop_counts_the_time_before_it(
+    make_trainer: Callable[..., Trainer], digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "SHOW_SECONDS", 0.0)
+    trainer = make_trainer(epochs=0.5, log_every=1000)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 9"):
+        train(trainer.recipe, trainer.module, digits, tmp_path / "run", watcher=Stops(at=9))
+    trainer = make_trainer(epochs=0.5, log_every=1000)
+    train(trainer.recipe, trainer.module, digits, tmp_path / "run", resume=True)
+    lines = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    (line,) = (line for line in lines if line["kind"] == "train")
+    assert 0 < line["images_per_second"] <= line["samples"]

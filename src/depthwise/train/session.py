@@ -37,11 +37,15 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a checkpoint keeps beside the Trainer's state: how far the files are, and the time so far."""
+    """What a checkpoint keeps beside the Trainer's state: how far the files are, and the time so far.
+
+    window_seconds: of it, since the last line of metrics and without evaluations.
+    """
 
     num_lines: int = 0
     evaluated_step: int = -1
     seconds: float = 0.0
+    window_seconds: float = 0.0
 
 
 class Session:
@@ -72,7 +76,8 @@ class Session:
         self.progress = Progress()
         if resume and files.checkpoint.exists():
             self._restore()
-        self._started = self._saved = self._shown = self._window_started = time.monotonic()
+        self._started = self._saved = self._shown = time.monotonic()
+        self._window_started = self._started - self.progress.window_seconds
 
     def __enter__(self) -> "Session":
         from torch.utils.tensorboard import SummaryWriter
@@ -122,7 +127,8 @@ class Session:
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
-        now = replace(self.progress, seconds=self.seconds)
+        window_seconds = time.monotonic() - self._window_started
+        now = replace(self.progress, seconds=self.seconds, window_seconds=window_seconds)
         save_checkpoint(self.files.checkpoint, self.trainer.checkpoint({"progress": vars(now)}))
         self._saved = time.monotonic()
 
