@@ -1,6 +1,6 @@
 """A whole training run: from a recipe and a data set to a directory with bundle, metrics and report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from depthwise import native
-from depthwise.bundle import BundleConfig, write_bundle
+from depthwise.bundle import RAW_WEIGHTS, BundleConfig, write_bundle
 from depthwise.cost import cost
 from depthwise.data.dataset import Dataset, test_split
 from depthwise.errors import DepthwiseError, UsageError
@@ -245,4 +245,16 @@ def _finish(session: Session, facts: dict[str, Any]) -> Result:
         data=facts["data"],
     )
     write_report(data, files.report)
+    if advice := average_is_behind({key: tested.top1 for key, tested in measured.items()}, files.bundle):
+        session.watcher.message(advice)
     return Result(files.root, name, kind, evaluation, seconds)
+
+
+def average_is_behind(top1: Mapping[str, float], bundle: Path) -> str:
+    """A sentence if the raw weights are right over a point more often than their average, which was shipped; or ""."""
+    if top1["raw"] - top1.get("averaged", top1["raw"]) <= 0.01:
+        return ""
+    return (
+        f"the raw weights, in {bundle / RAW_WEIGHTS}, are better than their average ({top1['raw']:.2%} and "
+        f"{top1['averaged']:.2%} are right), which follows them slowly: train longer, or with --set averaging=0"
+    )
