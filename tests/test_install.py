@@ -29,7 +29,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *arguments: str, code: int = 0) -> str:
+def run(folder: Path, *arguments: str) -> str:
     """What `python -m` this says, all of it; the only program to be found is Python itself."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("DEPTHWISE", "LD_"))
@@ -50,7 +50,7 @@ def run(folder: Path, *arguments: str, code: int = 0) -> str:
         text=True,
         timeout=120,
     )
-    assert result.returncode == code, result.stdout
+    assert result.returncode == 0, result.stdout
     return result.stdout
 
 
@@ -67,7 +67,7 @@ def test_what_is_lost_is_said_in_a_line(installed: Path) -> None:
         "from depthwise import native\n"
         "print(depthwise.__file__, native.status(), sep='\\n')\n"
         "try:\n"
-        "    depthwise.compile(torch.nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8))\n"
+        "    depthwise.compile(torch.nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8), engine='native')\n"
         "except depthwise.DepthwiseError as error:\n"
         "    print(error)\n"
         "x = torch.randn(1, 4, 5, 5)\n"
@@ -84,10 +84,6 @@ def test_what_is_lost_is_said_in_a_line(installed: Path) -> None:
 
 
 def test_training_runs_on_pytorch_alone(installed: Path) -> None:
-    settings = ("epochs=1", "width=0.05", "entry=(128,)", "middle=(128,)", "exit=(128,256)")
+    settings = ("epochs=0.04", "width=0.05", "entry=(128,)", "middle=(128,)", "exit=(128,256)", "size=8")
     run(installed, "depthwise", "train", "--data", "digits", "--out", "run", "--set", *settings)
     assert (installed / "run/report.html").exists()
-    said = run(installed, "depthwise", "compile", "run", "--out", "fast", code=1)
-    assert said.count("\n") == 1
-    assert "the native kernels cannot run here: no C++ compiler was found" in said
-    assert not (installed / "fast").exists()
