@@ -106,6 +106,12 @@ void depthwise_depthwise_forward(const Depthwise* p) { kernels->depthwise_forwar
 void depthwise_depthwise_backward(const Depthwise* p) { kernels->depthwise_backward(*p); }
 void depthwise_pool_forward(const Pool* p) { kernels->pool_forward(*p); }
 void depthwise_run_plan(const Run* p) { kernels->run_plan(*p); }
+int64_t depthwise_peak(int precision, int64_t repetitions, int num_threads) {
+    return kernels->peak(precision, repetitions, num_threads);
+}
+void depthwise_read_memory(const float* values, int64_t count, int num_threads, float* sums) {
+    kernels->read_memory(values, count, num_threads, sums);
+}
 int64_t depthwise_panel() { return kernels->panel; }
 void depthwise_pool_backward(const Pool* p) { kernels->pool_backward(*p); }
 }

@@ -130,6 +130,8 @@ struct Kernels {
     void (*pool_forward)(const Pool&);
     void (*pool_backward)(const Pool&);
     void (*run_plan)(const Run&);
+    int64_t (*peak)(int precision, int64_t repetitions, int num_threads);
+    void (*read_memory)(const float* values, int64_t count, int num_threads, float* sums);
     int64_t panel;  // output channels that a panel of run_plan's weights has
 };
 

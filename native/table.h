@@ -1,6 +1,7 @@
 // Ends the file of one instruction set: compiles every kernel for it and fills its table.
 #include "depthwise.h"
 #include "max_pool.h"
+#include "peak.h"
 #include "plan.h"
 
 namespace NATIVE_ISA {
@@ -29,5 +30,5 @@ void pool_backward(const Pool& p) { BY_WIDTH(pool_backward_as, p, p.window.chann
 const Kernels CONCATENATE(kernels_, NATIVE_ISA) = {
     NATIVE_ISA::statistics,        NATIVE_ISA::normalise,          NATIVE_ISA::reduce,       NATIVE_ISA::norm_gradient,
     NATIVE_ISA::depthwise_forward, NATIVE_ISA::depthwise_backward, NATIVE_ISA::pool_forward, NATIVE_ISA::pool_backward,
-    NATIVE_ISA::run_plan,          NATIVE_ISA::PANEL,
+    NATIVE_ISA::run_plan,          NATIVE_ISA::peak,               NATIVE_ISA::read_memory,  NATIVE_ISA::PANEL,
 };
