@@ -32,11 +32,26 @@ __attribute__((noinline)) F<WIDTH> saturate_bf16(int64_t repetitions, float oper
 }
 #endif
 
-#ifdef NATIVE_AVX512
-__attribute__((noinline, target("avx512vnni"))) F<WIDTH> saturate_int8(int64_t repetitions, int operand) {
-    const __m512i factors = _mm512_set1_epi8(static_cast<char>(operand));
+// Bytes: four products an instruction with VNNI, else two, and another instruction to add them.
+#ifdef NATIVE_AVX512BF16
+constexpr int BYTES = 4;
+#define MULTIPLY_BYTES(sum, factors) (I)_mm512_dpbusd_epi32((__m512i)(sum), (__m512i)factors, (__m512i)factors)
+#define BYTES_TARGET __attribute__((noinline, target("avx512vnni")))
+#elif defined(NATIVE_AVX512)
+constexpr int BYTES = 2;
+#define MULTIPLY_BYTES(sum, factors) (sum) + (I)_mm512_madd_epi16((__m512i)(sum), (__m512i)factors)
+#define BYTES_TARGET __attribute__((noinline))
+#elif WIDTH == 8
+constexpr int BYTES = 2;
+#define MULTIPLY_BYTES(sum, factors) (sum) + (I)_mm256_madd_epi16((__m256i)(sum), (__m256i)factors)
+#define BYTES_TARGET __attribute__((noinline))
+#endif
+
+#ifdef MULTIPLY_BYTES
+BYTES_TARGET F<WIDTH> saturate_int8(int64_t repetitions, int operand) {
     typedef typename Vec<WIDTH>::I I;
-    SATURATE(I, I{} + i, (I)_mm512_dpbusd_epi32((__m512i)sum[i], factors, factors))
+    const I factors = I{} + operand;
+    SATURATE(I, I{} + i, MULTIPLY_BYTES(sum[i], factors))
     return __builtin_convertvector(sum[0], F<WIDTH>);
 }
 #endif
@@ -54,9 +69,9 @@ int64_t peak(int precision, int64_t repetitions, int num_threads) {
             sum = saturate_bf16(repetitions, 0.5f)[0];
         }
 #endif
-#ifdef NATIVE_AVX512
-        if (precision == 2 && __builtin_cpu_supports("avx512vnni")) {
-            depth = 4;
+#ifdef MULTIPLY_BYTES
+        if (precision == 2) {
+            depth = BYTES;
             sum = saturate_int8(repetitions, 1)[0];
         }
 #endif

@@ -1,23 +1,33 @@
 """Engines timed in turns, with real processes and the engines that are installed."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 from statistics import median
 
 import pytest
 import torch
 
-from depthwise.bench import ENGINES, Measured, bench
+from depthwise.bench import ENGINES, Comparison, Measured, bench, swept
 from depthwise.bench import compare as compare_module
 from depthwise.bench.engines import Engine
 from depthwise.cli.app import run
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.models import create_model
+from depthwise.native.library import library
 
 TINY = {"stem": "small", "width": 0.125, "num_classes": 10}
 
 
 def test_engines_agree_and_are_timed_in_every_round() -> None:
     engines = ["depthwise fp32", "depthwise bf16", "onnxruntime", "openvino", "openvino bf16"]
-    results = bench("mobilenet_v1", TINY, (2, 3, 32, 32), engines=engines, threads=1, rounds=3)
+    comparison = bench("mobilenet_v1", TINY, (2, 3, 32, 32), engines=engines, threads=1, rounds=3)
+    results = comparison.engines
     assert [result.engine for result in results] == ["pytorch", *engines]
     for result in results:
         assert not result.absent, result
@@ -26,19 +36,59 @@ def test_engines_agree_and_are_timed_in_every_round() -> None:
         assert min(result.seconds) > 0
         assert result.error <= {"fp32": 1e-4, "bf16": 0.1}[result.precision]
     assert results[0].error == 0
+    assert {name: len(rates) for name, rates in comparison.roofline.items()} == dict.fromkeys(
+        ("fp32", "bf16", "int8", "memory"), 3
+    )
+
+
+def test_memory_is_that_of_the_network() -> None:
+    # 80 MB of weights, most in the classifier, beside which an image of 32x32 takes next to nothing.
+    arguments = {"stem": "small", "num_classes": 16384}
+    engines = ["depthwise fp32", "depthwise bf16"]
+    comparison = bench("mobilenet_v1", arguments, (1, 3, 32, 32), engines=engines, threads=1, rounds=2)
+    weights = 4 * sum(p.numel() for p in create_model("mobilenet_v1", **arguments).parameters())
+    taken = {measured.engine: measured.memory / weights for measured in comparison.engines}
+    assert 0.9 < taken["pytorch"] < 1.5
+    # The compiled network holds its own weights and no others.
+    assert 0.9 < taken["depthwise fp32"] < 1.5
+    assert 0.4 < taken["depthwise bf16"] < 1.0
 
 
 def test_what_is_not_there_or_does_not_run_is_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = Engine("fp32", "no_such_engine", lambda network, x, threads: lambda x: x)
     monkeypatch.setitem(compare_module.ENGINES, "absent", absent)
-    # A concatenation of parts that are not whole vectors has no compiled form.
-    results = bench(
-        "inception_v1", TINY, (1, 3, 32, 32), engines=["absent", "depthwise fp32"], threads=1, rounds=2
+    # Kernels that are switched off run no network, and have no peak.
+    monkeypatch.setenv("DEPTHWISE_NATIVE", "off")
+    comparison = bench(
+        "mobilenet_v1", TINY, (1, 3, 32, 32), engines=["absent", "depthwise fp32"], threads=1, rounds=2
     )
-    reasons = {result.engine: result.absent for result in results}
+    reasons = {result.engine: result.absent for result in comparison.engines}
     assert reasons["pytorch"] == ""
     assert reasons["absent"] == "no_such_engine is not installed"
-    assert "has no compiled form" in reasons["depthwise fp32"]
+    assert "native kernels cannot run here" in reasons["depthwise fp32"]
+    assert comparison.roofline == {}
+    row = comparison.to_json(1)["engines"][0]
+    assert row["images_per_second"] > 0
+    assert row["share_of_peak"] is None
+
+
+def test_an_engine_that_dies_is_left_out_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = []
+    ask = compare_module._Worker.ask
+
+    def killing(worker: compare_module._Worker, line: str) -> object:
+        if not line and worker._job["engine"] == "depthwise fp32":
+            turns.append(line)
+            if len(turns) == 2:
+                os.kill(worker._process.pid, signal.SIGKILL)
+        return ask(worker, line)
+
+    monkeypatch.setattr(compare_module._Worker, "ask", killing)
+    comparison = bench("mobilenet_v1", TINY, (1, 3, 32, 32), engines=["depthwise fp32"], threads=1, rounds=3)
+    pytorch, dead = comparison.engines
+    assert len(pytorch.seconds) == 3
+    assert dead.absent == "its process ended with code -9"
+    assert "milliseconds" not in comparison.to_json(1)["engines"][1]
 
 
 def test_a_wrong_request_is_named() -> None:
@@ -51,37 +101,124 @@ def test_a_wrong_request_is_named() -> None:
 
 
 def test_ratios_compare_times_of_the_same_round() -> None:
-    ours = Measured("depthwise fp32", "fp32", (1.0, 2.0, 4.0))
+    ours = Measured("depthwise fp32", "fp32", (1.0, 2.0, 4.0), memory=2_000_000)
     theirs = Measured("openvino", "fp32", (3.0, 4.0, 4.0), error=1e-6)
-    document = theirs.to_json(8, ours)
-    assert document["milliseconds"] == 1e3 * median(theirs.seconds)
-    assert document["images_per_second"] == 2.0
-    assert (document["ours"], document["ours_lowest"], document["ours_highest"]) == (2.0, 1.0, 3.0)
-    assert "ours" not in ours.to_json(8, ours)
+    lone = Measured("openvino bf16", "bf16", (2.0, 2.0, 2.0))
+    peaks = {"fp32": (30e9, 32e9, 31e9), "memory": (5e9, 6e9, 4e9)}
+    document = Comparison(8, 2, (ours, theirs, lone), peaks).to_json(4_000_000_000)
+    mine, row, other = document["engines"]
+    assert row["milliseconds"] == 1e3 * median(theirs.seconds)
+    assert row["images_per_second"] == 2.0
+    assert (row["ours"], row["ours_lowest"], row["ours_highest"]) == (2.0, 1.0, 3.0)
+    assert row["p10"] >= 1e3 * min(theirs.seconds)
+    # 8 images of 4 GMAC in 4 s, where 32 GMAC/s were the most.
+    assert (row["gmacs_per_second"], row["share_of_peak"], row["memory_mb"]) == (8.0, 0.25, None)
+    assert "ours" not in mine
+    assert mine["memory_mb"] == 2.0
+    assert "ours" not in other
+    assert other["share_of_peak"] is None
+    assert document["peak_gmacs_per_second"] == {"fp32": 32.0}
+    assert document["memory_gb_per_second"] == 6.0
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+COMMAND = ["bench", "xception", "--size", "32", "--rounds", "2", "--threads", "1"]
+SETTINGS = ["--set", *(f"{key}={value}" for key, value in TINY.items())]
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "new" / "bench.json"
     command = [
-        "bench",
-        "xception",
-        "--size",
-        "32",
+        *COMMAND,
         "--batch",
         "2",
-        "--rounds",
-        "2",
-        "--threads",
-        "1",
+        "--out",
+        str(out),
         "--engines",
+        "depthwise fp32",
+        "depthwise bf16",
+        *SETTINGS,
     ]
-    settings = ["--set", *(f"{key}={value}" for key, value in TINY.items())]
-    assert run([*command, "depthwise fp32", *settings, "--json"]) == 0
+    assert run([*command, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["shape"] == [2, 3, 32, 32]
-    assert [row["engine"] for row in document["engines"]] == ["pytorch", "depthwise fp32"]
-    assert document["engines"][0]["ours"] > 0
-    assert run([*command, "depthwise fp32", "depthwise bf16", *settings]) == 0
-    assert "ours is as fast by" in capsys.readouterr().out
-    assert run(["bench", "separable"]) == 2
-    assert run(["bench", "--rounds", "1"]) == 2
+    assert json.loads(out.read_text()) == document
+    assert (document["image"], document["rounds"]) == ([3, 32, 32], 2)
+    assert document["machine"]["versions"]["torch"] == torch.__version__
+    assert document["machine"]["kernels"] == library.path
+    (measured,) = document["runs"]
+    assert (measured["batch"], measured["threads"]) == (2, 1)
+    assert [row["engine"] for row in measured["engines"]] == ["pytorch", "depthwise fp32", "depthwise bf16"]
+    assert measured["engines"][0]["ours"] > 0
+    assert 0 < measured["engines"][1]["share_of_peak"] < 1
+    assert run(command) == 1
+    assert "bench.json exists and is not overwritten" in capsys.readouterr().err
+    assert run([*command, "--force"]) == 0
+    printed = capsys.readouterr().out
+    assert "ours is as fast by" in printed
+    assert "measured peak, GMAC/s: fp32" in printed
     assert torch.is_grad_enabled()
+
+
+def test_a_sweep_measures_each_point_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "sweep.json"
+    sweep = ["--sweep", "batch=1,3", "threads=1,2", "--engines", "pytorch"]
+    assert run([*COMMAND, *sweep, "--out", str(out), *SETTINGS]) == 0
+    printed = capsys.readouterr().out
+    assert "batch 1   batch 3" in printed
+    assert "threads 1   threads 2" in printed
+    document = json.loads(out.read_text())
+    assert [(r["batch"], r["threads"]) for r in document["runs"]] == [(1, 1), (3, 1), (1, 2)]
+    assert [r["batch"] for r in swept(document, "batch")] == [1, 3]
+    assert [r["threads"] for r in swept(document, "threads")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["separable"], "is a kind of layer"),
+        (["--rounds", "1"], "give at least 1, 2 and 1"),
+        (["--batch", "0"], "batch 0"),
+        (["--sweep", "bach=1,2"], "unknown sweep 'bach': use one of batch"),
+        (["--sweep", "batch=1,0"], "give numbers from 1 on, for example batch=1,2,4"),
+        (["--sweep", "batch"], "give numbers from 1 on"),
+    ],
+)
+def test_wrong_usage_is_a_sentence(
+    options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_interrupted_it_leaves_no_process() -> None:
+    environment = {**os.environ, "BENCH_TEST": str(os.getpid())}
+    command = [
+        sys.executable,
+        "-m",
+        "depthwise",
+        *COMMAND,
+        "--engines",
+        "openvino",
+        "--rounds",
+        "10000",
+        *SETTINGS,
+    ]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    def started() -> set[int]:
+        mark = f"BENCH_TEST={os.getpid()}".encode()
+        found = set()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                    found.add(int(folder.name))
+        return found
+
+    deadline = time.monotonic() + 120
+    while len(started()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(started()) >= 3
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error == "error: interrupted\n"
+    assert started() == set()

@@ -1,21 +1,26 @@
 """Engines timed in turns: each in a persistent process, none beside another, and only if it says what PyTorch says."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from depthwise.bench.engines import ENGINES
+from depthwise.bench.roofline import MEMORY, PRECISIONS
+from depthwise.bench.worker import ROOFLINE
 from depthwise.errors import DepthwiseError, unknown_name
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
@@ -26,31 +31,69 @@ REST = 0.03  # seconds between two runs: the threads of the one before still spi
 
 @dataclass(frozen=True)
 class Measured:
-    """One engine's runs: seconds of each, in the order of the rounds; or why it is absent. error: see TOLERANCE."""
+    """One engine's runs: seconds of each, in the order of the rounds; or why it is absent. error: see TOLERANCE.
+
+    memory: bytes that the process grew by for the network, its example and its working memory; None if nobody can say.
+    """
 
     engine: str
     precision: str
     seconds: tuple[float, ...] = ()
     error: float = 0.0
+    memory: int | None = None
     absent: str = ""
 
-    def to_json(self, batch: int, ours: "Measured | None") -> dict[str, Any]:
-        """Median and tenth percentile in milliseconds, images per second, and how many times as fast ours is."""
-        if self.absent:
-            return {"engine": self.engine, "precision": self.precision, "absent": self.absent}
-        middle = median(self.seconds)
-        document = {
-            "engine": self.engine,
-            "precision": self.precision,
-            "milliseconds": 1e3 * middle,
-            "p10": 1e3 * quantiles(self.seconds, n=10)[0],
-            "images_per_second": batch / middle,
-            "error": self.error,
+
+@dataclass(frozen=True)
+class Comparison:
+    """Engines side by side on `batch` images at a time. roofline: what each round measured, see roofline.prepare."""
+
+    batch: int
+    threads: int
+    engines: tuple[Measured, ...]
+    roofline: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def to_json(self, macs: int) -> dict[str, Any]:
+        """All that was measured and what follows from it, for a network of so many multiply-adds an image."""
+        peaks = {name: max(rates) / 1e9 for name, rates in self.roofline.items()}
+        return {
+            "batch": self.batch,
+            "threads": self.threads,
+            "peak_gmacs_per_second": {name: rate for name, rate in peaks.items() if name != MEMORY},
+            "memory_gb_per_second": peaks.get(MEMORY),
+            "roofline": {name: list(rates) for name, rates in self.roofline.items()},
+            "engines": [self._row(measured, macs, peaks) for measured in self.engines],
         }
-        if ours is not None and ours is not self:
-            ratios = [theirs / mine for theirs, mine in zip(self.seconds, ours.seconds, strict=True)]
-            document |= {"ours": median(ratios), "ours_lowest": min(ratios), "ours_highest": max(ratios)}
-        return document
+
+    def _row(self, measured: Measured, macs: int, peaks: dict[str, float]) -> dict[str, Any]:
+        """Times in milliseconds; `ours`: how many times as fast the compiled network of that precision is."""
+        row: dict[str, Any] = {"engine": measured.engine, "precision": measured.precision}
+        if measured.absent:
+            return {**row, "absent": measured.absent}
+        middle = median(measured.seconds)
+        rate = self.batch * macs / middle / 1e9
+        row |= {
+            "milliseconds": 1e3 * middle,
+            "p10": 1e3 * quantiles(measured.seconds, n=10, method="inclusive")[0],
+            "images_per_second": self.batch / middle,
+            "gmacs_per_second": rate,
+            "share_of_peak": rate / peaks[measured.precision] if measured.precision in peaks else None,
+            "memory_mb": None if measured.memory is None else measured.memory / 1e6,
+            "error": measured.error,
+            "seconds": list(measured.seconds),
+        }
+        ours = next((m for m in self.engines if m.engine == f"depthwise {measured.precision}"), measured)
+        if ours is not measured and ours.seconds:
+            ratios = [theirs / mine for theirs, mine in zip(measured.seconds, ours.seconds, strict=True)]
+            row |= {"ours": median(ratios), "ours_lowest": min(ratios), "ours_highest": max(ratios)}
+        return row
+
+
+def swept(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """The runs of a document of `depthwise bench` that differ in `key`, batch or threads, in the order asked for."""
+    other = {"batch": "threads", "threads": "batch"}[key]
+    runs = {run[key]: run for run in document["runs"] if run[other] == document[other]}
+    return [runs[value] for value in document["sweeps"][key]]
 
 
 def bench(
@@ -62,11 +105,11 @@ def bench(
     threads: int,
     rounds: int = 20,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Measured]:
+) -> Comparison:
     """Time the network `name` of the catalogue, with random weights, on images of `shape`, [N, C, H, W].
 
-    Each round runs every engine once, in an order that turns. Raises UsageError for an unknown engine, DepthwiseError
-    if not even PyTorch runs the network.
+    Each round runs every engine once, in an order that turns, and the loops that measure the machine's own limits as
+    one of them. Raises UsageError for an unknown engine, DepthwiseError if not even PyTorch runs the network.
     """
     chosen = list(dict.fromkeys(["pytorch", *engines]))
     for engine in chosen:
@@ -79,37 +122,59 @@ def bench(
         reference = None
         for done, engine in enumerate(chosen):
             progress(done, len(chosen) + rounds)
-            precision, package = ENGINES[engine].precision, ENGINES[engine].package
-            if find_spec(package) is None:
-                results[engine] = Measured(engine, precision, absent=f"{package} is not installed")
+            if reason := _not_installed(engine):
+                results[engine] = Measured(engine, ENGINES[engine].precision, absent=reason)
                 continue
             worker = stack.enter_context(_Worker({**job, "engine": engine}, Path(folder) / f"{done}.pt"))
-            if worker.absent:
-                results[engine] = Measured(engine, precision, absent=worker.absent)
-                continue
-            logits = worker.logits()
-            reference = logits if reference is None else reference
-            error = float((logits - reference).abs().max() / reference.abs().max())
-            if not error <= TOLERANCE[precision]:
-                results[engine] = Measured(
-                    engine, precision, error=error, absent=f"its logits differ by {error:.1g}"
-                )
-                continue
-            results[engine] = Measured(engine, precision, error=error)
-            workers[engine] = worker
+            results[engine], reference = _compared(engine, worker, reference)
+            if not results[engine].absent:
+                workers[engine] = worker
         if "pytorch" not in workers:
             raise DepthwiseError(f"PyTorch does not run {name}: {results['pytorch'].absent}")
-        seconds: dict[str, list[float]] = {engine: [] for engine in workers}
-        names = list(workers)
+        roofline = stack.enter_context(_Worker({**job, "engine": ROOFLINE}, Path(folder) / "none.pt"))
+        if "absent" not in roofline.prepare():
+            workers[ROOFLINE] = roofline
+        answers: dict[str, list[Any]] = {engine: [] for engine in workers}
         for turn in range(rounds):
             progress(len(chosen) + turn, len(chosen) + rounds)
+            names = list(workers)
             for engine in names[turn % len(names) :] + names[: turn % len(names)]:
                 time.sleep(REST)
-                seconds[engine].append(workers[engine].run())
-    return [
-        Measured(engine, measured.precision, tuple(seconds.get(engine, ())), measured.error, measured.absent)
-        for engine, measured in results.items()
-    ]
+                answer = workers[engine].ask("")
+                if answer is None:  # out of memory, as a rule; the others go on
+                    results[engine] = replace(results[engine], absent=workers[engine].ending())
+                    del workers[engine]
+                    continue
+                answers[engine].append(answer)
+    rates = answers.pop(ROOFLINE, [])
+    return Comparison(
+        batch=shape[0],
+        threads=threads,
+        engines=tuple(
+            measured if measured.absent else replace(measured, seconds=tuple(answers[engine]))
+            for engine, measured in results.items()
+        ),
+        roofline={name: tuple(rate[name] for rate in rates) for name in (*PRECISIONS, MEMORY) if rates},
+    )
+
+
+def _not_installed(engine: str) -> str:
+    package = ENGINES[engine].package
+    return "" if find_spec(package) else f"{package} is not installed"
+
+
+def _compared(engine: str, worker: "_Worker", reference: Tensor | None) -> tuple[Measured, Tensor | None]:
+    """The engine without its times, or why it cannot be timed; and the logits for all, which are the first ones."""
+    measured = Measured(engine, ENGINES[engine].precision)
+    ready = worker.prepare()
+    if "absent" in ready:
+        return replace(measured, absent=ready["absent"]), reference
+    logits = worker.logits()
+    reference = logits if reference is None else reference
+    error = float((logits - reference).abs().max() / reference.abs().max())
+    if not error <= TOLERANCE[measured.precision]:
+        return replace(measured, error=error, absent=f"its logits differ by {error:.1g}"), reference
+    return replace(measured, error=error, memory=ready["memory"]), reference
 
 
 class _Worker:
@@ -117,34 +182,41 @@ class _Worker:
         self._job, self._logits = {**job, "logits": str(logits)}, logits
 
     def __enter__(self) -> "_Worker":
+        # In a session of its own, so that Ctrl-C reaches this process alone and what an engine starts ends with it.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "depthwise.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            start_new_session=True,
         )
-        self.absent = str(json.loads(self._ask(json.dumps(self._job)) or "{}").get("absent", ""))
-        if self._process.poll() is not None and not self.absent:
-            self.absent = f"its process ended with code {self._process.returncode}"
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
 
-    def logits(self) -> torch.Tensor:
+    def prepare(self) -> dict[str, Any]:
+        """What the worker says when it is ready, or {"absent": why}."""
+        ready = self.ask(json.dumps(self._job))
+        return {"absent": self.ending()} if ready is None else ready
+
+    def logits(self) -> Tensor:
         return torch.load(self._logits, weights_only=True)
 
-    def run(self) -> float:
-        return float(self._ask(""))
+    def ending(self) -> str:
+        return f"its process ended with code {self._process.wait()}"
 
-    def _ask(self, line: str) -> str:
+    def ask(self, line: str) -> Any:
+        """The worker's answer, None if it has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            return ""
-        return self._process.stdout.readline()
+            return None
+        answer = self._process.stdout.readline()
+        return json.loads(answer) if answer else None

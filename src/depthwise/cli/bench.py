@@ -1,13 +1,23 @@
 """`depthwise bench`: the compiled network and the general engines on this machine."""
 
-from typing import Annotated
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from depthwise.cli.options import Json
+from depthwise.cli.options import Json, flag
 from depthwise.cli.output import console, counting, print_json, printable, table
-from depthwise.cli.subject import Settings, Size, build_subject, find_subject
-from depthwise.errors import UsageError
+from depthwise.cli.subject import Settings, Size, Subject, build_subject, find_subject
+from depthwise.errors import DepthwiseError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from depthwise.bench import Comparison
+
+SWEEPS = ("batch", "threads")
 
 
 def bench(
@@ -28,68 +38,181 @@ def bench(
             help="Only these, by their names in the table; all by default.",
         ),
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            consume_multiple=True,
+            help="batch=1,4,16 or threads=1,2 or both: images a second for each of these.",
+        ),
+    ] = None,
     settings: Settings = None,
+    out: Annotated[Path | None, Parameter(help="The JSON document as a file, as well.")] = None,
+    force: Annotated[bool, flag("Replace the file that --out names.")] = False,
     json: Json = False,
 ) -> None:
     """Time the native kernels against PyTorch, torch.compile, ONNX Runtime and OpenVINO, as far as they are installed.
 
     Each engine runs in a process of its own, in turns; its answers are compared with PyTorch's first. The weights are
-    random: they do not change the time.
+    random: they do not change the time. Beside them native loops measure what the processor can do at most, in each
+    precision: an engine's share of the peak is its multiply-adds a second over that. Memory is what its process grew by
+    for the network.
 
     Example: depthwise bench mobilenet_v2 --batch 16
     """
     if batch < 1 or rounds < 2 or (threads is not None and threads < 1):
         raise UsageError(f"batch {batch}, rounds {rounds} and threads {threads}: give at least 1, 2 and 1")
+    sweeps = dict(_values(text) for text in sweep or [])
+    if out:
+        _check_free(out, force)
     import torch
 
-    from depthwise.bench import ENGINES, bench
-    from depthwise.cost import cost
+    from depthwise.bench.machine import machine
+    from depthwise.cost import multiply_adds
 
     subject = find_subject(name, size, None, settings or [])
     if subject.layer:
         raise UsageError(f"{name} is a kind of layer: give a network")
     module, shape = build_subject(subject)
+    macs = multiply_adds(module, shape)
     threads = threads or torch.get_num_threads()
-    with counting("timing") as progress:
-        results = bench(
-            subject.name,
-            subject.arguments,
-            (batch, *shape),
-            engines=engines or list(ENGINES),
-            threads=threads,
-            rounds=rounds,
-            progress=progress,
-        )
-    best = {
-        result.precision: result
-        for result in results
-        if result.engine.startswith("depthwise ") and result.seconds
+    points = _points(batch, threads, sweeps)
+    runs = _measure(subject, shape, points, engines, rounds)
+    document: dict[str, Any] = {
+        "network": subject.name,
+        "arguments": subject.arguments,
+        "image": list(shape),
+        "macs": macs,
+        "batch": batch,
+        "threads": threads,
+        "sweeps": sweeps,
+        "rounds": rounds,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "runs": [run.to_json(macs) for run in runs],
     }
-    rows = [result.to_json(batch, best.get(result.precision)) for result in results]
-    macs = batch * cost(module, shape).macs
+    if out:
+        from depthwise.train.files import write_json
+
+        write_json(out, document)
     if json:
-        document = {"network": subject.name, "shape": [batch, *shape], "threads": threads, "rounds": rounds}
-        print_json({**document, "macs": macs, "engines": rows})
+        print_json(document)
         return
-    numbers = ("ms", "p10", "images/s", "GMAC/s", "largest difference", "ours is as fast by")
-    title = f"{subject.name}, {'x'.join(map(str, (batch, *shape)))}, {threads} threads, {rounds} rounds"
-    result = table("engine", *numbers, right=numbers, title=title)
-    for row in sorted(rows, key=lambda row: row.get("milliseconds", float("inf"))):
+    for key in sweeps:
+        _print_sweep(document, key)
+    if not sweeps:
+        _print_run(document, document["runs"][0])
+
+
+def _values(text: str) -> tuple[str, list[int]]:
+    """The key and the numbers that `text`, key=number,number,..., gives."""
+    key, _, listed = text.partition("=")
+    if key not in SWEEPS:
+        raise unknown_name("sweep", key, SWEEPS)
+    values = listed.split(",")
+    if not all(value.isascii() and value.isdigit() and int(value) for value in values):
+        raise UsageError(f"--sweep {text}: give numbers from 1 on, for example {key}=1,2,4")
+    return key, [int(value) for value in dict.fromkeys(values)]
+
+
+def _check_free(file: Path, force: bool) -> None:
+    """Before anything is measured, which takes minutes."""
+    if file.is_dir():
+        raise DepthwiseError(f"{file} is a folder: name a file in it, {file / 'bench'} for example")
+    if os.path.lexists(file) and not force:
+        raise DepthwiseError(f"{file} exists and is not overwritten: choose another name or add --force")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(file.parent, os.W_OK):
+        raise DepthwiseError(f"{file} cannot be written, its folder is closed to you: name another one")
+
+
+def _points(batch: int, threads: int, sweeps: dict[str, list[int]]) -> list[tuple[int, int]]:
+    """The batch sizes and numbers of threads to measure: each sweep leaves the other at its own value."""
+    points = [(each, threads) for each in sweeps.get("batch", [])]
+    points += [(batch, each) for each in sweeps.get("threads", [])]
+    return list(dict.fromkeys(points)) or [(batch, threads)]
+
+
+def _measure(
+    subject: Subject,
+    shape: tuple[int, ...],
+    points: list[tuple[int, int]],
+    engines: list[str] | None,
+    rounds: int,
+) -> "list[Comparison]":
+    from depthwise.bench import ENGINES, bench
+
+    with counting("timing") as progress:
+        return [
+            bench(
+                subject.name,
+                subject.arguments,
+                (batch, *shape),
+                engines=engines or list(ENGINES),
+                threads=threads,
+                rounds=rounds,
+                progress=partial(_count, progress, number, len(points)),
+            )
+            for number, (batch, threads) in enumerate(points)
+        ]
+
+
+def _count(progress: Callable[[int, int], None], number: int, points: int, done: int, total: int) -> None:
+    """Progress in one of the points as progress in all of them."""
+    progress(number * total + done, points * total)
+
+
+def _title(document: dict[str, Any], batch: int | str, threads: int | str) -> str:
+    shape = "x".join(map(str, (batch, *document["image"])))
+    return f"{document['network']}, {shape}, {threads} threads, {document['rounds']} rounds"
+
+
+def _print_run(document: dict[str, Any], run: dict[str, Any]) -> None:
+    numbers = ("ms", "p10", "images/s", "GMAC/s", "of the peak", "memory, MB", "largest difference")
+    last = "ours is as fast by"
+    result = table(
+        "engine", *numbers, last, right=(*numbers, last), title=_title(document, run["batch"], run["threads"])
+    )
+    for row in sorted(run["engines"], key=lambda row: row.get("milliseconds", float("inf"))):
         if "absent" in row:
-            result.add_row(row["engine"], *[""] * 5, printable(f"left out: {row['absent']}"))
+            result.add_row(row["engine"], *[""] * len(numbers), printable(f"left out: {row['absent']}"))
             continue
-        ratio = (
-            f"{row['ours']:.2f} ({row['ours_lowest']:.2f} to {row['ours_highest']:.2f})"
-            if "ours" in row
-            else ""
-        )
+        ratio = ""
+        if "ours" in row:
+            ratio = f"{row['ours']:.2f} ({row['ours_lowest']:.2f} to {row['ours_highest']:.2f})"
         result.add_row(
             row["engine"],
             f"{row['milliseconds']:.2f}",
             f"{row['p10']:.2f}",
             f"{row['images_per_second']:.1f}",
-            f"{macs / row['milliseconds'] / 1e6:.0f}",
+            f"{row['gmacs_per_second']:.0f}",
+            "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}",
+            "" if row["memory_mb"] is None else f"{row['memory_mb']:.0f}",
             f"{row['error']:.0e}",
             ratio,
         )
     console().print(result)
+    peaks = [f"{name} {rate:.0f}" for name, rate in run["peak_gmacs_per_second"].items()]
+    if peaks:
+        memory = run["memory_gb_per_second"]
+        print(f"measured peak, GMAC/s: {', '.join(peaks)}; memory is read at {memory:.0f} GB/s")
+
+
+def _print_sweep(document: dict[str, Any], key: str) -> None:
+    """Images a second, a column for each value of the sweep."""
+    from depthwise.bench import swept
+
+    runs = swept(document, key)
+    values = {**{name: document[name] for name in SWEEPS}, key: "N"}
+    columns = [f"{key} {run[key]}" for run in runs]
+    title = f"{_title(document, **values)}: images/s"
+    result = table("engine", *columns, right=tuple(columns), title=title)
+    for rows in zip(*(run["engines"] for run in runs), strict=True):
+        cells = [f"{row['images_per_second']:.1f}" if "milliseconds" in row else "" for row in rows]
+        if any(cells):
+            result.add_row(rows[0]["engine"], *cells)
+    console().print(result)
+    for engine, reason in {
+        row["engine"]: row["absent"] for run in runs for row in run["engines"] if "absent" in row
+    }.items():
+        print(printable(f"{engine} left out: {reason}"))

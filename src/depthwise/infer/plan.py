@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,6 +82,12 @@ class Plan:
             for step in self.steps
         ]
         self.out_bytes = {index: _bytes_of(r, self.channels[index]) for index, r in self.byte_maps.items()}
+        # The weights were packed: the network's own need not stay in memory beside them.
+        self.graph = replace(graph, operations=tuple(map(_weightless, graph.operations)))
+        self.steps = tuple(
+            replace(step, depthwise=_weightless(step.depthwise), product=_weightless(step.product))
+            for step in self.steps
+        )
         self._idle: dict[int, SimpleQueue[_Context]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -252,6 +259,13 @@ def _panels(channels: int, panel: int) -> list[range]:
         panels.append(range(done, done + wide))
         done += wide
     return panels
+
+
+def _weightless(operation: Any) -> Any:
+    """A convolution with a weight of the same shape and no memory; anything else as it is."""
+    if not isinstance(operation, Convolution):
+        return operation
+    return replace(operation, weight=operation.weight.new_empty(()).expand(operation.weight.shape))
 
 
 def _filled(values: Tensor, channels: int) -> Tensor:
