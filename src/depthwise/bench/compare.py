@@ -23,8 +23,12 @@ from depthwise.bench.roofline import MEMORY, PRECISIONS
 from depthwise.bench.worker import ROOFLINE
 from depthwise.errors import DepthwiseError, unknown_name
 
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
-"""The largest difference of a logit from PyTorch's, relative to the largest logit, of an engine that may be timed."""
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.4, "int8": 0.8}
+"""The largest difference of a logit from PyTorch's, relative to the largest logit, of an engine that may be timed.
+
+Random weights carry a rounding on from layer to layer where trained ones dampen it: bfloat16 was measured to differ by
+up to 0.22, NNCF's int8 by 0.18 (Xception) to 0.57 (Inception V3). Logits of something else differ by 1 and more.
+"""
 
 REST = 0.03  # seconds between two runs: the threads of the one before still spin
 

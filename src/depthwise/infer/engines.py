@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from queue import Empty, SimpleQueue
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,51 +44,64 @@ def onnxruntime(*, any_batch: bool = False) -> Prepare:
     """ONNX Runtime; for the example's batch size unless `any_batch`."""
 
     def prepare(network: nn.Module, x: Tensor, threads: int) -> Run:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        program = _export(network, x, any_batch)
         with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-            torch.onnx.export(program, (), file.name, dynamo=True, external_data=False, verbose=False)
-            session = onnxruntime.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        return lambda x: torch.from_numpy(session.run(None, {name: x.contiguous().numpy()})[0])
+            write_onnx(export(network, x, any_batch=any_batch), file.name)
+            return onnxruntime_session(file.name, threads)
 
     return prepare
 
 
-def openvino(precision: str, hint: str = "LATENCY", *, any_batch: bool = False) -> Prepare:
+def write_onnx(program: torch.export.ExportedProgram, file: str) -> None:
+    """`program` as ONNX; what it takes is called "images"."""
+    torch.onnx.export(
+        program, (), file, dynamo=True, external_data=False, verbose=False, input_names=["images"]
+    )
+
+
+def onnxruntime_session(file: str, threads: int) -> Run:
+    """What `write_onnx` wrote, on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"images": x.contiguous().numpy()})[0])
+
+
+def openvino(precision: str, *, any_batch: bool = False) -> Prepare:
     """OpenVINO's f32 or bf16; for the example's batch size unless `any_batch`."""
 
     def prepare(network: nn.Module, x: Tensor, threads: int) -> Run:
         import openvino
 
-        settings = {
-            "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": threads,
-            "PERFORMANCE_HINT": hint,
-        }
-        model = openvino.convert_model(_export(network, x, any_batch))
-        compiled = openvino.Core().compile_model(model, "CPU", settings)
-        idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
-
-        def run(x: Tensor) -> Tensor:
-            try:
-                request = idle.get_nowait()
-            except Empty:
-                request = compiled.create_infer_request()
-            result = torch.from_numpy(request.infer({0: x.contiguous().numpy()})[0].copy())
-            idle.put(request)
-            return result
-
-        return run
+        settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+        return openvino_requests(openvino.convert_model(export(network, x, any_batch=any_batch)), settings)
 
     return prepare
 
 
-def _export(network: nn.Module, x: Tensor, any_batch: bool) -> torch.export.ExportedProgram:
+def openvino_requests(model: Any, settings: dict[str, Any]) -> Run:
+    """An openvino.Model on the CPU with a batch as one request; safe from many threads at once."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(model, "CPU", {**settings, "PERFORMANCE_HINT": "LATENCY"})
+    idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
+
+    def run(x: Tensor) -> Tensor:
+        try:
+            request = idle.get_nowait()
+        except Empty:
+            request = compiled.create_infer_request()
+        result = torch.from_numpy(request.infer({0: x.contiguous().numpy()})[0].copy())
+        idle.put(request)
+        return result
+
+    return run
+
+
+def export(network: nn.Module, x: Tensor, *, any_batch: bool = False) -> torch.export.ExportedProgram:
+    """PyTorch's graph of `network`, for the example's batch size unless `any_batch`."""
     if not any_batch:
         return torch.export.export(network, (x,))
     batch = torch.export.Dim.DYNAMIC
