@@ -10,7 +10,6 @@ from depthwise.errors import DepthwiseError
 from depthwise.native import PATHS, use
 from depthwise.native.library import library
 
-
 HERE = [path for path in PATHS if library.loaded is not None and library.loaded.depthwise_use(path.encode())]
 use("best")
 
