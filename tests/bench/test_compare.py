@@ -26,18 +26,8 @@ TINY = {"stem": "small", "width": 0.125, "num_classes": 10}
 
 
 def test_engines_agree_and_are_timed_in_every_round() -> None:
-    engines = [
-        *(engine for engine in ENGINES if engine.startswith("depthwise ")),
-        "onnxruntime",
-        "onnxruntime int8",
-    ]
-    engines += [
-        "openvino",
-        "openvino bf16",
-        "openvino int8",
-        "openvino throughput",
-        "openvino int8 throughput",
-    ]
+    engines = ["depthwise bf16", "depthwise int8", "onnxruntime int8", "openvino int8"]
+    engines += ["openvino bf16 throughput", "openvino int8 throughput"]
     comparison = bench("mobilenet_v1", TINY, (2, 3, 32, 32), engines=engines, threads=1, rounds=3)
     results = comparison.engines
     assert [result.engine for result in results] == ["pytorch", *engines]
@@ -46,8 +36,8 @@ def test_engines_agree_and_are_timed_in_every_round() -> None:
         assert result.precision == ENGINES[result.engine].precision
         assert len(result.seconds) == 3
         assert min(result.seconds) > 0
-        assert result.error <= {"fp32": 1e-4, "bf16": 0.4, "int8": 0.8}[result.precision]
     assert results[0].error == 0
+    assert all(result.error > 0 for result in results[1:])
     assert {name: len(rates) for name, rates in comparison.roofline.items()} == dict.fromkeys(
         ("fp32", "bf16", "int8", "memory"), 3
     )
@@ -110,6 +100,14 @@ def test_a_wrong_request_is_named() -> None:
         DepthwiseError, match=r"PyTorch does not run xception: .*below this network's minimum"
     ):
         bench("xception", {}, (1, 3, 32, 32), engines=[], threads=1)
+
+
+def test_the_error_tells_rounding_from_another_network() -> None:
+    logits, others = torch.randn(2, 4, 1000, generator=torch.Generator().manual_seed(0))
+    # A classifier's bias that is the same for all says nothing of the network.
+    assert compare_module._error(10 + others, 10 + logits) == pytest.approx(2**0.5, rel=0.05)
+    assert compare_module._error(logits + 0.1 * others, logits) == pytest.approx(0.1, rel=0.05)
+    assert max(compare_module.TOLERANCE.values()) < 1
 
 
 def test_ratios_compare_times_of_the_same_round() -> None:

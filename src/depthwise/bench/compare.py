@@ -19,15 +19,16 @@ import torch
 from torch import Tensor
 
 from depthwise.bench.engines import ENGINES
-from depthwise.bench.roofline import MEMORY, PRECISIONS
+from depthwise.bench.roofline import MEMORY
 from depthwise.bench.worker import ROOFLINE
 from depthwise.errors import DepthwiseError, unknown_name
 
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.4, "int8": 0.8}
-"""The largest difference of a logit from PyTorch's, relative to the largest logit, of an engine that may be timed.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.5, "int8": 0.9}
+"""The largest error of an engine that may be timed.
 
-Random weights carry a rounding on from layer to layer where trained ones dampen it: bfloat16 was measured to differ by
-up to 0.22, NNCF's int8 by 0.18 (Xception) to 0.57 (Inception V3). Logits of something else differ by 1 and more.
+It is to find an engine that is broken or runs another network, not to judge rounding: random weights carry a rounding
+on from layer to layer, which trained ones dampen, so that bfloat16 was measured at 0.02 (Xception) to 0.20 (Inception
+V3) and at 0.27 on a small network. Two networks that have nothing in common come to about 1.4.
 """
 
 REST = 0.03  # seconds between two runs: the threads of the one before still spin
@@ -35,9 +36,10 @@ REST = 0.03  # seconds between two runs: the threads of the one before still spi
 
 @dataclass(frozen=True)
 class Measured:
-    """One engine's runs: seconds of each, in the order of the rounds; or why it is absent. error: see TOLERANCE.
+    """One engine's runs: seconds of each, in the order of the rounds; or why it is absent.
 
-    memory: bytes that the process grew by for the network, its example and its working memory; None if nobody can say.
+    error: of its logits, see `_error`. memory: bytes that the process grew by for the network, its example and its
+    working memory; None if nobody can say.
     """
 
     engine: str
@@ -158,7 +160,7 @@ def bench(
             measured if measured.absent else replace(measured, seconds=tuple(answers[engine]))
             for engine, measured in results.items()
         ),
-        roofline={name: tuple(rate[name] for rate in rates) for name in (*PRECISIONS, MEMORY) if rates},
+        roofline={name: tuple(rate[name] for rate in rates) for name in (rates[0] if rates else ())},
     )
 
 
@@ -175,10 +177,15 @@ def _compared(engine: str, worker: "_Worker", reference: Tensor | None) -> tuple
         return replace(measured, absent=ready["absent"]), reference
     logits = worker.logits()
     reference = logits if reference is None else reference
-    error = float((logits - reference).abs().max() / reference.abs().max())
+    error = _error(logits, reference)
     if not error <= TOLERANCE[measured.precision]:
         return replace(measured, error=error, absent=f"its logits differ by {error:.1g}"), reference
     return replace(measured, error=error, memory=ready["memory"]), reference
+
+
+def _error(logits: Tensor, reference: Tensor) -> float:
+    """Root mean square of the difference, relative to that of the reference about its mean over images and classes."""
+    return float((logits - reference).square().mean().sqrt() / reference.std(correction=0))
 
 
 class _Worker:

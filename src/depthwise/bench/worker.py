@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from depthwise.errors import DepthwiseError
+
 ROOFLINE = "roofline"
 
 NORM_IMAGES = 8  # whose mean and variance the batch norms take
@@ -34,7 +36,8 @@ def main() -> None:
     try:
         ready, turn = _roofline(job) if job["engine"] == ROOFLINE else _engine(job)
     except Exception as error:
-        answers.write(json.dumps({"absent": f"{type(error).__name__}: {error}".partition("\n")[0]}) + "\n")
+        kind = "" if isinstance(error, DepthwiseError) else f"{type(error).__name__}: "
+        answers.write(json.dumps({"absent": f"{kind}{error}".partition("\n")[0]}) + "\n")
         return
     answers.write(json.dumps(ready) + "\n")
     for _ in sys.stdin:

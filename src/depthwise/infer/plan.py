@@ -84,10 +84,10 @@ class Plan:
         self.out_bytes = {index: _bytes_of(r, self.channels[index]) for index, r in self.byte_maps.items()}
         # The weights were packed: the network's own need not stay in memory beside them.
         self.graph = replace(graph, operations=tuple(map(_weightless, graph.operations)))
-        self.steps = tuple(
+        self.steps = [
             replace(step, depthwise=_weightless(step.depthwise), product=_weightless(step.product))
             for step in self.steps
-        )
+        ]
         self._idle: dict[int, SimpleQueue[_Context]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
