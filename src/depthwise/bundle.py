@@ -1,7 +1,8 @@
 """The bundle: a folder with a network's weights and all that is needed to use them; nothing in it can run code.
 
 `config.json` names the network and its arguments, the classes and the preprocessing. `model.safetensors` holds
-the weights, the averaged ones if the training averaged; `model.raw.safetensors`, if present, the unaveraged ones.
+the weights, the averaged ones if the training averaged; `model.raw.safetensors`, if present, the unaveraged ones;
+`roundings.safetensors`, if it is compiled in int8, how its products are rounded.
 """
 
 import json
@@ -21,6 +22,7 @@ from depthwise.errors import DepthwiseError
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, RAW_WEIGHTS = "config.json", "model.safetensors", "model.raw.safetensors"
+ROUNDINGS = "roundings.safetensors"
 TASKS = ("single-label",)
 T = TypeVar("T")
 
@@ -100,11 +102,15 @@ class BundleConfig:
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A bundle as read from the folder `path`: its config and its weights by their name in the network."""
+    """A bundle as read from the folder `path`: its config and its weights by their name in the network.
+
+    roundings: of one that is compiled in int8, see infer/quantize.py; else empty.
+    """
 
     config: BundleConfig
     weights: dict[str, Tensor]
     path: Path
+    roundings: dict[str, Tensor] = field(default_factory=dict)
 
 
 def write_bundle(
@@ -113,6 +119,7 @@ def write_bundle(
     weights: Mapping[str, Tensor],
     raw: Mapping[str, Tensor] | None = None,
     *,
+    roundings: Mapping[str, Tensor] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write the bundle folder `path`: completely or not at all, whenever the process is killed.
@@ -141,6 +148,8 @@ def write_bundle(
         _write(partial / WEIGHTS, _pack(weights))
         if raw is not None:
             _write(partial / RAW_WEIGHTS, _pack(raw))
+        if roundings:
+            _write(partial / ROUNDINGS, _pack(roundings))
         _replace(path, partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -161,7 +170,9 @@ def read_bundle(path: str | os.PathLike[str], *, raw: bool = False) -> Bundle:
         raise DepthwiseError(f"{folder / CONFIG} is not JSON ({error}): write the bundle anew") from None
     except OSError as error:
         raise DepthwiseError(f"{folder / CONFIG} cannot be read: {error.strerror}") from None
-    return Bundle(config, _read_weights(folder / (RAW_WEIGHTS if raw else WEIGHTS)), folder)
+    weights = _read_weights(folder / (RAW_WEIGHTS if raw else WEIGHTS))
+    in_bytes = config.compiled is not None and config.compiled.get("precision") == "int8"
+    return Bundle(config, weights, folder, _read_weights(folder / ROUNDINGS) if in_bytes else {})
 
 
 def find_bundle(path: str | os.PathLike[str]) -> Path:

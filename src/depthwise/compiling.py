@@ -4,7 +4,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -12,19 +12,25 @@ from torch import Tensor, nn
 
 from depthwise.bundle import Bundle, read_bundle, write_bundle
 from depthwise.data import Batches
+from depthwise.data.image import UnreadableImageError
 from depthwise.data.source import Split
+from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate.metrics import Evaluation, evaluate
 from depthwise.infer import Engine, Precision, compile
+from depthwise.infer.quantize import MOST_ERROR, to_tensors
 from depthwise.load import load_module
 
 MOST_DROP = 0.005
 """Of top-1 accuracy, as a fraction, before a compiled network is refused."""
 
-TOLERANCES = {"fp32": 1e-4, "bf16": 0.1}
+TOLERANCES = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.3}
 """The largest difference of a logit from the original's, relative to the largest logit, that is no mistake of ours."""
 
 ROUNDS = 15
+
+CALIBRATION_IMAGES = 256
+CHECKED_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,9 @@ class Compiled:
     """What compiling came to, and the engine that runs it.
 
     error: the largest difference of a logit, relative to the largest logit, on the images it was checked with.
-    speedup: of one image, against the network on PyTorch: the median of interleaved pairs; milliseconds: its own.
+    speedup: of one image, against the network on PyTorch: the median of interleaved pairs, and in speedup_range their
+    tenth and ninetieth percentile; milliseconds: its own.
+    layers: in int8, of each product the name, its error (see infer/quantize.py) and the precision that it is left in.
     accuracy: top-1 before and after, and agreement: the share of images with the same answer; None without a data set.
     """
 
@@ -42,14 +50,18 @@ class Compiled:
     error: float
     milliseconds: float
     speedup: float
+    speedup_range: tuple[float, float]
+    layers: tuple[dict[str, Any], ...] = ()
     num_images: int = 0
     accuracy: tuple[float, float] | None = None
     agreement: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the bundle's config has it."""
-        measured = {name: value for name, value in vars(self).items() if name != "out" and value is not None}
-        return {**measured, "accuracy": list(self.accuracy)} if self.accuracy else measured
+        measured = {
+            name: value for name, value in vars(self).items() if name != "out" and value not in (None, ())
+        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in measured.items()}
 
 
 def compile_bundle(
@@ -59,13 +71,15 @@ def compile_bundle(
     precision: Precision = "fp32",
     engine: Engine = "auto",
     split: Split | None = None,
+    calibration: Split | None = None,
     workers: int = 0,
     allow_drop: bool = False,
     overwrite: bool = False,
 ) -> Compiled:
     """Write the bundle `out`, which is that of `path` to be run in `precision` by `engine`, see `compile`.
 
-    With `split`, images whose labels count the bundle's classes, both are evaluated on it first.
+    With `split`, images whose labels count the bundle's classes, both are evaluated on it first. int8 needs
+    `calibration`, of which CALIBRATION_IMAGES are looked at, evenly spread.
 
     Raises DepthwiseError, and writes nothing, if the network has no compiled form, if its answers differ from the
     original's by more than the precision explains, or if more than half a point of accuracy is lost, unless
@@ -73,17 +87,34 @@ def compile_bundle(
     """
     bundle = read_bundle(path)
     module, preprocess = load_module(bundle), bundle.config.preprocess
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (8, preprocess.channels, *preprocess.size), generator=generator)
-    x = preprocess.normalise(images.to(torch.uint8)).contiguous()
-    fast = compile(module, x[:1], precision=precision, engine=engine)
+    if precision == "int8":
+        if calibration is None:
+            raise DepthwiseError(
+                "int8 is calibrated on images like those to come: give --data or --calibrate"
+            )
+        images = _sample(calibration, preprocess)
+    else:
+        generator = torch.Generator().manual_seed(0)
+        shape = (CHECKED_IMAGES, preprocess.channels, *preprocess.size)
+        images = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
+    images = preprocess.normalise(images).contiguous()
+    x = images[:CHECKED_IMAGES]
+    fast = compile(module, x[:1], precision=precision, engine=engine, calibration=images)
     error = _error(module, fast, x)
     if not error <= TOLERANCES[precision]:
         raise DepthwiseError(
             f"{bundle.path}: compiled in {precision} its logits differ by {error:.2g} of the largest, more than "
             f"{TOLERANCES[precision]:g}: compile it in fp32"
         )
-    result = Compiled(Path(out), precision, fast.engine, error, *_time(module, fast, x[:1]))
+    layers = tuple(
+        {
+            "name": name,
+            "error": rounding.error,
+            "precision": "int8" if rounding.error <= MOST_ERROR else "bf16",
+        }
+        for name, rounding in fast.roundings.items()
+    )
+    result = Compiled(Path(out), precision, fast.engine, error, *_time(module, fast, x[:1]), layers)
     if split is not None:
         before, after = (_evaluate(network, bundle, split, workers) for network in (module, fast))
         same = before.probabilities.argmax(1) == after.probabilities.argmax(1)
@@ -99,8 +130,24 @@ def compile_bundle(
                 f"{MOST_DROP:.1%}: compile it in another precision, or accept it with --allow-drop"
             )
     config = replace(bundle.config, compiled=result.to_json())
-    write_bundle(out, config, bundle.weights, overwrite=overwrite)
+    write_bundle(out, config, bundle.weights, roundings=to_tensors(fast.roundings), overwrite=overwrite)
     return result
+
+
+def _sample(split: Split, preprocess: Preprocess) -> Tensor:
+    """uint8 [N, C, h, w], evenly spread over the split; what cannot be read is passed over."""
+    found = []
+    count = min(CALIBRATION_IMAGES, len(split))
+    for k in range(count):
+        try:
+            found.append(preprocess.pixels(split.image(k * len(split) // count)))
+        except UnreadableImageError:
+            continue
+    if not found:
+        raise DepthwiseError(
+            f"none of {count} images to calibrate on can be read: give others with --calibrate"
+        )
+    return torch.stack(found)
 
 
 def _error(module: nn.Module, fast: nn.Module, x: Tensor) -> float:
@@ -109,8 +156,8 @@ def _error(module: nn.Module, fast: nn.Module, x: Tensor) -> float:
         return float((fast(x) - expected).abs().max() / expected.abs().max())
 
 
-def _time(module: nn.Module, fast: nn.Module, x: Tensor) -> tuple[float, float]:
-    """Milliseconds of the fast one, and how many times as fast as the other it is."""
+def _time(module: nn.Module, fast: nn.Module, x: Tensor) -> tuple[float, float, tuple[float, float]]:
+    """Milliseconds of the fast one, and how many times as fast as the other it is, see Compiled."""
     module = module.to(memory_format=torch.channels_last)
     seconds: tuple[list[float], list[float]] = ([], [])
     with torch.inference_mode():
@@ -121,7 +168,8 @@ def _time(module: nn.Module, fast: nn.Module, x: Tensor) -> tuple[float, float]:
                 if round_number >= 2:
                     times.append(time.perf_counter() - began)
     ratios = [slow / quick for slow, quick in zip(*seconds, strict=True)]
-    return 1e3 * median(seconds[1]), median(ratios)
+    tenths = quantiles(ratios, n=10, method="inclusive")
+    return 1e3 * median(seconds[1]), median(ratios), (tenths[0], tenths[-1])
 
 
 def _evaluate(network: nn.Module, bundle: Bundle, split: Split, workers: int) -> Evaluation:

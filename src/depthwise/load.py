@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from depthwise.bundle import Bundle, read_bundle
 from depthwise.errors import DepthwiseError
 from depthwise.infer import Predictor, compile
+from depthwise.infer.quantize import from_tensors
 from depthwise.models import create_model, list_models
 
 SHOWN_MISMATCHES = 3
@@ -44,7 +45,8 @@ def load_compiled(bundle: Bundle) -> nn.Module:
     try:
         example = torch.zeros(1, preprocess.channels, *preprocess.size)
         precision, engine = compiled.get("precision", "fp32"), compiled.get("engine", "native")
-        return compile(module, example, precision=precision, engine=engine)
+        roundings = from_tensors(bundle.roundings) if bundle.roundings else None
+        return compile(module, example, precision=precision, engine=engine, roundings=roundings)
     except DepthwiseError as error:
         warnings.warn(f"{bundle.path} runs uncompiled and slower: {error}", stacklevel=2)
         return module

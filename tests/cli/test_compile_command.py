@@ -29,7 +29,7 @@ def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_a_compiled_bundle_answers_as_the_original(
     digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str
 ) -> None:
@@ -52,7 +52,8 @@ def test_a_compiled_bundle_answers_as_the_original(
     assert document["precision"] == precision
     assert document["engine"] == "native"
     assert document["num_images"] == 360
-    assert document["speedup"] > 0
+    low, high = document["speedup_range"]
+    assert 0 < low <= document["speedup"] <= high
     assert document["agreement"] == pytest.approx(1.0, abs=0.0 if precision == "fp32" else 0.1)
 
     # The classes of the original, with the compiled network's own probabilities.
@@ -121,3 +122,52 @@ def test_nothing_is_overwritten_unasked(
     assert "exists and is not overwritten" in capsys.readouterr().err
     assert run(["compile", str(digits_bundle), "--out", str(out), "--precision", "bf16", "--force"]) == 0
     assert run(["compile", str(digits_bundle), "--out", str(tmp_path / "x"), "--precision", "fp8"]) == 2
+
+
+def test_int8_tells_of_every_product(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "fast"
+    command = ["compile", str(digits_bundle), "--precision", "int8", "--out", str(out)]
+    assert run(command) == 1
+    assert (
+        "int8 is calibrated on images like those to come: give --data or --calibrate"
+        in capsys.readouterr().err
+    )
+    assert not out.exists()
+    assert run([*command, "--calibrate", "digits"]) == 0
+    printed = capsys.readouterr().out
+    config = read_bundle(out).config
+    assert config.compiled is not None
+    layers = config.compiled["layers"]
+    assert {layer["precision"] for layer in layers} == {"int8"}
+    worst = max(layers, key=lambda layer: layer["error"])
+    assert f"{len(layers)} of {len(layers)} products in int8" in printed
+    assert worst["name"] in printed
+    assert f"{worst['error']:.2%}" in printed
+
+    # What was calibrated is kept with the bundle, and nothing of it may be missing.
+    image = torch.randint(0, 256, (1, 16, 16), dtype=torch.uint8)
+    assert depthwise.load(out)(image) == depthwise.load(out)(image)
+    assert depthwise.load(out).module.roundings.keys() == {layer["name"] for layer in layers}
+    (out / "roundings.safetensors").unlink()
+    with pytest.raises(depthwise.DepthwiseError, match=r"roundings\.safetensors is missing"):
+        depthwise.load(out)
+
+
+def test_a_product_that_bytes_are_too_coarse_for_stays_bfloat16(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = read_bundle(digits_bundle)
+    spoilt = {name: tensor.clone() for name, tensor in bundle.weights.items()}
+    (name,) = [name for name in spoilt if name.endswith("exit.1.conv.pointwise.weight")]
+    spoilt[name] = spoilt[name] * 1e-3
+    spoilt[name][:, 0] = 30.0  # of a channel that is nearly nothing, beside which the others are rounded away
+    spoilt[name.replace("pointwise", "depthwise")][0] *= 1e-3
+    write_bundle(tmp_path / "spoilt", bundle.config, spoilt)
+    command = ["compile", str(tmp_path / "spoilt"), "--out", str(tmp_path / "fast"), "--precision", "int8"]
+    assert run([*command, "--calibrate", "digits", "--json"]) == 0
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    assert [layer["name"] for layer in layers if layer["precision"] == "bf16"] == [
+        name.removesuffix(".weight")
+    ]

@@ -1,5 +1,6 @@
 """General engines under `compile`, each as it is installed: what the native kernels refuse, they run."""
 
+import importlib
 import re
 import threading
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer import compile
-from depthwise.infer.engines import GENERAL, General, fastest
+from depthwise.infer.engines import GENERAL, General, fastest, installed
 
 
 class Shuffled(nn.Module):
@@ -121,16 +122,29 @@ def test_the_fastest_is_the_one_that_waits_least(network: nn.Module, monkeypatch
             monkeypatch.delitem(GENERAL, name)
         for name in names:
             monkeypatch.setitem(GENERAL, name, {"fp32": prepare if name == quickest else slow})
-        found = fastest(network, IMAGES[:1], "fp32")
-        assert found is not None
-        assert found.name == quickest
+        assert fastest(installed(network, IMAGES[:1], "fp32"), IMAGES[:1]).name == quickest
+
+
+def test_the_fastest_of_all_has_been_timed_with_the_native_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    timed: list[str] = []
+
+    def chosen(candidates, example):
+        timed.extend(candidate.engine for candidate in candidates)
+        return fastest(candidates, example)
+
+    monkeypatch.setattr(importlib.import_module("depthwise.infer.compiled"), "fastest", chosen)
+    compiled = compile(network, IMAGES[:1], engine="fastest")
+    assert sorted(timed) == sorted(["native", *(name for name in GENERAL if find_spec(name))])
+    assert compiled.engine in timed
+    torch.testing.assert_close(compiled(IMAGES), network(IMAGES), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_not_there_is_said(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DepthwiseError, match="onnxruntime is not used in bf16: choose another"):
         compile(network, IMAGES[:1], precision="bf16", engine="onnxruntime")
     with pytest.raises(
-        DepthwiseError, match="engine='tvm' is none of auto, native, openvino, onnxruntime, torch"
+        DepthwiseError, match="engine='tvm' is none of auto, fastest, native, openvino, onnxruntime, torch"
     ):
         compile(network, IMAGES[:1], engine="tvm")
     monkeypatch.setitem(GENERAL, "no_such_engine", GENERAL["torch"])

@@ -1,7 +1,7 @@
 """`depthwise compile`: the fast form of a trained network for this kind of machine."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -9,18 +9,27 @@ from depthwise.cli.evaluate import open_part
 from depthwise.cli.options import BundlePath, Json, flag
 from depthwise.cli.output import console, print_json, printable, table
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SHOWN_LAYERS = 5
+
 
 def compile(
     bundle: BundlePath,
     /,
     *,
     precision: Annotated[
-        Literal["fp32", "bf16"], Parameter(help="fp32: the same answers; bf16: half the memory, and faster.")
+        Literal["fp32", "bf16", "int8"],
+        Parameter(
+            help="fp32: the same answers; bf16: half the memory, and faster; int8: products in bytes, calibrated."
+        ),
     ] = "fp32",
     engine: Annotated[
-        Literal["auto", "native", "openvino", "onnxruntime", "torch"],
+        Literal["auto", "fastest", "native", "openvino", "onnxruntime", "torch"],
         Parameter(
-            help="auto: the native kernels, or for a network that they cannot run the fastest of the others."
+            help="auto: the native kernels, or for a network that they cannot run the fastest of the others; fastest: "
+            "of all that are installed."
         ),
     ] = "auto",
     out: Annotated[Path, Parameter(help="The bundle folder to write.")],
@@ -29,6 +38,10 @@ def compile(
         Parameter(
             help="Measure the accuracy before and after on this: a folder of images, digits or fashion-mnist."
         ),
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        Parameter(help="Images that int8 is read off; the training part of --data by default."),
     ] = None,
     workers: Annotated[int, Parameter(help="Processes that read image files.")] = 2,
     allow_drop: Annotated[bool, flag("Accept a loss of over half a point of accuracy.")] = False,
@@ -45,15 +58,21 @@ def compile(
     from depthwise.bundle import read_bundle
     from depthwise.compiling import compile_bundle
 
-    split = None
+    split = calibration = None
+    config = read_bundle(bundle).config
     if data is not None:
-        _, _, split = open_part(data, read_bundle(bundle).config, None, workers)
+        dataset, _, split = open_part(data, config, None, workers)
+        calibration = dataset.splits.get("train", split)
+    if calibrate is not None:
+        dataset, _, calibration = open_part(calibrate, config, None, workers)
+        calibration = dataset.splits.get("train", calibration)
     result = compile_bundle(
         bundle,
         out,
         precision=precision,
         engine=engine,
         split=split,
+        calibration=calibration if precision == "int8" else None,
         workers=workers,
         allow_drop=allow_drop,
         overwrite=force,
@@ -64,10 +83,27 @@ def compile(
     rows = table("", printable(str(out)), right=(printable(str(out)),))
     rows.add_row("precision", result.precision)
     rows.add_row("engine", result.engine)
-    rows.add_row("one image", f"{result.milliseconds:.2f} ms, {result.speedup:.2f}x as fast as on PyTorch")
+    low, high = result.speedup_range
+    rows.add_row(
+        "one image",
+        f"{result.milliseconds:.2f} ms, {result.speedup:.2f}x as fast as on PyTorch ({low:.2f} to {high:.2f})",
+    )
     rows.add_row("largest difference of a logit", f"{result.error:.1e} of the largest")
     if result.accuracy is not None and result.agreement is not None:
         before, after = result.accuracy
         rows.add_row(f"top-1 on {result.num_images:,} images", f"{before:.2%} before, {after:.2%} after")
         rows.add_row("same answer", f"{result.agreement:.2%}")
     console().print(rows)
+    if result.layers:
+        console().print(_layers(result.layers))
+
+
+def _layers(layers: "tuple[dict[str, Any], ...]") -> "Table":
+    """The products with the largest errors, and all that stay in bfloat16."""
+    ordered = sorted(layers, key=lambda layer: -layer["error"])
+    shown = [layer for layer in ordered if layer["precision"] == "bf16"] + ordered[:SHOWN_LAYERS]
+    title = f"{sum(layer['precision'] == 'int8' for layer in layers)} of {len(layers)} products in int8; largest errors"
+    rows = table("product", "error", "precision", right=("error",), title=title)
+    for layer in {layer["name"]: layer for layer in shown}.values():
+        rows.add_row(printable(layer["name"]), f"{layer['error']:.2%}", layer["precision"])
+    return rows

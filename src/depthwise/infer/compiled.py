@@ -1,31 +1,38 @@
 """The fast form of a network for the CPU at hand."""
 
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
-from depthwise.infer.engines import GENERAL, General, fastest
-from depthwise.infer.lower import lower
+from depthwise.infer.engines import GENERAL, General, fastest, installed
+from depthwise.infer.lower import Graph, lower
 from depthwise.infer.plan import Plan
+from depthwise.infer.quantize import MOST_ERROR, Rounding, calibrate
 
 Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 
-Engine = Literal["auto", "native", "openvino", "onnxruntime", "torch"]
-ENGINES: tuple[str, ...] = ("auto", "native", *GENERAL)
+Engine = Literal["auto", "fastest", "native", "openvino", "onnxruntime", "torch"]
+ENGINES: tuple[str, ...] = ("auto", "fastest", "native", *GENERAL)
+
+BATCH = 16  # calibration images at a time
 
 
 class CompiledModule(nn.Module):
     """Called like the network it was made from: float32 [N, C, H, W] of one image size to float32 logits [N, K].
 
-    `engine` says what runs it: "native", or the name of a general engine.
+    `engine` says what runs it: "native", or the name of a general engine. `roundings` has, by the name of its module,
+    how each product that bytes are for was rounded; those with an error over quantize.MOST_ERROR stay bfloat16.
     """
 
-    def __init__(self, plan: Plan | General, precision: Precision) -> None:
+    def __init__(
+        self, plan: Plan | General, precision: Precision, roundings: Mapping[str, Rounding] | None = None
+    ) -> None:
         super().__init__()
-        self.plan, self.precision = plan, precision
+        self.plan, self.precision, self.roundings = plan, precision, roundings or {}
         self.engine = plan.name if isinstance(plan, General) else "native"
         self.eval()
 
@@ -40,34 +47,80 @@ class CompiledModule(nn.Module):
 
 
 def compile(
-    module: nn.Module, example: Tensor, *, precision: Precision = "fp32", engine: Engine = "auto"
+    module: nn.Module,
+    example: Tensor,
+    *,
+    precision: Precision = "fp32",
+    engine: Engine = "auto",
+    calibration: Tensor | None = None,
+    roundings: Mapping[str, Rounding] | None = None,
 ) -> CompiledModule:
     """The fast form of `module`, in evaluation, for images [N, C, H, W] like `example`, any number of them at a time.
 
     engine="native" plans it for the native kernels; "openvino", "onnxruntime" and "torch" are general engines, which
-    run what has no plan; "auto" is native if there is a plan, else the fastest with `example` of those installed.
+    run what has no plan; "auto" is native if there is a plan, else the fastest with `example` of those installed;
+    "fastest" times the native plan with them.
 
-    The weights are copied: later changes of `module` do not reach the compiled one. precision="bf16" keeps weights and
-    maps in bfloat16 and adds in float32. Raises DepthwiseError naming what has no compiled form.
+    precision="bf16" keeps weights and maps in bfloat16 and adds in float32; "int8" also multiplies in bytes, rounded as
+    some hundred images `calibration` [N, C, H, W] ask for, or as the `roundings` that an earlier calibration found.
+
+    The weights are copied: later changes of `module` do not reach the compiled one. Raises DepthwiseError naming what
+    has no compiled form.
     """
     for name, value, known in (("precision", precision, PRECISIONS), ("engine", engine, ENGINES)):
         if value not in known:
             raise DepthwiseError(f"{name}={value!r} is none of {', '.join(known)}")
+    if precision == "int8" and calibration is None and roundings is None:
+        raise DepthwiseError(
+            "precision int8 is calibrated on images like those to come: give some hundred as "
+            "calibration=[N, C, H, W]"
+        )
+
+    def native() -> CompiledModule:
+        graph, found = lower(module, example), roundings
+        if precision == "int8" and found is None:
+            assert calibration is not None
+            found = _calibrate(graph, calibration)
+        used = {name: rounding for name, rounding in (found or {}).items() if rounding.error <= MOST_ERROR}
+        return CompiledModule(Plan(graph, bf16=precision != "fp32", roundings=used), precision, found)
+
     training = module.training
     try:
+        module.eval()
         with torch.no_grad():
-            return CompiledModule(_prepare(module.eval(), example, precision, engine), precision)
+            return _choose(module, example, precision, engine, native)
     finally:
         module.train(training)
 
 
-def _prepare(module: nn.Module, example: Tensor, precision: Precision, engine: Engine) -> Plan | General:
+def _calibrate(graph: Graph, images: Tensor) -> dict[str, Rounding]:
+    if images.shape[1:] != graph.shapes[0]:
+        raise DepthwiseError(
+            f"the calibration images are {list(images.shape)} and must be [N, {', '.join(map(str, graph.shapes[0]))}] "
+            f"as the example is: prepare them alike"
+        )
+    return calibrate(graph, images.float().split(BATCH))
+
+
+def _choose(
+    module: nn.Module,
+    example: Tensor,
+    precision: Precision,
+    engine: Engine,
+    native: Callable[[], CompiledModule],
+) -> CompiledModule:
     if engine in GENERAL:
-        return General(engine, module, example, precision)
+        return CompiledModule(General(engine, module, example, precision), precision)
+    candidates: list[CompiledModule] = []
     try:
-        return Plan(lower(module, example), bf16=precision == "bf16")
-    except DepthwiseError:
-        general = None if engine == "native" else fastest(module, example, precision)
-        if general is None:
+        candidates.append(native())
+        if engine != "fastest":
+            return candidates[0]
+    except DepthwiseError as error:
+        if engine == "native":
             raise
-        return general
+        refusal = error
+    candidates += [CompiledModule(general, precision) for general in installed(module, example, precision)]
+    if not candidates:
+        raise refusal
+    return fastest(candidates, example)

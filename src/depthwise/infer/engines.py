@@ -3,11 +3,11 @@
 import copy
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from queue import Empty, SimpleQueue
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -146,20 +146,29 @@ class General:
         return self._run(x.detach()) if len(x) else self._empty.clone()
 
 
-def fastest(network: nn.Module, example: Tensor, precision: str) -> General | None:
-    """Of the engines that are installed and take `network`, the one that is the quickest with `example`; or None."""
+def installed(network: nn.Module, example: Tensor, precision: str) -> list[General]:
+    """`network` on every engine that is installed and takes it."""
     found: list[General] = []
     for name in GENERAL:
         try:
             found.append(General(name, network, example, precision))
         except DepthwiseError:
             continue
-    seconds: dict[str, list[float]] = {engine.name: [] for engine in found}
-    for turn in range(ROUNDS if len(found) > 1 else 0):
-        for engine in found[turn % len(found) :] + found[: turn % len(found)]:
+    return found
+
+
+T = TypeVar("T", bound=Callable[[Tensor], Any])
+
+
+def fastest(candidates: Sequence[T], example: Tensor) -> T:
+    """The one that is the quickest with `example`, by the median of turns."""
+    seconds: list[list[float]] = [[] for _ in candidates]
+    numbers = list(range(len(candidates)))
+    for turn in range(ROUNDS if len(numbers) > 1 else 0):
+        for number in numbers[turn % len(numbers) :] + numbers[: turn % len(numbers)]:
             time.sleep(REST)
-            engine(example)  # wakes the threads and brings the weights back
+            candidates[number](example)  # wakes the threads and brings the weights back
             began = time.perf_counter()
-            engine(example)
-            seconds[engine.name].append(time.perf_counter() - began)
-    return min(found, key=lambda engine: median(seconds[engine.name] or [0.0]), default=None)
+            candidates[number](example)
+            seconds[number].append(time.perf_counter() - began)
+    return min(zip(candidates, seconds, strict=True), key=lambda pair: median(pair[1] or [0.0]))[0]

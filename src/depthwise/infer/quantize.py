@@ -8,7 +8,7 @@ through weight equalization and bias correction"). Maps themselves stay bfloat16
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from depthwise.errors import DepthwiseError
 from depthwise.infer.fuse import is_depthwise
 from depthwise.infer.lower import Convolution, Graph, Image, Mean
 from depthwise.infer.reference import apply, evaluate
+
+MOST_ERROR = 0.05
+"""Of a product in bytes, see Rounding.error: with more it stays bfloat16."""
 
 LEAST_RANGE = 0.001
 """Of a channel, relative to the widest: values that calibration never saw are cut off."""
@@ -37,7 +40,16 @@ class Rounding:
     error: float
 
     def product(self, product: Convolution) -> Convolution:
-        """`product` for bytes: the weights are whole numbers from -127 to 127, in float32; a sum is worth `step`."""
+        """`product` for bytes: the weights are whole numbers from -127 to 127, in float32; a sum is worth `step`.
+
+        Raises DepthwiseError if this is the rounding of a product of another size.
+        """
+        sizes = len(self.scale), len(self.step)
+        if sizes != (product.groups * product.weight.shape[1], len(product.weight)):
+            raise DepthwiseError(
+                f"{product.name} was calibrated with {sizes[0]} inputs and {sizes[1]} outputs and has others now: "
+                f"compile the bundle anew"
+            )
         weight = (_times(product, self.scale) / self.step[:, None, None, None]).round().clamp(-127, 127)
         rounded = replace(product, weight=weight)
         # What the zero points add to every sum.
@@ -161,20 +173,18 @@ def _measure(
 def to_tensors(roundings: Mapping[str, Rounding]) -> dict[str, Tensor]:
     """As a file of tensors has them."""
     return {
-        f"{name}.{part}": getattr(rounding, part)
+        f"{name}.{part}": torch.as_tensor(value, dtype=torch.float32)
         for name, rounding in roundings.items()
-        for part in ("scale", "zero", "step", "bias")
+        for part, value in vars(rounding).items()
     }
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Rounding]:
-    """What `to_tensors` made; the errors are not in it. Raises DepthwiseError if a tensor is missing."""
+    """What `to_tensors` made. Raises DepthwiseError if a tensor is missing."""
 
     def rounding(name: str) -> Rounding:
-        scale, zero, step, bias = (
-            tensors[f"{name}.{part}"].float() for part in ("scale", "zero", "step", "bias")
-        )
-        return Rounding(scale, zero, step, bias, 0.0)
+        scale, zero, step, bias, error = (tensors[f"{name}.{part.name}"].float() for part in fields(Rounding))
+        return Rounding(scale, zero, step, bias, float(error))
 
     try:
         return {name: rounding(name) for name in dict.fromkeys(key.rpartition(".")[0] for key in tensors)}
