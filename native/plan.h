@@ -305,16 +305,21 @@ void finish_on_tiles(const Step& s, const Row* const* rows, Stretches at, const 
 }
 #endif
 
-constexpr int SIDE_BY_SIDE[2] = {WIDTH == 16 ? 8 : 4, 4};  // pixels side by side, by stride
+// Pixels side by side: their sums and the columns under them fill the registers.
+constexpr int side_by_side(int64_t kernel, int64_t stride) {
+    return stride == 1 ? (WIDTH == 16 ? 8 : 4) : (kernel == 3 || WIDTH == 16 ? 4 : 2);
+}
 
-INLINE bool fast_depthwise(const Step& s) { return s.kernel_height == 3 && s.stride <= 2 && s.between <= RELU6; }
-
+INLINE bool fast_depthwise(const Step& s) {
+    return (s.kernel_height == 3 || s.kernel_height == 5) && s.kernel_width == s.kernel_height && s.stride <= 2 &&
+           s.between <= RELU6;
+}
 
 // `X` pixels side by side of the depthwise convolution, all channels, with the ReLU before and the activation behind.
-// K and S are kernel and stride, if they are known and no ELU follows; else X is 1 and K is 0.
+// K and S are kernel and stride, if they are known and no curve follows; else X is 1 and K is 0.
 template <class T, class Row, int K, int S, int X>
 void depthwise_pixels(const Step& s, const T* in, int64_t row, Row* out) {
-    const int size = K ? K : static_cast<int>(s.kernel_height);
+    const int height = K ? K : static_cast<int>(s.kernel_height), width = K ? K : static_cast<int>(s.kernel_width);
     const int64_t C = s.in.channels, pixel = s.in.pixel;
     const F<WIDTH> floor = zero<WIDTH>() + (s.relu_first ? 0.0f : -HUGE_VALF);
     const Activate activate(s.between);
@@ -323,10 +328,10 @@ void depthwise_pixels(const Step& s, const T* in, int64_t row, Row* out) {
         const F<WIDTH> start = s.between_bias ? load<WIDTH>(s.between_bias + c) : zero<WIDTH>();
 #pragma GCC unroll 8
         for (int x = 0; x < X; x++) sum[x] = start;
-#pragma GCC unroll 3
-        for (int i = 0; i < size; i++) {
+#pragma GCC unroll 5
+        for (int i = 0; i < height; i++) {
             const T* line = in + i * row + c;
-            const float* taps = s.depthwise + i * size * C + c;
+            const float* taps = s.depthwise + i * width * C + c;
             if constexpr (K > 0) {
                 constexpr int columns = S * (X - 1) + K;
                 F<WIDTH> column[columns];
@@ -339,7 +344,7 @@ void depthwise_pixels(const Step& s, const T* in, int64_t row, Row* out) {
                     for (int x = 0; x < X; x++) sum[x] += tap * column[x * S + j];
                 }
             } else {
-                for (int j = 0; j < size; j++)
+                for (int j = 0; j < width; j++)
                     sum[0] += load<WIDTH>(taps + j * C) * at_least<WIDTH>(load<WIDTH>(line + j * pixel), floor);
             }
         }
@@ -350,22 +355,27 @@ void depthwise_pixels(const Step& s, const T* in, int64_t row, Row* out) {
 }
 
 // As many of the `left` pixels as one call takes; how many those are.
+template <int K, int S, class T, class Row>
+INLINE int64_t depthwise_some(const Step& s, const T* in, int64_t row, int64_t left, Row* out) {
+    constexpr int most = side_by_side(K, S), half = most / 2;
+    if (left >= most) return depthwise_pixels<T, Row, K, S, most>(s, in, row, out), most;
+    if constexpr (S == 1)
+        if (left >= half) return depthwise_pixels<T, Row, K, S, half>(s, in, row, out), half;
+    return depthwise_pixels<T, Row, K, S, 1>(s, in, row, out), 1;
+}
+
 template <class T, class Row>
 INLINE int64_t depthwise_some(const Step& s, const T* in, int64_t row, int64_t left, Row* out) {
     if (!fast_depthwise(s)) return depthwise_pixels<T, Row, 0, 1, 1>(s, in, row, out), 1;
-    if (s.stride == 2) {
-        if (left >= SIDE_BY_SIDE[1]) return depthwise_pixels<T, Row, 3, 2, SIDE_BY_SIDE[1]>(s, in, row, out), SIDE_BY_SIDE[1];
-        return depthwise_pixels<T, Row, 3, 2, 1>(s, in, row, out), 1;
-    }
-    if (left >= SIDE_BY_SIDE[0]) return depthwise_pixels<T, Row, 3, 1, SIDE_BY_SIDE[0]>(s, in, row, out), SIDE_BY_SIDE[0];
-    if (left >= 4) return depthwise_pixels<T, Row, 3, 1, 4>(s, in, row, out), 4;
-    return depthwise_pixels<T, Row, 3, 1, 1>(s, in, row, out), 1;
+    if (s.kernel_height == 5)
+        return s.stride == 2 ? depthwise_some<5, 2>(s, in, row, left, out) : depthwise_some<5, 1>(s, in, row, left, out);
+    return s.stride == 2 ? depthwise_some<3, 2>(s, in, row, left, out) : depthwise_some<3, 1>(s, in, row, left, out);
 }
 
 template <class T, class Row>
 void depthwise_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t end, Row* out) {
     const int64_t height = s.out.height, width = s.out.width;
-    const int64_t block = fast_depthwise(s) ? SIDE_BY_SIDE[s.stride - 1] : 1;
+    const int64_t block = fast_depthwise(s) ? side_by_side(s.kernel_height, s.stride) : 1;
     for (int64_t p = begin; p < end;) {
         int64_t x = p % width;
         const int64_t missing = block - std::min(width - x, end - p);

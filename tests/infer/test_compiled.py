@@ -73,6 +73,17 @@ def test_a_separable_convolution_of_any_shape(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kernel", [(3, 1), (1, 5), (5, 3)])
+def test_a_depthwise_kernel_that_is_not_square(path: str, precision: str, kernel: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    height, width = kernel
+    depthwise = nn.Conv2d(20, 20, kernel, padding=(height // 2, width // 2), groups=20)
+    assert_same(
+        nn.Sequential(nn.Conv2d(6, 20, 1), depthwise, nn.Conv2d(20, 9, 1)), torch.randn(2, 6, 9, 10), precision
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("padding", [0, 1, "same"])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
 @pytest.mark.parametrize("channels", [(1, 1), (3, 20), (33, 70)])
