@@ -49,6 +49,13 @@ def randomise(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+def halve(network: nn.Module) -> None:
+    """Else values grow until gates are all open or shut: float32 and float64 disagree on PyTorch, too."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data /= 2
+
+
 def assert_same(network: nn.Module, x: Tensor, precision: str = "fp32") -> None:
     """Once compiled it says what it said before, relative to the largest value; twice, for the memory is kept."""
     with torch.no_grad():
@@ -79,7 +86,9 @@ def test_a_depthwise_kernel_that_is_not_square(path: str, precision: str, kernel
     height, width = kernel
     depthwise = nn.Conv2d(20, 20, kernel, padding=(height // 2, width // 2), groups=20)
     assert_same(
-        nn.Sequential(nn.Conv2d(6, 20, 1), depthwise, nn.Conv2d(20, 9, 1)), torch.randn(2, 6, 9, 10), precision
+        nn.Sequential(nn.Conv2d(6, 20, 1), depthwise, nn.Conv2d(20, 9, 1)),
+        torch.randn(2, 6, 9, 10),
+        precision,
     )
 
 
@@ -281,10 +290,7 @@ def test_whole_networks(precision: str, name: str, arguments: dict[str, object])
     arguments = {"num_classes": 10, "in_channels": 1, "stem": "small", "width": 0.25} | arguments
     network = randomise(create_model(name, **arguments))
     if name.startswith("se"):
-        # Else values grow until the gates are all open or shut: float32 and float64 disagree on PyTorch, too.
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.data /= 2
+        halve(network)
     assert_same(network, torch.randn(2, 1, 33, 40), precision)
 
 

@@ -1,10 +1,11 @@
 """Products in bytes: exact where the numbers are whole, near the network elsewhere, on every instruction set."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from tests.infer.test_compiled import path, randomise
+import torchvision
+from tests.infer.test_compiled import Gated, Maxout, halve, path, randomise
 from torch import Tensor, nn
 
 from depthwise import native
@@ -75,7 +76,7 @@ def test_a_map_is_multiplied_in_bytes_and_added_as_it_was(path: str) -> None:
 
 
 @pytest.mark.parametrize("channels", [(3, 17), (17, 40), (72, 130)])
-@pytest.mark.parametrize(("stride", "kernel"), [(1, 3), (2, 3), (1, 5)])
+@pytest.mark.parametrize(("stride", "kernel"), [(1, 3), (2, 3), (1, 5), (2, 5)])
 @pytest.mark.parametrize("size", [(1, 2), (7, 9), (12, 19)])
 def test_a_separable_convolution_of_any_shape(
     path: str, channels: tuple[int, int], stride: int, kernel: int, size: tuple[int, int]
@@ -83,6 +84,55 @@ def test_a_separable_convolution_of_any_shape(
     torch.manual_seed(0)
     layer = nn.Sequential(nn.ReLU(), SeparableConv2d(*channels, kernel, stride), nn.ReLU())
     y, expected = in_bytes(Tail(layer, channels[0]), torch.randn(5, channels[0], *size))
+    assert float((y - expected).norm() / expected.norm()) <= 0.02
+
+
+class Both(nn.Module):
+    """`first`, and what `join` makes of it and of `second` on top of it."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor], first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.join, self.first, self.second = join, first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.join(y, self.second(y))
+
+
+def concatenate(*maps: Tensor) -> Tensor:
+    return torch.cat(maps, 1)
+
+
+class Again(nn.Sequential):
+    """All layers twice: the same weights, other ranges."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (Gated("nothing"), PointwiseConv2d(40, 24)),
+        (Gated("a map"), PointwiseConv2d(40, 24)),
+        (Gated("a convolution"), PointwiseConv2d(40, 24)),
+        (conv2d(20, 60, 3), Maxout(), nn.BatchNorm2d(20), nn.ReLU(), conv2d(20, 9, 3, 1, 1)),
+        (nn.BatchNorm2d(20), nn.Hardswish(), conv2d(20, 40, 3, 2, 1, groups=4), PointwiseConv2d(40, 9)),
+        (nn.Conv2d(20, 7, 3), nn.AdaptiveAvgPool2d((4, 3)), nn.Flatten(), nn.Linear(84, 5), nn.Linear(5, 5)),
+        (Both(torch.add, conv2d(20, 32, 3), conv2d(32, 32, 3, 1, 1)), PointwiseConv2d(32, 9)),
+        (Both(concatenate, conv2d(20, 32, 1), conv2d(32, 16, 1)), conv2d(48, 9, 3, 1, 1)),
+        (Both(concatenate, conv2d(20, 16, 3), nn.MaxPool2d(3, 1, 1)), conv2d(32, 9, 1)),
+        (Again(conv2d(20, 20, 3, 1, 1), nn.SiLU()), conv2d(20, 9, 3)),
+        (conv2d(20, 20, 3, 1, 1), nn.ReLU(), PointwiseConv2d(20, 9), nn.ReLU()),
+        (conv2d(20, 20, 3, 1, 1), PointwiseConv2d(20, 9), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    ],
+    ids=lambda layers: "-".join(type(layer).__name__ for layer in layers),
+)
+def test_what_networks_are_made_of(path: str, layers: tuple[nn.Module, ...]) -> None:
+    """Maps that somebody else reads, too, or that are written in parts; a result that a product writes."""
+    torch.manual_seed(0)
+    network = randomise(nn.Sequential(PointwiseConv2d(6, 20), *layers))
+    y, expected = in_bytes(network, torch.randn(4, 6, 10, 8))
     assert float((y - expected).norm() / expected.norm()) <= 0.02
 
 
@@ -95,15 +145,48 @@ def test_a_separable_convolution_of_any_shape(
         ("resnet50", {"width": 0.25}),
         ("resnext50_32x4d", {"width": 0.5}),
         ("inception_v3", {"width": 0.5}),
+        ("se_resnet50", {"width": 0.25}),
+        ("nin_maxout", {"width": 0.5}),
     ],
 )
 def test_whole_networks(name: str, arguments: dict[str, object]) -> None:
     """Within a few hundredths of the network, and within a few hundredths of what the plan is meant to compute."""
     torch.manual_seed(0)
     network = randomise(create_model(name, num_classes=20, **arguments))
+    if name.startswith("se"):
+        halve(network)
     x = torch.randn(4, 3, max(network.min_size, 96), max(network.min_size, 96))
     y, expected = in_bytes(network, x)
     assert float((y - expected).norm() / expected.norm()) <= 0.05
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0"])
+def test_other_networks(name: str) -> None:
+    """Their batch norms know the images, so that every map is as wide as after training, and roundings add up.
+
+    So bytes are held to what bfloat16, whose numbers have as many digits, makes of the same network.
+    """
+    torch.manual_seed(0)
+    network, x = randomise(getattr(torchvision.models, name)(num_classes=20)), torch.randn(4, 3, 96, 96)
+    halve(network)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train().momentum = 1.0
+    network(x)
+    y, expected = in_bytes(network, x)
+    rounded = Plan(lower(network, x[:1]), bf16=True)(x)
+    assert float((rounded - expected).norm() / expected.norm()) <= 0.1
+    assert float((y - expected).norm()) <= 4 * float((rounded - expected).norm())
+
+
+def test_the_parts_of_a_maxout_have_roundings_of_their_own() -> None:
+    layer, x = (
+        nn.Sequential(conv2d(3, 4, 1), conv2d(4, 12, 1), Maxout(), conv2d(4, 3, 1)),
+        torch.randn(2, 3, 4, 4),
+    )
+    with torch.no_grad():
+        names = calibrate(lower(layer.eval(), x), [x])
+    assert list(names) == ["1", "1#2", "1#3"]
 
 
 def test_the_reference_is_the_network() -> None:

@@ -221,9 +221,8 @@ class _Lowering:
         paths = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
         return paths[-1] if paths else node.name
 
-    def unique_place(self, node: Node) -> str:
-        """The place of a convolution, told from others of the same module."""
-        place = self.place(node)
+    def unique(self, place: str) -> str:
+        """The name of a convolution at `place`, told from others of the same module."""
         earlier = sum(
             isinstance(made, Convolution) and made.name.partition("#")[0] == place for made in self.operations
         )
@@ -300,7 +299,8 @@ class _Lowering:
         bias = torch.zeros(len(weight)) if bias is None else bias
         top, left, bottom, right = (a + b for a, b in zip(outside, own, strict=True))
         sides = (top, left, bottom, right)
-        self.add(node, Convolution(source, weight, bias, stride[0], sides, groups, self.unique_place(node)))
+        name = self.unique(self.place(node))
+        self.add(node, Convolution(source, weight, bias, stride[0], sides, groups, name))
 
     def _linear(self, node: Node) -> None:
         weight, bias = self.tensor(node.args[1]), self.tensor(self.argument(node, 2))
@@ -311,7 +311,8 @@ class _Lowering:
             raise self.refusal(node, "a linear layer on a map")
         weight = weight.unflatten(1, self.shapes[value.index])
         sides = (0, 0, 0, 0)
-        self.add(node, Convolution(value.index, weight, bias, 1, sides, 1, self.unique_place(node)))
+        name = self.unique(self.place(node))
+        self.add(node, Convolution(value.index, weight, bias, 1, sides, 1, name))
 
     def _batch_norm(self, node: Node) -> None:
         index = self.plain(node, node.args[0])
@@ -328,8 +329,8 @@ class _Lowering:
             self.operations[index] = replace(before, weight=weight.float(), bias=bias.float())
             self.values[node.name] = _Value(index)
         else:
-            weight = scale[:, None, None, None].float()
-            self.add(node, Convolution(index, weight, shift.float(), 1, (0, 0, 0, 0), len(weight)))
+            weight, name = scale[:, None, None, None].float(), self.unique(self.place(node))
+            self.add(node, Convolution(index, weight, shift.float(), 1, (0, 0, 0, 0), len(weight), name))
 
     def activation(self, node: Node, kind: str) -> None:
         self.add(node, Activation(self.plain(node, node.args[0]), kind))
@@ -389,7 +390,7 @@ class _Lowering:
         ]
         self.operations[index], self.shapes[index] = parts[0], (*shape, 1, 1)[:3]
         for part in parts[1:]:
-            self.add(node, part)
+            self.add(node, replace(part, name=self.unique(before.name.partition("#")[0])))
             self.add(node, Sum(index, len(self.operations) - 1, largest=True))
             index = len(self.operations) - 1
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer.fuse import is_depthwise
-from depthwise.infer.lower import Convolution, Graph, Image, Mean
+from depthwise.infer.lower import Convolution, Graph, Image, Mean, sources
 from depthwise.infer.reference import apply, evaluate
 
 MOST_ERROR = 0.05
@@ -23,6 +23,9 @@ MOST_ERROR = 0.05
 
 LEAST_RANGE = 0.001
 """Of a channel, relative to the widest: values that calibration never saw are cut off."""
+
+MOST_DEPTH = 2**31 // (255 * 127)
+"""Of a product whose sums of bytes fit into 32 bits, whatever the image."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,25 @@ def _times(product: Convolution, factors: Tensor) -> Tensor:
 
 
 def quantizable(graph: Graph) -> dict[int, Convolution]:
-    """The operations that bytes are for: products of maps, but neither of the image nor the last, which decides."""
-    return {
-        index: operation
-        for index, operation in enumerate(graph.operations[:-1])
-        if isinstance(operation, Convolution)
-        and not is_depthwise(operation)
-        and not isinstance(graph.operations[operation.source], Image | Mean)
-    }
+    """The operations that bytes are for: products of maps, but neither of the image nor the last, which decides.
+
+    What is computed from means alone, as gates are, is little work and scales whole maps: it stays as it is.
+    """
+    products: dict[int, Convolution] = {}
+    from_means: set[int] = set()
+    last = 0
+    for index, operation in enumerate(graph.operations):
+        read = sources(operation)
+        if isinstance(operation, Mean) or (read and from_means.issuperset(read)):
+            from_means.add(index)
+        if not isinstance(operation, Convolution) or is_depthwise(operation):
+            continue
+        last = index
+        image = isinstance(graph.operations[operation.source], Image)
+        if not image and index not in from_means and operation.weight[0].numel() <= MOST_DEPTH:
+            products[index] = operation
+    products.pop(last, None)
+    return products
 
 
 def calibrate(graph: Graph, batches: Iterable[Tensor]) -> dict[str, Rounding]:
