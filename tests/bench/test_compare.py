@@ -171,9 +171,9 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
 
 
 def test_a_sweep_measures_each_point_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    out = tmp_path / "sweep.json"
+    out, chart = tmp_path / "sweep.json", tmp_path / "sweep.html"
     sweep = ["--sweep", "batch=1,3", "threads=1,2", "--engines", "pytorch"]
-    assert run([*COMMAND, "--rounds", "2", *sweep, "--out", str(out), *SETTINGS]) == 0
+    assert run([*COMMAND, *sweep, "--out", str(out), "--chart", str(chart), *SETTINGS]) == 0
     printed = capsys.readouterr().out
     assert "batch 1   batch 3" in printed
     assert "threads 1   threads 2" in printed
@@ -181,6 +181,7 @@ def test_a_sweep_measures_each_point_once(capsys: pytest.CaptureFixture[str], tm
     assert [(r["batch"], r["threads"]) for r in document["runs"]] == [(1, 1), (3, 1), (1, 2)]
     assert [r["batch"] for r in swept(document, "batch")] == [1, 3]
     assert [r["threads"] for r in swept(document, "threads")] == [1, 2]
+    assert "images a second by threads" in chart.read_text().lower()
 
 
 @pytest.mark.parametrize(

@@ -48,23 +48,27 @@ def bench(
     ] = None,
     settings: Settings = None,
     out: Annotated[Path | None, Parameter(help="The JSON document as a file, as well.")] = None,
-    force: Annotated[bool, flag("Replace the file that --out names.")] = False,
+    chart: Annotated[
+        Path | None, Parameter(help="A page with bars, or lines over a sweep, to open in a browser.")
+    ] = None,
+    force: Annotated[bool, flag("Replace the files that --out and --chart name.")] = False,
     json: Json = False,
 ) -> None:
     """Time the native kernels against PyTorch, torch.compile, ONNX Runtime and OpenVINO, as far as they are installed.
 
-    Each engine runs in a process of its own, in turns; its answers are compared with PyTorch's first. The weights are
-    random: they do not change the time. Beside them native loops measure what the processor can do at most, in each
-    precision: an engine's share of the peak is its multiply-adds a second over that. Memory is what its process grew by
-    for the network.
+    Each engine runs in a process of its own, in turns; its answers are compared with PyTorch's first, to find one that
+    is broken. Weights and the images that int8 is calibrated on are random: speed is measured, accuracy is not. Beside
+    them native loops measure what the processor can do at most, in each precision: an engine's share of the peak is its
+    multiply-adds a second over that. Memory is what its process grew by for the network. Throughput mode, which runs
+    the images of a batch side by side, needs a batch.
 
     Example: depthwise bench mobilenet_v2 --batch 16
     """
     if batch < 1 or rounds < 2 or (threads is not None and threads < 1):
         raise UsageError(f"batch {batch}, rounds {rounds} and threads {threads}: give at least 1, 2 and 1")
     sweeps = dict(_values(text) for text in sweep or [])
-    if out:
-        _check_free(out, force)
+    for file in filter(None, (out, chart)):
+        _check_free(file, force)
     import torch
 
     from depthwise.bench.machine import machine
@@ -95,6 +99,10 @@ def bench(
         from depthwise.train.files import write_json
 
         write_json(out, document)
+    if chart:
+        from depthwise.bench.chart import write_chart
+
+        write_chart(document, chart)
     if json:
         print_json(document)
         return
@@ -168,7 +176,7 @@ def _title(document: dict[str, Any], batch: int | str, threads: int | str) -> st
 
 
 def _print_run(document: dict[str, Any], run: dict[str, Any]) -> None:
-    numbers = ("ms", "p10", "images/s", "GMAC/s", "of the peak", "memory, MB", "largest difference")
+    numbers = ("ms", "p10", "images/s", "GMAC/s", "of the peak", "memory, MB", "error")
     last = "ours is as fast by"
     result = table(
         "engine", *numbers, last, right=(*numbers, last), title=_title(document, run["batch"], run["threads"])

@@ -163,9 +163,9 @@ def render(data: ReportData) -> str:
             command=shlex.join(data.command),
             data=data.data,
             charts={"curves": learning["curves"], "certainty": certainty},
-            style=_text("report.css"),
-            script=_text("report.js"),
-            plotly=_packed_plotly(),
+            style=page_part("report.css"),
+            script=page_part("report.js"),
+            plotly=packed_plotly(),
         )
     )
 
@@ -191,12 +191,14 @@ def _environment() -> Environment:
     return environment
 
 
-def _text(name: str) -> Markup:
+def page_part(name: str) -> Markup:
+    """A file beside this one as it is: the style, for other pages too, or the script."""
     return Markup(resources.files("depthwise.evaluate").joinpath(name).read_text("utf-8"))
 
 
 @cache
-def _packed_plotly() -> Markup:
+def packed_plotly() -> Markup:
+    """plotly.js as a page carries it: gzip in base64."""
     # Packed it is 2 MB instead of 5; the browser unpacks it in the background while the page is already readable.
     packed = gzip.compress(get_plotlyjs().encode("utf-8"), compresslevel=9, mtime=0)
     return Markup(base64.b64encode(packed).decode("ascii"))
