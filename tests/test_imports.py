@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": {"bundle", "data", "layers"},
     "train": {"bundle", "cost", "data", "evaluate", "native", "writing"},
     "recipes": {"data", "models", "train"},
-    "bench": {"evaluate", "infer", "models", "native"},
+    "bench": {"evaluate", "infer", "models", "native", "writing"},
     "serve": {"bundle", "data", "infer"},
 }
 SEE_EVERYTHING = {"__init__", "__main__", "load", "compiling", "exporting", "importing", "cli", "experiments"}

@@ -44,18 +44,10 @@ def _depthwise(precision: Any) -> Prepare:
     def prepare(network: nn.Module, x: Tensor, threads: int) -> Run:
         from depthwise.infer import compile
 
-        return compile(network, x[:1], precision=precision, engine="native")
+        images = torch.cat(calibration_batches(x[:1])) if precision == "int8" else None
+        return compile(network, x[:1], precision=precision, engine="native", calibration=images)
 
     return prepare
-
-
-def _depthwise_int8(network: nn.Module, x: Tensor, threads: int) -> Run:
-    from depthwise.infer.lower import lower
-    from depthwise.infer.plan import Plan
-    from depthwise.infer.quantize import calibrate
-
-    graph = lower(network, x[:1])
-    return Plan(graph, bf16=True, roundings=calibrate(graph, calibration_batches(x[:1])))
 
 
 def _torch_compile(dtype: torch.dtype) -> Prepare:
@@ -150,7 +142,7 @@ def _side_by_side(compiled: Any) -> Run:
 ENGINES: dict[str, Engine] = {
     "depthwise fp32": Engine("fp32", "depthwise", _depthwise("fp32")),
     "depthwise bf16": Engine("bf16", "depthwise", _depthwise("bf16")),
-    "depthwise int8": Engine("int8", "depthwise", _depthwise_int8),
+    "depthwise int8": Engine("int8", "depthwise", _depthwise("int8")),
     "pytorch": Engine("fp32", "torch", eager(torch.float32)),
     "torch.compile": Engine("fp32", "torch", _torch_compile(torch.float32)),
     "torch.compile bf16": Engine("bf16", "torch", _torch_compile(torch.bfloat16)),
