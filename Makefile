@@ -39,16 +39,17 @@ lint: $(VENV)/installed-dev
 # The folder of these kernels; the tests that are quick in them and start no other program. What runs on AVX-512 alone
 # runs with bfloat16 too, and tiles (AMX) are emulated.
 SANITIZED := build/sanitize
-SANITIZED_TESTS := tests/test_native.py tests/infer/test_compiled.py tests/test_ops.py
+SANITIZED_TESTS := tests/test_native.py tests/infer/test_compiled.py tests/infer/test_quantize.py tests/test_ops.py
 NOT_SANITIZED := 299 or whole_networks or environment or another_version or allocator or compiles or exported or fault or avx512- or [avx512]
 
+# A process a core, and threads where a test asks for them: more that spin for each other would only stand in the way.
 # First of all, the kernels of this build are there to be tested: without kernels most tests would have nothing to do.
 sanitize: $(VENV)/installed-dev
 	DEPTHWISE_CFLAGS="-O1 -g1 -fsanitize=address,undefined -fno-omit-frame-pointer -w -DNATIVE_AMX_EMULATED" \
 		$(BIN)/python setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
 	@export DEPTHWISE_KERNELS="$(CURDIR)/$(SANITIZED)/depthwise/native" \
 		LD_PRELOAD="$$(for name in asan ubsan stdc++; do $(CXX) -print-file-name=lib$$name.so; done | xargs)" \
-		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 OMP_NUM_THREADS=2; \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 OMP_NUM_THREADS=1; \
 	$(BIN)/python -c "from depthwise import native; native.use('portable')" && \
 	$(BIN)/python -m pytest --numprocesses 2 $(SANITIZED_TESTS) -k "not ($(NOT_SANITIZED))"
 

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 
 #include "kernels.h"
 
@@ -32,16 +34,24 @@ inline void allow_arena(const Run& run, bool allowed) {
     if (fenced(run)) allow(allowed, run.arena, run.scratch);
 }
 
-// The maps of `s`, whose values are of type T.
+// The maps of `s`, whose values are of type T. That of the result lies on no other, or the plan made one too short.
 template <class T>
 void allow_maps(const Run& run, const Step& s, bool allowed) {
     if (!fenced(run)) return;
-    for (const Map* map : {&s.in, &s.out, &s.residual, &s.gate}) {
-        const int64_t pixels = run.batch * (map->height + 2 * map->border) * (map->width + 2 * map->border);
+    const auto bytes = [&](const Map& map) {
         int64_t value = sizeof(T);
-        if (map == &s.out) value = s.out_bytes ? 1 : s.float_out ? sizeof(float) : value;
-        if (map == &s.in && s.scale && !s.depthwise) value = 1;
-        if (map->offset >= 0) allow(allowed, run.arena + map->offset, pixels * map->pixel * value);
+        if (&map == &s.out) value = s.out_bytes ? 1 : s.float_out ? sizeof(float) : value;
+        if (&map == &s.in && s.scale && !s.depthwise) value = 1;
+        return run.batch * (map.height + 2 * map.border) * (map.width + 2 * map.border) * map.pixel * value;
+    };
+    for (const Map* map : {&s.in, &s.out, &s.residual, &s.gate}) {
+        if (map->offset < 0) continue;
+        if (map->offset != s.out.offset && map->offset < s.out.offset + bytes(s.out) &&
+            s.out.offset < map->offset + bytes(*map)) {
+            std::fprintf(stderr, "ERROR: a step's result lies on a map that it reads\n");
+            std::abort();
+        }
+        allow(allowed, run.arena + map->offset, bytes(*map));
     }
 }
 
