@@ -202,6 +202,16 @@ def test_wrong_usage_is_a_sentence(
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--out", "--chart"])
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_measured(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    # Measuring an unknown engine would be refused with another sentence.
+    assert run(["bench", "--engines", "none", option, str(tmp_path / "file" / "bench")]) == 1
+    assert "cannot be written (" in capsys.readouterr().err
+
+
 def test_interrupted_it_leaves_no_process() -> None:
     environment = {**os.environ, "BENCH_TEST": str(os.getpid())}
     command = [

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -129,9 +130,13 @@ def _check_free(file: Path, force: bool) -> None:
         raise DepthwiseError(f"{file} is a folder: name a file in it, {file / 'bench'} for example")
     if os.path.lexists(file) and not force:
         raise DepthwiseError(f"{file} exists and is not overwritten: choose another name or add --force")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(file.parent, os.W_OK):
-        raise DepthwiseError(f"{file} cannot be written, its folder is closed to you: name another one")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        raise DepthwiseError(
+            f"{file} cannot be written ({error.strerror}): choose another place for it"
+        ) from error
 
 
 def _points(batch: int, threads: int, sweeps: dict[str, list[int]]) -> list[tuple[int, int]]:
