@@ -317,6 +317,18 @@ def test_any_batch_and_memory_layout(network: nn.Module) -> None:
     assert compiled(x[:0]).shape == (0, 10)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_large_batch_is_run_in_parts_with_the_same_bits(network: nn.Module, precision: str) -> None:
+    compiled = compile(network, torch.zeros(1, 3, 64, 64), precision=precision)
+    x = torch.randn(7, 3, 64, 64)
+    assert compiled.plan.together > len(x)
+    whole = compiled(x)
+    compiled.plan.together = 3
+    assert torch.equal(compiled(x), whole)
+    wide = compile(nn.Conv2d(3, 512, 1), torch.zeros(1, 3, 128, 128))
+    assert wide.plan.together == 2
+
+
 def test_bits_do_not_depend_on_the_threads(network: nn.Module) -> None:
     x = torch.randn(2, 3, 32, 32)
     before, results = torch.get_num_threads(), []

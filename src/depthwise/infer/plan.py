@@ -19,6 +19,7 @@ from depthwise.native.library import library
 KINDS = ("input", "convolution", "pool", "mean", "sum", "average")
 ALIGNMENT = 64
 SCRATCH_BYTES = (288 << 10) + 64  # of a thread's tile of rows to multiply, at least
+CACHE_BYTES = 8 << 20  # that a map of all images run together may have: more leaves the third-level cache
 SCRATCH_PIXELS = 54
 QUAD = 4  # what the windows of grouped convolutions are multiples of: as many as any precision multiplies at once
 
@@ -50,7 +51,8 @@ class Plan:
     """Runs `graph` on float32 images [N, C, H, W] of the shape it was made for; safe from many threads at once.
 
     bf16: maps and weights are bfloat16 rather than float32; `roundings`: products that are done in bytes then.
-    Memory for a batch size is taken when it first comes, and kept: running allocates the result and nothing else.
+    Larger batches are run `together` images at a time, that the maps between two steps stay in the cache. Memory for a
+    number of images is taken when it first comes, and kept: running allocates the result and nothing else.
     """
 
     def __init__(self, graph: Graph, *, bf16: bool, roundings: Mapping[str, Rounding] | None = None) -> None:
@@ -88,6 +90,8 @@ class Plan:
             replace(step, depthwise=_weightless(step.depthwise), product=_weightless(step.product))
             for step in self.steps
         ]
+        widest = max(h * w * c for (_, h, w), c in zip(self.shapes, self.channels, strict=True))
+        self.together = max(2, CACHE_BYTES // (widest * self.value_bytes))
         self._idle: dict[int, SimpleQueue[_Context]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -99,6 +103,8 @@ class Plan:
         check_images(x, self.shapes[0])
         if not len(x):
             return x.new_zeros(0, *self.shapes[self.result][: 1 if self.graph.flat else 3])
+        if len(x) > self.together:
+            return torch.cat([self(part) for part in x.split(self.together)])
         idle = self._idle.setdefault(len(x), SimpleQueue())
         try:
             context = idle.get_nowait()
