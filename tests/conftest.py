@@ -1,15 +1,19 @@
 """What tests of several parts stand on."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from depthwise import native
 from depthwise.bundle import BundleConfig, write_bundle
 from depthwise.data import Preprocess
+from depthwise.errors import DepthwiseError
 from depthwise.models import create_model
 
 TINY = {"stem": "small", "width": 0.05, "entry": [128], "middle": [128], "exit": [128, 256]}
@@ -29,6 +33,47 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_bundle(path, config, module.state_dict())
     return path
+
+
+def _runnable() -> list[str]:
+    before, found = native.library.library.path, []
+    for path in native.PATHS:
+        try:
+            native.use(path)
+        except DepthwiseError:
+            continue
+        found.append(path)
+    native.use(before)
+    return found
+
+
+RUNNABLE = _runnable()
+"""The kernels that can run here."""
+
+
+@contextmanager
+def using(path: str) -> Iterator[None]:
+    """The kernels `path`, as long as this lasts."""
+    before = native.library.library.path
+    native.use(path)
+    try:
+        yield
+    finally:
+        native.use(before)
+
+
+@pytest.fixture(params=RUNNABLE)
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each of the kernels in turn, in use."""
+    with using(request.param):
+        yield request.param
+
+
+def in_threads(work: Callable[[int], object], count: int = 8) -> None:
+    """Calls work(0), work(1), ... at the same time, a thread each; raises what the first of them to fail raised."""
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(work, index) for index in range(count)]:
+            done.result()
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

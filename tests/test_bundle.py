@@ -43,6 +43,29 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
                 assert torch.equal(bundle.weights[name], tensor)
 
 
+@pytest.mark.parametrize("roundings", [{}, {"layer.scale": torch.ones(3)}])
+def test_int8_keeps_its_roundings_be_there_any_or_not(
+    tmp_path: Path, roundings: dict[str, torch.Tensor]
+) -> None:
+    config = replace(CONFIGURATION, compiled={"precision": "int8"})
+    write_bundle(tmp_path / "bundle", config, weights(1.0), roundings=roundings)
+    found = read_bundle(tmp_path / "bundle").roundings
+    assert found is not None
+    assert found.keys() == roundings.keys()
+    assert all(torch.equal(found[name], roundings[name]) for name in roundings)
+    write_bundle(tmp_path / "plain", CONFIGURATION, weights(1.0))
+    assert read_bundle(tmp_path / "plain").roundings is None
+
+
+def test_a_place_that_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "bundle"
+    with pytest.raises(
+        DepthwiseError, match=r"^(?!.*partial).*file/bundle cannot be written \(.*\): choose another"
+    ):
+        write_bundle(path, CONFIGURATION, weights(1.0))
+
+
 def test_others_may_read_the_files(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "draw": {"cost", "layers"},
     "match": {"cost", "models"},
     "data": set(),
-    "bundle": {"data"},
+    "bundle": {"data", "writing"},
     "evaluate": {"data", "writing"},
     "infer": {"bundle", "data", "layers", "native"},
     "ops": {"infer", "native"},

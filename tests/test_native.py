@@ -4,50 +4,21 @@ import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.conftest import RUNNABLE, using
 from torch import Tensor, nn
 
 from depthwise import native
-from depthwise.errors import DepthwiseError
 from depthwise.models import create_model
 from depthwise.native.library import _struct_sizes
 
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 2e-2}
 SHAPES = [(1, 1, 9, 4), (5, 3, 7, 5), (1, 17, 2, 3), (2, 64, 8, 6), (5, 728, 3, 3)]
-
-
-def runs(path: str) -> bool:
-    try:
-        native.use(path)
-    except DepthwiseError:
-        return False
-    finally:
-        native.use("best")
-    return True
-
-
-NATIVE = [path for path in native.PATHS if runs(path)]
-
-
-@contextmanager
-def using(path: str) -> Iterator[None]:
-    native.use(path)
-    try:
-        yield
-    finally:
-        native.use("best")
-
-
-@pytest.fixture(params=NATIVE)
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    with using(request.param):
-        yield request.param
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -101,7 +72,7 @@ def assert_agree(
     """Every path against one reference."""
     expected = results(*make(), inputs, double=True)
     tolerance = TOLERANCE[inputs[0].dtype]
-    for path in NATIVE:
+    for path in RUNNABLE:
         with using(path):
             actual = results(*make(), inputs, double=False)
         for i, (want, got) in enumerate(zip(expected, actual, strict=True)):
@@ -361,7 +332,7 @@ def python(code: str, choice: str) -> subprocess.CompletedProcess[str]:
 def test_the_environment_chooses_the_path() -> None:
     code = "from depthwise import native; print(native.status())"
     assert "native kernels are switched off" in python(code, "off").stdout
-    if "portable" in NATIVE:
+    if "portable" in RUNNABLE:
         assert "(portable)" in python(code, "portable").stdout
     assert "DEPTHWISE_NATIVE=fast is no path" in python(code, "fast").stderr
 

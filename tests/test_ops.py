@@ -4,7 +4,6 @@ import gc
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,33 +11,23 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.conftest import RUNNABLE, in_threads, using
 from torch import Tensor, nn
 
 import depthwise
 from depthwise import native, ops
-from depthwise.errors import DepthwiseError, UsageError
-from depthwise.infer.lower import ACTIVATIONS
+from depthwise.errors import UsageError
+from depthwise.infer.graph import ACTIVATIONS
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 OPERATOR = torch.ops.depthwise.separable_conv2d.default
 ALL = {"relu_first": True, "between": "relu6", "activation": "elu"}
 
 
-def runs(path: str) -> bool:
-    try:
-        native.use(path)
-    except DepthwiseError:
-        return False
-    finally:
-        native.use("best")
-    return True
-
-
-@pytest.fixture(params=[*filter(runs, native.PATHS), "off"])
+@pytest.fixture(params=[*RUNNABLE, "off"])
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    native.use(request.param)
-    yield request.param
-    native.use("best")
+    with using(request.param):
+        yield request.param
 
 
 def example(
@@ -286,7 +275,7 @@ def test_weights_whose_changes_nobody_counts(path: str) -> None:
 
 
 def test_many_threads_with_batches_of_their_own() -> None:
-    block, wrong = Block(), []
+    block = Block()
     images = [torch.randn(index + 1, 24, 8, 8) for index in range(8)]
     with torch.no_grad():
         expected = [block(x) for x in images]
@@ -295,15 +284,9 @@ def test_many_threads_with_batches_of_their_own() -> None:
     def work(index: int) -> None:
         with torch.inference_mode():
             for _ in range(20):
-                if not torch.equal(fresh(images[index]), expected[index]):
-                    wrong.append(index)
+                assert torch.equal(fresh(images[index]), expected[index])
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(work)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError
+from depthwise.writing import named
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, RAW_WEIGHTS = "config.json", "model.safetensors", "model.raw.safetensors"
@@ -104,13 +105,13 @@ class BundleConfig:
 class Bundle:
     """A bundle as read from the folder `path`: its config and its weights by their name in the network.
 
-    roundings: of one that is compiled in int8, see infer/quantize.py; else empty.
+    roundings: of one that is compiled in int8, see infer/quantize.py; else None.
     """
 
     config: BundleConfig
     weights: dict[str, Tensor]
     path: Path
-    roundings: dict[str, Tensor] = field(default_factory=dict)
+    roundings: dict[str, Tensor] | None = None
 
 
 def write_bundle(
@@ -128,7 +129,8 @@ def write_bundle(
     anything else that exists under the name is left alone.
 
     Raises:
-        DepthwiseError: `path` exists and may not be replaced.
+        DepthwiseError: `path` exists and may not be replaced, or cannot be written.
+        OSError: no space is left (see `disk_full`), with `path` as its name.
     """
     path = Path(path).resolve()
     if os.path.lexists(path) and not (overwrite and (path / CONFIG).is_file()):
@@ -139,21 +141,22 @@ def write_bundle(
         raise DepthwiseError(
             f"{path} exists and is not overwritten: choose another name, or replace it with --force"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
         _write(partial / CONFIG, (json.dumps(config.to_json(), indent=2) + "\n").encode())
         _write(partial / WEIGHTS, _pack(weights))
         if raw is not None:
             _write(partial / RAW_WEIGHTS, _pack(raw))
-        if roundings:
+        if roundings is not None:
             _write(partial / ROUNDINGS, _pack(roundings))
         _replace(path, partial)
-    except BaseException:
+    except OSError as error:
+        raise named(error, path) from error
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def read_bundle(path: str | os.PathLike[str], *, raw: bool = False) -> Bundle:
@@ -172,7 +175,7 @@ def read_bundle(path: str | os.PathLike[str], *, raw: bool = False) -> Bundle:
         raise DepthwiseError(f"{folder / CONFIG} cannot be read: {error.strerror}") from None
     weights = _read_weights(folder / (RAW_WEIGHTS if raw else WEIGHTS))
     in_bytes = config.compiled is not None and config.compiled.get("precision") == "int8"
-    return Bundle(config, weights, folder, _read_weights(folder / ROUNDINGS) if in_bytes else {})
+    return Bundle(config, weights, folder, _read_weights(folder / ROUNDINGS) if in_bytes else None)
 
 
 def find_bundle(path: str | os.PathLike[str]) -> Path:

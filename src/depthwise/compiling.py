@@ -87,17 +87,7 @@ def compile_bundle(
     """
     bundle = read_bundle(path)
     module, preprocess = load_module(bundle), bundle.config.preprocess
-    if precision == "int8":
-        if calibration is None:
-            raise DepthwiseError(
-                "int8 is calibrated on images like those to come: give --data or --calibrate"
-            )
-        images = _sample(calibration, preprocess)
-    else:
-        generator = torch.Generator().manual_seed(0)
-        shape = (CHECKED_IMAGES, preprocess.channels, *preprocess.size)
-        images = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
-    images = preprocess.normalise(images).contiguous()
+    images = preprocess.normalise(_images(bundle, precision, calibration)).contiguous()
     x = images[:CHECKED_IMAGES]
     fast = compile(module, x[:1], precision=precision, engine=engine, calibration=images)
     error = _error(module, fast, x)
@@ -117,21 +107,37 @@ def compile_bundle(
     result = Compiled(Path(out), precision, fast.engine, error, *_time(module, fast, x[:1]), layers)
     if split is not None:
         before, after = (_evaluate(network, bundle, split, workers) for network in (module, fast))
-        same = before.probabilities.argmax(1) == after.probabilities.argmax(1)
-        result = replace(
-            result,
-            num_images=before.num_images,
-            accuracy=(before.top1, after.top1),
-            agreement=float(same.float().mean()),
-        )
+        result = _with_accuracy(result, before, after)
         if before.top1 - after.top1 > MOST_DROP and not allow_drop:
             raise DepthwiseError(
                 f"compiled in {precision} the accuracy falls from {before.top1:.2%} to {after.top1:.2%}, by more than "
                 f"{MOST_DROP:.1%}: compile it in another precision, or accept it with --allow-drop"
             )
     config = replace(bundle.config, compiled=result.to_json())
-    write_bundle(out, config, bundle.weights, roundings=to_tensors(fast.roundings), overwrite=overwrite)
+    roundings = to_tensors(fast.roundings) if precision == "int8" else None
+    write_bundle(out, config, bundle.weights, roundings=roundings, overwrite=overwrite)
     return result
+
+
+def _images(bundle: Bundle, precision: Precision, calibration: Split | None) -> Tensor:
+    """uint8 [N, C, h, w]: those that int8 is calibrated on, or a few of noise, which other precisions take as well."""
+    preprocess = bundle.config.preprocess
+    if precision != "int8":
+        shape = (CHECKED_IMAGES, preprocess.channels, *preprocess.size)
+        return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    if calibration is None:
+        raise DepthwiseError("int8 is calibrated on images like those to come: give --data or --calibrate")
+    return _sample(calibration, preprocess)
+
+
+def _with_accuracy(result: Compiled, before: Evaluation, after: Evaluation) -> Compiled:
+    same = before.probabilities.argmax(1) == after.probabilities.argmax(1)
+    return replace(
+        result,
+        num_images=before.num_images,
+        accuracy=(before.top1, after.top1),
+        agreement=float(same.float().mean()),
+    )
 
 
 def _sample(split: Split, preprocess: Preprocess) -> Tensor:

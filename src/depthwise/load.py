@@ -45,7 +45,7 @@ def load_compiled(bundle: Bundle) -> nn.Module:
     try:
         example = torch.zeros(1, preprocess.channels, *preprocess.size)
         precision, engine = compiled.get("precision", "fp32"), compiled.get("engine", "native")
-        roundings = from_tensors(bundle.roundings) if bundle.roundings else None
+        roundings = None if bundle.roundings is None else from_tensors(bundle.roundings)
         return compile(module, example, precision=precision, engine=engine, roundings=roundings)
     except DepthwiseError as error:
         warnings.warn(f"{bundle.path} runs uncompiled and slower: {error}", stacklevel=2)

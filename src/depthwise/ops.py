@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from depthwise.errors import UsageError, unknown_name
 from depthwise.infer.fuse import Step
-from depthwise.infer.lower import ACTIVATIONS, LANES, Convolution
-from depthwise.infer.plan import ALIGNMENT, KINDS, Packed, pack, scratch_bytes
+from depthwise.infer.graph import ACTIVATIONS, LANES, Convolution
+from depthwise.infer.pack import Packed, pack
+from depthwise.infer.plan import ALIGNMENT, KINDS, scratch_bytes
 from depthwise.infer.reference import activate
 from depthwise.native import structs
 from depthwise.native.library import library
@@ -43,6 +44,19 @@ class _Options:
     relu_first: bool = False
     between: str = "nothing"
     activation: str = "nothing"
+
+
+class _Tensors(NamedTuple):
+    x: Tensor
+    depthwise_weight: Tensor
+    depthwise_bias: Tensor | None
+    pointwise_weight: Tensor
+    bias: Tensor | None = None
+    residual: Tensor | None = None
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        return self[1:5]
 
 
 def separable_conv2d(
@@ -89,18 +103,9 @@ def separable_conv2d(
 
 
 @torch.library.custom_op("depthwise::separable_conv2d", mutates_args=(), schema=_SCHEMA)
-def _operator(
-    x: Tensor,
-    depthwise_weight: Tensor,
-    depthwise_bias: Tensor | None,
-    pointwise_weight: Tensor,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    **keywords: Any,
-) -> Tensor:
-    options = _Options(**keywords)
-    tensors = (x, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual)
-    shape = _result_shape(options, *tensors)
+def _operator(*arguments: Any, **keywords: Any) -> Tensor:
+    options, tensors = _Options(**keywords), _Tensors(*arguments)
+    shape, x = _result_shape(options, tensors), tensors.x
     native = (
         library.handle is not None
         and x.dtype in (torch.float32, torch.bfloat16)
@@ -108,27 +113,20 @@ def _operator(
         and x.numel() > 0
     )
     if not native:
-        return _compose(options, *tensors).contiguous(memory_format=torch.channels_last)
-    packed = _packed(depthwise_weight, depthwise_bias, pointwise_weight, bias, x.dtype)
-    return _run(options, x, packed, residual, shape, depthwise_weight.shape[2])
+        return _compose(options, tensors).contiguous(memory_format=torch.channels_last)
+    return _run(options, tensors, _packed(tensors), shape)
 
 
 @_operator.register_fake
-def _(x: Tensor, *others: Any, **keywords: Any) -> Tensor:
-    shape = _result_shape(_Options(**keywords), x, *others)
+def _(*arguments: Any, **keywords: Any) -> Tensor:
+    tensors = _Tensors(*arguments)
+    shape, x = _result_shape(_Options(**keywords), tensors), tensors.x
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _compose(
-    options: _Options,
-    x: Tensor,
-    depthwise_weight: Tensor,
-    depthwise_bias: Tensor | None,
-    pointwise_weight: Tensor,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-) -> Tensor:
+def _compose(options: _Options, tensors: _Tensors) -> Tensor:
     """The definition, in PyTorch's own operators and in the type of `x`."""
+    x, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual = tensors
 
     def cast(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(x.dtype)
@@ -156,7 +154,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         ]
         # Behind the last tensor given nothing is asked for.
         wanted = [tensor for tensor, needed in zip(tensors, ctx.needs_input_grad, strict=False) if needed]
-        y = _compose(ctx.options, *tensors)
+        y = _compose(ctx.options, _Tensors(*tensors))
         gradients = iter(torch.autograd.grad(y, wanted, gradient, create_graph=twice))
     return tuple(next(gradients) if needed else None for needed in ctx.needs_input_grad)
 
@@ -164,16 +162,9 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 _operator.register_autograd(_backward, setup_context=_keep)
 
 
-def _result_shape(
-    options: _Options,
-    x: Tensor,
-    depthwise_weight: Tensor,
-    depthwise_bias: Tensor | None,
-    pointwise_weight: Tensor,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-) -> tuple[int, int, int, int]:
+def _result_shape(options: _Options, tensors: _Tensors) -> tuple[int, int, int, int]:
     """[N, K, H', W'] of what goes together."""
+    x, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual = tensors
     stride, padding = options.stride, options.padding
     for kind in (options.between, options.activation):
         if kind not in ACTIVATIONS:
@@ -228,41 +219,30 @@ _entries = WeakIdKeyDictionary()
 _lock = threading.Lock()
 
 
-def _packed(
-    depthwise_weight: Tensor,
-    depthwise_bias: Tensor | None,
-    pointwise_weight: Tensor,
-    bias: Tensor | None,
-    dtype: torch.dtype,
-) -> Packed:
-    tensors = (depthwise_weight, depthwise_bias, pointwise_weight, bias)
-    if any(tensor is not None and tensor.is_inference() for tensor in tensors):
-        return _pack(*tensors, dtype)  # nobody counts the changes of such a tensor
-    counts = [None if tensor is None else (tensor._version, tensor.data_ptr()) for tensor in tensors]
-    state = (library.path, dtype, *counts)
+def _packed(tensors: _Tensors) -> Packed:
+    weights = tensors.weights
+    if any(tensor is not None and tensor.is_inference() for tensor in weights):
+        return _pack(tensors)  # nobody counts the changes of such a tensor
+    counts = [None if tensor is None else (tensor._version, tensor.data_ptr()) for tensor in weights]
+    state = (library.path, tensors.x.dtype, *counts)
     with _lock:
-        entry: _Entry | None = _entries.get(pointwise_weight)
+        entry: _Entry | None = _entries.get(tensors.pointwise_weight)
         if (
             entry is None
             or entry.state != state
-            or any(one() is not other for one, other in zip(entry.tensors, tensors, strict=True))
+            or any(one() is not other for one, other in zip(entry.tensors, weights, strict=True))
         ):
             references = tuple(
-                (lambda: None) if tensor is None else weakref.ref(tensor) for tensor in tensors
+                (lambda: None) if tensor is None else weakref.ref(tensor) for tensor in weights
             )
-            entry = _Entry(references, state, _pack(*tensors, dtype))
-            _entries[pointwise_weight] = entry
+            entry = _Entry(references, state, _pack(tensors))
+            _entries[tensors.pointwise_weight] = entry
     return entry.packed
 
 
-def _pack(
-    depthwise_weight: Tensor,
-    depthwise_bias: Tensor | None,
-    pointwise_weight: Tensor,
-    bias: Tensor | None,
-    dtype: torch.dtype,
-) -> Packed:
+def _pack(tensors: _Tensors) -> Packed:
     """As a plan has them."""
+    depthwise_weight, depthwise_bias, pointwise_weight, bias = tensors.weights
 
     def convolution(weight: Tensor, bias: Tensor | None) -> Convolution:
         bias = torch.zeros(len(weight)) if bias is None else bias.detach().float()
@@ -276,19 +256,13 @@ def _pack(
         product=convolution(pointwise_weight, bias),
     )
     inputs, outputs = (_filled(len(weight)) for weight in (depthwise_weight, pointwise_weight))
-    return pack(step, inputs, outputs, bf16=dtype == torch.bfloat16)
+    return pack(step, inputs, outputs, bf16=tensors.x.dtype == torch.bfloat16)
 
 
-def _run(
-    options: _Options,
-    x: Tensor,
-    packed: Packed,
-    residual: Tensor | None,
-    shape: tuple[int, int, int, int],
-    kernel: int,
-) -> Tensor:
+def _run(options: _Options, tensors: _Tensors, packed: Packed, shape: tuple[int, int, int, int]) -> Tensor:
     """A plan of one step, whose maps are tensors: their offsets count from the first of them in memory."""
     assert library.handle is not None
+    x, residual, kernel = tensors.x, tensors.residual, tensors.depthwise_weight.shape[2]
     batch, outputs, height, width = shape
     threads = torch.get_num_threads()
     source = _filled_map(x, options.padding)

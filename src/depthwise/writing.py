@@ -28,11 +28,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if disk_full(error):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise DepthwiseError(
-            f"{path} cannot be written ({error.strerror}): choose another place for it"
-        ) from error
+        raise named(error, path) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -41,3 +37,10 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 def disk_full(error: OSError) -> bool:
     """Whether the error says that no more can be written: the disk or the quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def named(error: OSError, path: Path) -> OSError | DepthwiseError:
+    """What to raise where `path` could not be written, whatever temporary file the error is about; see `disk_full`."""
+    if disk_full(error):
+        return OSError(error.errno, error.strerror, str(path))
+    return DepthwiseError(f"{path} cannot be written ({error.strerror}): choose another place for it")

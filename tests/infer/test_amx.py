@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from depthwise import native
 from depthwise.errors import DepthwiseError
-from depthwise.infer.lower import Graph, lower
+from depthwise.infer.graph import Graph
+from depthwise.infer.lower import lower
 from depthwise.infer.plan import Plan
 from depthwise.infer.quantize import Rounding, calibrate
 from depthwise.layers import ConvNorm, PointwiseConv2d, Residual, SeparableConv2d, conv2d

@@ -1,41 +1,18 @@
 """Compiled networks against the networks themselves, on every instruction set that this machine has."""
 
 import re
-import threading
-from collections.abc import Iterator
 
 import pytest
 import torch
+from tests.conftest import in_threads
 from torch import Tensor, nn
 
-from depthwise import native
 from depthwise.errors import DepthwiseError
 from depthwise.infer.compiled import compile
 from depthwise.layers import ConvNorm, MaxPool2d, PointwiseConv2d, Residual, SeparableConv2d, conv2d
 from depthwise.models import create_model, list_models
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2}
-
-
-def paths() -> list[str]:
-    """The kernels that can run here."""
-    before, found = native.library.library.path, []
-    for path in native.PATHS:
-        try:
-            native.use(path)
-        except DepthwiseError:
-            continue
-        found.append(path)
-    native.use(before)
-    return found
-
-
-@pytest.fixture(params=paths())
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = native.library.library.path
-    native.use(request.param)
-    yield request.param
-    native.use(before)
 
 
 def randomise(network: nn.Module) -> nn.Module:
@@ -344,19 +321,22 @@ def test_many_threads_share_one_network_in_batches_of_their_own(network: nn.Modu
     images = [torch.randn(1 + index // 2, 3, 32, 32) for index in range(8)]
     compiled = compile(network, images[0])
     expected = [compiled(batch) for batch in images]
-    wrong = []
 
     def work(index: int) -> None:
         for _ in range(20):
-            if not torch.equal(compiled(images[index]), expected[index]):
-                wrong.append(index)
+            assert torch.equal(compiled(images[index]), expected[index])
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(work)
+
+
+def test_a_change_of_the_number_of_threads_is_followed(network: nn.Module) -> None:
+    before, x = torch.get_num_threads(), torch.randn(1, 3, 32, 32)
+    compiled = compile(network, x)
+    for threads in (1, 2, 1):
+        torch.set_num_threads(threads)
+        compiled(x)
+    torch.set_num_threads(before)
+    assert [idle.get_nowait().call.threads for idle in compiled.plan._idle.values()] == [1, 2]
 
 
 def test_the_network_itself_stays_as_it_was(network: nn.Module) -> None:

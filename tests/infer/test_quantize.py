@@ -1,14 +1,13 @@
 """Products in bytes: exact where the numbers are whole, near the network elsewhere, on every instruction set."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 import torchvision
-from tests.infer.test_compiled import Gated, Maxout, halve, path, randomise
+from tests.infer.test_compiled import Gated, Maxout, halve, randomise
 from torch import Tensor, nn
 
-from depthwise import native
 from depthwise.errors import DepthwiseError
 from depthwise.infer.lower import lower
 from depthwise.infer.plan import Plan
@@ -16,8 +15,6 @@ from depthwise.infer.quantize import calibrate, from_tensors, to_tensors
 from depthwise.infer.reference import evaluate
 from depthwise.layers import PointwiseConv2d, Residual, SeparableConv2d, conv2d
 from depthwise.models import create_model
-
-__all__ = ["path"]
 
 
 class Tail(nn.Module):
@@ -248,9 +245,3 @@ def test_images_that_say_nothing_are_refused(images: Tensor, message: str) -> No
     layer = Tail(PointwiseConv2d(3, 4), 3)
     with torch.no_grad(), pytest.raises(DepthwiseError, match=message):
         calibrate(lower(layer.eval(), torch.zeros(1, 3, 8, 8)), [images])
-
-
-@pytest.fixture(autouse=True)
-def _best() -> Iterator[None]:
-    yield
-    native.use("best")

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from depthwise.bench.compare import swept
 from depthwise.bench.roofline import PRECISIONS
-from depthwise.evaluate.report import packed_plotly, page_part
+from depthwise.evaluate.report import packed_plotly, page_environment, page_part
 from depthwise.writing import written_whole
 
 
@@ -16,13 +14,6 @@ def write_chart(document: dict[str, Any], path: Path) -> None:
 
     Raises what `written_whole` does.
     """
-    environment = Environment(
-        loader=PackageLoader("depthwise.bench", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sweeps = {key: swept(document, key) for key in document["sweeps"]}
     runs = [] if sweeps else document["runs"]
     charts = [_chart("", run["batch"], runs, document["macs"]) for run in runs]
@@ -32,12 +23,16 @@ def write_chart(document: dict[str, Any], path: Path) -> None:
     absent = {
         row["engine"]: row["absent"] for run in document["runs"] for row in run["engines"] if "absent" in row
     }
-    page = environment.get_template("chart.html").render(
-        document=document,
-        charts=charts,
-        absent=absent,
-        style=page_part("report.css"),
-        plotly=packed_plotly(),
+    page = (
+        page_environment("depthwise.bench")
+        .get_template("chart.html")
+        .render(
+            document=document,
+            charts=charts,
+            absent=absent,
+            style=page_part("report.css"),
+            plotly=packed_plotly(),
+        )
     )
     with written_whole(path) as file:
         file.write(page.encode())

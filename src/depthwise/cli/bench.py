@@ -14,6 +14,7 @@ from depthwise.cli.options import Json, flag
 from depthwise.cli.output import console, counting, print_json, printable, table
 from depthwise.cli.subject import Settings, Size, Subject, build_subject, find_subject
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
+from depthwise.writing import named
 
 if TYPE_CHECKING:
     from depthwise.bench import Comparison
@@ -70,32 +71,9 @@ def bench(
     sweeps = dict(_values(text) for text in sweep or [])
     for file in filter(None, (out, chart)):
         _check_free(file, force)
-    import torch
-
-    from depthwise.bench.machine import machine
-    from depthwise.cost import multiply_adds
-
-    subject = find_subject(name, size, None, settings or [])
-    if subject.layer:
-        raise UsageError(f"{name} is a kind of layer: give a network")
-    module, shape = build_subject(subject)
-    macs = multiply_adds(module, shape)
-    threads = threads or torch.get_num_threads()
-    points = _points(batch, threads, sweeps)
-    runs = _measure(subject, shape, points, engines, rounds)
-    document: dict[str, Any] = {
-        "network": subject.name,
-        "arguments": subject.arguments,
-        "image": list(shape),
-        "macs": macs,
-        "batch": batch,
-        "threads": threads,
-        "sweeps": sweeps,
-        "rounds": rounds,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "runs": [run.to_json(macs) for run in runs],
-    }
+    document = _document(
+        find_subject(name, size, None, settings or []), batch, threads, sweeps, rounds, engines
+    )
     if out:
         from depthwise.train.files import write_json
 
@@ -111,6 +89,41 @@ def bench(
         _print_sweep(document, key)
     if not sweeps:
         _print_run(document, document["runs"][0])
+
+
+def _document(
+    subject: Subject,
+    batch: int,
+    threads: int | None,
+    sweeps: dict[str, list[int]],
+    rounds: int,
+    engines: list[str] | None,
+) -> dict[str, Any]:
+    """All that is measured, and on what."""
+    import torch
+
+    from depthwise.bench.machine import machine
+    from depthwise.cost import multiply_adds
+
+    if subject.layer:
+        raise UsageError(f"{subject.name} is a kind of layer: give a network")
+    module, shape = build_subject(subject)
+    macs = multiply_adds(module, shape)
+    threads = threads or torch.get_num_threads()
+    runs = _measure(subject, shape, _points(batch, threads, sweeps), engines, rounds)
+    return {
+        "network": subject.name,
+        "arguments": subject.arguments,
+        "image": list(shape),
+        "macs": macs,
+        "batch": batch,
+        "threads": threads,
+        "sweeps": sweeps,
+        "rounds": rounds,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "runs": [run.to_json(macs) for run in runs],
+    }
 
 
 def _values(text: str) -> tuple[str, list[int]]:
@@ -134,9 +147,7 @@ def _check_free(file: Path, force: bool) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=file.parent).close()
     except OSError as error:
-        raise DepthwiseError(
-            f"{file} cannot be written ({error.strerror}): choose another place for it"
-        ) from error
+        raise named(error, file) from error
 
 
 def _points(batch: int, threads: int, sweeps: dict[str, list[int]]) -> list[tuple[int, int]]:

@@ -12,6 +12,8 @@ from depthwise.cli.output import console, print_json, printable, table
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from depthwise.compiling import Compiled
+
 SHOWN_LAYERS = 5
 
 
@@ -48,7 +50,7 @@ def compile(
     force: Annotated[bool, flag("Replace the bundle that --out names.")] = False,
     json: Json = False,
 ) -> None:
-    """Make a bundle that the native kernels run: batch norms folded, weights packed, one plan for the whole network.
+    """Make a bundle that runs faster: batch norms folded, weights packed, the whole network one plan of native kernels.
 
     The new bundle is used as any other: predict, eval. Its answers are compared with the original's before it is
     written.
@@ -80,7 +82,11 @@ def compile(
     if json:
         print_json({"out": str(out), **result.to_json()})
         return
-    rows = table("", printable(str(out)), right=(printable(str(out)),))
+    _print(result)
+
+
+def _print(result: "Compiled") -> None:
+    rows = table("", printable(str(result.out)), right=(printable(str(result.out)),))
     rows.add_row("precision", result.precision)
     rows.add_row("engine", result.engine)
     low, high = result.speedup_range

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from torch import Tensor
@@ -178,15 +178,20 @@ def _sample_pictures(samples: dict[int, list[Tensor]], num_classes: int) -> dict
     return {k: [picture(image, SAMPLE_PIXELS) for image in images] for k, images in shown.items()}
 
 
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("depthwise.evaluate", ""),
+def page_environment(package: str) -> Environment:
+    """For the templates beside the modules of `package`, which may include those beside this one."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(package, ""), PackageLoader("depthwise.evaluate", "")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+@cache
+def _environment() -> Environment:
+    environment = page_environment("depthwise.evaluate")
     environment.filters.update(duration=sections.duration, magnitude=sections.magnitude)
     return environment
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer.engines import GENERAL, General, fastest, installed
-from depthwise.infer.lower import Graph, lower
+from depthwise.infer.graph import Graph
+from depthwise.infer.lower import lower
 from depthwise.infer.plan import Plan
 from depthwise.infer.quantize import MOST_ERROR, Rounding, calibrate
 

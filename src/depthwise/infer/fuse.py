@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from depthwise.infer.lower import (
+from depthwise.infer.graph import (
     Activation,
     Concatenation,
     Convolution,

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
-from depthwise.infer.fuse import Step, block, fuse
-from depthwise.infer.lower import ACTIVATIONS, LANES, Convolution, Graph
+from depthwise.infer.fuse import Step, fuse
+from depthwise.infer.graph import ACTIVATIONS, LANES, Convolution, Graph
+from depthwise.infer.pack import Packed, bytes_of, pack
 from depthwise.infer.quantize import Rounding
 from depthwise.native import structs
 from depthwise.native.library import library
@@ -21,30 +22,6 @@ ALIGNMENT = 64
 SCRATCH_BYTES = (288 << 10) + 64  # of a thread's tile of rows to multiply, at least
 CACHE_BYTES = 8 << 20  # that a map of all images run together may have: more leaves the third-level cache
 SCRATCH_PIXELS = 54
-QUAD = 4  # what the windows of grouped convolutions are multiples of: as many as any precision multiplies at once
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A step's numbers in the kernels' layout; tensors stay alive as long as the plan."""
-
-    weights: Tensor | None
-    panels: Tensor | None
-    bias: Tensor | None
-    depthwise: Tensor | None
-    between_bias: Tensor | None
-    scale: Tensor | None
-    between_bytes: Tensor | None
-    runs: int
-    taps: int
-    length: int
-
-    def fields(self) -> dict[str, int | None]:
-        """Of structs.Step."""
-        return {
-            name: value.data_ptr() if isinstance(value, Tensor) else value
-            for name, value in vars(self).items()
-        }
 
 
 class Plan:
@@ -52,7 +29,8 @@ class Plan:
 
     bf16: maps and weights are bfloat16 rather than float32; `roundings`: products that are done in bytes then.
     Larger batches are run `together` images at a time, that the maps between two steps stay in the cache. Memory for a
-    number of images is taken when it first comes, and kept: running allocates the result and nothing else.
+    number of images and of PyTorch's threads is taken when it first comes, and kept: running allocates the result and
+    nothing else.
     """
 
     def __init__(self, graph: Graph, *, bf16: bool, roundings: Mapping[str, Rounding] | None = None) -> None:
@@ -83,7 +61,7 @@ class Plan:
             )
             for step in self.steps
         ]
-        self.out_bytes = {index: _bytes_of(r, self.channels[index]) for index, r in self.byte_maps.items()}
+        self.out_bytes = {index: bytes_of(r, self.channels[index]) for index, r in self.byte_maps.items()}
         # The weights were packed: the network's own need not stay in memory beside them.
         self.graph = replace(graph, operations=tuple(map(_weightless, graph.operations)))
         self.steps = [
@@ -92,7 +70,7 @@ class Plan:
         ]
         widest = max(h * w * c for (_, h, w), c in zip(self.shapes, self.channels, strict=True))
         self.together = max(2, CACHE_BYTES // (widest * self.value_bytes))
-        self._idle: dict[int, SimpleQueue[_Context]] = {}
+        self._idle: dict[tuple[int, int], SimpleQueue[_Context]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [N, C, H, W] to the network's result."""
@@ -105,11 +83,12 @@ class Plan:
             return x.new_zeros(0, *self.shapes[self.result][: 1 if self.graph.flat else 3])
         if len(x) > self.together:
             return torch.cat([self(part) for part in x.split(self.together)])
-        idle = self._idle.setdefault(len(x), SimpleQueue())
+        size = len(x), torch.get_num_threads()
+        idle = self._idle.setdefault(size, SimpleQueue())
         try:
             context = idle.get_nowait()
         except Empty:
-            context = _Context(self, len(x))
+            context = _Context(self, *size)
         result = context.run(x)
         idle.put(context)
         return result
@@ -184,48 +163,6 @@ class Plan:
         return borders
 
 
-def pack(step: Step, inputs: int, outputs: int, *, bf16: bool, rounding: Rounding | None = None) -> Packed:
-    """The weights of `step` between maps of so many channels, filled up, for the kernels in use.
-
-    Its product is in bytes if there is a `rounding` for it.
-    """
-    assert library.handle is not None
-    weights = panels = bias = depthwise = between_bias = scale = between_bytes = None
-    runs, taps, length = 1, 1, inputs
-    if step.depthwise is not None:
-        depthwise = _filled(step.depthwise.weight.flatten(1).T, inputs)  # [h * w, M]
-        between_bias = _filled(step.depthwise.bias, inputs)
-    if step.product is not None:
-        product = step.product
-        if rounding:
-            product = rounding.product(product)
-            scale = _filled(rounding.step, outputs)
-            between_bytes = None if step.depthwise is None else _bytes_of(rounding, inputs)
-        windows = _windows(product, inputs, outputs, int(library.handle.depthwise_panel()))
-        height, width = product.weight.shape[2:]
-        if len(windows[0][1]) < length:
-            runs, taps, length = height * width, width, len(windows[0][1])
-        elif step.depthwise is None:
-            runs, length = height, width * length
-        form = torch.int8 if rounding else torch.bfloat16 if bf16 else torch.float32
-        weights = torch.cat([_panel(product, *window, form) for window in windows])
-        panels = torch.tensor([(len(wide), deep.start) for wide, deep in windows])
-        bias = _filled(product.bias, outputs)
-    return Packed(weights, panels, bias, depthwise, between_bias, scale, between_bytes, runs, taps, length)
-
-
-def _bytes_of(rounding: Rounding, channels: int) -> Tensor:
-    """What a value is multiplied with and what is added to make it a byte, float32 [2, channels]."""
-    return torch.stack([_filled(1 / rounding.scale, channels), _filled(rounding.zero, channels)])
-
-
-def _panel(product: Convolution, outputs: range, inputs: range, form: torch.dtype) -> Tensor:
-    matrix = block(product, outputs, inputs).reshape(-1, len(outputs))
-    # As many rows side by side as 4 bytes hold: [depth / 2, K, 2] of bfloat16.
-    matrix = matrix.reshape(-1, 4 // form.itemsize, len(outputs)).transpose(1, 2)
-    return matrix.to(form).flatten()
-
-
 def check_images(x: Tensor, shape: tuple[int, ...]) -> None:
     """Raise DepthwiseError unless `x` are float32 images of `shape` [C, H, W] on the CPU."""
     if tuple(x.shape[1:]) != shape or x.dtype != torch.float32 or x.device.type != "cpu":
@@ -235,47 +172,11 @@ def check_images(x: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def _windows(product: Convolution, inputs: int, outputs: int, panel: int) -> list[tuple[range, range]]:
-    """Of each panel the output channels, and the input channels that it reads: as many for each of them.
-
-    All of them, unless groups leave so much out that panels of one group's width read less.
-    """
-    whole = [(part, range(inputs)) for part in _panels(outputs, panel)]
-    share, width = len(product.weight) // product.groups, product.weight.shape[1]
-    windows = []
-    for part in _panels(outputs, min(panel, -(-share // LANES) * LANES)):
-        first = part.start // share * width // QUAD * QUAD
-        last = (min(part.stop, len(product.weight)) - 1) // share
-        windows.append((part, range(first, min(-(-(last + 1) * width // QUAD) * QUAD, inputs))))
-    length = max(len(window) for _, window in windows)
-    if length >= inputs:
-        return whole
-    return [
-        (part, range(start := min(window.start, inputs - length), start + length)) for part, window in windows
-    ]
-
-
-def _panels(channels: int, panel: int) -> list[range]:
-    """The channels panel by panel, no full one before a thin one."""
-    panels: list[range] = []
-    done = 0
-    while left := channels - done:
-        even = -(-left // (2 * LANES)) * LANES
-        wide = min(left, even if panel < left < 2 * panel else panel)
-        panels.append(range(done, done + wide))
-        done += wide
-    return panels
-
-
 def _weightless(operation: Any) -> Any:
     """A convolution with a weight of the same shape and no memory; anything else as it is."""
     if not isinstance(operation, Convolution):
         return operation
     return replace(operation, weight=operation.weight.new_empty(()).expand(operation.weight.shape))
-
-
-def _filled(values: Tensor, channels: int) -> Tensor:
-    return torch.nn.functional.pad(values.float(), (0, channels - values.shape[-1])).contiguous()
 
 
 def scratch_bytes(row: int) -> int:
@@ -284,10 +185,10 @@ def scratch_bytes(row: int) -> int:
 
 
 class _Context:
-    """The memory of one run at a time, for one batch size."""
+    """The memory of one run at a time, for one batch size and number of threads."""
 
-    def __init__(self, plan: Plan, batch: int) -> None:
-        self.plan, self.batch, self.threads = plan, batch, torch.get_num_threads()
+    def __init__(self, plan: Plan, batch: int, threads: int) -> None:
+        self.plan, self.batch, self.threads = plan, batch, threads
         offsets, arena_bytes = self._lay_out()
         longest = max(packed.runs * packed.length for packed in plan.packed)
         share = scratch_bytes(longest * plan.value_bytes)

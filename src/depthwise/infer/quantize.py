@@ -15,7 +15,7 @@ from torch import Tensor
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer.fuse import is_depthwise
-from depthwise.infer.lower import Convolution, Graph, Image, Mean, sources
+from depthwise.infer.graph import Convolution, Graph, Image, Mean, sources
 from depthwise.infer.reference import apply, evaluate
 
 MOST_ERROR = 0.05

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from depthwise.infer.lower import (
+from depthwise.infer.graph import (
     Activation,
     Concatenation,
     Convolution,
@@ -31,7 +31,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hardsigmoid": F.hardsigmoid,
     "hardswish": F.hardswish,
 }
-"""Of lower.ACTIVATIONS."""
+"""Of graph.ACTIVATIONS."""
 
 Visit = Callable[[int, list[Tensor], Tensor], None]
 """Called with the number of an operation, what it reads and what it makes, [N, C, H, W] each."""
@@ -77,7 +77,7 @@ def apply(operation: Operation, read: list[Tensor], shape: tuple[int, int, int])
 
 
 def activate(kind: str, x: Tensor) -> Tensor:
-    """The activation `kind` of lower.ACTIVATIONS."""
+    """The activation `kind` of graph.ACTIVATIONS."""
     return FUNCTIONS[kind](x)
 
 

@@ -1,0 +1,114 @@
+"""A step's numbers in the kernels' layout: panels of weights, with channels filled up to whole vectors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from depthwise.infer.fuse import Step, block
+from depthwise.infer.graph import LANES, Convolution
+from depthwise.infer.quantize import Rounding
+from depthwise.native.library import library
+
+QUAD = 4  # what the windows of grouped convolutions are multiples of: as many as any precision multiplies at once
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A step's numbers in the kernels' layout; tensors stay alive as long as the plan."""
+
+    weights: Tensor | None
+    panels: Tensor | None
+    bias: Tensor | None
+    depthwise: Tensor | None
+    between_bias: Tensor | None
+    scale: Tensor | None
+    between_bytes: Tensor | None
+    runs: int
+    taps: int
+    length: int
+
+    def fields(self) -> dict[str, int | None]:
+        """Of structs.Step."""
+        return {
+            name: value.data_ptr() if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+
+
+def pack(step: Step, inputs: int, outputs: int, *, bf16: bool, rounding: Rounding | None = None) -> Packed:
+    """The weights of `step` between maps of so many channels, filled up, for the kernels in use.
+
+    Its product is in bytes if there is a `rounding` for it.
+    """
+    assert library.handle is not None
+    weights = panels = bias = depthwise = between_bias = scale = between_bytes = None
+    runs, taps, length = 1, 1, inputs
+    if step.depthwise is not None:
+        depthwise = _filled(step.depthwise.weight.flatten(1).T, inputs)  # [h * w, M]
+        between_bias = _filled(step.depthwise.bias, inputs)
+    if step.product is not None:
+        product = step.product
+        if rounding:
+            product = rounding.product(product)
+            scale = _filled(rounding.step, outputs)
+            between_bytes = None if step.depthwise is None else bytes_of(rounding, inputs)
+        windows = _windows(product, inputs, outputs, int(library.handle.depthwise_panel()))
+        height, width = product.weight.shape[2:]
+        if len(windows[0][1]) < length:
+            runs, taps, length = height * width, width, len(windows[0][1])
+        elif step.depthwise is None:
+            runs, length = height, width * length
+        form = torch.int8 if rounding else torch.bfloat16 if bf16 else torch.float32
+        weights = torch.cat([_panel(product, *window, form) for window in windows])
+        panels = torch.tensor([(len(wide), deep.start) for wide, deep in windows])
+        bias = _filled(product.bias, outputs)
+    return Packed(weights, panels, bias, depthwise, between_bias, scale, between_bytes, runs, taps, length)
+
+
+def bytes_of(rounding: Rounding, channels: int) -> Tensor:
+    """What a value is multiplied with and what is added to make it a byte, float32 [2, channels]."""
+    return torch.stack([_filled(1 / rounding.scale, channels), _filled(rounding.zero, channels)])
+
+
+def _panel(product: Convolution, outputs: range, inputs: range, form: torch.dtype) -> Tensor:
+    matrix = block(product, outputs, inputs).reshape(-1, len(outputs))
+    # As many rows side by side as 4 bytes hold: [depth / 2, K, 2] of bfloat16.
+    matrix = matrix.reshape(-1, 4 // form.itemsize, len(outputs)).transpose(1, 2)
+    return matrix.to(form).flatten()
+
+
+def _windows(product: Convolution, inputs: int, outputs: int, panel: int) -> list[tuple[range, range]]:
+    """Of each panel the output channels, and the input channels that it reads: as many for each of them.
+
+    All of them, unless groups leave so much out that panels of one group's width read less.
+    """
+    whole = [(part, range(inputs)) for part in _panels(outputs, panel)]
+    share, width = len(product.weight) // product.groups, product.weight.shape[1]
+    windows = []
+    for part in _panels(outputs, min(panel, -(-share // LANES) * LANES)):
+        first = part.start // share * width // QUAD * QUAD
+        last = (min(part.stop, len(product.weight)) - 1) // share
+        windows.append((part, range(first, min(-(-(last + 1) * width // QUAD) * QUAD, inputs))))
+    length = max(len(window) for _, window in windows)
+    if length >= inputs:
+        return whole
+    return [
+        (part, range(start := min(window.start, inputs - length), start + length)) for part, window in windows
+    ]
+
+
+def _panels(channels: int, panel: int) -> list[range]:
+    """The channels panel by panel, no full one before a thin one."""
+    panels: list[range] = []
+    done = 0
+    while left := channels - done:
+        even = -(-left // (2 * LANES)) * LANES
+        wide = min(left, even if panel < left < 2 * panel else panel)
+        panels.append(range(done, done + wide))
+        done += wide
+    return panels
+
+
+def _filled(values: Tensor, channels: int) -> Tensor:
+    return torch.nn.functional.pad(values.float(), (0, channels - values.shape[-1])).contiguous()
