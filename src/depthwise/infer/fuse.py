@@ -130,20 +130,8 @@ class _Fusion:
             operation = self.operations[head]
         if isinstance(operation, Sum):
             largest = operation.largest
-            # The later of the two, for then the other is there already.
-            operands = sorted([(operation.source, operation.other), (operation.other, operation.source)])[
-                ::-1
-            ]
-            for kind in (
-                Gate,
-                Convolution,
-            ):  # a convolution can write its result, a gate alone is a step more
-                for source, other in operands if residual is None else ():
-                    if source != other and self._alone(source) and isinstance(self.operations[source], kind):
-                        residual, head = other, source
-                        self.taken.add(head)
-                        break
-            if residual is None:
+            joined = self._joined(operation)
+            if joined is None:
                 return Step(
                     "sum",
                     operation.source,
@@ -152,6 +140,8 @@ class _Fusion:
                     largest=largest,
                     activation=activation,
                 )
+            head, residual = joined
+            self.taken.add(head)
             operation = self.operations[head]
         match operation:
             case Convolution():
@@ -179,6 +169,21 @@ class _Fusion:
                 return Step("mean", operation.source, result)
             case _:
                 return Step("input", 0, result)
+
+    def _joined(self, operation: Sum) -> tuple[int, int] | None:
+        """The operand that the step of the sum can make itself, and the other; None if it can make neither.
+
+        A gate before a convolution, which can write its result by itself; of two alike the later one, for then the
+        other is there already.
+        """
+        operands = sorted(
+            [(operation.source, operation.other), (operation.other, operation.source)], reverse=True
+        )
+        for kind in (Gate, Convolution):
+            for source, other in operands:
+                if source != other and self._alone(source) and isinstance(self.operations[source], kind):
+                    return source, other
+        return None
 
     def _convolution(self, operation: Convolution, result: int) -> Step:
         product: Convolution | None = operation
