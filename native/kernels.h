@@ -88,7 +88,9 @@ struct Panel {
 // the next kernel row.
 struct Stretches {
     int64_t taps, row, pixel;
-    __attribute__((always_inline)) int64_t operator[](int64_t run) const { return run / taps * row + run % taps * pixel; }
+    __attribute__((always_inline)) int64_t operator[](int64_t run) const {
+        return taps == 1 ? run * row : run / taps * row + run % taps * pixel;
+    }
 };
 
 struct Step {
@@ -113,7 +115,7 @@ struct Run {
     int64_t count;
     char* arena;
     int64_t scratch, scratch_bytes;  // a thread's own part of the arena, from `scratch` on
-    int64_t* claims;                 // [count]
+    int64_t* claims;                 // [threads][count]
     const float* image;              // [batch, C, H, W], element strides in `strides`
     int64_t strides[4];
     int64_t batch;

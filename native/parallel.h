@@ -54,13 +54,25 @@ void on_all_threads(int num_threads, const Body& body) {
         const_cast<Body*>(&body), static_cast<unsigned>(num_threads), 0);
 }
 
-// Threads that share out numbered work and meet between two pieces of it.
+// Threads that share out pieces of work, each made of so many parts, and meet between two pieces.
 class Team {
   public:
-    // `claims` has a place for each of `count` pieces of work.
-    Team(int64_t* claims, int64_t count) : claims(claims) { std::fill(claims, claims + count, 0); }
+    // `claims` has a place for each thread and each of `count` pieces of work.
+    Team(int64_t* claims, int64_t count, int threads) : claims(claims), count(count) {
+        std::fill(claims, claims + count * threads, 0);
+    }
 
-    int64_t claim(int64_t work) { return __atomic_fetch_add(&claims[work], 1, __ATOMIC_RELAXED); }
+    // The next of the `parts` of piece `work` for thread `index`; `parts` if none is left. A thread takes those of its
+    // own share first, that it finds in its cache what it wrote there in the piece before.
+    int64_t claim(int64_t work, int64_t parts, int index, int threads) {
+        for (int i = 0; i < threads; i++) {
+            const int owner = (index + i) % threads;
+            const int64_t begin = parts * owner / threads, end = parts * (owner + 1) / threads;
+            const int64_t part = begin + __atomic_fetch_add(&claims[owner * count + work], 1, __ATOMIC_RELAXED);
+            if (part < end) return part;
+        }
+        return parts;
+    }
 
     void wait(int threads) {
         const int64_t round = rounds.load(std::memory_order_acquire);
@@ -79,6 +91,7 @@ class Team {
 
   private:
     int64_t* const claims;
+    const int64_t count;
     alignas(64) std::atomic<int> waiting{0};
     alignas(64) std::atomic<int64_t> rounds{0};
 };

@@ -76,144 +76,90 @@ struct Activate {
     }
 };
 
-// A step's result: as bytes if those are wanted.
+// Writes vectors of a step's result, as bytes if those are wanted: a channel's `v * bytes[0][c] + bytes[1][c]`, rounded.
 template <class Out>
-INLINE void put(Out* to, F<WIDTH> v, const float* bytes, int64_t channels, int64_t c) {
-    if constexpr (std::is_same_v<Out, uint8_t>)
-        store_rounded<WIDTH>(to + c, v * load<WIDTH>(bytes + c) + load<WIDTH>(bytes + channels + c));
-    else
-        store<WIDTH>(to + c, v);
-}
+struct Write {
+    Write(const float*, int64_t, int64_t) {}
+    INLINE void operator()(Out* to, F<WIDTH> v) const { store<WIDTH>(to, v); }
+};
+template <>
+struct Write<uint8_t> {
+    F<WIDTH> scale, zero_point;
+    INLINE Write(const float* bytes, int64_t channels, int64_t c)
+        : scale(load_once<WIDTH>(bytes + c)), zero_point(load_once<WIDTH>(bytes + channels + c)) {}
+    INLINE void operator()(uint8_t* to, F<WIDTH> v) const { store_rounded<WIDTH>(to, v * scale + zero_point); }
+};
 
-// sums[R][N * WIDTH] = bias + rows times panel: `runs` stretches of `length` values of each row, and the panel's
-// [runs * length][N * WIDTH]. A function by itself, for then its sums stay in registers.
+template <class Row>
+using Sum = std::conditional_t<sizeof(Row) == 1, typename Vec<WIDTH>::I, F<WIDTH>>;
+
+// sum += what 4 bytes of each row times 4 bytes' rows of a panel are: one value of float32, two of bfloat16, four bytes.
 template <int R, int N>
-__attribute__((noinline)) void multiply(const float* const* rows, int64_t runs, Stretches at, int64_t length,
-                                        const float* panel, const float* bias, const float*, float* sums) {
-    F<WIDTH> sum[R][N];
+INLINE void add_products(F<WIDTH> (&sum)[R][N], const float* const (&a)[R], int64_t k, const F<WIDTH> (&b)[N]) {
 #pragma GCC unroll 16
-    for (int m = 0; m < R; m++)
+    for (int m = 0; m < R; m++) {
+        const F<WIDTH> value = zero<WIDTH>() + a[m][k];
 #pragma GCC unroll 4
-        for (int n = 0; n < N; n++) sum[m][n] = load<WIDTH>(bias + n * WIDTH);
-    for (int64_t run = 0; run < runs; run++) {
-        const float* a[R];
-#pragma GCC unroll 16
-        for (int m = 0; m < R; m++) a[m] = rows[m] + at[run];
-        for (int64_t k = 0; k < length; k++, panel += N * WIDTH) {
-            F<WIDTH> b[N];
-#pragma GCC unroll 4
-            for (int n = 0; n < N; n++) b[n] = load_once<WIDTH>(panel + n * WIDTH);
-#pragma GCC unroll 16
-            for (int m = 0; m < R; m++) {
-                const F<WIDTH> value = zero<WIDTH>() + a[m][k];
-#pragma GCC unroll 4
-                for (int n = 0; n < N; n++) sum[m][n] += value * b[n];
-            }
-        }
+        for (int n = 0; n < N; n++) sum[m][n] += value * b[n];
     }
-#pragma GCC unroll 16
-    for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-        for (int n = 0; n < N; n++) store<WIDTH>(sums + (m * N + n) * WIDTH, settled<WIDTH>(sum[m][n]));
 }
 
-// The same in bfloat16, two values of a row at a time: the panel is [runs * length / 2][N * WIDTH][2].
 template <int R, int N>
-__attribute__((noinline)) void multiply(const bf16* const* rows, int64_t runs, Stretches at, int64_t length,
-                                        const bf16* panel, const float* bias, const float*, float* sums) {
-    F<WIDTH> sum[R][N];
-#pragma GCC unroll 16
-    for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-        for (int n = 0; n < N; n++) sum[m][n] = load<WIDTH>(bias + n * WIDTH);
-    for (int64_t run = 0; run < runs; run++) {
-        const bf16* a[R];
-#pragma GCC unroll 16
-        for (int m = 0; m < R; m++) a[m] = rows[m] + at[run];
-        for (int64_t k = 0; k < length; k += 2, panel += 2 * N * WIDTH) {
-            F<WIDTH> b[N];
-#pragma GCC unroll 4
-            for (int n = 0; n < N; n++) b[n] = load_once<WIDTH>(reinterpret_cast<const float*>(panel) + n * WIDTH);
+INLINE void add_products(F<WIDTH> (&sum)[R][N], const bf16* const (&a)[R], int64_t k, const F<WIDTH> (&b)[N]) {
 #ifdef NATIVE_AVX512BF16
 #pragma GCC unroll 16
-            for (int m = 0; m < R; m++) {
-                int32_t pair;
-                std::memcpy(&pair, a[m] + k, sizeof pair);
-                const __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
+    for (int m = 0; m < R; m++) {
+        int32_t pair;
+        std::memcpy(&pair, a[m] + k, sizeof pair);
+        const __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
-                for (int n = 0; n < N; n++)
-                    sum[m][n] = (F<WIDTH>)_mm512_dpbf16_ps((__m512)sum[m][n], value, (__m512bh)b[n]);
-            }
-#else
-            typedef typename Vec<WIDTH>::U U;
-            F<WIDTH> even[N], odd[N];
-#pragma GCC unroll 4
-            for (int n = 0; n < N; n++) {
-                even[n] = (F<WIDTH>)((U)b[n] << 16);
-                odd[n] = (F<WIDTH>)((U)b[n] & 0xffff0000u);
-            }
-#pragma GCC unroll 16
-            for (int m = 0; m < R; m++) {
-                const F<WIDTH> first = zero<WIDTH>() + load<1>(a[m] + k)[0];
-                const F<WIDTH> second = zero<WIDTH>() + load<1>(a[m] + k + 1)[0];
-#pragma GCC unroll 4
-                for (int n = 0; n < N; n++) sum[m][n] += first * even[n] + second * odd[n];
-            }
-#endif
-        }
+        for (int n = 0; n < N; n++)
+            sum[m][n] = (F<WIDTH>)_mm512_dpbf16_ps((__m512)sum[m][n], value, (__m512bh)b[n]);
     }
-#pragma GCC unroll 16
-    for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-        for (int n = 0; n < N; n++) store<WIDTH>(sums + (m * N + n) * WIDTH, settled<WIDTH>(sum[m][n]));
-}
-
-// The same in bytes, four values of a row at a time: the panel is int8 [runs * length / 4][N * WIDTH][4], and the sums,
-// exact, are worth `scale` each.
-template <int R, int N>
-__attribute__((noinline)) void multiply(const uint8_t* const* rows, int64_t runs, Stretches at, int64_t length,
-                                        const uint8_t* panel, const float* bias, const float* scale, float* sums) {
-    typedef typename Vec<WIDTH>::I I;
-    I sum[R][N] = {};
-    for (int64_t run = 0; run < runs; run++) {
-        const uint8_t* a[R];
-#pragma GCC unroll 16
-        for (int m = 0; m < R; m++) a[m] = rows[m] + at[run];
-        for (int64_t k = 0; k < length; k += 4, panel += 4 * N * WIDTH) {
-            F<WIDTH> b[N];
-#pragma GCC unroll 4
-            for (int n = 0; n < N; n++) b[n] = load_once<WIDTH>(reinterpret_cast<const float*>(panel) + n * WIDTH);
-#ifndef NATIVE_AVX512BF16
-            I even[N], odd[N];  // 16 bits each
-#pragma GCC unroll 4
-            for (int n = 0; n < N; n++) {
-                even[n] = even_bytes<WIDTH>((I)b[n]);
-                odd[n] = odd_bytes<WIDTH>((I)b[n]);
-            }
-#endif
-#pragma GCC unroll 16
-            for (int m = 0; m < R; m++) {
-                uint32_t four;
-                std::memcpy(&four, a[m] + k, sizeof four);
-#ifdef NATIVE_AVX512BF16
-                const __m512i values = _mm512_set1_epi32(static_cast<int>(four));
-#pragma GCC unroll 4
-                for (int n = 0; n < N; n++) sum[m][n] = (I)_mm512_dpbusd_epi32((__m512i)sum[m][n], values, (__m512i)b[n]);
 #else
-                const int first = four & 0xff00ff, second = four >> 8 & 0xff00ff;
-#pragma GCC unroll 4
-                for (int n = 0; n < N; n++)
-                    sum[m][n] += multiply_pairs<WIDTH>(even[n], first) + multiply_pairs<WIDTH>(odd[n], second);
-#endif
-            }
-        }
-    }
+    typedef typename Vec<WIDTH>::U U;
+    F<WIDTH> even[N], odd[N];
 #pragma GCC unroll 4
     for (int n = 0; n < N; n++) {
-        const F<WIDTH> worth = load<WIDTH>(scale + n * WIDTH), start = load<WIDTH>(bias + n * WIDTH);
+        even[n] = (F<WIDTH>)((U)b[n] << 16);
+        odd[n] = (F<WIDTH>)((U)b[n] & 0xffff0000u);
+    }
 #pragma GCC unroll 16
-        for (int m = 0; m < R; m++)
-            store<WIDTH>(sums + (m * N + n) * WIDTH, __builtin_convertvector(sum[m][n], F<WIDTH>) * worth + start);
+    for (int m = 0; m < R; m++) {
+        const F<WIDTH> first = zero<WIDTH>() + load<1>(a[m] + k)[0];
+        const F<WIDTH> second = zero<WIDTH>() + load<1>(a[m] + k + 1)[0];
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++) sum[m][n] += first * even[n] + second * odd[n];
+    }
+#endif
+}
+
+// Bytes times int8, exact.
+template <int R, int N>
+INLINE void add_products(Sum<uint8_t> (&sum)[R][N], const uint8_t* const (&a)[R], int64_t k, const F<WIDTH> (&b)[N]) {
+    typedef Sum<uint8_t> I;
+#ifndef NATIVE_AVX512BF16
+    I even[N], odd[N];  // 16 bits each
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) {
+        even[n] = even_bytes<WIDTH>((I)b[n]);
+        odd[n] = odd_bytes<WIDTH>((I)b[n]);
+    }
+#endif
+#pragma GCC unroll 16
+    for (int m = 0; m < R; m++) {
+        uint32_t four;
+        std::memcpy(&four, a[m] + k, sizeof four);
+#ifdef NATIVE_AVX512BF16
+        const __m512i values = _mm512_set1_epi32(static_cast<int>(four));
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++) sum[m][n] = (I)_mm512_dpbusd_epi32((__m512i)sum[m][n], values, (__m512i)b[n]);
+#else
+        const int first = four & 0xff00ff, second = four >> 8 & 0xff00ff;
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++)
+            sum[m][n] += multiply_pairs<WIDTH>(even[n], first) + multiply_pairs<WIDTH>(odd[n], second);
+#endif
     }
 }
 
@@ -222,29 +168,81 @@ INLINE F<WIDTH> join(const Step& s, F<WIDTH> v, F<WIDTH> residual) {
     return s.largest ? at_least<WIDTH>(v, residual) : v + residual;
 }
 
-// One panel times all rows of a tile; residual and activation come on the way out.
+// R rows times the panel of N vectors of output channels from `c` on, [runs * length / (4 bytes)][N * WIDTH][4 bytes];
+// bias, residual and activation come on the way out. Rows are read from their value `first_input` on. A function by
+// itself, for then its sums stay in registers.
+template <int R, int N, class Row, class T, class Out>
+__attribute__((noinline)) void multiply(const Step& s, int64_t c, int64_t first_input, const Row* panel,
+                                        const Row* const* rows, Stretches at, const T* const* residual,
+                                        Out* const* out) {
+    constexpr int64_t TOGETHER = 4 / sizeof(Row);
+    Sum<Row> sum[R][N];
+#pragma GCC unroll 16
+    for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++)
+            if constexpr (sizeof(Row) == 1)
+                sum[m][n] = Sum<Row>{};
+            else
+                sum[m][n] = load<WIDTH>(s.bias + c + n * WIDTH);
+    const int64_t runs = s.runs, length = s.length;
+    for (int64_t run = 0; run < runs; run++) {
+        const Row* a[R];
+#pragma GCC unroll 16
+        for (int m = 0; m < R; m++) a[m] = rows[m] + first_input + at[run];
+        for (int64_t k = 0; k < length; k += TOGETHER, panel += TOGETHER * N * WIDTH) {
+            F<WIDTH> b[N];
+#pragma GCC unroll 4
+            for (int n = 0; n < N; n++) b[n] = load_once<WIDTH>(reinterpret_cast<const float*>(panel) + n * WIDTH);
+            add_products(sum, a, k, b);
+        }
+    }
+    const Activate activate(s.activation);
+    const bool curved = s.activation > RELU6;
+    alignas(64) float values[R][N * WIDTH];  // that a curve is to be laid over
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) {
+        const int64_t channel = c + n * WIDTH;
+        const Write<Out> write(s.out_bytes, s.out.channels, channel);
+        F<WIDTH> worth, start;
+        if constexpr (sizeof(Row) == 1) worth = load<WIDTH>(s.scale + channel), start = load<WIDTH>(s.bias + channel);
+#pragma GCC unroll 16
+        for (int m = 0; m < R; m++) {
+            F<WIDTH> v;
+            if constexpr (sizeof(Row) == 1)
+                v = __builtin_convertvector(sum[m][n], F<WIDTH>) * worth + start;
+            else
+                v = settled<WIDTH>(sum[m][n]);
+            if (residual) v = join(s, v, load<WIDTH>(residual[m] + channel));
+            if (curved)
+                store<WIDTH>(values[m] + n * WIDTH, v);
+            else
+                write(out[m] + channel, activate.clamp(v));
+        }
+    }
+    if (curved)
+        for (int n = 0; n < N; n++) {
+            const int64_t channel = c + n * WIDTH;
+            const Write<Out> write(s.out_bytes, s.out.channels, channel);
+            for (int m = 0; m < R; m++)
+                write(out[m] + channel, activate.curve(s.activation, load<WIDTH>(values[m] + n * WIDTH)));
+        }
+}
+
+// How many rows are multiplied at once: enough sums to keep the multipliers busy.
+constexpr int rows_together(int vectors) { return vectors == 1 ? 2 * ROWS : ROWS; }
+
+// One panel times all rows of a tile. Behind the last row it stands again, so that groups are whole.
 template <int N, class Row, class T, class Out>
 void multiply_panel(const Step& s, int64_t c, int64_t first_input, const Row* panel, const Row* const* rows, Stretches at,
-                    int64_t pixels,
-                    const T* const* residual, Out* const* out) {
-    constexpr int TOGETHER = N == 1 ? 2 * ROWS : ROWS;  // enough sums to keep the multipliers busy
-    alignas(64) float sums[TOGETHER * N * WIDTH];
-    const Activate activate(s.activation);
-    const float* scale = s.scale ? s.scale + c : nullptr;
-    for (int64_t first = 0; first < pixels; first += TOGETHER) {
-        const int64_t count = std::min<int64_t>(TOGETHER, pixels - first);
-        const Row* group[TOGETHER];
-        for (int m = 0; m < TOGETHER; m++) group[m] = rows[first + std::min<int64_t>(m, count - 1)] + first_input;
-        if (count > TOGETHER / 2)
-            multiply<TOGETHER, N>(group, s.runs, at, s.length, panel, s.bias + c, scale, sums);
+                    int64_t pixels, const T* const* residual, Out* const* out) {
+    constexpr int TOGETHER = rows_together(N);
+    for (int64_t first = 0; first < pixels; first += TOGETHER, rows += TOGETHER, out += TOGETHER) {
+        if (pixels - first > TOGETHER / 2)
+            multiply<TOGETHER, N>(s, c, first_input, panel, rows, at, residual, out);
         else
-            multiply<TOGETHER / 2, N>(group, s.runs, at, s.length, panel, s.bias + c, scale, sums);
-        for (int64_t m = 0; m < count; m++)
-            for (int n = 0; n < N; n++) {
-                F<WIDTH> v = load<WIDTH>(sums + (m * N + n) * WIDTH);
-                if (residual) v = join(s, v, load<WIDTH>(residual[first + m] + c + n * WIDTH));
-                put(out[first + m], activate(v), s.out_bytes, s.out.channels, c + n * WIDTH);
-            }
+            multiply<TOGETHER / 2, N>(s, c, first_input, panel, rows, at, residual, out);
+        if (residual) residual += TOGETHER;
     }
 }
 
@@ -288,7 +286,7 @@ void finish_on_tiles(const Step& s, const Row* const* rows, Stretches at, const 
                 }
                 v += load<WIDTH>(s.bias + channel);
                 if (residual) v = join(s, v, load<WIDTH>(residual[first + m] + channel));
-                put(out[first + m], activate(v), s.out_bytes, s.out.channels, channel);
+                Write<Out>(s.out_bytes, s.out.channels, channel)(out[first + m] + channel, activate(v));
             }
     };
     TileProduct<Row, decltype(finish)> product(s.runs, s.length, finish);
@@ -305,6 +303,9 @@ void finish_on_tiles(const Step& s, const Row* const* rows, Stretches at, const 
 }
 #endif
 
+template <int N>
+using Constant = std::integral_constant<int, N>;
+
 // Pixels side by side: their sums and the columns under them fill the registers.
 constexpr int side_by_side(int64_t kernel, int64_t stride) {
     return stride == 1 ? (WIDTH == 16 ? 8 : 4) : (kernel == 3 || WIDTH == 16 ? 4 : 2);
@@ -316,14 +317,18 @@ INLINE bool fast_depthwise(const Step& s) {
 }
 
 // `X` pixels side by side of the depthwise convolution, all channels, with the ReLU before and the activation behind.
-// K and S are kernel and stride, if they are known and no curve follows; else X is 1 and K is 0.
-template <class T, class Row, int K, int S, int X>
+// K and S are kernel and stride, if they are known and no curve follows; else X is 1 and K is 0. BEFORE and AFTER:
+// whether there may be such a ReLU or a clamp.
+template <class T, class Row, int K, int S, int X, bool BEFORE, bool AFTER>
 void depthwise_pixels(const Step& s, const T* in, int64_t row, Row* out) {
     const int height = K ? K : static_cast<int>(s.kernel_height), width = K ? K : static_cast<int>(s.kernel_width);
-    const int64_t C = s.in.channels, pixel = s.in.pixel;
+    const int64_t C = s.in.channels;
+    int64_t pixel = s.in.pixel;
     const F<WIDTH> floor = zero<WIDTH>() + (s.relu_first ? 0.0f : -HUGE_VALF);
     const Activate activate(s.between);
     for (int64_t c = 0; c < C; c += WIDTH) {
+        unknown(pixel), unknown(row);  // else all addresses are computed beforehand, for every call
+        const Write<Row> write(s.between_bytes, C, c);
         F<WIDTH> sum[X];
         const F<WIDTH> start = s.between_bias ? load<WIDTH>(s.between_bias + c) : zero<WIDTH>();
 #pragma GCC unroll 8
@@ -336,7 +341,10 @@ void depthwise_pixels(const Step& s, const T* in, int64_t row, Row* out) {
                 constexpr int columns = S * (X - 1) + K;
                 F<WIDTH> column[columns];
 #pragma GCC unroll 16
-                for (int j = 0; j < columns; j++) column[j] = at_least<WIDTH>(load<WIDTH>(line + j * pixel), floor);
+                for (int j = 0; j < columns; j++) {
+                    column[j] = load<WIDTH>(line + j * pixel);
+                    if (BEFORE) column[j] = at_least<WIDTH>(column[j], floor);
+                }
 #pragma GCC unroll 8
                 for (int j = 0; j < K; j++) {
                     const F<WIDTH> tap = load_once<WIDTH>(taps + j * C);
@@ -350,40 +358,52 @@ void depthwise_pixels(const Step& s, const T* in, int64_t row, Row* out) {
         }
 #pragma GCC unroll 8
         for (int x = 0; x < X; x++)
-            put(out + x * C, K ? activate.clamp(sum[x]) : activate(sum[x]), s.between_bytes, C, c);
+            write(out + x * C + c, !K ? activate(sum[x]) : AFTER ? activate.clamp(sum[x]) : sum[x]);
     }
 }
 
-// As many of the `left` pixels as one call takes; how many those are.
-template <int K, int S, class T, class Row>
-INLINE int64_t depthwise_some(const Step& s, const T* in, int64_t row, int64_t left, Row* out) {
-    constexpr int most = side_by_side(K, S), half = most / 2;
-    if (left >= most) return depthwise_pixels<T, Row, K, S, most>(s, in, row, out), most;
-    if constexpr (S == 1)
-        if (left >= half) return depthwise_pixels<T, Row, K, S, half>(s, in, row, out), half;
-    return depthwise_pixels<T, Row, K, S, 1>(s, in, row, out), 1;
+// `count` pixels of a row of the result.
+template <int K, int S, bool BEFORE, bool AFTER, class T, class Row>
+void depthwise_row(const Step& s, const T* in, int64_t row, int64_t count, Row* out) {
+    constexpr int most = K ? side_by_side(K, S) : 1, half = S == 1 ? most / 2 : most;
+    const auto pixels = [&](auto some, int64_t first) {
+        depthwise_pixels<T, Row, K, S, some.value, BEFORE, AFTER>(s, in + first * s.stride * s.in.pixel, row,
+                                                                 out + first * s.in.channels);
+    };
+    int64_t done = 0;
+    for (; count - done >= most; done += most) pixels(Constant<most>{}, done);
+    if (done == count) return;
+    // A whole block that begins with pixels done already takes less time than single pixels.
+    if (count >= most) return pixels(Constant<most>{}, count - most);
+    if (half > 1 && count >= half) {
+        pixels(Constant<half>{}, 0);
+        return pixels(Constant<half>{}, count - half);
+    }
+    for (; done < count; done++) pixels(Constant<1>{}, done);
 }
 
 template <class T, class Row>
-INLINE int64_t depthwise_some(const Step& s, const T* in, int64_t row, int64_t left, Row* out) {
-    if (!fast_depthwise(s)) return depthwise_pixels<T, Row, 0, 1, 1>(s, in, row, out), 1;
-    if (s.kernel_height == 5)
-        return s.stride == 2 ? depthwise_some<5, 2>(s, in, row, left, out) : depthwise_some<5, 1>(s, in, row, left, out);
-    return s.stride == 2 ? depthwise_some<3, 2>(s, in, row, left, out) : depthwise_some<3, 1>(s, in, row, left, out);
+using DepthwiseRow = void (*)(const Step&, const T*, int64_t, int64_t, Row*);
+
+template <int S, class T, class Row>
+DepthwiseRow<T, Row> depthwise_row_of(const Step& s) {
+    if (s.kernel_height == 5) return depthwise_row<5, S, true, true, T, Row>;
+    if (s.relu_first) return s.between ? depthwise_row<3, S, true, true, T, Row> : depthwise_row<3, S, true, false, T, Row>;
+    return s.between ? depthwise_row<3, S, false, true, T, Row> : depthwise_row<3, S, false, false, T, Row>;
 }
 
 template <class T, class Row>
 void depthwise_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t end, Row* out) {
     const int64_t height = s.out.height, width = s.out.width;
-    const int64_t block = fast_depthwise(s) ? side_by_side(s.kernel_height, s.stride) : 1;
+    const DepthwiseRow<T, Row> take_row = !fast_depthwise(s) ? depthwise_row<0, 1, true, true, T, Row>
+                                          : s.stride == 2    ? depthwise_row_of<2, T, Row>(s)
+                                                             : depthwise_row_of<1, T, Row>(s);
     for (int64_t p = begin; p < end;) {
-        int64_t x = p % width;
-        const int64_t missing = block - std::min(width - x, end - p);
-        // A whole block that begins with pixels done already takes less time than single pixels.
-        if (missing > 0 && missing <= std::min(x, p - begin)) p -= missing, x -= missing;
-        const int64_t n = p / (height * width), y = p / width % height;
-        const T* from = in.at(n, y * s.stride - s.pad_top, x * s.stride - s.pad_left);
-        p += depthwise_some(s, from, in.row, std::min(width - x, end - p), out + (p - begin) * s.in.channels);
+        const int64_t n = p / (height * width), y = p / width % height, x = p % width;
+        const int64_t count = std::min(width - x, end - p);
+        take_row(s, in.at(n, y * s.stride - s.pad_top, x * s.stride - s.pad_left), in.row, count,
+                 out + (p - begin) * s.in.channels);
+        p += count;
     }
 }
 
@@ -393,19 +413,27 @@ void convolve_tile(const Step& s, char* arena, int64_t begin, int64_t end, char*
     const Place<T> residual(arena, s.residual);
     const Place<Row> in(arena, s.in);
     const Place<Out> out(arena, s.out);
-    const Row* rows[MOST_PIXELS + ROWS];
-    const T* added[MOST_PIXELS + ROWS];
-    Out* to[MOST_PIXELS + ROWS];
+    const Row* rows[MOST_PIXELS + rows_together(1)];
+    const T* added[MOST_PIXELS + rows_together(1)];
+    Out* to[MOST_PIXELS + rows_together(1)];
     const int64_t height = s.out.height, width = s.out.width;
     Row* between = reinterpret_cast<Row*>(scratch);
     if (s.depthwise) depthwise_tile(s, Place<T>(arena, s.in), begin, end, between);
-    for (int64_t p = begin; p < end; p++) {
+    for (int64_t p = begin; p < end;) {  // a row of the map, or what of it lies in the tile
         const int64_t n = p / (height * width), y = p / width % height, x = p % width;
-        rows[p - begin] = s.depthwise ? between + (p - begin) * s.in.channels
+        const Row* from = s.depthwise ? between + (p - begin) * s.in.channels
                                       : in.at(n, y * s.stride - s.pad_top, x * s.stride - s.pad_left);
-        to[p - begin] = out.at(n, y, x);
-        added[p - begin] = residual.at(n, y, x);
+        const int64_t step = s.depthwise ? s.in.channels : s.stride * in.pixel;
+        const T* add = residual.at(n, y, x);
+        Out* target = out.at(n, y, x);
+        for (const int64_t stop = std::min(end, p + width - x); p < stop; p++) {
+            rows[p - begin] = from, from += step;
+            added[p - begin] = add, add += residual.pixel;
+            to[p - begin] = target, target += out.pixel;
+        }
     }
+    for (int64_t p = end - begin; p < end - begin + rows_together(1); p++)
+        rows[p] = rows[p - 1], added[p] = added[p - 1], to[p] = to[p - 1];
     const bool plus = s.residual.offset >= 0;
     if (s.weights) {
         const Stretches at{s.taps, in.row, in.pixel};
@@ -420,7 +448,7 @@ void convolve_tile(const Step& s, char* arena, int64_t begin, int64_t end, char*
         for (int64_t p = 0; p < end - begin; p++)
             for (int64_t c = 0; c < s.out.channels; c += WIDTH) {
                 const F<WIDTH> v = load<WIDTH>(rows[p] + c);
-                put(to[p], activate(plus ? join(s, v, load<WIDTH>(added[p] + c)) : v), s.out_bytes, s.out.channels, c);
+                Write<Out>(s.out_bytes, s.out.channels, c)(to[p] + c, activate(plus ? join(s, v, load<WIDTH>(added[p] + c)) : v));
             }
     }
 }
@@ -460,7 +488,7 @@ void sum_row(const Step& s, char* arena, int64_t n, int64_t y) {
             F<WIDTH> v = load<WIDTH>(in.at(n, y, x) + c);
             if (s.gate.offset >= 0) v *= load<WIDTH>(gate.at(n, 0, 0) + c);
             if (s.residual.offset >= 0) v = join(s, v, load<WIDTH>(residual.at(n, y, x) + c));
-            put(out.at(n, y, x), activate(v), s.out_bytes, s.out.channels, c);
+            Write<Out>(s.out_bytes, s.out.channels, c)(out.at(n, y, x) + c, activate(v));
         }
 }
 
@@ -473,33 +501,46 @@ void mean_of(const Step& s, char* arena, int64_t n, int64_t c) {
     store<WIDTH>(out.at(n, 0, 0) + c, sum / static_cast<float>(s.in.height * s.in.width));
 }
 
-// A row of the image, [N, C, H, W] by its strides, into the plan's own layout: a channel's values are converted side by
-// side, then put between the others'.
+// WIDTH pixels of four channels next to each other.
+INLINE void store_pixels(float* to, const F<WIDTH> (&v)[4]) {
+    const auto [even0, even1] = interleaved(v[0], v[2]);
+    const auto [odd0, odd1] = interleaved(v[1], v[3]);
+    const auto [first, second] = interleaved(even0, odd0);
+    const auto [third, fourth] = interleaved(even1, odd1);
+    store<WIDTH>(to, first), store<WIDTH>(to + WIDTH, second);
+    store<WIDTH>(to + 2 * WIDTH, third), store<WIDTH>(to + 3 * WIDTH, fourth);
+}
+INLINE void store_pixels(bf16* to, const F<WIDTH> (&v)[4]) {
+    bf16 halves[4][WIDTH];
+    typename Vec<WIDTH>::U channel[4];
+    for (int c = 0; c < 4; c++) {
+        store<WIDTH>(halves[c], v[c]);
+        channel[c] = (typename Vec<WIDTH>::U)load<WIDTH>(halves[c]);  // in the upper half of 32 bits
+    }
+    const auto [first, second] = interleaved((F<WIDTH>)(channel[1] | channel[0] >> 16), (F<WIDTH>)(channel[3] | channel[2] >> 16));
+    store<WIDTH>(reinterpret_cast<float*>(to), first), store<WIDTH>(reinterpret_cast<float*>(to) + WIDTH, second);
+}
+
+// A row of the image, [N, C, H, W] by its strides, into the plan's own layout; three or four channels WIDTH pixels at a
+// time.
 template <class T>
 void read_row(const Run& run, const Step& s, char* arena, int64_t n, int64_t y) {
-    constexpr int64_t AT_ONCE = 256;
     const Place<T> out(arena, s.out);
-    T values[AT_ONCE + WIDTH];
-    for (int64_t c = 0; c < s.out.channels; c++)
-        for (int64_t x = 0; x < s.out.width; x += AT_ONCE) {
-            const int64_t count = std::min(AT_ONCE, s.out.width - x);
-            const float* in = run.image + n * run.strides[0] + c * run.strides[1] + y * run.strides[2] + x * run.strides[3];
-            T* to = out.at(n, y, x) + c;
-            if (c >= s.in.channels) {
-                for (int64_t i = 0; i < count; i++) to[i * out.pixel] = T{};
-                continue;
-            }
-            float lane[WIDTH];
-            for (int64_t i = 0; i < count; i += WIDTH) {
-                if (run.strides[3] == 1 && i + WIDTH <= count) {
-                    store<WIDTH>(values + i, load<WIDTH>(in + i));
-                    continue;
-                }
-                for (int64_t j = 0; j < WIDTH; j++) lane[j] = i + j < count ? in[(i + j) * run.strides[3]] : 0.0f;
-                store<WIDTH>(values + i, load<WIDTH>(lane));
-            }
-            for (int64_t i = 0; i < count; i++) to[i * out.pixel] = values[i];
+    const int64_t channels = s.in.channels, width = s.out.width, *strides = run.strides;
+    const float* in = run.image + n * strides[0] + y * strides[2];
+    T* to = out.at(n, y, 0);
+    if (out.pixel == 4 && strides[3] == 1 && width >= WIDTH) {
+        for (int64_t done = 0; done < width; done += WIDTH) {
+            const int64_t x = std::min(done, width - WIDTH);  // the last are read again rather than one by one
+            F<WIDTH> v[4];
+            for (int c = 0; c < 4; c++) v[c] = c < channels ? load<WIDTH>(in + c * strides[1] + x) : zero<WIDTH>();
+            store_pixels(to + x * 4, v);
         }
+        return;
+    }
+    for (int64_t x = 0; x < width; x++, to += out.pixel, in += strides[3])
+        for (int64_t c = 0; c < s.out.channels; c++)
+            store<1>(to + c, c < channels ? load<1>(in + c * strides[1]) : F<1>{});
 }
 
 // A map of bytes has one zero point if it has a border.
@@ -593,11 +634,9 @@ void run_share(const Run& run, Team& team, int index, int threads) {
             else
                 clear_border<T>(s.out, run.arena, run.batch, 0);
         }
-        for (;;) {
-            const int64_t begin = team.claim(i) * tiles.size;
-            if (begin >= tiles.total) break;
-            run_tile<T>(run, s, begin, std::min(begin + tiles.size, tiles.total), scratch);
-        }
+        const int64_t parts = (tiles.total + tiles.size - 1) / tiles.size;
+        for (int64_t part; (part = team.claim(i, parts, index, threads)) < parts;)
+            run_tile<T>(run, s, part * tiles.size, std::min((part + 1) * tiles.size, tiles.total), scratch);
         team.wait(threads);
         if (FENCED && index == 0) allow_maps<T>(run, s, false);
     }
@@ -605,7 +644,7 @@ void run_share(const Run& run, Team& team, int index, int threads) {
 }
 
 void run_plan(const Run& run) {
-    Team team(run.claims, run.count);
+    Team team(run.claims, run.count, run.threads);
     allow_arena(run, false);
     on_all_threads(run.threads, [&](int index, int threads) {
 #ifndef NATIVE_AMX  // whose plans all hold bfloat16

@@ -70,6 +70,9 @@ INLINE F<W> settled(F<W> v) {
     return v;
 }
 
+// From here on the compiler does not know the number.
+INLINE void unknown(int64_t& number) { asm("" : "+r"(number)); }
+
 template <int W>
 INLINE void store(float* p, F<W> v) {
     std::memcpy(p, &v, sizeof v);
@@ -196,6 +199,18 @@ INLINE F<W> relu(F<W> v) {
 template <int W>
 INLINE F<W> relu_gradient(F<W> output, F<W> gradient) {
     return select<W>(output <= zero<W>(), zero<W>(), gradient);
+}
+
+// a0 b0 a1 b1 ...
+template <int W>
+struct Pair {
+    F<W> first, second;
+};
+template <class V, int W = sizeof(V) / 4>
+INLINE Pair<W> interleaved(V a, V b) {
+    typename Vec<W>::I first, second;
+    for (int i = 0; i < W; i++) first[i] = i / 2 + i % 2 * W, second[i] = first[i] + W / 2;
+    return {__builtin_shuffle(a, b, first), __builtin_shuffle(a, b, second)};
 }
 
 // e^v within two units of the last place (Cephes' polynomial for |v| < log(2) / 2); finite for every v, but a NaN stays one.

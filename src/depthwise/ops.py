@@ -294,7 +294,7 @@ def _run(options: _Options, tensors: _Tensors, packed: Packed, shape: tuple[int,
         between=ACTIVATIONS.index(options.between),
         activation=ACTIVATIONS.index(options.activation),
     )
-    claims = ctypes.c_int64()
+    claims = (ctypes.c_int64 * threads)()
     library.handle.depthwise_run_plan(
         ctypes.byref(
             structs.Run(

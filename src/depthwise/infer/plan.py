@@ -49,6 +49,7 @@ class Plan:
         self.roundings = roundings or {}
         self.byte_maps: dict[int, Rounding] = {}
         self._keep_bytes()
+        self.steps = [self._saturated(step) for step in self.steps]
         self.channels = self._channels()
         self.borders = self._borders()
         self.packed = [
@@ -82,7 +83,8 @@ class Plan:
         if not len(x):
             return x.new_zeros(0, *self.shapes[self.result][: 1 if self.graph.flat else 3])
         if len(x) > self.together:
-            return torch.cat([self(part) for part in x.split(self.together)])
+            parts = -(-len(x) // self.together)
+            return torch.cat([self(part) for part in x.split(-(-len(x) // parts))])
         size = len(x), torch.get_num_threads()
         idle = self._idle.setdefault(size, SimpleQueue())
         try:
@@ -96,6 +98,13 @@ class Plan:
     def rounding(self, product: Convolution | None) -> Rounding | None:
         """How `product` is rounded, if it is done in bytes."""
         return self.roundings.get(product.name) if product else None
+
+    def _saturated(self, step: Step) -> Step:
+        """Without an activation before bytes that they do not need."""
+        rounding = self.rounding(step.product)
+        if step.depthwise and rounding and rounding.saturates(step.between):
+            return replace(step, between="nothing")
+        return step
 
     def _keep_bytes(self) -> None:
         """Turn the maps that products in bytes read into bytes.
@@ -198,7 +207,7 @@ class _Context:
         self.steps = (structs.Step * len(plan.steps))(
             *(self._step(step, packed) for step, packed in zip(plan.steps, plan.packed, strict=True))
         )
-        self.claims = (ctypes.c_int64 * len(plan.steps))()
+        self.claims = (ctypes.c_int64 * (threads * len(plan.steps)))()
         self.call = structs.Run(
             steps=ctypes.addressof(self.steps),
             count=len(plan.steps),

@@ -59,6 +59,12 @@ class Rounding:
         zeros = _times(rounded, self.zero).sum((1, 2, 3))
         return replace(rounded, bias=self.bias - self.step * zeros)
 
+    def saturates(self, activation: str) -> bool:
+        """Whether bytes, which end at 0 and 255, cut off by themselves what `activation` would."""
+        if activation not in ("relu", "relu6") or self.zero.any():
+            return False
+        return activation == "relu" or bool((6 / self.scale >= 254.5).all())
+
     def whole(self, x: Tensor) -> Tensor:
         """The bytes of `x` [N, M, H, W] less the zero point, in float32."""
         scale, zero = self.scale[None, :, None, None], self.zero[None, :, None, None]
