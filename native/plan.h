@@ -199,25 +199,36 @@ __attribute__((noinline)) void multiply(const Step& s, int64_t c, int64_t first_
     }
     const Activate activate(s.activation);
     const bool curved = s.activation > RELU6;
-    alignas(64) float values[R][N * WIDTH];  // that a curve is to be laid over
+    constexpr int P = std::is_same_v<Out, bf16> && N % 2 == 0 ? 2 : 1;  // vectors that are written at once
+    alignas(64) float values[R][N * WIDTH];                             // that a curve is to be laid over
 #pragma GCC unroll 4
-    for (int n = 0; n < N; n++) {
+    for (int n = 0; n < N; n += P) {
         const int64_t channel = c + n * WIDTH;
         const Write<Out> write(s.out_bytes, s.out.channels, channel);
-        F<WIDTH> worth, start;
-        if constexpr (sizeof(Row) == 1) worth = load<WIDTH>(s.scale + channel), start = load<WIDTH>(s.bias + channel);
+        F<WIDTH> worth[P], start[P];
+        if constexpr (sizeof(Row) == 1)
+#pragma GCC unroll 2
+            for (int part = 0; part < P; part++) {
+                worth[part] = load<WIDTH>(s.scale + channel + part * WIDTH);
+                start[part] = load<WIDTH>(s.bias + channel + part * WIDTH);
+            }
 #pragma GCC unroll 16
         for (int m = 0; m < R; m++) {
-            F<WIDTH> v;
-            if constexpr (sizeof(Row) == 1)
-                v = __builtin_convertvector(sum[m][n], F<WIDTH>) * worth + start;
+            F<WIDTH> v[P];
+#pragma GCC unroll 2
+            for (int part = 0; part < P; part++) {
+                if constexpr (sizeof(Row) == 1)
+                    v[part] = __builtin_convertvector(sum[m][n + part], F<WIDTH>) * worth[part] + start[part];
+                else
+                    v[part] = settled<WIDTH>(sum[m][n + part]);
+                if (residual) v[part] = join(s, v[part], load<WIDTH>(residual[m] + channel + part * WIDTH));
+                if (curved) store<WIDTH>(values[m] + (n + part) * WIDTH, v[part]);
+            }
+            if (curved) continue;
+            if constexpr (P == 2)
+                store_two<WIDTH>(out[m] + channel, activate.clamp(v[0]), activate.clamp(v[1]));
             else
-                v = settled<WIDTH>(sum[m][n]);
-            if (residual) v = join(s, v, load<WIDTH>(residual[m] + channel));
-            if (curved)
-                store<WIDTH>(values[m] + n * WIDTH, v);
-            else
-                write(out[m] + channel, activate.clamp(v));
+                write(out[m] + channel, activate.clamp(v[0]));
         }
     }
     if (curved)
@@ -316,59 +327,103 @@ INLINE bool fast_depthwise(const Step& s) {
            s.between <= RELU6;
 }
 
-// `X` pixels side by side of the depthwise convolution, all channels, with the ReLU before and the activation behind.
-// K and S are kernel and stride, if they are known and no curve follows; else X is 1 and K is 0. BEFORE and AFTER:
-// whether there may be such a ReLU or a clamp.
-template <class T, class Row, int K, int S, int X, bool BEFORE, bool AFTER>
-void depthwise_pixels(const Step& s, const T* in, int64_t row, Row* out) {
+// `P` vectors of channels' values. Two of bfloat16 are those at even and those at odd places: to part them takes two
+// operations, to widen one half after the other four.
+template <int P, class T>
+INLINE void load_parts(const T* from, F<WIDTH> (&part)[P]) {
+    if constexpr (P == 1) {
+        part[0] = load<WIDTH>(from);
+    } else {
+        typename Vec<WIDTH>::U both;
+        std::memcpy(&both, from, sizeof both);
+        part[0] = (F<WIDTH>)(both << 16), part[1] = (F<WIDTH>)(both & 0xffff0000u);
+    }
+}
+
+// `X` pixels side by side of the depthwise convolution, P vectors of channels from `c` on, with the ReLU before and the
+// activation behind. K and S are kernel and stride, if they are known and no curve follows; else X is 1 and K is 0.
+// BEFORE and AFTER: whether there may be such a ReLU or a clamp.
+template <class T, class Row, int K, int S, int X, bool BEFORE, bool AFTER, int P>
+INLINE void depthwise_block(const Step& s, const T* in, int64_t row, int64_t pixel, int64_t c, Row* out) {
     const int height = K ? K : static_cast<int>(s.kernel_height), width = K ? K : static_cast<int>(s.kernel_width);
     const int64_t C = s.in.channels;
-    int64_t pixel = s.in.pixel;
     const F<WIDTH> floor = zero<WIDTH>() + (s.relu_first ? 0.0f : -HUGE_VALF);
-    const Activate activate(s.between);
-    for (int64_t c = 0; c < C; c += WIDTH) {
-        unknown(pixel), unknown(row);  // else all addresses are computed beforehand, for every call
-        const Write<Row> write(s.between_bytes, C, c);
-        F<WIDTH> sum[X];
-        const F<WIDTH> start = s.between_bias ? load<WIDTH>(s.between_bias + c) : zero<WIDTH>();
+    F<WIDTH> sum[X][P], column[P];
+#pragma GCC unroll 2
+    for (int part = 0; part < P; part++) {
+        const F<WIDTH> start = s.between_bias ? load<WIDTH>(s.between_bias + c + part * WIDTH) : zero<WIDTH>();
 #pragma GCC unroll 8
-        for (int x = 0; x < X; x++) sum[x] = start;
+        for (int x = 0; x < X; x++) sum[x][part] = start;
+    }
 #pragma GCC unroll 5
-        for (int i = 0; i < height; i++) {
-            const T* line = in + i * row + c;
-            const float* taps = s.depthwise + i * width * C + c;
-            if constexpr (K > 0) {
-                constexpr int columns = S * (X - 1) + K;
-                F<WIDTH> column[columns];
+    for (int i = 0; i < height; i++) {
+        const T* line = in + i * row + c;
+        const float* taps = s.depthwise + i * width * C + c;
+        if constexpr (K > 0) {
+            F<WIDTH> tap[K][P];
+#pragma GCC unroll 5
+            for (int j = 0; j < K; j++)
+#pragma GCC unroll 2
+                for (int part = 0; part < P; part++) tap[j][part] = load_once<WIDTH>(taps + j * C + part * WIDTH);
 #pragma GCC unroll 16
-                for (int j = 0; j < columns; j++) {
-                    column[j] = load<WIDTH>(line + j * pixel);
-                    if (BEFORE) column[j] = at_least<WIDTH>(column[j], floor);
-                }
+            for (int j = 0; j < S * (X - 1) + K; j++) {
+                load_parts<P>(line + j * pixel, column);
+#pragma GCC unroll 2
+                for (int part = 0; part < P; part++) {
+                    if (BEFORE) column[part] = at_least<WIDTH>(column[part], floor);
 #pragma GCC unroll 8
-                for (int j = 0; j < K; j++) {
-                    const F<WIDTH> tap = load_once<WIDTH>(taps + j * C);
-#pragma GCC unroll 8
-                    for (int x = 0; x < X; x++) sum[x] += tap * column[x * S + j];
+                    for (int x = 0; x < X; x++)
+                        if (0 <= j - x * S && j - x * S < K) sum[x][part] += tap[j - x * S][part] * column[part];
                 }
-            } else {
-                for (int j = 0; j < width; j++)
-                    sum[0] += load<WIDTH>(taps + j * C) * at_least<WIDTH>(load<WIDTH>(line + j * pixel), floor);
+            }
+        } else {
+            for (int j = 0; j < width; j++) {
+                load_parts<P>(line + j * pixel, column);
+                for (int part = 0; part < P; part++)
+                    sum[0][part] += load<WIDTH>(taps + j * C + part * WIDTH) * at_least<WIDTH>(column[part], floor);
             }
         }
+    }
+    const Activate activate(s.between);
+    const auto last = [&](F<WIDTH> v) INLINE_LAMBDA { return !K ? activate(v) : AFTER ? activate.clamp(v) : v; };
+    if constexpr (P == 2 && std::is_same_v<Row, bf16>) {
 #pragma GCC unroll 8
-        for (int x = 0; x < X; x++)
-            write(out + x * C + c, !K ? activate(sum[x]) : AFTER ? activate.clamp(sum[x]) : sum[x]);
+        for (int x = 0; x < X; x++) store_two<WIDTH>(out + x * C + c, last(sum[x][0]), last(sum[x][1]));
+    } else {
+#pragma GCC unroll 2
+        for (int part = 0; part < P; part++) {
+            const Write<Row> write(s.between_bytes, C, c + part * WIDTH);
+#pragma GCC unroll 8
+            for (int x = 0; x < X; x++) write(out + x * C + c + part * WIDTH, last(sum[x][part]));
+        }
+    }
+}
+
+// All channels of `X` pixels. In bfloat16 a product takes them in an order of its own: the even ones of two vectors
+// before the odd ones (infer/pack.py has the numbers that belong to them in the same order).
+template <class T, class Row, int K, int S, int X, bool BEFORE, bool AFTER, bool PRODUCT>
+void depthwise_pixels(const Step& s, const T* in, int64_t row, Row* out) {
+    constexpr int P = PRODUCT && std::is_same_v<T, bf16> ? 2 : 1;
+    const int64_t C = s.in.channels;
+    int64_t pixel = s.in.pixel, c = 0;
+    if constexpr (P > 1)
+        for (; c + P * WIDTH <= s.length; c += P * WIDTH) {
+            unknown(pixel), unknown(row);  // else all addresses are computed beforehand, for every call
+            depthwise_block<T, Row, K, S, X, BEFORE, AFTER, P>(s, in, row, pixel, c, out);
+        }
+    for (; c < C; c += WIDTH) {
+        unknown(pixel), unknown(row);
+        depthwise_block<T, Row, K, S, X, BEFORE, AFTER, 1>(s, in, row, pixel, c, out);
     }
 }
 
 // `count` pixels of a row of the result.
-template <int K, int S, bool BEFORE, bool AFTER, class T, class Row>
+template <int K, int S, bool BEFORE, bool AFTER, bool PRODUCT, class T, class Row>
 void depthwise_row(const Step& s, const T* in, int64_t row, int64_t count, Row* out) {
     constexpr int most = K ? side_by_side(K, S) : 1, half = S == 1 ? most / 2 : most;
     const auto pixels = [&](auto some, int64_t first) {
-        depthwise_pixels<T, Row, K, S, some.value, BEFORE, AFTER>(s, in + first * s.stride * s.in.pixel, row,
-                                                                 out + first * s.in.channels);
+        depthwise_pixels<T, Row, K, S, some.value, BEFORE, AFTER, PRODUCT>(s, in + first * s.stride * s.in.pixel, row,
+                                                                          out + first * s.in.channels);
     };
     int64_t done = 0;
     for (; count - done >= most; done += most) pixels(Constant<most>{}, done);
@@ -385,19 +440,29 @@ void depthwise_row(const Step& s, const T* in, int64_t row, int64_t count, Row* 
 template <class T, class Row>
 using DepthwiseRow = void (*)(const Step&, const T*, int64_t, int64_t, Row*);
 
-template <int S, class T, class Row>
+template <class T, class Row, bool PRODUCT, int S>
+DepthwiseRow<T, Row> depthwise_row_by_stride(const Step& s) {
+    if (s.kernel_height == 5) return depthwise_row<5, S, true, true, PRODUCT, T, Row>;
+    if constexpr (PRODUCT) {
+        if (!s.relu_first && !s.between) return depthwise_row<3, S, false, false, true, T, Row>;
+        if (!s.relu_first) return depthwise_row<3, S, false, true, true, T, Row>;
+        if (!s.between) return depthwise_row<3, S, true, false, true, T, Row>;
+    }
+    return depthwise_row<3, S, true, true, PRODUCT, T, Row>;
+}
+
+template <class T, class Row, bool PRODUCT>
 DepthwiseRow<T, Row> depthwise_row_of(const Step& s) {
-    if (s.kernel_height == 5) return depthwise_row<5, S, true, true, T, Row>;
-    if (s.relu_first) return s.between ? depthwise_row<3, S, true, true, T, Row> : depthwise_row<3, S, true, false, T, Row>;
-    return s.between ? depthwise_row<3, S, false, true, T, Row> : depthwise_row<3, S, false, false, T, Row>;
+    if (!fast_depthwise(s)) return depthwise_row<0, 1, true, true, PRODUCT, T, Row>;
+    return s.stride == 2 ? depthwise_row_by_stride<T, Row, PRODUCT, 2>(s) : depthwise_row_by_stride<T, Row, PRODUCT, 1>(s);
 }
 
 template <class T, class Row>
 void depthwise_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t end, Row* out) {
     const int64_t height = s.out.height, width = s.out.width;
-    const DepthwiseRow<T, Row> take_row = !fast_depthwise(s) ? depthwise_row<0, 1, true, true, T, Row>
-                                          : s.stride == 2    ? depthwise_row_of<2, T, Row>(s)
-                                                             : depthwise_row_of<1, T, Row>(s);
+    DepthwiseRow<T, Row> take_row = depthwise_row_of<T, Row, true>(s);
+    if constexpr (std::is_same_v<T, Row>)
+        if (!s.weights) take_row = depthwise_row_of<T, Row, false>(s);
     for (int64_t p = begin; p < end;) {
         const int64_t n = p / (height * width), y = p / width % height, x = p % width;
         const int64_t count = std::min(width - x, end - p);

@@ -95,6 +95,18 @@ INLINE void store(bf16* p, F<W> v) {
     std::memcpy(p, &half, sizeof half);
 }
 
+// Two vectors next to each other.
+template <int W>
+INLINE void store_two(bf16* p, F<W> first, F<W> second) {
+#ifdef NATIVE_AVX512BF16
+    if constexpr (W == 16) {
+        _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+        return;
+    }
+#endif
+    store<W>(p, first), store<W>(p + W, second);
+}
+
 // Small numbers as a byte each. In two steps, because GCC makes single moves of a fourfold widening.
 template <int W>
 INLINE typename Vec<W>::I load_bytes(const uint8_t* p) {

@@ -44,6 +44,7 @@ def pack(step: Step, inputs: int, outputs: int, *, bf16: bool, rounding: Roundin
     assert library.handle is not None
     weights = panels = bias = depthwise = between_bias = scale = between_bytes = None
     runs, taps, length = 1, 1, inputs
+    order = None
     if step.depthwise is not None:
         depthwise = _filled(step.depthwise.weight.flatten(1).T, inputs)  # [h * w, M]
         between_bias = _filled(step.depthwise.bias, inputs)
@@ -59,8 +60,12 @@ def pack(step: Step, inputs: int, outputs: int, *, bf16: bool, rounding: Roundin
             runs, taps, length = height * width, width, len(windows[0][1])
         elif step.depthwise is None:
             runs, length = height, width * length
+        if bf16 and depthwise is not None and between_bias is not None:
+            order = _parted(inputs, length, int(library.handle.depthwise_width()))
+            depthwise, between_bias = depthwise.index_select(1, order), between_bias[order]
+            between_bytes = None if between_bytes is None else between_bytes.index_select(1, order)
         form = torch.int8 if rounding else torch.bfloat16 if bf16 else torch.float32
-        weights = torch.cat([_panel(product, *window, form) for window in windows])
+        weights = torch.cat([_panel(product, *window, form, order) for window in windows])
         panels = torch.tensor([(len(wide), deep.start) for wide, deep in windows])
         bias = _filled(product.bias, outputs)
     return Packed(weights, panels, bias, depthwise, between_bias, scale, between_bytes, runs, taps, length)
@@ -71,11 +76,26 @@ def bytes_of(rounding: Rounding, channels: int) -> Tensor:
     return torch.stack([_filled(1 / rounding.scale, channels), _filled(rounding.zero, channels)])
 
 
-def _panel(product: Convolution, outputs: range, inputs: range, form: torch.dtype) -> Tensor:
+def _panel(
+    product: Convolution, outputs: range, inputs: range, form: torch.dtype, order: Tensor | None
+) -> Tensor:
     matrix = block(product, outputs, inputs).reshape(-1, len(outputs))
+    if order is not None:
+        matrix = matrix[order[: len(matrix)]]
     # As many rows side by side as 4 bytes hold: [depth / 2, K, 2] of bfloat16.
     matrix = matrix.reshape(-1, 4 // form.itemsize, len(outputs)).transpose(1, 2)
     return matrix.to(form).flatten()
+
+
+def _parted(channels: int, length: int, width: int) -> Tensor:
+    """The order in which a product of so long rows meets the channels of a depthwise convolution in bfloat16.
+
+    Of any two whole vectors the even channels come first.
+    """
+    order = torch.arange(channels)
+    pairs = length // (2 * width) * (2 * width)
+    order[:pairs] = order[:pairs].view(-1, width, 2).transpose(1, 2).flatten()
+    return order
 
 
 def _windows(product: Convolution, inputs: int, outputs: int, panel: int) -> list[tuple[range, range]]:
