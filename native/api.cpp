@@ -113,7 +113,7 @@ void depthwise_read_memory(const float* values, int64_t count, int num_threads, 
     kernels->read_memory(values, count, num_threads, sums);
 }
 int64_t depthwise_panel() { return kernels->panel; }
-int64_t depthwise_width() { return kernels->width; }
+int64_t depthwise_parted() { return kernels->parted; }
 void depthwise_pool_backward(const Pool* p) { kernels->pool_backward(*p); }
 }
 #pragma GCC visibility pop

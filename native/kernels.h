@@ -135,7 +135,7 @@ struct Kernels {
     int64_t (*peak)(int precision, int64_t repetitions, int num_threads);
     void (*read_memory)(const float* values, int64_t count, int num_threads, float* sums);
     int64_t panel;  // output channels that a panel of run_plan's weights has
-    int64_t width;  // of its vectors
+    int64_t parted;  // even channels that come before as many odd ones between a depthwise convolution and a product
 };
 
 #pragma GCC visibility push(default)  // another build of the interface may use them

@@ -28,6 +28,7 @@ namespace NATIVE_ISA {
 constexpr int ROWS = WIDTH >= 8 ? 6 : 2;
 constexpr int VECTORS = WIDTH == 8 ? 2 : 4;
 constexpr int64_t PANEL = VECTORS * WIDTH;
+constexpr int PARTS = WIDTH == 16 ? 2 : 1;         // vectors of bfloat16 that depthwise convolutions take at once
 constexpr int64_t MOST_PIXELS = 384;               // in a tile, up to a group of rows
 #ifdef NATIVE_AMX
 constexpr int64_t PIXEL_GROUP = TILE_ROWS;         // no tile but the last has a part of one
@@ -403,7 +404,7 @@ INLINE void depthwise_block(const Step& s, const T* in, int64_t row, int64_t pix
 // before the odd ones (infer/pack.py has the numbers that belong to them in the same order).
 template <class T, class Row, int K, int S, int X, bool BEFORE, bool AFTER, bool PRODUCT>
 void depthwise_pixels(const Step& s, const T* in, int64_t row, Row* out) {
-    constexpr int P = PRODUCT && std::is_same_v<T, bf16> ? 2 : 1;
+    constexpr int P = PRODUCT && std::is_same_v<T, bf16> ? PARTS : 1;
     const int64_t C = s.in.channels;
     int64_t pixel = s.in.pixel, c = 0;
     if constexpr (P > 1)
@@ -422,8 +423,9 @@ template <int K, int S, bool BEFORE, bool AFTER, bool PRODUCT, class T, class Ro
 void depthwise_row(const Step& s, const T* in, int64_t row, int64_t count, Row* out) {
     constexpr int most = K ? side_by_side(K, S) : 1, half = S == 1 ? most / 2 : most;
     const auto pixels = [&](auto some, int64_t first) {
-        depthwise_pixels<T, Row, K, S, some.value, BEFORE, AFTER, PRODUCT>(s, in + first * s.stride * s.in.pixel, row,
-                                                                          out + first * s.in.channels);
+        constexpr int X = some.value;
+        depthwise_pixels<T, Row, K, S, X, BEFORE || X == 1, AFTER || X == 1, PRODUCT>(
+            s, in + first * s.stride * s.in.pixel, row, out + first * s.in.channels);
     };
     int64_t done = 0;
     for (; count - done >= most; done += most) pixels(Constant<most>{}, done);
@@ -460,8 +462,8 @@ DepthwiseRow<T, Row> depthwise_row_of(const Step& s) {
 template <class T, class Row>
 void depthwise_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t end, Row* out) {
     const int64_t height = s.out.height, width = s.out.width;
-    DepthwiseRow<T, Row> take_row = depthwise_row_of<T, Row, true>(s);
-    if constexpr (std::is_same_v<T, Row>)
+    DepthwiseRow<T, Row> take_row = depthwise_row_of<T, Row, PARTS == 2>(s);
+    if constexpr (PARTS == 2 && std::is_same_v<T, Row>)
         if (!s.weights) take_row = depthwise_row_of<T, Row, false>(s);
     for (int64_t p = begin; p < end;) {
         const int64_t n = p / (height * width), y = p / width % height, x = p % width;

@@ -31,5 +31,5 @@ const Kernels CONCATENATE(kernels_, NATIVE_ISA) = {
     NATIVE_ISA::statistics,        NATIVE_ISA::normalise,          NATIVE_ISA::reduce,       NATIVE_ISA::norm_gradient,
     NATIVE_ISA::depthwise_forward, NATIVE_ISA::depthwise_backward, NATIVE_ISA::pool_forward, NATIVE_ISA::pool_backward,
     NATIVE_ISA::run_plan,          NATIVE_ISA::peak,               NATIVE_ISA::read_memory,  NATIVE_ISA::PANEL,
-    WIDTH,
+    NATIVE_ISA::PARTS == 2 ? WIDTH : 1,
 };

@@ -61,7 +61,7 @@ def pack(step: Step, inputs: int, outputs: int, *, bf16: bool, rounding: Roundin
         elif step.depthwise is None:
             runs, length = height, width * length
         if bf16 and depthwise is not None and between_bias is not None:
-            order = _parted(inputs, length, int(library.handle.depthwise_width()))
+            order = _parted(inputs, length, int(library.handle.depthwise_parted()))
             depthwise, between_bias = depthwise.index_select(1, order), between_bias[order]
             between_bytes = None if between_bytes is None else between_bytes.index_select(1, order)
         form = torch.int8 if rounding else torch.bfloat16 if bf16 else torch.float32
@@ -90,7 +90,7 @@ def _panel(
 def _parted(channels: int, length: int, width: int) -> Tensor:
     """The order in which a product of so long rows meets the channels of a depthwise convolution in bfloat16.
 
-    Of any two whole vectors the even channels come first.
+    Of each 2 * `width` the even channels come first.
     """
     order = torch.arange(channels)
     pairs = length // (2 * width) * (2 * width)

@@ -59,7 +59,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         return None, "the kernels were built from another version: install the package again"
     library.depthwise_use.argtypes = [ctypes.c_char_p]
     library.depthwise_panel.restype = ctypes.c_int64
-    library.depthwise_width.restype = ctypes.c_int64
+    library.depthwise_parted.restype = ctypes.c_int64
     library.depthwise_peak.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int]
     library.depthwise_peak.restype = ctypes.c_int64
     library.depthwise_read_memory.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p]
