@@ -242,7 +242,7 @@ __attribute__((noinline)) void multiply(const Step& s, int64_t c, int64_t first_
 }
 
 // How many rows are multiplied at once: enough sums to keep the multipliers busy.
-constexpr int rows_together(int vectors) { return vectors == 1 ? 2 * ROWS : ROWS; }
+constexpr int rows_together(int vectors) { return std::min(2 * ROWS, ROWS * VECTORS / vectors); }
 
 // One panel times all rows of a tile. Behind the last row it stands again, so that groups are whole.
 template <int N, class Row, class T, class Out>
@@ -434,7 +434,8 @@ void depthwise_row(const Step& s, const T* in, int64_t row, int64_t count, Row* 
     if (count >= most) return pixels(Constant<most>{}, count - most);
     if (half > 1 && count >= half) {
         pixels(Constant<half>{}, 0);
-        return pixels(Constant<half>{}, count - half);
+        if (count > half) pixels(Constant<half>{}, count - half);
+        return;
     }
     for (; done < count; done++) pixels(Constant<1>{}, done);
 }

@@ -220,9 +220,18 @@ struct Pair {
 };
 template <class V, int W = sizeof(V) / 4>
 INLINE Pair<W> interleaved(V a, V b) {
+#ifdef __clang__
+    V first, second;
+    for (int i = 0; i < W; i++) {
+        first[i] = i % 2 ? b[i / 2] : a[i / 2];
+        second[i] = i % 2 ? b[(i + W) / 2] : a[(i + W) / 2];
+    }
+    return {first, second};
+#else
     typename Vec<W>::I first, second;
     for (int i = 0; i < W; i++) first[i] = i / 2 + i % 2 * W, second[i] = first[i] + W / 2;
     return {__builtin_shuffle(a, b, first), __builtin_shuffle(a, b, second)};
+#endif
 }
 
 // e^v within two units of the last place (Cephes' polynomial for |v| < log(2) / 2); finite for every v, but a NaN stays one.
