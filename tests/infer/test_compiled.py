@@ -57,6 +57,32 @@ def test_a_separable_convolution_of_any_shape(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("before", [nn.Identity, nn.ReLU])
+@pytest.mark.parametrize("between", [nn.Identity, nn.ReLU, nn.ReLU6])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_stands_around_a_depthwise_convolution(
+    path: str, precision: str, before: type[nn.Module], between: type[nn.Module], stride: int
+) -> None:
+    torch.manual_seed(0)
+    depthwise = ConvNorm(conv2d(72, 72, 3, stride, "same", groups=72), 72, between)
+    layer = nn.Sequential(PointwiseConv2d(5, 72), before(), depthwise, PointwiseConv2d(72, 24))
+    assert_same(randomise(layer), 3 * torch.randn(2, 5, 6, 21), precision)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("width", [3, 16, 41])
+def test_an_image_arrives_as_it_is(path: str, precision: str, channels: int, width: int) -> None:
+    layer = nn.Conv2d(channels, channels, 1, bias=False)
+    layer.weight.data = torch.eye(channels)[:, :, None, None]
+    x = torch.randn(2, channels, 3, width)
+    expected = x.bfloat16().float() if precision == "bf16" else x
+    compiled = compile(layer, x, precision=precision)
+    assert torch.equal(compiled(x), expected)
+    assert torch.equal(compiled(x.contiguous(memory_format=torch.channels_last)), expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kernel", [(3, 1), (1, 5), (5, 3)])
 def test_a_depthwise_kernel_that_is_not_square(path: str, precision: str, kernel: tuple[int, int]) -> None:
     torch.manual_seed(0)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from depthwise.errors import DepthwiseError
 from depthwise.infer.lower import lower
 from depthwise.infer.plan import Plan
-from depthwise.infer.quantize import calibrate, from_tensors, to_tensors
+from depthwise.infer.quantize import Rounding, calibrate, from_tensors, to_tensors
 from depthwise.infer.reference import evaluate
-from depthwise.layers import PointwiseConv2d, Residual, SeparableConv2d, conv2d
+from depthwise.layers import ConvNorm, PointwiseConv2d, Residual, SeparableConv2d, conv2d
 from depthwise.models import create_model
 
 
@@ -82,6 +82,30 @@ def test_a_separable_convolution_of_any_shape(
     layer = nn.Sequential(nn.ReLU(), SeparableConv2d(*channels, kernel, stride), nn.ReLU())
     y, expected = in_bytes(Tail(layer, channels[0]), torch.randn(5, channels[0], *size))
     assert float((y - expected).norm() / expected.norm()) <= 0.02
+
+
+@pytest.mark.parametrize("between", [nn.Identity, nn.ReLU, nn.ReLU6])
+@pytest.mark.parametrize("size", [1.0, 9.0])
+def test_an_activation_before_bytes(path: str, between: type[nn.Module], size: float) -> None:
+    torch.manual_seed(0)
+    depthwise = ConvNorm(conv2d(72, 72, 3, 1, "same", groups=72), 72, between)
+    network = randomise(nn.Sequential(PointwiseConv2d(5, 72), depthwise, PointwiseConv2d(72, 24)))
+    x = size * torch.randn(4, 5, 6, 21)
+    y, expected = in_bytes(Tail(network, 5), x)
+    assert float((y - expected).norm() / expected.norm()) <= 0.03
+
+
+def test_bytes_cut_off_what_an_activation_would() -> None:
+    def rounding(scale: float, zero: float) -> Rounding:
+        return Rounding(
+            torch.full((2,), scale), torch.tensor([0.0, zero]), torch.ones(3), torch.zeros(3), 0.0
+        )
+
+    assert rounding(0.1, 0.0).saturates("relu")
+    assert rounding(6 / 255, 0.0).saturates("relu6")
+    assert not rounding(0.1, 0.0).saturates("relu6"), "byte 255 is 25.5"
+    assert not rounding(0.1, 3.0).saturates("relu"), "byte 0 is below zero"
+    assert not rounding(0.1, 0.0).saturates("nothing")
 
 
 class Both(nn.Module):
