@@ -170,12 +170,12 @@ INLINE F<WIDTH> join(const Step& s, F<WIDTH> v, F<WIDTH> residual) {
 }
 
 // R rows times the panel of N vectors of output channels from `c` on, [runs * length / (4 bytes)][N * WIDTH][4 bytes];
-// bias, residual and activation come on the way out. Rows are read from their value `first_input` on. A function by
-// itself, for then its sums stay in registers.
+// bias, residual and activation come on the way out. Rows are read from their value `first_input` on; `ahead` is memory
+// to bring near, `forward` bytes a step. A function by itself, for then its sums stay in registers.
 template <int R, int N, class Row, class T, class Out>
 __attribute__((noinline)) void multiply(const Step& s, int64_t c, int64_t first_input, const Row* panel,
                                         const Row* const* rows, Stretches at, const T* const* residual,
-                                        Out* const* out) {
+                                        Out* const* out, const char* ahead, int64_t forward) {
     constexpr int64_t TOGETHER = 4 / sizeof(Row);
     Sum<Row> sum[R][N];
 #pragma GCC unroll 16
@@ -196,6 +196,8 @@ __attribute__((noinline)) void multiply(const Step& s, int64_t c, int64_t first_
 #pragma GCC unroll 4
             for (int n = 0; n < N; n++) b[n] = load_once<WIDTH>(reinterpret_cast<const float*>(panel) + n * WIDTH);
             add_products(sum, a, k, b);
+            __builtin_prefetch(ahead, 0, 2);
+            ahead += forward;
         }
     }
     const Activate activate(s.activation);
@@ -244,16 +246,21 @@ __attribute__((noinline)) void multiply(const Step& s, int64_t c, int64_t first_
 // How many rows are multiplied at once: enough sums to keep the multipliers busy.
 constexpr int rows_together(int vectors) { return std::min(2 * ROWS, ROWS * VECTORS / vectors); }
 
-// One panel times all rows of a tile. Behind the last row it stands again, so that groups are whole.
+// One panel times all rows of a tile; the `next` panel comes into the second-level cache meanwhile. Behind the last row
+// it stands again, so that groups are whole.
 template <int N, class Row, class T, class Out>
-void multiply_panel(const Step& s, int64_t c, int64_t first_input, const Row* panel, const Row* const* rows, Stretches at,
-                    int64_t pixels, const T* const* residual, Out* const* out) {
+void multiply_panel(const Step& s, int64_t c, int64_t first_input, const Row* panel, const Row* next,
+                    const Row* const* rows, Stretches at, int64_t pixels, const T* const* residual, Out* const* out) {
     constexpr int TOGETHER = rows_together(N);
+    const int64_t groups = (pixels + TOGETHER - 1) / TOGETHER, steps = s.runs * s.length * sizeof(Row) / 4;
+    const int64_t forward = 4 * N * WIDTH / groups;
+    const char* ahead = reinterpret_cast<const char*>(next);
     for (int64_t first = 0; first < pixels; first += TOGETHER, rows += TOGETHER, out += TOGETHER) {
         if (pixels - first > TOGETHER / 2)
-            multiply<TOGETHER, N>(s, c, first_input, panel, rows, at, residual, out);
+            multiply<TOGETHER, N>(s, c, first_input, panel, rows, at, residual, out, ahead, forward);
         else
-            multiply<TOGETHER / 2, N>(s, c, first_input, panel, rows, at, residual, out);
+            multiply<TOGETHER / 2, N>(s, c, first_input, panel, rows, at, residual, out, ahead, forward);
+        ahead += steps * forward;
         if (residual) residual += TOGETHER;
     }
 }
@@ -265,13 +272,15 @@ void finish_tile(const Step& s, const Row* const* rows, Stretches at, const T* c
     const Row* weights = static_cast<const Row*>(s.weights);
     int64_t c = 0;
     for (const Panel* panel = s.panels; c < s.out.channels; panel++) {
+        const Row* next = weights + s.runs * s.length * panel->channels;
+        const Row* then = c + panel->channels < s.out.channels ? next : static_cast<const Row*>(s.weights);
         switch (panel->channels / WIDTH) {
-            case 1: multiply_panel<1>(s, c, panel->first, weights, rows, at, pixels, residual, out); break;
-            case 2: multiply_panel<2>(s, c, panel->first, weights, rows, at, pixels, residual, out); break;
-            case 3: multiply_panel<3>(s, c, panel->first, weights, rows, at, pixels, residual, out); break;
-            default: multiply_panel<4>(s, c, panel->first, weights, rows, at, pixels, residual, out);
+            case 1: multiply_panel<1>(s, c, panel->first, weights, then, rows, at, pixels, residual, out); break;
+            case 2: multiply_panel<2>(s, c, panel->first, weights, then, rows, at, pixels, residual, out); break;
+            case 3: multiply_panel<3>(s, c, panel->first, weights, then, rows, at, pixels, residual, out); break;
+            default: multiply_panel<4>(s, c, panel->first, weights, then, rows, at, pixels, residual, out);
         }
-        weights += s.runs * s.length * panel->channels;
+        weights = next;
         c += panel->channels;
     }
 }
