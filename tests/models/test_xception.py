@@ -112,8 +112,8 @@ def test_gradients_agree_with_timm(
 ) -> None:
     """In training mode, where dropout is 0 on both sides; float64 keeps the kinks of ReLU and pooling in place.
 
-    But for one now and then, in some runs and not in others, which was seen to make 0.003 of a weight's gradient: a path
-    that is missing makes far more.
+    But for one now and then, in some runs and not in others, which was seen to make 0.003 of a weight's gradient: a
+    path that is missing makes far more.
     """
     theirs = legacy_xception.train().double()
     randomise(theirs)
