@@ -1,12 +1,13 @@
 // Runs a plan: a whole network as a list of steps over one arena, for inference.
 //
-// Maps lie channels-last with their channels filled up to whole vectors, and a border of zeros where the step that reads
-// them pads. A convolution is a matrix product whose rows are addressed in the map itself, one run of memory a kernel
-// row, or one a tap where groups leave channels out; a separable convolution writes its depthwise part for one tile of pixels into the thread's own cache and
-// multiplies it from there. Threads claim tiles, and wait for each other between two steps only.
+// Maps lie channels-last with their channels filled up to whole vectors, and a border of zeros where the step that
+// reads them pads. A convolution is a matrix product whose rows are addressed in the map itself, one run of memory a
+// kernel row, or one a tap where groups leave channels out; a separable convolution writes its depthwise part for one
+// tile of pixels into the thread's own cache and multiplies it from there. Threads claim tiles, and wait for each other
+// between two steps only.
 //
-// T is what maps hold, Row what a product reads: the same, or bytes whose weights are int8. Out is what a step writes: T,
-// bytes for such a product, or the float of the result.
+// T is what maps hold, Row what a product reads: the same, or bytes whose weights are int8. Out is what a step writes:
+// T, bytes for such a product, or the float of the result.
 #pragma once
 
 #include <algorithm>
@@ -273,12 +274,12 @@ void finish_tile(const Step& s, const Row* const* rows, Stretches at, const T* c
     int64_t c = 0;
     for (const Panel* panel = s.panels; c < s.out.channels; panel++) {
         const Row* next = weights + s.runs * s.length * panel->channels;
-        const Row* then = c + panel->channels < s.out.channels ? next : static_cast<const Row*>(s.weights);
+        const Row* ahead = c + panel->channels < s.out.channels ? next : static_cast<const Row*>(s.weights);
         switch (panel->channels / WIDTH) {
-            case 1: multiply_panel<1>(s, c, panel->first, weights, then, rows, at, pixels, residual, out); break;
-            case 2: multiply_panel<2>(s, c, panel->first, weights, then, rows, at, pixels, residual, out); break;
-            case 3: multiply_panel<3>(s, c, panel->first, weights, then, rows, at, pixels, residual, out); break;
-            default: multiply_panel<4>(s, c, panel->first, weights, then, rows, at, pixels, residual, out);
+            case 1: multiply_panel<1>(s, c, panel->first, weights, ahead, rows, at, pixels, residual, out); break;
+            case 2: multiply_panel<2>(s, c, panel->first, weights, ahead, rows, at, pixels, residual, out); break;
+            case 3: multiply_panel<3>(s, c, panel->first, weights, ahead, rows, at, pixels, residual, out); break;
+            default: multiply_panel<4>(s, c, panel->first, weights, ahead, rows, at, pixels, residual, out);
         }
         weights = next;
         c += panel->channels;
@@ -524,8 +525,10 @@ void convolve_tile(const Step& s, char* arena, int64_t begin, int64_t end, char*
         const Activate activate(s.activation);
         for (int64_t p = 0; p < end - begin; p++)
             for (int64_t c = 0; c < s.out.channels; c += WIDTH) {
-                const F<WIDTH> v = load<WIDTH>(rows[p] + c);
-                Write<Out>(s.out_bytes, s.out.channels, c)(to[p] + c, activate(plus ? join(s, v, load<WIDTH>(added[p] + c)) : v));
+                F<WIDTH> v = load<WIDTH>(rows[p] + c);
+                if (plus) v = join(s, v, load<WIDTH>(added[p] + c));
+                const Write<Out> write(s.out_bytes, s.out.channels, c);
+                write(to[p] + c, activate(v));
             }
     }
 }
@@ -594,8 +597,10 @@ INLINE void store_pixels(bf16* to, const F<WIDTH> (&v)[4]) {
         store<WIDTH>(halves[c], v[c]);
         channel[c] = (typename Vec<WIDTH>::U)load<WIDTH>(halves[c]);  // in the upper half of 32 bits
     }
-    const auto [first, second] = interleaved((F<WIDTH>)(channel[1] | channel[0] >> 16), (F<WIDTH>)(channel[3] | channel[2] >> 16));
-    store<WIDTH>(reinterpret_cast<float*>(to), first), store<WIDTH>(reinterpret_cast<float*>(to) + WIDTH, second);
+    const auto [first, second] = interleaved((F<WIDTH>)(channel[1] | channel[0] >> 16),
+                                             (F<WIDTH>)(channel[3] | channel[2] >> 16));
+    float* pairs = reinterpret_cast<float*>(to);
+    store<WIDTH>(pairs, first), store<WIDTH>(pairs + WIDTH, second);
 }
 
 // A row of the image, [N, C, H, W] by its strides, into the plan's own layout; three or four channels WIDTH pixels at a

@@ -42,32 +42,33 @@ def pack(step: Step, inputs: int, outputs: int, *, bf16: bool, rounding: Roundin
     Its product is in bytes if there is a `rounding` for it.
     """
     assert library.handle is not None
-    weights = panels = bias = depthwise = between_bias = scale = between_bytes = None
+    weights = panels = bias = depthwise = between_bias = scale = between_bytes = order = None
     runs, taps, length = 1, 1, inputs
-    order = None
-    if step.depthwise is not None:
-        depthwise = _filled(step.depthwise.weight.flatten(1).T, inputs)  # [h * w, M]
-        between_bias = _filled(step.depthwise.bias, inputs)
     if step.product is not None:
         product = step.product
         if rounding:
             product = rounding.product(product)
             scale = _filled(rounding.step, outputs)
-            between_bytes = None if step.depthwise is None else bytes_of(rounding, inputs)
         windows = _windows(product, inputs, outputs, int(library.handle.depthwise_panel()))
         height, width = product.weight.shape[2:]
         if len(windows[0][1]) < length:
             runs, taps, length = height * width, width, len(windows[0][1])
         elif step.depthwise is None:
             runs, length = height, width * length
-        if bf16 and depthwise is not None and between_bias is not None:
+        if bf16 and step.depthwise is not None:
             order = _parted(inputs, length, int(library.handle.depthwise_parted()))
-            depthwise, between_bias = depthwise.index_select(1, order), between_bias[order]
-            between_bytes = None if between_bytes is None else between_bytes.index_select(1, order)
         form = torch.int8 if rounding else torch.bfloat16 if bf16 else torch.float32
         weights = torch.cat([_panel(product, *window, form, order) for window in windows])
         panels = torch.tensor([(len(wide), deep.start) for wide, deep in windows])
         bias = _filled(product.bias, outputs)
+
+    def ordered(values: Tensor) -> Tensor:
+        return values if order is None else values.index_select(-1, order)
+
+    if step.depthwise is not None:
+        depthwise = ordered(_filled(step.depthwise.weight.flatten(1).T, inputs))  # [h * w, M]
+        between_bias = ordered(_filled(step.depthwise.bias, inputs))
+        between_bytes = ordered(bytes_of(rounding, inputs)) if rounding else None
     return Packed(weights, panels, bias, depthwise, between_bias, scale, between_bytes, runs, taps, length)
 
 
