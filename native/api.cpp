@@ -105,7 +105,12 @@ void depthwise_norm_gradient(const NormGradient* p) { kernels->norm_gradient(*p)
 void depthwise_depthwise_forward(const Depthwise* p) { kernels->depthwise_forward(*p); }
 void depthwise_depthwise_backward(const Depthwise* p) { kernels->depthwise_backward(*p); }
 void depthwise_pool_forward(const Pool* p) { kernels->pool_forward(*p); }
-void depthwise_run_plan(const Run* p) { kernels->run_plan(*p); }
+// Several runs beside each other, each of which must ask for one thread; one run may ask for any number.
+void depthwise_run_plans(const Run* runs, int64_t count) {
+    parallel_for(static_cast<int>(count), count, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) kernels->run_plan(runs[i]);
+    });
+}
 int64_t depthwise_peak(int precision, int64_t repetitions, int num_threads) {
     return kernels->peak(precision, repetitions, num_threads);
 }

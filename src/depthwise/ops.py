@@ -295,21 +295,18 @@ def _run(options: _Options, tensors: _Tensors, packed: Packed, shape: tuple[int,
         activation=ACTIVATIONS.index(options.activation),
     )
     claims = (ctypes.c_int64 * threads)()
-    library.handle.depthwise_run_plan(
-        ctypes.byref(
-            structs.Run(
-                steps=ctypes.addressof(step),
-                count=1,
-                arena=first,
-                scratch=start - first,
-                scratch_bytes=share,
-                claims=ctypes.addressof(claims),
-                batch=batch,
-                threads=threads,
-                bf16=x.dtype == torch.bfloat16,
-            )
-        )
+    run = structs.Run(
+        steps=ctypes.addressof(step),
+        count=1,
+        arena=first,
+        scratch=start - first,
+        scratch_bytes=share,
+        claims=ctypes.addressof(claims),
+        batch=batch,
+        threads=threads,
+        bf16=x.dtype == torch.bfloat16,
     )
+    library.handle.depthwise_run_plans(ctypes.byref(run), 1)
     result = y[..., :outputs].permute(0, 3, 1, 2)
     return result if outputs == y.shape[3] else result.clone(memory_format=torch.channels_last)
 

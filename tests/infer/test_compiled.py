@@ -321,15 +321,30 @@ def test_any_batch_and_memory_layout(network: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_large_batch_is_run_in_parts_with_the_same_bits(network: nn.Module, precision: str) -> None:
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_batch_has_the_same_bits_however_it_is_divided(
+    network: nn.Module, precision: str, threads: int
+) -> None:
     compiled = compile(network, torch.zeros(1, 3, 64, 64), precision=precision)
     x = torch.randn(7, 3, 64, 64)
-    assert compiled.plan.together > len(x)
-    whole = compiled(x)
-    compiled.plan.together = 3
-    assert torch.equal(compiled(x), whole)
-    wide = compile(nn.Conv2d(3, 512, 1), torch.zeros(1, 3, 128, 128))
-    assert wide.plan.together == 2
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    alone = torch.cat([compiled(image) for image in x.split(1)])
+    for together in (7, 3, 2):
+        compiled.plan.together = together
+        assert torch.equal(compiled(x), alone)
+    torch.set_num_threads(before)
+
+
+def test_each_thread_runs_images_of_its_own_as_far_as_the_cache_has_room() -> None:
+    wide = compile(nn.Conv2d(3, 512, 1), torch.zeros(1, 3, 128, 128)).plan
+    assert wide.together == 2
+    assert list(wide._turns(7, 1)) == [(1, 1, 1), (1, 2, 1), (1, 2, 1), (1, 2, 1)]
+    assert list(wide._turns(7, 2)) == [(2, 1, 1), (2, 1, 1), (2, 1, 1), (1, 1, 2)]
+    assert list(wide._turns(3, 4)) == [(1, 1, 4), (1, 2, 4)]
+    wide.together = 8
+    assert list(wide._turns(7, 2)) == [(2, 3, 1), (1, 1, 2)]
+    assert list(wide._turns(1, 2)) == [(1, 1, 2)]
 
 
 def test_bits_do_not_depend_on_the_threads(network: nn.Module) -> None:

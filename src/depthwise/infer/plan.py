@@ -1,7 +1,7 @@
 """A network as a plan for the native kernels: weights packed once, maps laid out in one arena, steps in a list."""
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -82,18 +82,33 @@ class Plan:
         check_images(x, self.shapes[0])
         if not len(x):
             return x.new_zeros(0, *self.shapes[self.result][: 1 if self.graph.flat else 3])
-        if len(x) > self.together:
-            parts = -(-len(x) // self.together)
-            return torch.cat([self(part) for part in x.split(-(-len(x) // parts))])
-        size = len(x), torch.get_num_threads()
-        idle = self._idle.setdefault(size, SimpleQueue())
+        results: list[Tensor] = []
+        done = 0
+        for beside, images, threads in self._turns(len(x), torch.get_num_threads()):
+            contexts = [self._context(images, threads) for _ in range(beside)]
+            results += _run(contexts, x[done : done + beside * images].split(images))
+            for context in contexts:
+                self._idle[images, threads].put(context)
+            done += beside * images
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+    def _turns(self, images: int, threads: int) -> Iterator[tuple[int, int, int]]:
+        """Turns in which images are run: so many runs beside each other, the images and the threads of each run.
+
+        Each thread has images of its own, as far as they go around and the cache has room for one a thread: it then
+        waits for nobody and fetches nothing that another core wrote. All threads share the images left.
+        """
+        beside = threads if threads <= self.together else 1
+        for part in _even_parts(images // beside if beside > 1 else 0, self.together // beside):
+            yield beside, part, 1
+        for part in _even_parts(images % beside if beside > 1 else images, self.together):
+            yield 1, part, threads
+
+    def _context(self, images: int, threads: int) -> "_Context":
         try:
-            context = idle.get_nowait()
+            return self._idle.setdefault((images, threads), SimpleQueue()).get_nowait()
         except Empty:
-            context = _Context(self, *size)
-        result = context.run(x)
-        idle.put(context)
-        return result
+            return _Context(self, images, threads)
 
     def rounding(self, product: Convolution | None) -> Rounding | None:
         """How `product` is rounded, if it is done in bytes."""
@@ -193,6 +208,23 @@ def scratch_bytes(row: int) -> int:
     return -(-max(SCRATCH_BYTES, SCRATCH_PIXELS * row) // ALIGNMENT) * ALIGNMENT
 
 
+def _even_parts(count: int, most: int) -> list[int]:
+    """`count` in as few parts of at most `most` as there must be, none larger than another by more than one."""
+    parts = -(-count // most)
+    return [count * (i + 1) // parts - count * i // parts for i in range(parts)]
+
+
+def _run(contexts: Sequence["_Context"], images: Sequence[Tensor]) -> list[Tensor]:
+    """What each context makes of its images; contexts beside each other have one thread each."""
+    for context, x in zip(contexts, images, strict=True):
+        context.call.image = x.data_ptr()
+        context.call.strides[:] = x.stride()
+    assert library.handle is not None
+    calls = (structs.Run * len(contexts))(*(context.call for context in contexts))
+    library.handle.depthwise_run_plans(calls, len(calls))
+    return [context.result() for context in contexts]
+
+
 class _Context:
     """The memory of one run at a time, for one batch size and number of threads."""
 
@@ -220,11 +252,8 @@ class _Context:
             bf16=plan.bf16,
         )
 
-    def run(self, x: Tensor) -> Tensor:
-        self.call.image = x.data_ptr()
-        self.call.strides[:] = x.stride()
-        assert library.handle is not None
-        library.handle.depthwise_run_plan(ctypes.byref(self.call))
+    def result(self) -> Tensor:
+        """A copy of what the last run left, [N, K] or [N, K, H, W]."""
         channels, height, width = self.plan.shapes[self.plan.result]
         filled = self.plan.channels[self.plan.result]
         start = self.start + self.offsets[self.plan.result]

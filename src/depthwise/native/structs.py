@@ -97,5 +97,5 @@ KERNELS: dict[type[ctypes.Structure], tuple[str, ...]] = {
     Depthwise: ("depthwise_forward", "depthwise_backward"),
     Pool: ("pool_forward", "pool_backward"),
     Step: (),
-    Run: ("run_plan",),
+    Run: (),
 }
