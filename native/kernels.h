@@ -115,7 +115,6 @@ struct Run {
     int64_t count;
     char* arena;
     int64_t scratch, scratch_bytes;  // a thread's own part of the arena, from `scratch` on
-    int64_t* claims;                 // [threads][count]
     const float* image;              // [batch, C, H, W], element strides in `strides`
     int64_t strides[4];
     int64_t batch;

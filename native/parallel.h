@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <new>
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
@@ -54,12 +55,21 @@ void on_all_threads(int num_threads, const Body& body) {
         const_cast<Body*>(&body), static_cast<unsigned>(num_threads), 0);
 }
 
+// What a thread of a team tells the others. Each of these lies in a cache line of its own, for a line that two cores
+// write travels between them.
+struct Member {
+    alignas(64) std::atomic<int64_t> claims[2];  // of the parts of its share; of pieces with an even and an odd number
+    alignas(64) std::atomic<int64_t> done;       // pieces of work
+};
+constexpr int64_t MEMBER_BYTES = 128;
+static_assert(sizeof(Member) == MEMBER_BYTES, "the caller makes room for so much");
+
 // Threads that share out pieces of work, each made of so many parts, and meet between two pieces.
 class Team {
   public:
-    // `claims` has a place for each thread and each of `count` pieces of work.
-    Team(int64_t* claims, int64_t count, int threads) : claims(claims), count(count) {
-        std::fill(claims, claims + count * threads, 0);
+    // The member of thread i lies at `first + i * stride`.
+    Team(char* first, int64_t stride, int threads) : first(first), stride(stride) {
+        for (int i = 0; i < threads; i++) new (first + i * stride) Member{};
     }
 
     // The next of the `parts` of piece `work` for thread `index`; `parts` if none is left. A thread takes those of its
@@ -67,33 +77,33 @@ class Team {
     int64_t claim(int64_t work, int64_t parts, int index, int threads) {
         for (int i = 0; i < threads; i++) {
             const int owner = (index + i) % threads;
+            if (i && member(owner).done.load(std::memory_order_relaxed) > work) continue;
             const int64_t begin = parts * owner / threads, end = parts * (owner + 1) / threads;
-            const int64_t part = begin + __atomic_fetch_add(&claims[owner * count + work], 1, __ATOMIC_RELAXED);
+            const int64_t part = begin + member(owner).claims[work % 2].fetch_add(1, std::memory_order_relaxed);
             if (part < end) return part;
         }
         return parts;
     }
 
-    void wait(int threads) {
-        const int64_t round = rounds.load(std::memory_order_acquire);
-        if (waiting.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
-            waiting.store(0, std::memory_order_relaxed);
-            rounds.store(round + 1, std::memory_order_release);
-            return;
-        }
-        for (int spins = 0; rounds.load(std::memory_order_acquire) == round; spins++) {
+    // Piece `work` is done for thread `index`; returns when it is for all.
+    void wait(int64_t work, int index, int threads) {
+        // Nobody looks at the claims of the piece before any more, and nobody yet at those of the next.
+        member(index).claims[(work + 1) % 2].store(0, std::memory_order_relaxed);
+        member(index).done.store(work + 1, std::memory_order_release);
+        for (int i = 1, spins = 0; i < threads; i++)
+            for (; member((index + i) % threads).done.load(std::memory_order_acquire) <= work; spins++) {
 #ifdef __x86_64__
-            _mm_pause();
+                _mm_pause();
 #endif
-            if (spins > 20000) sched_yield();  // the others may not be running at all
-        }
+                if (spins > 20000) sched_yield();  // the others may not be running at all
+            }
     }
 
   private:
-    int64_t* const claims;
-    const int64_t count;
-    alignas(64) std::atomic<int> waiting{0};
-    alignas(64) std::atomic<int64_t> rounds{0};
+    Member& member(int index) const { return *reinterpret_cast<Member*>(first + index * stride); }
+
+    char* const first;
+    const int64_t stride;
 };
 
 }  // namespace

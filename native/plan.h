@@ -693,22 +693,24 @@ void run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, char* s
 template <class T>
 void run_share(const Run& run, Team& team, int index, int threads) {
     char* scratch = run.arena + run.scratch + index * run.scratch_bytes;
+    const int64_t scratch_bytes = run.scratch_bytes - MEMBER_BYTES;
 #ifdef NATIVE_AMX
     Configuration configuration;
 #endif
     for (int64_t i = 0; i < run.count; i++) {
         const Step& s = run.steps[i];
         const Tiles tiles = Tiles::of(s, run.batch, run.threads, T{});
+        const int64_t work = FENCED ? 2 * i + 1 : i;
 #ifdef NATIVE_AMX
         if (s.kind == CONVOLUTION) configuration.use(row_bytes(s, sizeof(T)));
 #endif
         if (FENCED) {
             if (index == 0) allow_maps<T>(run, s, true);
 #ifndef NATIVE_AMX  // whose groups of rows may reach behind the last pixel
-            allow(false, scratch, run.scratch_bytes);
+            allow(false, scratch, scratch_bytes);
             allow(true, scratch, s.depthwise ? tiles.size * s.in.channels * row_bytes(s, sizeof(T)) : 0);
 #endif
-            team.wait(threads);
+            team.wait(work - 1, index, threads);
         }
         if (index == threads - 1 && s.out.border) {
             if (s.out_bytes)
@@ -717,16 +719,16 @@ void run_share(const Run& run, Team& team, int index, int threads) {
                 clear_border<T>(s.out, run.arena, run.batch, 0);
         }
         const int64_t parts = (tiles.total + tiles.size - 1) / tiles.size;
-        for (int64_t part; (part = team.claim(i, parts, index, threads)) < parts;)
+        for (int64_t part; (part = team.claim(work, parts, index, threads)) < parts;)
             run_tile<T>(run, s, part * tiles.size, std::min((part + 1) * tiles.size, tiles.total), scratch);
-        team.wait(threads);
+        team.wait(work, index, threads);
         if (FENCED && index == 0) allow_maps<T>(run, s, false);
     }
-    allow(true, scratch, run.scratch_bytes);
+    allow(true, scratch, scratch_bytes);
 }
 
 void run_plan(const Run& run) {
-    Team team(run.claims, run.count, run.threads);
+    Team team(run.arena + run.scratch + run.scratch_bytes - MEMBER_BYTES, run.scratch_bytes, run.threads);
     allow_arena(run, false);
     on_all_threads(run.threads, [&](int index, int threads) {
 #ifndef NATIVE_AMX  // whose plans all hold bfloat16

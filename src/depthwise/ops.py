@@ -294,14 +294,12 @@ def _run(options: _Options, tensors: _Tensors, packed: Packed, shape: tuple[int,
         between=ACTIVATIONS.index(options.between),
         activation=ACTIVATIONS.index(options.activation),
     )
-    claims = (ctypes.c_int64 * threads)()
     run = structs.Run(
         steps=ctypes.addressof(step),
         count=1,
         arena=first,
         scratch=start - first,
         scratch_bytes=share,
-        claims=ctypes.addressof(claims),
         batch=batch,
         threads=threads,
         bf16=x.dtype == torch.bfloat16,

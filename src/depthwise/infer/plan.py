@@ -22,6 +22,7 @@ ALIGNMENT = 64
 SCRATCH_BYTES = (288 << 10) + 64  # of a thread's tile of rows to multiply, at least
 CACHE_BYTES = 8 << 20  # that a map of all images run together may have: more leaves the third-level cache
 SCRATCH_PIXELS = 54
+MEMBER_BYTES = 128  # what a thread tells the others, behind its tile
 
 
 class Plan:
@@ -205,7 +206,7 @@ def _weightless(operation: Any) -> Any:
 
 def scratch_bytes(row: int) -> int:
     """What a thread needs for its tile of rows to multiply, the longest of which has so many bytes."""
-    return -(-max(SCRATCH_BYTES, SCRATCH_PIXELS * row) // ALIGNMENT) * ALIGNMENT
+    return -(-max(SCRATCH_BYTES, SCRATCH_PIXELS * row) // ALIGNMENT) * ALIGNMENT + MEMBER_BYTES
 
 
 def _even_parts(count: int, most: int) -> list[int]:
@@ -239,14 +240,12 @@ class _Context:
         self.steps = (structs.Step * len(plan.steps))(
             *(self._step(step, packed) for step, packed in zip(plan.steps, plan.packed, strict=True))
         )
-        self.claims = (ctypes.c_int64 * (threads * len(plan.steps)))()
         self.call = structs.Run(
             steps=ctypes.addressof(self.steps),
             count=len(plan.steps),
             arena=self.arena.data_ptr() + self.start,
             scratch=arena_bytes,
             scratch_bytes=share,
-            claims=ctypes.addressof(self.claims),
             batch=batch,
             threads=self.threads,
             bf16=plan.bf16,
@@ -322,20 +321,26 @@ class _Context:
                     last[index] = time
         last[plan.result] = len(plan.steps)
         sizes = {index: self._bytes(index) for index in first}
-        offsets: dict[int, int] = {}
+        places: list[list[int]] = []
         for index in sorted(sizes, key=lambda index: -sizes[index]):
-            taken = sorted(
-                (offsets[other], offsets[other] + sizes[other])
-                for other in offsets
-                if first[other] <= last[index] and first[index] <= last[other]
+            free = (
+                place
+                for place in places
+                if all(last[other] < first[index] or last[index] < first[other] for other in place)
             )
-            offset = 0
-            for begin, end in taken:
-                if offset + sizes[index] <= begin:
-                    break
-                offset = max(offset, end)
-            offsets[index] = offset
-        return offsets, max(offsets[index] + sizes[index] for index in sizes)
+            place = next(free, None)
+            if place is None:
+                places.append([index])
+            else:
+                place.append(index)
+        offsets: dict[int, int] = {}
+        arena_bytes = 0
+        for place in places:
+            room = sizes[place[0]]
+            for index in place:
+                offsets[index] = arena_bytes + (room - sizes[index]) // (2 * ALIGNMENT) * ALIGNMENT
+            arena_bytes += room
+        return offsets, arena_bytes
 
     def _bytes(self, index: int) -> int:
         plan, border = self.plan, self.plan.borders[index]

@@ -80,7 +80,6 @@ class Run(ctypes.Structure):
         ("arena", P),
         ("scratch", I64),
         ("scratch_bytes", I64),
-        ("claims", P),
         ("image", P),
         ("strides", I64 * 4),
         ("batch", I64),
