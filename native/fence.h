@@ -41,7 +41,7 @@ void allow_maps(const Run& run, const Step& s, bool allowed) {
     const auto bytes = [&](const Map& map) {
         int64_t value = sizeof(T);
         if (&map == &s.out) value = s.out_bytes ? 1 : s.float_out ? sizeof(float) : value;
-        if (&map == &s.in && s.scale && !s.depthwise) value = 1;
+        if (&map == &s.in && s.scale && !s.between_bytes) value = 1;
         return run.batch * (map.height + 2 * map.border) * (map.width + 2 * map.border) * map.pixel * value;
     };
     for (const Map* map : {&s.in, &s.out, &s.residual, &s.gate}) {

@@ -102,7 +102,7 @@ struct Step {
     const Panel* panels;        // all output channels, panel by panel
     const float* bias;          // [out.channels]
     const float* scale;         // [out.channels], what one of the integer sums is worth, if the weights are int8, else null:
-                                // the rows are bytes then, those of a separable convolution by `between_bytes`
+                                // the rows are bytes then, made by `between_bytes` if the map is none
     const float* between_bytes;  // [2][in.channels]: v is kept as the byte v * first + second, rounded
     const float* out_bytes;      // the same [2][out.channels] for the result, or null if it is no bytes
     int64_t runs, taps, length; // a row of the product: so many stretches, `taps` of them in a kernel row, of so many values

@@ -266,24 +266,39 @@ void multiply_panel(const Step& s, int64_t c, int64_t first_input, const Row* pa
     }
 }
 
-// One tile of `pixels` pixels: every panel times every row.
-template <class Row, class T, class Out>
-void finish_tile(const Step& s, const Row* const* rows, Stretches at, const T* const* residual, Out* const* out,
-                 int64_t pixels) {
+// A part of a step: some pixels and some panels of output channels, by their numbers.
+struct Tile {
+    int64_t begin, end, first_panel, last_panel;
+    int64_t pixels() const { return end - begin; }
+};
+
+// Calls body(panel, its first output channel, its weights, those of the panel behind it) for the panels of a tile.
+template <class Row, class Body>
+INLINE void each_panel(const Step& s, const Tile& tile, const Body& body) {
     const Row* weights = static_cast<const Row*>(s.weights);
-    int64_t c = 0;
-    for (const Panel* panel = s.panels; c < s.out.channels; panel++) {
+    const Panel* panel = s.panels;
+    for (int64_t c = 0, index = 0; c < s.out.channels && index < tile.last_panel; index++, panel++) {
         const Row* next = weights + s.runs * s.length * panel->channels;
-        const Row* ahead = c + panel->channels < s.out.channels ? next : static_cast<const Row*>(s.weights);
-        switch (panel->channels / WIDTH) {
-            case 1: multiply_panel<1>(s, c, panel->first, weights, ahead, rows, at, pixels, residual, out); break;
-            case 2: multiply_panel<2>(s, c, panel->first, weights, ahead, rows, at, pixels, residual, out); break;
-            case 3: multiply_panel<3>(s, c, panel->first, weights, ahead, rows, at, pixels, residual, out); break;
-            default: multiply_panel<4>(s, c, panel->first, weights, ahead, rows, at, pixels, residual, out);
-        }
+        const bool last = c + panel->channels == s.out.channels;
+        if (index >= tile.first_panel) body(*panel, c, weights, last ? static_cast<const Row*>(s.weights) : next);
         weights = next;
         c += panel->channels;
     }
+}
+
+// One tile: its panels times every row.
+template <class Row, class T, class Out>
+void finish_tile(const Step& s, const Tile& tile, const Row* const* rows, Stretches at, const T* const* residual,
+                 Out* const* out) {
+    const int64_t pixels = tile.pixels();
+    each_panel<Row>(s, tile, [&](const Panel& panel, int64_t c, const Row* weights, const Row* ahead) {
+        switch (panel.channels / WIDTH) {
+            case 1: return multiply_panel<1>(s, c, panel.first, weights, ahead, rows, at, pixels, residual, out);
+            case 2: return multiply_panel<2>(s, c, panel.first, weights, ahead, rows, at, pixels, residual, out);
+            case 3: return multiply_panel<3>(s, c, panel.first, weights, ahead, rows, at, pixels, residual, out);
+            default: return multiply_panel<4>(s, c, panel.first, weights, ahead, rows, at, pixels, residual, out);
+        }
+    });
 }
 
 #ifdef NATIVE_AMX
@@ -291,8 +306,8 @@ static_assert(MOST_PIXELS <= MOST_ROWS && MOST_PIXELS % PIXEL_GROUP == 0 && 8 * 
 
 // The same on tiles, if stretches are of whole groups of 16 values. `scratch` has the rows or room for them.
 template <class Row, class T, class Out>
-void finish_on_tiles(const Step& s, const Row* const* rows, Stretches at, const T* const* residual, Out* const* out,
-                     int64_t pixels, Row* scratch) {
+void finish_on_tiles(const Step& s, const Tile& tile, const Row* const* rows, Stretches at, const T* const* residual,
+                     Out* const* out, Row* scratch) {
     const Activate activate(s.activation);
     const auto finish = [&](int64_t first, int64_t count, int64_t c, int vectors, const auto* sums) {
         for (int64_t m = 0; m < count; m++)
@@ -312,16 +327,12 @@ void finish_on_tiles(const Step& s, const Row* const* rows, Stretches at, const 
             }
     };
     TileProduct<Row, decltype(finish)> product(s.runs, s.length, finish);
-    const Row* weights = static_cast<const Row*>(s.weights);
-    int64_t c = 0, first = -1;
-    for (const Panel* panel = s.panels; c < s.out.channels; panel++) {
-        if (panel->first != first) product.read(rows, first = panel->first, pixels, at, rows[0] == scratch, scratch);
-        const Row* next = weights + s.runs * s.length * panel->channels;
-        const bool last = c + panel->channels == s.out.channels;
-        product.multiply(weights, c, static_cast<int>(panel->channels / WIDTH), last ? s.weights : next);
-        weights = next;
-        c += panel->channels;
-    }
+    int64_t first = -1;
+    each_panel<Row>(s, tile, [&](const Panel& panel, int64_t c, const Row* weights, const Row* ahead) {
+        if (panel.first != first)
+            product.read(rows, first = panel.first, tile.pixels(), at, rows[0] == scratch, scratch);
+        product.multiply(weights, c, static_cast<int>(panel.channels / WIDTH), ahead);
+    });
 }
 #endif
 
@@ -485,9 +496,26 @@ void depthwise_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t en
     }
 }
 
+// Whether the rows of a product are made in scratch: by a depthwise convolution, or from a map that has no bytes yet.
+INLINE bool makes_rows(const Step& s) { return s.depthwise || s.between_bytes; }
+
+// The pixels that a convolution of single pixels reads, as bytes.
+template <class T>
+void round_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t end, uint8_t* out) {
+    const int64_t height = s.out.height, width = s.out.width, C = s.in.channels;
+    for (int64_t p = begin; p < end;) {
+        const int64_t n = p / (height * width), y = p / width % height, x = p % width;
+        const T* from = in.at(n, y * s.stride - s.pad_top, x * s.stride - s.pad_left);
+        for (const int64_t stop = std::min(end, p + width - x); p < stop; p++, from += s.stride * in.pixel, out += C)
+            for (int64_t c = 0; c < C; c += WIDTH)
+                Write<uint8_t>(s.between_bytes, C, c)(out + c, load<WIDTH>(from + c));
+    }
+}
+
 // A convolution, or a separable one whose depthwise part goes into `scratch` first.
 template <class T, class Row, class Out>
-void convolve_tile(const Step& s, char* arena, int64_t begin, int64_t end, char* scratch) {
+void convolve_tile(const Step& s, const Tile& tile, char* arena, char* scratch) {
+    const int64_t begin = tile.begin, end = tile.end;
     const Place<T> residual(arena, s.residual);
     const Place<Row> in(arena, s.in);
     const Place<Out> out(arena, s.out);
@@ -496,12 +524,15 @@ void convolve_tile(const Step& s, char* arena, int64_t begin, int64_t end, char*
     Out* to[MOST_PIXELS + rows_together(1)];
     const int64_t height = s.out.height, width = s.out.width;
     Row* between = reinterpret_cast<Row*>(scratch);
-    if (s.depthwise) depthwise_tile(s, Place<T>(arena, s.in), begin, end, between);
+    if (s.depthwise)
+        depthwise_tile(s, Place<T>(arena, s.in), begin, end, between);
+    else if constexpr (sizeof(Row) == 1)
+        if (s.between_bytes) round_tile(s, Place<T>(arena, s.in), begin, end, between);
     for (int64_t p = begin; p < end;) {  // a row of the map, or what of it lies in the tile
         const int64_t n = p / (height * width), y = p / width % height, x = p % width;
-        const Row* from = s.depthwise ? between + (p - begin) * s.in.channels
-                                      : in.at(n, y * s.stride - s.pad_top, x * s.stride - s.pad_left);
-        const int64_t step = s.depthwise ? s.in.channels : s.stride * in.pixel;
+        const Row* from = makes_rows(s) ? between + (p - begin) * s.in.channels
+                                        : in.at(n, y * s.stride - s.pad_top, x * s.stride - s.pad_left);
+        const int64_t step = makes_rows(s) ? s.in.channels : s.stride * in.pixel;
         const T* add = residual.at(n, y, x);
         Out* target = out.at(n, y, x);
         for (const int64_t stop = std::min(end, p + width - x); p < stop; p++) {
@@ -517,9 +548,9 @@ void convolve_tile(const Step& s, char* arena, int64_t begin, int64_t end, char*
         const Stretches at{s.taps, in.row, in.pixel};
         const T* const* residuals = plus ? added : nullptr;
 #ifdef NATIVE_AMX
-        if (s.length % REST == 0) return finish_on_tiles(s, rows, at, residuals, to, end - begin, between);
+        if (s.length % REST == 0) return finish_on_tiles(s, tile, rows, at, residuals, to, between);
 #endif
-        return finish_tile(s, rows, at, residuals, to, end - begin);
+        return finish_tile(s, tile, rows, at, residuals, to);
     }
     if constexpr (std::is_same_v<Row, T>) {
         const Activate activate(s.activation);
@@ -642,13 +673,23 @@ void clear_border(Map map, char* arena, int64_t batch, int value) {
 // Of one value of a product's rows, where maps have values of `map_bytes`.
 INLINE int64_t row_bytes(const Step& s, int64_t map_bytes) { return s.scale ? 1 : map_bytes; }
 
-// How many pixels (or rows, or vectors) one claim takes, and how many claims there are.
+// Whether threads share the panels of a step rather than its pixels, of which there are too few for that.
+INLINE bool shares_panels(const Step& s, int64_t batch) {
+    return s.kind == CONVOLUTION && s.weights && !makes_rows(s) && batch * s.out.height * s.out.width <= ROWS;
+}
+
+// How many pixels (or panels, or rows, or vectors) one claim takes, and how many of them there are.
 struct Tiles {
     int64_t size, total;
     template <class T>
     static Tiles of(const Step& s, int64_t batch, int threads, T) {
         switch (s.kind) {
             case CONVOLUTION: {
+                if (shares_panels(s, batch)) {
+                    int64_t panels = 0;
+                    for (int64_t c = 0; c < s.out.channels; panels++) c += s.panels[panels].channels;
+                    return {1, panels};
+                }
                 const int64_t pixels = batch * s.out.height * s.out.width;
                 const int64_t fit = TILE_BYTES / (row_bytes(s, sizeof(T)) * s.runs * s.length);
                 const int64_t most = std::min(MOST_PIXELS, std::max<int64_t>(8 * ROWS, fit / PIXEL_GROUP * PIXEL_GROUP));
@@ -667,15 +708,18 @@ void run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, char* s
     const int64_t height = s.out.height;
     constexpr bool with_bytes = std::is_same_v<T, bf16>;
     switch (s.kind) {
-        case CONVOLUTION:
+        case CONVOLUTION: {
+            const Tile tile = shares_panels(s, run.batch) ? Tile{0, run.batch * height * s.out.width, begin, end}
+                                                          : Tile{begin, end, 0, s.out.channels};
             if constexpr (with_bytes) {
                 if (s.scale)
-                    return s.out_bytes ? convolve_tile<T, uint8_t, uint8_t>(s, run.arena, begin, end, scratch)
-                                       : convolve_tile<T, uint8_t, T>(s, run.arena, begin, end, scratch);
-                if (s.out_bytes) return convolve_tile<T, T, uint8_t>(s, run.arena, begin, end, scratch);
+                    return s.out_bytes ? convolve_tile<T, uint8_t, uint8_t>(s, tile, run.arena, scratch)
+                                       : convolve_tile<T, uint8_t, T>(s, tile, run.arena, scratch);
+                if (s.out_bytes) return convolve_tile<T, T, uint8_t>(s, tile, run.arena, scratch);
             }
-            return s.float_out ? convolve_tile<T, T, float>(s, run.arena, begin, end, scratch)
-                               : convolve_tile<T, T, T>(s, run.arena, begin, end, scratch);
+            return s.float_out ? convolve_tile<T, T, float>(s, tile, run.arena, scratch)
+                               : convolve_tile<T, T, T>(s, tile, run.arena, scratch);
+        }
         case POOL: return pool_row<true, T>(s, run.arena, begin / height, begin % height);
         case AVERAGE: return pool_row<false, T>(s, run.arena, begin / height, begin % height);
         case SUM:
@@ -708,7 +752,7 @@ void run_share(const Run& run, Team& team, int index, int threads) {
             if (index == 0) allow_maps<T>(run, s, true);
 #ifndef NATIVE_AMX  // whose groups of rows may reach behind the last pixel
             allow(false, scratch, scratch_bytes);
-            allow(true, scratch, s.depthwise ? tiles.size * s.in.channels * row_bytes(s, sizeof(T)) : 0);
+            allow(true, scratch, makes_rows(s) ? tiles.size * s.in.channels * row_bytes(s, sizeof(T)) : 0);
 #endif
             team.wait(work - 1, index, threads);
         }

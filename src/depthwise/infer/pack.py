@@ -36,10 +36,18 @@ class Packed:
         }
 
 
-def pack(step: Step, inputs: int, outputs: int, *, bf16: bool, rounding: Rounding | None = None) -> Packed:
+def pack(
+    step: Step,
+    inputs: int,
+    outputs: int,
+    *,
+    bf16: bool,
+    rounding: Rounding | None = None,
+    source_bytes: bool = False,
+) -> Packed:
     """The weights of `step` between maps of so many channels, filled up, for the kernels in use.
 
-    Its product is in bytes if there is a `rounding` for it.
+    Its product is in bytes if there is a `rounding` for it, and makes them itself unless its source has them.
     """
     assert library.handle is not None
     weights = panels = bias = depthwise = between_bias = scale = between_bytes = order = None
@@ -68,7 +76,8 @@ def pack(step: Step, inputs: int, outputs: int, *, bf16: bool, rounding: Roundin
     if step.depthwise is not None:
         depthwise = ordered(_filled(step.depthwise.weight.flatten(1).T, inputs))  # [h * w, M]
         between_bias = ordered(_filled(step.depthwise.bias, inputs))
-        between_bytes = ordered(bytes_of(rounding, inputs)) if rounding else None
+    if rounding and not source_bytes:
+        between_bytes = ordered(bytes_of(rounding, inputs))
     return Packed(weights, panels, bias, depthwise, between_bias, scale, between_bytes, runs, taps, length)
 
 

@@ -60,6 +60,7 @@ class Plan:
                 self.channels[step.result],
                 bf16=bf16,
                 rounding=self.rounding(step.product),
+                source_bytes=step.source in self.byte_maps,
             )
             for step in self.steps
         ]
@@ -125,7 +126,8 @@ class Plan:
     def _keep_bytes(self) -> None:
         """Turn the maps that products in bytes read into bytes.
 
-        Whoever makes the map writes bytes, if nobody reads anything else in it; else they become a map beside it.
+        Whoever makes the map writes bytes, if nobody reads anything else in it. Else they become a map beside it, unless
+        they are for one convolution of single pixels: that makes them of what it reads.
         """
         readers: dict[int, list[int]] = {}
         for number, step in enumerate(self.steps):
@@ -149,6 +151,9 @@ class Plan:
                 or [step.kind for step in makers] not in (["convolution"], ["sum"])
                 or makers[0].first is not None
             ):
+                step = self.steps[numbers[0]]
+                if len(numbers) == 1 and step.product and step.product.weight.shape[2:] == (1, 1):
+                    continue
                 index = len(self.shapes)
                 self.shapes.append(self.shapes[source])
                 copies[numbers[0]] = Step("sum", source, index)
