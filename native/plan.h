@@ -201,47 +201,53 @@ __attribute__((noinline)) void multiply(const Step& s, int64_t c, int64_t first_
             ahead += forward;
         }
     }
-    const Activate activate(s.activation);
-    const bool curved = s.activation > RELU6;
-    constexpr int P = std::is_same_v<Out, bf16> && N % 2 == 0 ? 2 : 1;  // vectors that are written at once
-    alignas(64) float values[R][N * WIDTH];                             // that a curve is to be laid over
+    // The sums become values in their registers, one thing after the other.
+    F<WIDTH> v[R][N];
+    const auto each = [&](const auto& value) INLINE_LAMBDA {
 #pragma GCC unroll 4
-    for (int n = 0; n < N; n += P) {
-        const int64_t channel = c + n * WIDTH;
-        const Write<Out> write(s.out_bytes, s.out.channels, channel);
-        F<WIDTH> worth[P], start[P];
-        if constexpr (sizeof(Row) == 1)
-#pragma GCC unroll 2
-            for (int part = 0; part < P; part++) {
-                worth[part] = load<WIDTH>(s.scale + channel + part * WIDTH);
-                start[part] = load<WIDTH>(s.bias + channel + part * WIDTH);
-            }
+        for (int n = 0; n < N; n++)
 #pragma GCC unroll 16
-        for (int m = 0; m < R; m++) {
-            F<WIDTH> v[P];
-#pragma GCC unroll 2
-            for (int part = 0; part < P; part++) {
-                if constexpr (sizeof(Row) == 1)
-                    v[part] = __builtin_convertvector(sum[m][n + part], F<WIDTH>) * worth[part] + start[part];
-                else
-                    v[part] = settled<WIDTH>(sum[m][n + part]);
-                if (residual) v[part] = join(s, v[part], load<WIDTH>(residual[m] + channel + part * WIDTH));
-                if (curved) store<WIDTH>(values[m] + (n + part) * WIDTH, v[part]);
-            }
-            if (curved) continue;
-            if constexpr (P == 2)
-                store_two<WIDTH>(out[m] + channel, activate.clamp(v[0]), activate.clamp(v[1]));
-            else
-                write(out[m] + channel, activate.clamp(v[0]));
-        }
-    }
-    if (curved)
+            for (int m = 0; m < R; m++) v[m][n] = value(m, n, c + n * WIDTH);
+    };
+    each([&](int m, int n, int64_t channel) INLINE_LAMBDA {
+        if constexpr (sizeof(Row) == 1)
+            return __builtin_convertvector(sum[m][n], F<WIDTH>) * load<WIDTH>(s.scale + channel) +
+                   load<WIDTH>(s.bias + channel);
+        else
+            return settled<WIDTH>(sum[m][n]);
+    });
+    if (residual)
+        each([&](int m, int n, int64_t channel) INLINE_LAMBDA {
+            return join(s, v[m][n], load<WIDTH>(residual[m] + channel));
+        });
+    const Activate activate(s.activation);
+    if (s.activation > RELU6) {
+        alignas(64) float values[R][N * WIDTH];
+        each([&](int m, int n, int64_t) INLINE_LAMBDA { return store<WIDTH>(values[m] + n * WIDTH, v[m][n]), v[m][n]; });
         for (int n = 0; n < N; n++) {
             const int64_t channel = c + n * WIDTH;
             const Write<Out> write(s.out_bytes, s.out.channels, channel);
             for (int m = 0; m < R; m++)
                 write(out[m] + channel, activate.curve(s.activation, load<WIDTH>(values[m] + n * WIDTH)));
         }
+        return;
+    }
+    if (s.activation == RELU6)
+        each([&](int m, int n, int64_t) INLINE_LAMBDA { return at_most<WIDTH>(v[m][n], activate.high); });
+    if (s.activation != NOTHING)
+        each([&](int m, int n, int64_t) INLINE_LAMBDA { return at_least<WIDTH>(v[m][n], activate.low); });
+    constexpr int P = std::is_same_v<Out, bf16> && N % 2 == 0 ? 2 : 1;  // vectors that are written at once
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n += P) {
+        const int64_t channel = c + n * WIDTH;
+        const Write<Out> write(s.out_bytes, s.out.channels, channel);
+#pragma GCC unroll 16
+        for (int m = 0; m < R; m++)
+            if constexpr (P == 2)
+                store_two<WIDTH>(out[m] + channel, v[m][n], v[m][n + 1]);
+            else
+                write(out[m] + channel, v[m][n]);
+    }
 }
 
 // How many rows are multiplied at once: enough sums to keep the multipliers busy.
