@@ -212,6 +212,7 @@ class Maxout(nn.Module):
         (nn.Conv2d(6, 7, 3), nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)),
         (nn.Conv2d(6, 20, 3), nn.MaxPool2d(2), nn.ReLU()),
         (nn.Conv2d(6, 20, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        (nn.Conv2d(6, 20, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 333)),
         (Residual(conv2d(6, 6, 3, 1, "same")),),
         (nn.Conv2d(6, 60, 3), Maxout(), nn.Conv2d(20, 5, 1)),
     ],
@@ -356,6 +357,18 @@ def test_bits_do_not_depend_on_the_threads(network: nn.Module) -> None:
     torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("images", [1, 3, 7])
+def test_threads_share_the_outputs_of_a_few_pixels(images: int) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 333)).eval()
+    x, before = torch.randn(images, 24, 2, 2), torch.get_num_threads()
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        compiled = compile(network, x)
+        torch.testing.assert_close(compiled(x), network(x).detach())
+    torch.set_num_threads(before)
 
 
 def test_many_threads_share_one_network_in_batches_of_their_own(network: nn.Module) -> None:

@@ -124,6 +124,10 @@ def concatenate(*maps: Tensor) -> Tensor:
     return torch.cat(maps, 1)
 
 
+def halved_and_added(y: Tensor, z: Tensor) -> Tensor:
+    return nn.functional.max_pool2d(y, 2, 2, 1) + z
+
+
 class Again(nn.Sequential):
     """All layers twice: the same weights, other ranges."""
 
@@ -143,6 +147,8 @@ class Again(nn.Sequential):
         (Both(torch.add, conv2d(20, 32, 3), conv2d(32, 32, 3, 1, 1)), PointwiseConv2d(32, 9)),
         (Both(concatenate, conv2d(20, 32, 1), conv2d(32, 16, 1)), conv2d(48, 9, 3, 1, 1)),
         (Both(concatenate, conv2d(20, 16, 3), nn.MaxPool2d(3, 1, 1)), conv2d(32, 9, 1)),
+        (Both(halved_and_added, conv2d(20, 32, 1), nn.Conv2d(32, 32, 1, 2, 1)), conv2d(32, 9, 1)),
+        (Both(concatenate, conv2d(20, 32, 1), conv2d(32, 32, 1, groups=2)), conv2d(64, 9, 1)),
         (Again(conv2d(20, 20, 3, 1, 1), nn.SiLU()), conv2d(20, 9, 3)),
         (conv2d(20, 20, 3, 1, 1), nn.ReLU(), PointwiseConv2d(20, 9), nn.ReLU()),
         (conv2d(20, 20, 3, 1, 1), PointwiseConv2d(20, 9), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),

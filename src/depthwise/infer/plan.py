@@ -126,8 +126,8 @@ class Plan:
     def _keep_bytes(self) -> None:
         """Turn the maps that products in bytes read into bytes.
 
-        Whoever makes the map writes bytes, if nobody reads anything else in it. Else they become a map beside it, unless
-        they are for one convolution of single pixels: that makes them of what it reads.
+        Whoever makes the map writes bytes, if nobody reads anything else in it. Else they become a map beside it, or if
+        they are for one convolution of single pixels, that makes them of what it reads.
         """
         readers: dict[int, list[int]] = {}
         for number, step in enumerate(self.steps):
@@ -314,7 +314,7 @@ class _Context:
         )
 
     def _lay_out(self) -> tuple[dict[int, int], int]:
-        """Where each map starts, so that none lies on another that is still read; the largest are placed first."""
+        """Where each map starts, so that none lies on another that is still read, and how long they are together."""
         plan = self.plan
         first: dict[int, int] = {}
         last: dict[int, int] = {}
@@ -326,22 +326,24 @@ class _Context:
                     last[index] = time
         last[plan.result] = len(plan.steps)
         sizes = {index: self._bytes(index) for index in first}
+        # Maps take turns in places, each in the middle of its own: the halves that two threads write were last written
+        # by them there, and need not come from another core's cache.
         places: list[list[int]] = []
-        for index in sorted(sizes, key=lambda index: -sizes[index]):
-            free = (
-                place
-                for place in places
-                if all(last[other] < first[index] or last[index] < first[other] for other in place)
-            )
-            place = next(free, None)
-            if place is None:
-                places.append([index])
+        for index in first:
+
+            def growth(place: list[int], size: int = sizes[index]) -> tuple[int, int]:
+                room = max(sizes[other] for other in place)
+                return max(size - room, 0), room
+
+            free = [place for place in places if last[place[-1]] < first[index]]
+            if free:
+                min(free, key=growth).append(index)
             else:
-                place.append(index)
+                places.append([index])
         offsets: dict[int, int] = {}
         arena_bytes = 0
         for place in places:
-            room = sizes[place[0]]
+            room = max(sizes[index] for index in place)
             for index in place:
                 offsets[index] = arena_bytes + (room - sizes[index]) // (2 * ALIGNMENT) * ALIGNMENT
             arena_bytes += room
