@@ -29,9 +29,8 @@ class Plan:
     """Runs `graph` on float32 images [N, C, H, W] of the shape it was made for; safe from many threads at once.
 
     bf16: maps and weights are bfloat16 rather than float32; `roundings`: products that are done in bytes then.
-    Larger batches are run `together` images at a time, that the maps between two steps stay in the cache. Memory for a
-    number of images and of PyTorch's threads is taken when it first comes, and kept: running allocates the result and
-    nothing else.
+    At most `together` images are in work at a time, that the maps between two steps stay in the cache. Memory for a
+    number of images and of threads is taken when it first comes, and kept: running allocates the result and nothing else.
     """
 
     def __init__(self, graph: Graph, *, bf16: bool, roundings: Mapping[str, Rounding] | None = None) -> None:
