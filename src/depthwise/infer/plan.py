@@ -30,7 +30,8 @@ class Plan:
 
     bf16: maps and weights are bfloat16 rather than float32; `roundings`: products that are done in bytes then.
     At most `together` images are in work at a time, that the maps between two steps stay in the cache. Memory for a
-    number of images and of threads is taken when it first comes, and kept: running allocates the result and nothing else.
+    number of images and of threads is taken when it first comes, and kept: running allocates the result and nothing
+    else.
     """
 
     def __init__(self, graph: Graph, *, bf16: bool, roundings: Mapping[str, Rounding] | None = None) -> None:
