@@ -100,10 +100,10 @@ class Plan:
         Each thread has images of its own, as far as they go around and the cache has room for one a thread: it then
         waits for nobody and fetches nothing that another core wrote. All threads share the images left.
         """
-        beside = threads if threads <= self.together else 1
-        for part in _even_parts(images // beside if beside > 1 else 0, self.together // beside):
-            yield beside, part, 1
-        for part in _even_parts(images % beside if beside > 1 else images, self.together):
+        own = images // threads if threads <= self.together else 0
+        for part in _even_parts(own, max(1, self.together // threads)):
+            yield threads, part, 1
+        for part in _even_parts(images - own * threads, self.together):
             yield 1, part, threads
 
     def _context(self, images: int, threads: int) -> "_Context":
@@ -126,8 +126,8 @@ class Plan:
     def _keep_bytes(self) -> None:
         """Turn the maps that products in bytes read into bytes.
 
-        Whoever makes the map writes bytes, if nobody reads anything else in it. Else they become a map beside it, or if
-        they are for one convolution of single pixels, that makes them of what it reads.
+        Whoever makes the map writes bytes, if nobody reads anything else in it. Else they become a map beside it; but
+        where only one convolution of single pixels wants them, it makes them itself of what it reads.
         """
         readers: dict[int, list[int]] = {}
         for number, step in enumerate(self.steps):
