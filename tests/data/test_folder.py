@@ -101,6 +101,21 @@ def test_what_is_no_image_of_a_class_is_named_or_passed_over(make_folder: MakeFo
     assert not dataset.bad
 
 
+@pytest.mark.parametrize(
+    "name",
+    [".ipynb_checkpoints", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "#recycle", "__pycache__"],
+)
+def test_hidden_and_system_folders_are_passed_over(make_folder: MakeFolder, name: str) -> None:
+    root = make_folder({"cat": 5, "dog": 5, name: 2, f"cat/{name}": 1})
+    dataset = open_dataset(str(root))
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.ignored == ()
+    parted = make_folder(
+        {f"parted/{part}/{place}": 2 for part in ("train", "test") for place in ("a", "b", name)}
+    )
+    assert open_dataset(str(parted / "parted")).classes == ("a", "b")
+
+
 def test_beside_parts_other_folders_are_named(make_folder: MakeFolder) -> None:
     root = make_folder({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1, "extra": 1})
     assert open_dataset(str(root)).ignored == ("extra/",)

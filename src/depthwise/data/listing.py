@@ -18,7 +18,20 @@ _PART_OF = {
     "test": "test",
     "testing": "test",
 }
-_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
+# What systems and programs leave in folders, in lower case: Windows, macOS' archives, NAS boxes, ext4, Python.
+_LITTER = frozenset(
+    {
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information"),
+        *("__macosx", "icon\r", "network trash folder", "temporary items"),
+        *("@eadir", "@recycle", "@recently-snapshot", "@sharesnap", "#recycle", "#snapshot", "~snapshot"),
+        *("lost+found", "__pycache__"),
+    }
+)
+
+
+def passed_over(name: str) -> bool:
+    """Whether a file or folder of this name (not a path) is hidden or a system's own, no part of anybody's images."""
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ def _entries(root: Path, place: str) -> tuple[list[str], list[str]]:
     try:
         with os.scandir(root / place) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name.lower() in _LITTER:
+                if passed_over(entry.name):
                     continue
                 (folders if entry.is_dir() else files).append(os.path.join(place, entry.name))
     except OSError as error:
