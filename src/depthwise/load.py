@@ -13,6 +13,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.infer import Predictor, compile
 from depthwise.infer.quantize import from_tensors
 from depthwise.models import create_model, list_models
+from depthwise.words import quote_path
 
 SHOWN_MISMATCHES = 3
 
@@ -62,7 +63,7 @@ def load_module(bundle: Bundle) -> nn.Module:
     if not config.classes:
         raise DepthwiseError(
             f"{bundle.path} is a backbone without a classifier and has no classes to answer with: train one on it "
-            f"with depthwise train --init {bundle.path}"
+            f"with depthwise train --init {quote_path(bundle.path)}"
         )
     defaults = {"num_classes": len(config.classes), "in_channels": config.preprocess.channels}
     arguments = {**defaults, **config.model_args}

@@ -14,6 +14,7 @@ from depthwise.cli import bench, compile, cost, data, draw, evaluate, export, im
 from depthwise.cli.options import STANDARD_INPUT
 from depthwise.cli.output import printable
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.words import quote
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -64,7 +65,7 @@ def run(tokens: list[str]) -> int:
         return code or DONE
     except CycloptsError as error:
         files = [token for token in tokens if token.startswith("-") and os.path.exists(token)]
-        hint = f" The file of this name goes behind a --, as in: -- {files[0]}" if files else ""
+        hint = f" The file of this name goes behind a --, as in: -- {quote(files[0])}" if files else ""
         return _fail(" ".join(str(error).split()) + hint, USAGE, debug)
     except UsageError as error:
         return _fail(str(error), USAGE, debug)

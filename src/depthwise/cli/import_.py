@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from depthwise.cli.options import Json, flag
-from depthwise.cli.output import note, print_json, printable
+from depthwise.cli.output import note, print_json
 from depthwise.errors import UsageError
+from depthwise.words import quote_path
 
 if TYPE_CHECKING:
     from depthwise.importing import Imported
@@ -57,9 +58,9 @@ def import_(
     what = f"{len(result.config.classes):,} classes" if result.config.classes else "a backbone"
     print(f"{model} from {result.source}, {what}, images of {size}")
     print(
-        f"predict: depthwise predict {printable(str(out))} IMAGE"
+        f"predict: depthwise predict {quote_path(out)} IMAGE"
         if result.config.classes
-        else f"train:   depthwise train --init {printable(str(out))} --data FOLDER --out RUN"
+        else f"train:   depthwise train --init {quote_path(out)} --data FOLDER --out RUN"
     )
 
 

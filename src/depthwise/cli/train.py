@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from depthwise.cli.options import Data, Json, flag
 from depthwise.cli.output import counting, note, print_json, printable
 from depthwise.errors import UsageError, unknown_name
+from depthwise.words import quote_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -230,4 +231,4 @@ def _print(result: "Result", *, as_json: bool) -> None:
         f"({result.weights} weights, {result.seconds:,.0f} s)"
     )
     print(f"report:  {printable(out)}/report.html")
-    print(f"predict: depthwise predict {printable(out)} IMAGE")
+    print(f"predict: depthwise predict {quote_path(out)} IMAGE")

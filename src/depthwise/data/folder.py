@@ -11,6 +11,7 @@ from depthwise.data.dataset import BadImage, Dataset, FileSplit, Split
 from depthwise.data.listing import Listing, list_folder
 from depthwise.data.verify import Fact, Progress, verify
 from depthwise.errors import DepthwiseError
+from depthwise.words import quote_path
 
 VAL_FRACTION = 0.2
 MAX_BAD_FRACTION = 0.01
@@ -26,8 +27,8 @@ class TooManyUnreadableError(DepthwiseError):
         super().__init__(
             f"{len(bad)} of {total} images in {root} cannot be read, over {max_bad:.0%}: "
             f"{_some([f'{image.path} ({image.reason})' for image in bad])}; "
-            f"see them all with `depthwise data check {root}`, and mend or remove them, or leave them out of a "
-            f"training with --skip-bad"
+            f"see them all with `depthwise data check {quote_path(root)}`, and mend or remove them, or leave them out "
+            f"of a training with --skip-bad"
         )
         self.bad = tuple(bad)
         self.rule = (

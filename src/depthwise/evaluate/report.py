@@ -6,7 +6,6 @@ dark setting and fits a phone. Every name that came with the data is escaped by 
 
 import base64
 import gzip
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +24,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.evaluate import sections
 from depthwise.evaluate.metrics import Evaluation
 from depthwise.evaluate.pictures import picture
+from depthwise.words import command_line
 from depthwise.writing import written_whole
 
 MISTAKE_PIXELS = 224
@@ -160,7 +160,7 @@ def render(data: ReportData) -> str:
             cost=data.cost,
             recipe=sections.outline(data.recipe),
             versions=data.versions,
-            command=shlex.join(data.command),
+            command=command_line(data.command),
             data=data.data,
             charts={"curves": learning["curves"], "certainty": certainty},
             style=page_part("report.css"),

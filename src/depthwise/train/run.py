@@ -20,6 +20,7 @@ from depthwise.train.loop import Trainer
 from depthwise.train.recipe import Recipe, differences
 from depthwise.train.session import Session, Watcher
 from depthwise.train.signals import StopRequest
+from depthwise.words import quote_path
 from depthwise.writing import disk_full
 
 
@@ -130,8 +131,8 @@ def train(
         if not disk_full(error):
             raise
         raise DepthwiseError(
-            f"no space is left for {files.root}: free some, then go on with: depthwise train --out {files.root} "
-            f"--resume"
+            f"no space is left for {files.root}: free some, then go on with: "
+            f"depthwise train --out {quote_path(files.root)} --resume"
         ) from error
 
 

@@ -14,6 +14,7 @@ from depthwise.train.checkpoint import load_checkpoint, save_checkpoint
 from depthwise.train.files import RunFiles, read_lines, write_text
 from depthwise.train.loop import Trainer, Window
 from depthwise.train.signals import StopRequest
+from depthwise.words import quote_path
 
 EVALUATION_BATCH = 250
 
@@ -139,7 +140,7 @@ class Session:
             self.save()
             raise KeyboardInterrupt(
                 f"stopped at step {self.trainer.step} of {self.trainer.total_steps}, nothing is lost; go on with: "
-                f"depthwise train --out {self.files.root} --resume"
+                f"depthwise train --out {quote_path(self.files.root)} --resume"
             )
 
     def measure(self, split: Split, module: nn.Module, precision: str) -> Evaluation:
