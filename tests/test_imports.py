@@ -16,6 +16,7 @@ SOURCE = Path(depthwise.__file__).parent
 # What each part may import besides itself and `errors`. A part that is not here has not been given its place yet.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "reading": set(),
     "words": set(),
     "writing": set(),
     "native": set(),
@@ -26,12 +27,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "regular": {"cost"},
     "draw": {"cost", "layers"},
     "match": {"cost", "models"},
-    "data": set(),
+    "data": {"reading"},
     "bundle": {"data", "writing"},
     "evaluate": {"data", "writing"},
     "infer": {"bundle", "data", "layers", "native"},
     "ops": {"infer", "native"},
-    "weights": {"bundle", "data", "layers"},
+    "weights": {"bundle", "data", "layers", "reading"},
     "train": {"bundle", "cost", "data", "evaluate", "native", "writing"},
     "recipes": {"data", "models", "train"},
     "bench": {"evaluate", "infer", "models", "native", "writing"},

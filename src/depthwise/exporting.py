@@ -31,7 +31,8 @@ from torch.export import Dim, ExportedProgram
 from depthwise.bundle import read_bundle
 from depthwise.data import Preprocess, open_dataset, test_split
 from depthwise.data.image import ImageInput, UnreadableImageError, decode
-from depthwise.data.source import IMAGE_SUFFIXES, locate
+from depthwise.data.listing import images_below
+from depthwise.data.source import locate
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
 from depthwise.load import load_module
 
@@ -149,8 +150,7 @@ def find_images(spec: str) -> list[ImageInput]:
         _, split = test_split(open_dataset(spec))
         images = [split.image(i) for i in range(len(split))]
     else:
-        found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        images = [*sorted(path for path in found if not path.name.startswith("."))]
+        images = [*images_below(folder)]
     random.Random(0).shuffle(images)
     return images
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +116,60 @@ def test_good_images_are_answered_beside_broken_ones_and_standard_input(
         assert tuple(answer["index"] for answer in answers) == expected.indices
         probabilities = [answer["probability"] for answer in answers]
         assert probabilities == pytest.approx(list(expected.probabilities), abs=1e-6)
+
+
+SPECIAL = {
+    "device.png": "a device, and only regular files are read",
+    "itself.png": "Too many levels of symbolic links",
+    "nowhere.png": "No such file or directory",
+    "pipe.png": "a pipe, and only regular files are read",
+}
+
+
+@pytest.fixture
+def special(folder: Path) -> Path:
+    """The folder of pictures, with what is none but has a picture's name, and what systems leave behind."""
+    pictures = folder / "pics"
+    os.mkfifo(pictures / "pipe.png")
+    for name, target in {"device": "/dev/zero", "itself": "itself.png", "nowhere": "missing"}.items():
+        (pictures / f"{name}.png").symlink_to(target)
+    good = pictures / "b.JPG"
+    for place in (".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir", "$RECYCLE.BIN", "ünïcödé 猫/@eaDir"):
+        (pictures / place).mkdir()
+        (pictures / place / "copy.jpg").write_bytes(good.read_bytes())
+    return folder
+
+
+def predicted(bundle: Path, folder: Path, *arguments: str, stdin: Any = None) -> tuple[int, dict[str, str]]:
+    """The exit code, and of each image the error ("" if there is none), from the real command with --json."""
+    command = [sys.executable, "-m", "depthwise", "predict", str(bundle), *arguments, "--json"]
+    done = subprocess.run(command, cwd=folder, stdin=stdin, stdout=subprocess.PIPE, timeout=120)
+    images = json.loads(done.stdout)["images"]
+    return done.returncode, {image["image"]: image.get("error", "") for image in images}
+
+
+def test_special_files_in_a_folder_are_named_and_system_folders_passed_over(
+    tiny_bundle: Path, special: Path
+) -> None:
+    code, errors = predicted(tiny_bundle, special, "pics")
+    assert code == 1
+    assert {name.removeprefix("pics/"): reason for name, reason in errors.items() if reason} == SPECIAL
+    good = ["pics/a [red].png", "pics/b.JPG", "pics/ünïcödé 猫/c.png", "pics/ünïcödé 猫/d.webp"]
+    assert [name for name, reason in errors.items() if not reason] == good
+    assert names(special, "pics/**/*.[jJ]*") == ["pics/b.JPG"]
+    assert names(special, "pics/__MACOSX/*") == names(special, "pics/__MACOSX") == ["pics/__MACOSX/copy.jpg"]
+
+
+def test_special_files_named_singly_are_refused_one_by_one(tiny_bundle: Path, special: Path) -> None:
+    arguments = [f"pics/{name}" for name in SPECIAL]
+    with open("/dev/zero", "rb") as endless:
+        code, errors = predicted(tiny_bundle, special, *arguments, "-", "pics/b.JPG", stdin=endless)
+    assert code == 1
+    assert errors == {
+        **{f"pics/{name}": SPECIAL[name] for name in SPECIAL},
+        "-": "over 1 GiB, more than is read",
+        "pics/b.JPG": "",
+    }
 
 
 def test_the_table_names_every_image_and_every_reason(

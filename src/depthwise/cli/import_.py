@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from depthwise.cli.options import Json, flag
 from depthwise.cli.output import note, print_json
 from depthwise.errors import UsageError
+from depthwise.reading import read_regular
 from depthwise.words import quote_path
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def import_(
 
 def _names(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_regular(path).decode("utf-8-sig").splitlines()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

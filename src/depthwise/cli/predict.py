@@ -4,7 +4,7 @@ import csv
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +13,11 @@ from cyclopts import Parameter
 from depthwise.cli.options import STANDARD_INPUT, BundlePath, Json, flag
 from depthwise.cli.output import console, note, print_json, printable, table
 from depthwise.errors import UsageError
+from depthwise.reading import read_bounded
 
 if TYPE_CHECKING:
     from depthwise.data import BadImage
-    from depthwise.infer import Prediction
+    from depthwise.infer import Prediction, Predictor
 
 
 Results = Iterator[tuple[str, "Prediction | None", str]]
@@ -51,10 +52,10 @@ def predict(
     names = expand(image)
     from depthwise.load import load
 
+    sources = [_standard_input() if name == STANDARD_INPUT else name for name in names]
     predictor = load(bundle)
-    sources: Iterator[str | bytes] = (_standard_input() if name == STANDARD_INPUT else name for name in names)
     shown = ["-" if name == STANDARD_INPUT else name for name in names]
-    results = _results(shown, predictor.stream(sources, topk, batch_size))
+    results = _results(shown, _answers(predictor, sources, topk, batch_size))
     num_bad = _as_json(results) if json else _as_csv(results) if as_csv else _as_table(results)
     if num_bad:
         note(f"{num_bad} of {len(names)} images could not be read")
@@ -69,14 +70,17 @@ def expand(arguments: list[str]) -> list[str]:
     """
     if arguments.count(STANDARD_INPUT) > 1:
         raise UsageError("standard input (-) is named twice: it holds one image")
+    from depthwise.data.listing import images_below
+
     names: list[str] = []
     for argument in arguments:
         if os.path.isdir(argument):
-            found = _images_in(argument)
+            found = images_below(argument)
         elif argument != STANDARD_INPUT and not os.path.lexists(argument) and glob.has_magic(argument):
-            matches = sorted(glob.glob(argument, recursive=True))
             found = [
-                name for match in matches for name in (_images_in(match) if os.path.isdir(match) else [match])
+                name
+                for match in _matches(argument)
+                for name in (images_below(match) if os.path.isdir(match) else [match])
             ]
         else:
             found = [argument]
@@ -88,21 +92,40 @@ def expand(arguments: list[str]) -> list[str]:
     return names
 
 
-def _images_in(folder: str) -> list[str]:
-    from depthwise.data.source import IMAGE_SUFFIXES
+def _matches(pattern: str) -> list[str]:
+    """What `pattern` means, without what training would pass over, unless the pattern itself has its name."""
+    from depthwise.data.listing import passed_over
 
+    named = set(Path(pattern).parts)
     return sorted(
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+        match
+        for match in glob.glob(pattern, recursive=True)
+        if not any(passed_over(part) for part in Path(match).parts if part not in named)
     )
 
 
-def _standard_input() -> bytes:
+def _standard_input() -> "bytes | BadImage":
+    from depthwise.data import BadImage
+
+    if sys.stdin is None:
+        return BadImage("-", "standard input is closed")
     if sys.stdin.isatty():
         raise UsageError("- reads an image from standard input, and that is the terminal: pipe one in")
-    return sys.stdin.buffer.read()
+    try:
+        return read_bounded(sys.stdin.buffer, "-")
+    except OSError as error:
+        return BadImage("-", error.strerror or str(error))
+
+
+def _answers(
+    predictor: "Predictor", sources: "Sequence[str | bytes | BadImage]", topk: int, batch_size: int
+) -> "Iterator[Prediction | BadImage]":
+    from depthwise.data import BadImage
+
+    images = (source for source in sources if not isinstance(source, BadImage))
+    answers = predictor.stream(images, topk, batch_size)
+    for source in sources:
+        yield source if isinstance(source, BadImage) else next(answers)
 
 
 def _results(names: list[str], answers: "Iterable[Prediction | BadImage]") -> Results:

@@ -7,7 +7,6 @@ not applied. Of 16 bits the high byte is kept.
 
 import io
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
+from depthwise.reading import read_regular
 
 try:
     from torchvision.io import decode_jpeg
@@ -117,7 +117,7 @@ def _on_white(image: Tensor) -> Tensor:
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise UnreadableImageError(os.fspath(path), error.strerror or str(error)) from error
 

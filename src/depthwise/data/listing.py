@@ -81,6 +81,20 @@ def list_folder(root: Path) -> Listing:
     return Listing(root, parts, tuple(ignored), tuple(empty))
 
 
+def images_below(folder: str | os.PathLike[str]) -> list[str]:
+    """The image files in `folder` and its subfolders, in order, with the folder's path before each.
+
+    What `passed_over` says is passed over. What cannot be read, and a folder that cannot be listed, is among them:
+    whoever reads it will hear the reason.
+    """
+    found: list[str] = []
+    unlisted: list[str] = []
+    for place, folders, names in os.walk(folder, onerror=lambda error: unlisted.append(error.filename)):
+        folders[:] = [name for name in folders if not passed_over(name)]
+        found += [os.path.join(place, name) for name in names if _is_image(name) and not passed_over(name)]
+    return sorted(found + unlisted)
+
+
 def _places(root: Path, folders: list[str]) -> dict[str, str]:
     """The folder of each part, in the parts' order. A folder called train that holds images is a class of trains."""
     found: dict[str, str] = {}

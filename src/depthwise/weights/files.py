@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
+from depthwise.reading import open_regular, read_regular
 from depthwise.weights import hdf5
 
 # Trained weights and statistics stay many orders of magnitude below; a float32 read backwards is above it every
@@ -56,7 +57,7 @@ def read_weights(path: Path) -> WeightsFile:
             )
         path = path / "model.safetensors"
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(9)
     except OSError as error:
         raise DepthwiseError(f"{path} cannot be read: {error.strerror}") from None
@@ -156,7 +157,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _hub_config(path: Path) -> dict[str, Any]:
     """The config.json that the hub keeps beside the weights; empty if there is none to be read."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
