@@ -40,11 +40,11 @@ def digits() -> Dataset:
 def make_trainer(digits: Dataset) -> Callable[..., Trainer]:
     """make_trainer(field=value, ...) builds a Trainer of a tiny Xception on digits with RECIPE so changed."""
 
-    def make(module: nn.Module | None = None, **changes: object) -> Trainer:
+    def make(module: nn.Module | None = None, dataset: Dataset = digits, **changes: object) -> Trainer:
         recipe = replace(RECIPE, **changes)
         if module is None:
             torch.manual_seed(recipe.seed)
             module = create_model("xception", num_classes=10, in_channels=1, **recipe.model_args)
-        return Trainer(recipe, module, digits, device=torch.device("cpu"))
+        return Trainer(recipe, module, dataset, device=torch.device("cpu"))
 
     return make

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from depthwise.data.dataset import Dataset
+from depthwise.data.dataset import ArraySplit, Dataset
 from depthwise.data.loader import Batches
 from depthwise.data.transform import Augment
 from depthwise.errors import DepthwiseError
@@ -70,6 +70,82 @@ def test_accumulated_passes_are_one_large_batch(make_trainer: MakeTrainer) -> No
         trainer.update()
         gradients.append(module[1].weight.grad.clone())
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"label_smoothing": 0.1},
+        {"augment": Augment("none", flip=False, mixup=0.4), "label_smoothing": 0.1},
+    ],
+    ids=["labels", "smoothed", "mixed"],
+)
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+def test_accumulated_passes_with_class_weights_are_one_large_batch(
+    make_trainer: MakeTrainer, uneven: Dataset, weights: str, changes: dict
+) -> None:
+    """The update that 2 passes of 8 images make and the loss they report are PyTorch's for the 16 of them at once.
+
+    By `cross_entropy` weighted losses of labels are divided by the sum of the weights, those of mixed targets by the
+    number of images.
+    """
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    settings = {"augment": Augment("none", flip=False), "averaging": 0.0, **changes}
+    trainer = make_trainer(
+        module, dataset=uneven, batch_size=8, accumulate=2, class_weights=weights, **settings
+    )
+    balance = class_weights(trainer.recipe, uneven.splits["train"].labels, 10)
+    assert weights == "none" or balance.max() > 4 * balance.min()
+    batches = list(trainer.batches.epoch(0))[:2]
+    images, targets = (
+        torch.cat([getattr(batch, name) for batch in batches]) for name in ("images", "targets")
+    )
+    loss = F.cross_entropy(module(images), targets, balance, label_smoothing=trainer.recipe.label_smoothing)
+    (expected,) = torch.autograd.grad(loss, module[1].weight)
+    trainer.update()
+    torch.testing.assert_close(module[1].weight.grad, expected, rtol=1e-5, atol=1e-7)
+    assert trainer.take_window().loss == pytest.approx(float(loss.detach()), rel=1e-6)
+
+
+def test_one_pass_an_update_is_pytorchs_own_loss_to_the_bit(
+    make_trainer: MakeTrainer, uneven: Dataset
+) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    trainer = make_trainer(module, dataset=uneven, batch_size=16, class_weights="balanced", averaging=0.0)
+    batch = next(trainer.batches.epoch(0))
+    balance = class_weights(trainer.recipe, uneven.splits["train"].labels, 10)
+    (expected,) = torch.autograd.grad(
+        F.cross_entropy(module(batch.images), batch.targets, balance), module[1].weight
+    )
+    trainer.update()
+    assert torch.equal(module[1].weight.grad, expected)
+
+
+@pytest.fixture(scope="module")
+def uneven(digits: Dataset) -> Dataset:
+    """Digits with far more of the low ones."""
+    train = digits.splits["train"]
+    assert isinstance(train, ArraySplit)
+    kept = torch.cat([(train.labels == k).nonzero()[: 120 // (k + 1), 0] for k in range(10)])
+    some = ArraySplit(train.images[kept], train.labels[kept])
+    return replace(digits, splits={**digits.splits, "train": some})
+
+
+@pytest.mark.parametrize(("epochs", "every"), [(0.5, 1), (9, 1), (10, 2), (400, 50)])
+def test_a_short_run_has_a_hundred_lines_or_one_an_update(
+    make_trainer: MakeTrainer, epochs: float, every: int
+) -> None:
+    """22 updates an epoch; the learning rate is there from the first."""
+    trainer = make_trainer(epochs=epochs, log_every=50)
+    due = []
+    for step in range(1, trainer.total_steps + 1):
+        trainer.step = step
+        due += [step] * trainer.line_is_due
+    assert due == sorted({1, *range(every, trainer.total_steps, every), trainer.total_steps})
+    assert len(due) >= min(100, trainer.total_steps)
 
 
 def test_clipping_bounds_the_gradient(make_trainer: MakeTrainer) -> None:

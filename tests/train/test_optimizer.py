@@ -110,6 +110,13 @@ def test_falling_schedules_start_after_the_warm_up_and_end_at_final(schedule: Co
     assert schedule.factor(clock(1000)) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("schedule", [Cosine(warmup=1), Linear(warmup=1), Cosine(warmup=3), Linear(warmup=3)])
+def test_a_run_no_longer_than_its_warm_up_learns_all_the_same(schedule: Cosine | Linear) -> None:
+    factors = [schedule.factor(clock(step, total_steps=100)) for step in range(100)]
+    assert factors == sorted(factors)
+    assert 0 < factors[0] < factors[-1] <= 1
+
+
 def test_an_unknown_unit_is_refused() -> None:
     with pytest.raises(DepthwiseError, match=r"unit .weeks..*epochs, steps, samples"):
         Constant(warmup=1, unit="weeks").factor(clock(0))  # type: ignore[arg-type]

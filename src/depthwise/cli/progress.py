@@ -4,11 +4,13 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from depthwise.cli.output import printable
 
 LOG_INTERVAL = 10.0  # seconds between two lines about steps where there is no terminal
+# So many steps and seconds after the first news the time left is estimated; the first steps are slow ones.
+SURE_STEPS, SURE_SECONDS = 5, 5.0
 
 
 class TrainProgress:
@@ -17,19 +19,19 @@ class TrainProgress:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
         self._bar: Progress | None = None
-        self._total_steps = self._start_step = 0
-        self._started_at = self._logged_at = time.monotonic()
+        self._total_steps = 0
+        self._first: tuple[int, float] | None = None  # step and time of the first news
+        self._logged_at = time.monotonic()
 
     def start(self, total_steps: int, start_step: int = 0) -> None:
         """The run goes from `start_step`, above 0 when it is resumed, to `total_steps`."""
-        self._total_steps, self._start_step = total_steps, start_step
-        self._started_at = self._logged_at = time.monotonic()
+        self._total_steps, self._first = total_steps, None
+        self._logged_at = time.monotonic()
         if self._console.is_terminal:
             self._bar = Progress(
                 MofNCompleteColumn(),
                 BarColumn(bar_width=None),
                 TextColumn("{task.fields[numbers]}", markup=False),
-                TimeRemainingColumn(compact=True),
                 console=self._console,
                 expand=True,
                 refresh_per_second=4,  # drawing takes time from training
@@ -42,12 +44,12 @@ class TrainProgress:
         numbers = f"loss {loss:.3f}  "
         if accuracy is not None:
             numbers += f"accuracy {accuracy:.1%}  "
-        numbers += f"{images_per_second:,.0f} images/s"
+        numbers += f"{images_per_second:,.0f} images/s{self._time_left(step)}"
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step, numbers=numbers)
         elif time.monotonic() - self._logged_at >= LOG_INTERVAL:
             self._logged_at = time.monotonic()
-            self.message(f"step {step}/{self._total_steps}  {numbers}  {self._time_left(step)}")
+            self.message(f"step {step}/{self._total_steps}  {numbers}")
 
     def evaluated(self, line: dict[str, Any]) -> None:
         """One evaluation, as metrics.jsonl has it."""
@@ -68,7 +70,12 @@ class TrainProgress:
             self._bar = None
 
     def _time_left(self, step: int) -> str:
-        seconds_a_step = (time.monotonic() - self._started_at) / max(1, step - self._start_step)
-        minutes, seconds = divmod(round(seconds_a_step * (self._total_steps - step)), 60)
+        """ "  0:02:13 left", or nothing as long as it would be a guess."""
+        now = time.monotonic()
+        self._first = self._first or (step, now)
+        steps, seconds = step - self._first[0], now - self._first[1]
+        if steps < SURE_STEPS or seconds < SURE_SECONDS:
+            return ""
+        minutes, seconds = divmod(round(seconds / steps * (self._total_steps - step)), 60)
         hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02}:{seconds:02} left"
+        return f"  {hours}:{minutes:02}:{seconds:02} left"

@@ -23,10 +23,14 @@ from depthwise.train.checkpoint import (
 from depthwise.train.optimizer import Clock
 from depthwise.train.recipe import Recipe
 
+LEAST_LINES = 100
+"""Lines of metrics that a run leaves however short it is, if it has as many updates."""
+
 
 @dataclass(frozen=True)
 class Window:
-    """What the updates since the last line of metrics came to."""
+    """What the updates since the last line of metrics came to; `loss` is what they minimised, smoothing and class
+    weights included."""
 
     loss: float
     accuracy: float
@@ -36,8 +40,9 @@ class Window:
 class Trainer:
     """A network on its way through a recipe; knows nothing of files, clocks or terminals.
 
-    `step` counts updates done. Update s of epoch e draws its batches, augmentation and dropout from (seed, e, s) alone,
-    so a Trainer restored from a checkpoint goes on bit for bit as the one that wrote it would have.
+    `step` counts updates done, `log_every` those from one line of metrics to the next. Update s of epoch e draws its
+    batches, augmentation and dropout from (seed, e, s) alone, so a Trainer restored from a checkpoint goes on bit for
+    bit as the one that wrote it would have.
     """
 
     def __init__(
@@ -62,12 +67,14 @@ class Trainer:
             )
         self.samples_per_step = self.batches.batch_size * recipe.accumulate
         self.total_steps = max(1, round(recipe.epochs * self.steps_per_epoch))
+        self.log_every = min(recipe.log_every, max(1, self.total_steps // LEAST_LINES))
         self.step = 0
         _prepare(self.module, recipe)
         self.optimizer = recipe.optimizer.build(self.module)
         self.average = PolyakAverage(self.module, recipe.averaging) if recipe.averaging else None
         self._forward = torch.compile(self.module) if recipe.compile else self.module
-        self._class_weights = class_weights(recipe, train.labels, len(dataset.classes)).to(device)
+        self._class_weights = class_weights(recipe, train.labels, len(dataset.classes))
+        self._loss_weights = self._class_weights.to(device)
         self._window = torch.zeros(3, device=device)
         self._stream: Iterator[list[Batch]] | None = None
 
@@ -75,6 +82,11 @@ class Trainer:
     def clock(self) -> Clock:
         """Where the run is."""
         return Clock(self.step, self.steps_per_epoch, self.samples_per_step, self.total_steps)
+
+    @property
+    def line_is_due(self) -> bool:
+        """Whether a line of metrics follows this update; the curves begin with the first and end with the last."""
+        return self.step in (1, self.total_steps) or self.step % self.log_every == 0
 
     @property
     def last_lr(self) -> float:
@@ -88,8 +100,11 @@ class Trainer:
         torch.manual_seed(mix_seed(self.recipe.seed, self.step, "dropout"))
         self._train_mode()
         self.optimizer.zero_grad()
+        whole = sum(map(self._normaliser, passes))
         for batch in passes:
-            self._pass(batch, sum(len(other.targets) for other in passes))
+            if len(batch.targets):  # 0 where every file of it turned out to be unreadable
+                samples = sum(len(other.targets) for other in passes)
+                self._pass(batch, self._normaliser(batch) / whole, samples)
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
         for group in self.optimizer.param_groups:
@@ -141,24 +156,32 @@ class Trainer:
             for _ in range(self.steps_per_epoch - done):
                 yield [next(stream) for _ in range(accumulate)]
 
-    def _pass(self, batch: Batch, samples_in_update: int) -> None:
-        if not len(batch.targets):  # every file of it turned out to be unreadable
-            return
+    def _normaliser(self, batch: Batch) -> float:
+        """What PyTorch's cross_entropy divides the sum of a batch's losses by, so that passes add up to one large
+        batch: the sum of its images' class weights; for targets that are probabilities, the number of images."""
+        if batch.targets.ndim > 1:
+            return len(batch.targets)
+        return float(self._class_weights[batch.targets].sum())
+
+    def _pass(self, batch: Batch, share: float, samples_in_update: int) -> None:
+        """Add the gradient of a batch's loss times `share`, its part in the update's."""
         images = batch.images.to(self.device, non_blocking=True)
         targets = batch.targets.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             output = self._forward(images)
         logits, loss = self._loss(output, targets)
-        (loss * (len(targets) / samples_in_update)).backward()
+        (loss * share).backward()
         with torch.no_grad():
             labels = targets if targets.ndim == 1 else targets.argmax(1)
             hits = (logits.argmax(1) == labels).sum()
-            self._window += torch.stack([loss * len(targets), hits, torch.full_like(loss, len(targets))])
+            self._window += torch.stack(
+                [loss * (share * samples_in_update), hits, torch.full_like(loss, len(targets))]
+            )
 
     def _loss(self, output: Tensor | tuple[Tensor, ...], targets: Tensor) -> tuple[Tensor, Tensor]:
         def cross_entropy(logits: Tensor) -> Tensor:
             smoothing = self.recipe.label_smoothing
-            return F.cross_entropy(logits.float(), targets, self._class_weights, label_smoothing=smoothing)
+            return F.cross_entropy(logits.float(), targets, self._loss_weights, label_smoothing=smoothing)
 
         if isinstance(output, Tensor):
             return output, cross_entropy(output)

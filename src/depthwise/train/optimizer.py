@@ -220,5 +220,6 @@ def _rise(warmup: float, unit: Unit, clock: Clock) -> float:
 
 
 def _fraction_after(warmup: float, unit: Unit, clock: Clock) -> float:
-    length = clock.total(unit) - warmup
-    return min(1.0, max(0.0, (clock.now(unit) - warmup) / length)) if length > 0 else 1.0
+    # A run that ends within its warm-up rises to the end: nothing is left of it to fall in.
+    after, length = clock.now(unit) - warmup, clock.total(unit) - warmup
+    return min(1.0, after / length) if after > 0 and length > 0 else 0.0

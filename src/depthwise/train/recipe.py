@@ -42,7 +42,8 @@ class Recipe:
     averaging: Polyak's decay, 0 = off. norm_momentum: batch norm's, in PyTorch's convention, None = the network's own.
     class_weights: "balanced" weighs each class's loss by the inverse of its share. freeze: only the classifier learns,
     and the backbone's batch norm stands still. precision: "auto" is bfloat16 where the processor computes in it.
-    eval_every: epochs between evaluations of the raw and the averaged weights. log_every: updates a line of metrics.
+    eval_every: epochs between evaluations of the raw and the averaged weights. log_every: updates a line of metrics,
+    fewer where a run would have under 100 lines.
     """
 
     name: str

@@ -118,7 +118,7 @@ class Session:
                 break
             self.answer_stop()
             trainer.update()
-            if trainer.step % trainer.recipe.log_every == 0 or trainer.step == trainer.total_steps:
+            if trainer.line_is_due:
                 self._log_window()
             elif time.monotonic() - self._shown >= SHOW_SECONDS:
                 self._show(trainer.window)
