@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
+from typing import Any
 
 
 class DepthwiseError(Exception):
@@ -12,12 +14,34 @@ class UsageError(DepthwiseError):
     """The request itself is wrong (an unknown name, a bad option): the command line exits with 2."""
 
 
+class _Short(Repr):
+    """`repr` of any value, cut to what a sentence can hold, whatever its length or depth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 60, 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write out the longest ones.
+        digits = int(x.bit_length() * 0.30103) + 1
+        return repr(x) if digits <= 20 else f"{'-' if x < 0 else ''}(a number of about {digits} digits)"
+
+
+_SHORT = _Short()
+
+
+def shown(value: Any) -> str:
+    """`value` as a sentence shows it: as it is written in Python, shortened."""
+    return _SHORT.repr(value)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a `name` that is not among the `known` ones of its `kind`, with the nearest of them, or all.
 
     Of a dotted name the last part may be the near one: lr is optimizer.lr.
     """
     names = sorted(known)
+    written, name = shown(name), name[:100]
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     leaves = {known_name.rpartition(".")[2] for known_name in names}
     leaf = get_close_matches(name, leaves, n=1, cutoff=0.7)
@@ -25,4 +49,4 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
         known_name for known_name in names if known_name.rpartition(".")[2] in leaf and known_name not in near
     ]
     near = near or names
-    return UsageError(f"unknown {kind} {name!r}: use one of {', '.join(near)}")
+    return UsageError(f"unknown {kind} {written}: use one of {', '.join(near)}")

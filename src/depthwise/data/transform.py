@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,10 +11,20 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import ColorJitter, RandAugment
 from torchvision.transforms.v2 import functional as F
 
+from depthwise.bounds import Bounds, Length, OneOf, check
 from depthwise.data.image import CHANNELS, to_channels
-from depthwise.errors import DepthwiseError
+from depthwise.errors import DepthwiseError, UsageError
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")  # as Pillow has them
+Interpolation = Annotated[str, OneOf(*INTERPOLATIONS)]
+Side = Annotated[int, Bounds(1, 8192)]
+Channels = Annotated[int, OneOf(*CHANNELS)]
+CropFraction = Annotated[float, Bounds(0.01, 1)]
+Means = Annotated[tuple[Annotated[float, Bounds(-1e6, 1e6)], ...], Length(0, 4)]
+Deviations = Annotated[tuple[Annotated[float, Bounds(1e-6, 1e6)], ...], Length(0, 4)]
+
+# To what side an image may be resized before `size` is cut out of it.
+MAX_COVER = 8192
 
 # Fields that bundles written before them do not have.
 _LATER = {"stretch"}
@@ -33,38 +43,37 @@ class Preprocess:
     mean and std are of each channel, in units of the full range (0 to 1); left out, they are 0.5.
     """
 
-    size: tuple[int, int]
-    channels: int
-    crop_fraction: float = 0.875
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    size: tuple[Side, Side]
+    channels: Channels
+    crop_fraction: CropFraction = 0.875
+    interpolation: Interpolation = "bilinear"
+    mean: Means = ()
+    std: Deviations = ()
     stretch: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", tuple(self.size))
+        check(self)
         for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)) or (0.5,) * self.channels)
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise DepthwiseError(f"size {self.size}: give a height and a width of at least 1 pixel")
-        if self.channels not in CHANNELS:
-            raise DepthwiseError(f"channels {self.channels}: give 1 (grey), 3 (RGB) or 4 (RGBA)")
-        if not 0 < self.crop_fraction <= 1:
-            raise DepthwiseError(f"crop_fraction {self.crop_fraction}: give one above 0, and at most 1")
-        if self.interpolation not in INTERPOLATIONS:
-            known = ", ".join(INTERPOLATIONS)
-            raise DepthwiseError(f"interpolation {self.interpolation!r}: use one of {known}")
-        if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
-            given = f"mean {self.mean} and std {self.std}"
-            raise DepthwiseError(f"{given}: give {self.channels} numbers each, one a channel, std above 0")
-        if not isinstance(self.stretch, bool):
-            raise DepthwiseError(f"stretch {self.stretch!r}: give true or false")
+            object.__setattr__(self, name, getattr(self, name) or (0.5,) * self.channels)
+        if not len(self.mean) == len(self.std) == self.channels:
+            given = f"mean={self.mean} and std={self.std}"
+            raise UsageError(f"{given} must hold a number for each channel: give {self.channels} each")
+        if max(self.cover) > MAX_COVER:
+            raise UsageError(
+                f"size={self.size} and crop_fraction={self.crop_fraction} resize images to {max(self.cover):,} pixels, "
+                f"and at most {MAX_COVER:,} can be: give a smaller size or a larger crop_fraction"
+            )
+
+    @property
+    def cover(self) -> list[int]:
+        """The height and width that an image is resized to, before `size` is cut out of the middle."""
+        return [round(side / self.crop_fraction) for side in self.size]
 
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 [..., C, H, W] of any size and channels -> uint8 [..., channels, h, w]."""
         image = to_channels(image, self.channels)
         height, width = image.shape[-2:]
-        cover = [round(side / self.crop_fraction) for side in self.size]
+        cover = self.cover
         if self.stretch:
             return F.center_crop(self.resize(image, cover), list(self.size))
         scale = max(cover[0] / height, cover[1] / width)
@@ -116,12 +125,7 @@ class Preprocess:
             raise DepthwiseError(
                 f"preprocessing with {', '.join(wrong)}: its fields are {', '.join(sorted(known))}"
             )
-        try:
-            return Preprocess(**data)
-        except TypeError as error:
-            raise DepthwiseError(
-                f"preprocessing {data} cannot be read ({error}): write it with to_json"
-            ) from error
+        return Preprocess(**data)
 
 
 def _nearest(side: int, size: int) -> Tensor:
@@ -131,6 +135,9 @@ def _nearest(side: int, size: int) -> Tensor:
 
 
 Crop = Literal["resized", "shift", "none"]
+Area = Annotated[float, Bounds(0, 1, above=True)]
+Aspect = Annotated[float, Bounds(0.001, 1000)]
+Fraction = Annotated[float, Bounds(0, 1)]
 
 
 @dataclass(frozen=True)
@@ -147,34 +154,26 @@ class Augment:
     """
 
     crop: Crop = "resized"
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    shift: int = 0
+    scale: tuple[Area, Area] = (0.08, 1.0)
+    ratio: tuple[Aspect, Aspect] = (3 / 4, 4 / 3)
+    shift: Annotated[int, Bounds(0, 8192)] = 0
     flip: bool = True
-    color: float = 0.0
-    randaugment: int = 0
-    magnitude: int = 9
-    erase: float = 0.0
-    erase_size: float = 0.3
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    color: Fraction = 0.0
+    randaugment: Annotated[int, Bounds(0, 100)] = 0
+    magnitude: Annotated[int, Bounds(0, 30)] = 9
+    erase: Fraction = 0.0
+    erase_size: Fraction = 0.3
+    mixup: Annotated[float, Bounds(0, 1000)] = 0.0
+    cutmix: Annotated[float, Bounds(0, 1000)] = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", tuple(self.scale))
-        object.__setattr__(self, "ratio", tuple(self.ratio))
-        if self.crop not in get_args(Crop):
-            raise DepthwiseError(f"crop {self.crop!r}: use one of {', '.join(get_args(Crop))}")
-        for name, at_most in (("scale", 1.0), ("ratio", math.inf)):
+        check(self, "augment")
+        for name in ("scale", "ratio"):
             low, high = getattr(self, name)
-            if not 0 < low <= high <= at_most:
-                raise DepthwiseError(
-                    f"{name} {low, high}: give a low and a high one, above 0 and at most {at_most}"
+            if low > high:
+                raise UsageError(
+                    f"augment.{name}={(low, high)} must go from low to high: write {(high, low)}"
                 )
-        limits = {"shift": math.inf, "color": 1, "randaugment": math.inf, "magnitude": 30}
-        limits |= {"erase": 1, "erase_size": 1, "mixup": math.inf, "cutmix": math.inf}
-        for name, most in limits.items():
-            if not 0 <= getattr(self, name) <= most:
-                raise DepthwiseError(f"{name} {getattr(self, name)}: give a number from 0 to {most}")
 
     @property
     def per_image(self) -> bool:

@@ -3,22 +3,36 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
-from depthwise.errors import DepthwiseError
+from depthwise.bounds import Bounds, check
+from depthwise.errors import UsageError
+
+Rate = Annotated[float, Bounds(0, 1e6)]
+Decay = Annotated[float, Bounds(0, 1e3)]
+Share = Annotated[float, Bounds(0, 1, below=True)]
+Fraction = Annotated[float, Bounds(0, 1)]
+Duration = Annotated[float, Bounds(0, 1e12)]
 
 
 @dataclass(frozen=True)
 class SGD:
     """Momentum SGD; `weight_decay` is L2 regularisation, added to the gradient."""
 
-    lr: float = 0.1
-    momentum: float = 0.9
+    lr: Rate = 0.1
+    momentum: Share = 0.9
     nesterov: bool = False
-    weight_decay: float = 0.0
+    weight_decay: Decay = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, "optimizer")
+        if self.nesterov and not self.momentum:
+            raise UsageError(
+                "optimizer.nesterov=True looks ahead along the momentum: give one above 0, as 0.9"
+            )
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(
@@ -33,11 +47,14 @@ class SGD:
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov 2019)."""
 
-    lr: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.01
+    lr: Rate = 1e-3
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    eps: Annotated[float, Bounds(0, 1e3, above=True)] = 1e-8
+    weight_decay: Decay = 0.01
+
+    def __post_init__(self) -> None:
+        check(self, "optimizer")
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
@@ -52,11 +69,14 @@ class AdamW:
 class RMSprop:
     """RMSprop as TensorFlow has it, in which the papers' settings are given; see `TensorFlowRMSprop`."""
 
-    lr: float = 1e-3
-    momentum: float = 0.9
-    decay: float = 0.9
-    eps: float = 1.0
-    weight_decay: float = 0.0
+    lr: Rate = 1e-3
+    momentum: Share = 0.9
+    decay: Share = 0.9
+    eps: Annotated[float, Bounds(0, 1e3, above=True)] = 1.0
+    weight_decay: Decay = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, "optimizer")
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         groups = parameter_groups(module, self.weight_decay)
@@ -153,8 +173,6 @@ class Clock:
 
     def steps_in_one(self, unit: Unit) -> float:
         """How many steps one `unit` takes."""
-        if unit not in get_args(Unit):
-            raise DepthwiseError(f"unit {unit!r} of the schedule: use one of {', '.join(get_args(Unit))}")
         return {"epochs": self.steps_per_epoch, "steps": 1, "samples": 1 / self.samples_per_step}[unit]
 
 
@@ -162,8 +180,11 @@ class Clock:
 class Constant:
     """The learning rate stays as it is, after a linear rise over `warmup` `unit`s."""
 
-    warmup: float = 0.0
+    warmup: Duration = 0.0
     unit: Unit = "epochs"
+
+    def __post_init__(self) -> None:
+        check(self, "schedule")
 
     def factor(self, clock: Clock) -> float:
         return _rise(self.warmup, self.unit, clock)
@@ -173,10 +194,13 @@ class Constant:
 class StepDecay:
     """The learning rate times `rate` after each full `every` `unit`s, as the paper's 0.94 every 2 epochs."""
 
-    rate: float = 0.94
-    every: float = 2.0
+    rate: Fraction = 0.94
+    every: Annotated[float, Bounds(1e-6, 1e12)] = 2.0
     unit: Unit = "epochs"
-    warmup: float = 0.0
+    warmup: Duration = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, "schedule")
 
     def factor(self, clock: Clock) -> float:
         return _rise(self.warmup, self.unit, clock) * self.rate ** math.floor(
@@ -188,9 +212,12 @@ class StepDecay:
 class Cosine:
     """Half a cosine from 1 down to `final` at the end of the run, after a linear rise over `warmup` `unit`s."""
 
-    final: float = 0.0
-    warmup: float = 0.0
+    final: Fraction = 0.0
+    warmup: Duration = 0.0
     unit: Unit = "epochs"
+
+    def __post_init__(self) -> None:
+        check(self, "schedule")
 
     def factor(self, clock: Clock) -> float:
         down = (1 + math.cos(math.pi * _fraction_after(self.warmup, self.unit, clock))) / 2
@@ -201,9 +228,12 @@ class Cosine:
 class Linear:
     """A straight line from 1 down to `final` at the end of the run, after a linear rise over `warmup` `unit`s."""
 
-    final: float = 0.0
-    warmup: float = 0.0
+    final: Fraction = 0.0
+    warmup: Duration = 0.0
     unit: Unit = "epochs"
+
+    def __post_init__(self) -> None:
+        check(self, "schedule")
 
     def factor(self, clock: Clock) -> float:
         down = 1 - _fraction_after(self.warmup, self.unit, clock)

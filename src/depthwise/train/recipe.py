@@ -4,11 +4,21 @@ import ast
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
-from depthwise.data.transform import Augment, Preprocess
-from depthwise.errors import DepthwiseError, UsageError, unknown_name
+from depthwise.bounds import Bounds, Length, OneOf, check, fit
+from depthwise.data.image import CHANNELS
+from depthwise.data.transform import (
+    Augment,
+    Channels,
+    CropFraction,
+    Deviations,
+    Interpolation,
+    Means,
+    Preprocess,
+    Side,
+)
+from depthwise.errors import DepthwiseError, UsageError, shown, unknown_name
 from depthwise.train.optimizer import (
     SGD,
     AdamW,
@@ -28,7 +38,12 @@ PARTS: dict[str, dict[str, type]] = {
     "schedule": SCHEDULES,
     "augment": {"augment": Augment},
 }
-CHOICES = {"precision": ("auto", "float32", "bfloat16"), "class_weights": ("none", "balanced")}
+
+Name = Annotated[str, Length(1, 200)]
+Count = Annotated[int, Bounds(1, 1_000_000)]
+Share = Annotated[float, Bounds(0, 1, below=True)]
+
+MAX_EVALUATIONS = 100_000
 
 
 @dataclass(frozen=True)
@@ -46,54 +61,45 @@ class Recipe:
     fewer where a run would have under 100 lines.
     """
 
-    name: str
-    model: str = "xception"
+    name: Name
+    model: Name = "xception"
     model_args: dict[str, Any] = field(default_factory=dict)
-    size: tuple[int, int] = (299, 299)
-    channels: int | None = None
-    crop_fraction: float = 0.875
-    interpolation: str = "bilinear"
+    size: tuple[Side, Side] = (299, 299)
+    channels: Channels | None = None
+    crop_fraction: CropFraction = 0.875
+    interpolation: Interpolation = "bilinear"
     stretch: bool = False
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    mean: Means = ()
+    std: Deviations = ()
     augment: Augment = Augment()
-    epochs: float = 10.0
-    batch_size: int = 32
-    accumulate: int = 1
+    epochs: Annotated[float, Bounds(0, 100_000, above=True)] = 10.0
+    batch_size: Count = 32
+    accumulate: Count = 1
     optimizer: Optimizer = SGD()
     schedule: Schedule = Constant()
-    clip_norm: float = 0.0
-    label_smoothing: float = 0.0
-    class_weights: str = "none"
-    averaging: float = 0.0
-    norm_momentum: float | None = None
+    clip_norm: Annotated[float, Bounds(0, 1e6)] = 0.0
+    label_smoothing: Share = 0.0
+    class_weights: Annotated[str, OneOf("none", "balanced")] = "none"
+    averaging: Share = 0.0
+    norm_momentum: Annotated[float, Bounds(0, 1, above=True)] | None = None
     freeze: bool = False
-    precision: str = "auto"
+    precision: Annotated[str, OneOf("auto", "float32", "bfloat16")] = "auto"
     compile: bool = False
-    eval_every: float = 1.0
-    log_every: int = 50
-    seed: int = 0
+    eval_every: Annotated[float, Bounds(0.001, 100_000)] = 1.0
+    log_every: Count = 50
+    seed: Annotated[int, Bounds(0, 2**63 - 1)] = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, int):
+        if type(self.size) is int:
             object.__setattr__(self, "size", (self.size, self.size))
-        for name in ("batch_size", "accumulate", "log_every", "epochs", "eval_every"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{name}={getattr(self, name)} must be above 0: give a larger number")
-        for name in ("averaging", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
-        for name in ("clip_norm", "seed"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name}={getattr(self, name)} must be at least 0")
-        if self.norm_momentum is not None and not 0 < self.norm_momentum <= 1:
-            raise UsageError(f"norm_momentum={self.norm_momentum} must be above 0 and at most 1")
-        for name in ("lr", "weight_decay"):
-            if getattr(self.optimizer, name) < 0:
-                raise UsageError(f"optimizer.{name}={getattr(self.optimizer, name)} must be at least 0")
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise unknown_name(name, str(getattr(self, name)), known)
+        check(self)
+        if self.epochs > MAX_EVALUATIONS * self.eval_every:
+            raise UsageError(
+                f"epochs={self.epochs:g} with eval_every={self.eval_every:g} are more than {MAX_EVALUATIONS:,} "
+                f"evaluations: give a larger eval_every"
+            )
+        given = len(self.mean or self.std)
+        self.preprocess(given if given in CHANNELS else 3)
 
     def preprocess(self, channels: int) -> Preprocess:
         """How images of the data set, which have `channels`, are brought into the network."""
@@ -120,12 +126,12 @@ class Recipe:
         """Read what `to_json` gave. Raises UsageError for a field or kind that does not exist."""
         known = [f.name for f in dataclasses.fields(Recipe)]
         read: dict[str, Any] = {}
-        for name, value in values.items():
+        for name, value in fit(values, dict[str, Any], "recipe").items():
             if name not in known:
                 raise unknown_name("field of the recipe", name, known)
-            if name in PARTS:
-                value = _part(name, value)
-            read[name] = tuple(value) if isinstance(value, list) else value
+            read[name] = _part(name, value) if name in PARTS else value
+        if "name" not in read:
+            raise UsageError("the recipe has no name: give it the field 'name'")
         return Recipe(**read)
 
     def override(self, settings: Iterable[str], model_arguments: Iterable[str] = ()) -> "Recipe":
@@ -135,36 +141,34 @@ class Recipe:
         defaults), or one of the network's `model_arguments` (`width=0.25`). Values are written as Python literals; what
         is none is a text. Raises UsageError, naming the nearest keys, for one that does not exist.
         """
-        recipe, model_arguments = self, tuple(model_arguments)
-        for setting in settings:
-            recipe = recipe._set(*parse_setting(setting), model_arguments)
-        return recipe
-
-    def _set(self, key: str, value: Any, model_arguments: tuple[str, ...]) -> "Recipe":
-        fields = {f.name for f in dataclasses.fields(self)} - {"name", "model_args"}
-        part, dot, inner = key.partition(".")
-        if dot and part in PARTS:
-            current = getattr(self, part)
-            known = [f.name for f in dataclasses.fields(current)]
-            if inner not in known:
-                raise unknown_name(f"field of the {part}", inner, known)
-            checked = _checked(current, inner, value, key)
-            return dataclasses.replace(self, **{part: dataclasses.replace(current, **{inner: checked})})
-        if key in PARTS:
-            return dataclasses.replace(self, **{key: _part(key, {"kind": value})})
-        if key in fields:
-            return dataclasses.replace(self, **{key: _checked(self, key, value, key)})
-        if key in model_arguments:
-            return dataclasses.replace(self, model_args={**self.model_args, key: value})
-        inner_names = [f"{p}.{f.name}" for p in PARTS for f in dataclasses.fields(getattr(self, p))]
-        raise unknown_name("setting", key, [*fields, *inner_names, *model_arguments])
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        parts = {part: (type(values[part]), dict(vars(values[part]))) for part in PARTS}
+        fields, arguments = values.keys() - {"name", "model_args", *PARTS}, tuple(model_arguments)
+        for key, value in map(parse_setting, settings):
+            part, dot, inner = key.partition(".")
+            if dot and part in PARTS:
+                _known(part, inner, parts[part][0])
+                parts[part][1][inner] = value
+            elif key in PARTS:
+                parts[key] = _kind(key, value), {}
+            elif key in fields:
+                values[key] = value
+            elif key in arguments:
+                values["model_args"] = {**values["model_args"], key: value}
+            else:
+                inner_names = [
+                    f"{p}.{f.name}" for p, (kind, _) in parts.items() for f in dataclasses.fields(kind)
+                ]
+                raise unknown_name("setting", key, [*fields, *PARTS, *inner_names, *arguments])
+        # All at once: two settings may fit each other, and one of them not the value that the other replaces.
+        return Recipe(**{**values, **{part: kind(**given) for part, (kind, given) in parts.items()}})
 
 
 def parse_setting(setting: str) -> tuple[str, Any]:
     """Key and value of `key=value`, the value a Python literal, or else a text."""
     key, equals, text = setting.partition("=")
     if not equals:
-        raise UsageError(f"setting {setting!r} has no '=': write key=value, for example epochs=4")
+        raise UsageError(f"setting {shown(setting)} has no '=': write key=value, for example epochs=4")
     return key.strip(), _value(text.strip())
 
 
@@ -181,16 +185,23 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def _part(name: str, values: Any) -> Any:
-    kinds = PARTS[name]
-    values = dict(values)
-    kind = str(values.pop("kind", ""))
-    if kind not in kinds:
-        raise unknown_name(f"kind of {name}", kind, kinds)
-    known = [f.name for f in dataclasses.fields(kinds[kind])]
-    for key in values:
-        if key not in known:
-            raise unknown_name(f"field of the {name}", key, known)
-    return kinds[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    given = dict(fit(values, dict[str, Any], name))
+    kind = _kind(name, given.pop("kind", ""))
+    for key in given:
+        _known(name, key, kind)
+    return kind(**given)
+
+
+def _kind(part: str, name: Any) -> type:
+    if not isinstance(name, str) or name not in PARTS[part]:
+        raise unknown_name(f"kind of {part}", name if isinstance(name, str) else shown(name), PARTS[part])
+    return PARTS[part][name]
+
+
+def _known(part: str, name: str, kind: type) -> None:
+    known = [f.name for f in dataclasses.fields(kind)]
+    if name not in known:
+        raise unknown_name(f"field of the {part}", name, known)
 
 
 def _value(text: str) -> Any:
@@ -202,23 +213,6 @@ def _value(text: str) -> Any:
         return text
 
 
-def _checked(owner: Any, name: str, value: Any, key: str) -> Any:
-    """`value` as the field `name` of the dataclass `owner` takes it: a whole number will do for a float."""
-    hint = get_type_hints(type(owner))[name]
-    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    kinds = tuple(
-        str if get_origin(option) is Literal else get_origin(option) or option for option in options
-    )
-    if float in kinds and type(value) is int:
-        return float(value)
-    if tuple in kinds and isinstance(value, list):
-        return tuple(value)
-    if type(value) in kinds or (name == "size" and type(value) is int):
-        return value
-    wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-    raise UsageError(f"{key}={value!r} is no {wanted}: write for example {key}={getattr(owner, name)}")
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
@@ -226,4 +220,6 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, bool | int | float | str) or value is None:
         return value
-    raise DepthwiseError(f"{value!r} cannot be written into a recipe: use numbers, texts and tuples of them")
+    raise DepthwiseError(
+        f"{shown(value)} cannot be written into a recipe: use numbers, texts and tuples of them"
+    )

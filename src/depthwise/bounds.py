@@ -1,0 +1,222 @@
+"""What a value may be is declared where it is declared to be: `lr: Annotated[float, Bounds(0, 1e6)] = 0.1`.
+
+`check` holds a dataclass to its annotations, `checked` a function's arguments to its own, `fit` any value to a type:
+int, float, bool, str, None, Literal, tuple, Sequence, dict, a class, Callable, unions of these, Any. A whole number
+will do for a float, a list for a tuple; no bool is a number, and NaN and infinity are none either.
+"""
+
+import dataclasses
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, wraps
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from depthwise.errors import UsageError, shown, unknown_name
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """The least and the greatest value of a number; with `above` or `below` that end itself is out."""
+
+    low: float
+    high: float
+    above: bool = False
+    below: bool = False
+
+    def admit(self, value: float) -> bool:
+        """Whether `value` lies within; NaN never does."""
+        over = value > self.low if self.above else value >= self.low
+        under = value < self.high if self.below else value <= self.high
+        return over and under
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'at least'} {_number(self.low)}"
+        return f"{low} and {'below' if self.below else 'at most'} {_number(self.high)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """The least and the greatest number of characters in a text, or of values in a tuple or dict."""
+
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high:,}" if self.low < self.high else f"{self.low}"
+
+
+class OneOf:
+    """The only values that are allowed, `OneOf(1, 3, 4)`; of a Literal they are its own."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def __str__(self) -> str:
+        return " or ".join(map(repr, self.values))
+
+
+Limit = Bounds | Length | OneOf
+
+# What a type allows that says no more.
+_OWN = {float: Bounds(-sys.float_info.max, sys.float_info.max), int: Bounds(-(2**63), 2**63 - 1)}
+_LONGEST = Length(0, 10_000)
+_DEEPEST = 32
+
+
+def check(instance: Any, part: str = "") -> None:
+    """Hold the dataclass `instance` to its annotations, in its `__post_init__`; lists become tuples, ints floats.
+
+    Raises UsageError, which names the field as `part.field=value`.
+    """
+    kind: Any = type(instance)
+    hints = _hints(kind)
+    for field in dataclasses.fields(instance):
+        name = f"{part}.{field.name}" if part else field.name
+        example = None if field.default is dataclasses.MISSING else field.default
+        value = fit(getattr(instance, field.name), hints[field.name], name, example)
+        object.__setattr__(instance, field.name, value)
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """The `function`, held to the annotations of its arguments: raises UsageError, which names the argument."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound, hints = signature.bind(*args, **kwargs), _hints(function)
+        for name, value in bound.arguments.items():
+            bound.arguments[name] = fit(value, hints[name], name, signature.parameters[name].default)
+        return function(*bound.args, **bound.kwargs)
+
+    return call
+
+
+def fit(value: Any, hint: Any, name: str, example: Any = None) -> Any:
+    """`value` as the type `hint` takes it. Raises UsageError, with an `example` of what may be written for `name`."""
+    options = [
+        option
+        for one in (get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,))
+        for option in (get_args(one) if get_origin(one) in (UnionType, Union) else (one,))
+    ]
+    remedy = "give one that is" if example is None else f"write for example {name}={shown(example)}"
+    for option in options:
+        kind, limit = _plain(option)
+        if _is_a(value, kind):
+            return _within(value, kind, limit, name, remedy)
+    wanted = " or ".join(
+        str(limit) if isinstance(limit, OneOf) else _called(kind) for kind, limit in map(_plain, options)
+    )
+    raise UsageError(f"{name}={shown(value)} must be {wanted}: {remedy}")
+
+
+def _plain(hint: Any) -> tuple[Any, Limit | None]:
+    """The type without its annotations, and what these allow."""
+    if get_origin(hint) is Literal:
+        return type(get_args(hint)[0]), OneOf(*get_args(hint))
+    if get_origin(hint) is not Annotated:
+        return hint, None
+    kind, *notes = get_args(hint)
+    return kind, next((note for note in notes if isinstance(note, Limit)), None)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether `value` is of the `kind`, whatever its size and what it holds."""
+    origin = get_origin(kind) or kind
+    if kind is Any:
+        return True
+    if origin in (int, float):
+        return isinstance(value, (int, origin)) and not isinstance(value, bool)
+    if origin in (tuple, Sequence):
+        return isinstance(value, list | tuple)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping)
+    if origin is Callable:
+        return callable(value)
+    return isinstance(value, NoneType if kind is None else origin)
+
+
+def _within(value: Any, kind: Any, limit: Limit | None, name: str, remedy: str) -> Any:
+    """`value`, which is of the `kind`, if it is not too large or small, and neither is anything in it."""
+    origin = get_origin(kind) or kind
+    if isinstance(limit, OneOf) and value not in limit.values:
+        if origin is str:
+            raise unknown_name(name, value, limit.values)
+        raise UsageError(f"{name}={shown(value)} must be {limit}: {remedy}")
+    if origin in (int, float):
+        bounds = limit if isinstance(limit, Bounds) else _OWN[origin]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{name}={value} is no finite number, and must be {bounds}: {remedy}")
+        if not bounds.admit(value):
+            raise UsageError(f"{name}={shown(value)} must be {bounds}: {remedy}")
+        return origin(value)
+    length = limit if isinstance(limit, Length) else _LONGEST
+    if origin is str and not length.low <= len(value) <= length.high:
+        raise UsageError(f"{name}={shown(value)} must have {length} characters: {remedy}")
+    if origin in (tuple, Sequence):
+        return _items(value, get_args(kind), length, name, remedy)
+    if origin in (dict, Mapping):
+        _check_tree(value, length, name)
+    return value
+
+
+def _items(value: Sequence[Any], hints: Any, length: Length, name: str, remedy: str) -> tuple[Any, ...]:
+    if hints and hints[-1] is not Ellipsis and len(hints) > 1:
+        length = Length(len(hints), len(hints))
+    if not length.low <= len(value) <= length.high:
+        raise UsageError(f"{name}={shown(value)} must hold {length} values: {remedy}")
+    each = hints if length.low == length.high == len(hints) else hints[:1] * len(value)
+    read = []
+    for item, hint in zip(value, each, strict=True):
+        try:
+            read.append(fit(item, hint, name))
+        except UsageError as error:
+            if not isinstance(item, list | tuple):
+                sentence = str(error).removeprefix(f"{name}=").rpartition(": ")[0]
+                raise UsageError(f"{name}={shown(value)}: {sentence}: {remedy}") from None
+            raise
+    return tuple(read)
+
+
+def _check_tree(value: Any, length: Length, name: str, depth: int = 0) -> None:
+    """Raise UsageError unless what a dict holds can be walked through: keys are texts, and nothing lies too deep."""
+    if depth > _DEEPEST:
+        raise UsageError(f"{name} is nested more than {_DEEPEST} deep: write it flatter")
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str) or len(key) > length.high:
+                raise UsageError(f"{name} has the key {shown(key)}: give names of {length} characters")
+    if isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _check_tree(item, length, name, depth + 1)
+
+
+def _called(kind: Any) -> str:
+    origin = get_origin(kind) or kind
+    names = {
+        bool: "True or False",
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        tuple: "a tuple",
+        Sequence: "a tuple",
+        dict: "an object",
+        Callable: "a function",
+        NoneType: "None",
+        None: "None",
+    }
+    return names.get(origin) or f"of type {origin.__name__}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) and abs(value) < 10**12 else f"{value:g}"
+
+
+@cache
+def _hints(declared: Any) -> dict[str, Any]:
+    return get_type_hints(declared, include_extras=True)
