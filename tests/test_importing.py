@@ -47,6 +47,14 @@ def test_networks_with_the_same_modules_are_told_apart_by_their_width(tmp_path: 
     assert load(tmp_path / "bundle").classes == ("a", "b", "c")
 
 
+def test_what_a_tool_added_is_named_and_not_the_width(tmp_path: Path) -> None:
+    theirs = timm.create_model("mobilenetv2_050", num_classes=3).state_dict() | {"total_ops": torch.zeros(1)}
+    with pytest.raises(
+        DepthwiseError, match=r"mobilenet_v2: total_ops is \[1\] in the file and absent in the network; use"
+    ):
+        import_weights(saved(tmp_path / "a.pth", theirs), "mobilenet_v2", tmp_path / "bundle")
+
+
 def test_grey_pictures(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", timm.create_model("mobilenetv2_050", in_chans=1).state_dict())
     result = import_weights(path, "mobilenet_v2", tmp_path / "bundle")

@@ -144,7 +144,7 @@ def _by_name(project: str, name: str, model: str) -> _Read:
 def _from_file(file: WeightsFile, model: str, interpolation: str | None) -> _Read:
     if file.kind == "keras":
         found = keras.translate(file.tensors, file.config, model)
-        notes = list(found.notes)
+        notes = [*file.notes, *found.notes]
         if interpolation is None:
             notes.append(
                 "images are resized as Keras' load_img does, stretched and with nearest: give --interpolation bilinear "
@@ -153,7 +153,7 @@ def _from_file(file: WeightsFile, model: str, interpolation: str | None) -> _Rea
         return _Read("keras", file, found.translation, found.preprocess, (), tuple(notes))
     project, architecture, layout = _recognise(file, model)
     known = hub.known_file(file.path, architecture, layout) if project == "torchvision" else None
-    preprocess, notes = layout.preprocess, []
+    preprocess, notes = layout.preprocess, list(file.notes)
     classes: tuple[str, ...] = ()
     if known:
         preprocess, classes = known.preprocess, known.classes
@@ -194,13 +194,17 @@ def _recognise(file: WeightsFile, model: str) -> tuple[str, str, Layout]:
     most = max(layout.num_known(file.tensors) for _, _, layout in candidates)
     best = [candidate for candidate in candidates if candidate[2].num_known(file.tensors) == most]
     # Networks of several widths have the same modules.
-    return next((candidate for candidate in best if _fits(candidate[2], file)), best[0])
+    return min(best, key=lambda candidate: _num_misfits(candidate[2], file))
 
 
-def _fits(layout: Layout, file: WeightsFile) -> bool:
+def _num_misfits(layout: Layout, file: WeightsFile) -> int:
+    """How many tensors the file and the network have not in common."""
     translation = layout.translate(file.tensors)
-    expected = _state(layout.model, translation.arguments)
-    return {k: v.shape for k, v in expected.items()} == {k: v.shape for k, v in translation.weights.items()}
+    expected, found = (
+        {(name, tensor.shape) for name, tensor in tensors.items()}
+        for tensors in (_state(layout.model, translation.arguments), translation.weights)
+    )
+    return len(expected ^ found)
 
 
 def _state(model: str, arguments: Mapping[str, Any]) -> Mapping[str, Tensor]:

@@ -131,7 +131,9 @@ def test_a_bare_pickle_does_not_run(tmp_path: Path) -> None:
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Payload(tmp_path / "ran"), protocol=2))
     refusal(tmp_path / "evil.pkl")
     (tmp_path / "evil4.pkl").write_bytes(pickle.dumps(Payload(tmp_path / "ran"), protocol=4))
-    assert "holds no weights that can be read" in refusal(tmp_path / "evil4.pkl")
+    assert "is a pickle of protocol 4, which can run code and is not opened" in refusal(
+        tmp_path / "evil4.pkl"
+    )
     assert not (tmp_path / "ran").exists()
 
 
@@ -275,9 +277,9 @@ def test_truncated_files_are_refused(tmp_path: Path, fraction: float) -> None:
 
 def test_what_is_no_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page.h5").write_text("<!DOCTYPE html>")
-    assert "it begins with b'<!DOCTYPE'" in refusal(tmp_path / "page.h5")
-    (tmp_path / "empty.pth").touch()
-    assert "holds no weights that can be read" in refusal(tmp_path / "empty.pth")
+    assert "is a web page: the download went wrong" in refusal(tmp_path / "page.h5")
+    (tmp_path / "noise.pth").write_bytes(b"\x7fELF" + bytes(20))
+    assert "holds no weights that can be read, it begins with b'\\x7fELF" in refusal(tmp_path / "noise.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     assert "holds no tensors by name" in refusal(tmp_path / "list.pth")
     assert "cannot be read: No such file" in refusal(tmp_path / "absent.pth")

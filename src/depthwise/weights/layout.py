@@ -77,7 +77,11 @@ class Layout:
         elif towers:
             arguments["aux"] = True
             translated |= towers
-        rest = {f"{module}.{leaf}": t for module, leaves in modules.items() for leaf, t in leaves.items()}
+        rest = {
+            f"{module}.{leaf}".removeprefix("."): t
+            for module, leaves in modules.items()
+            for leaf, t in leaves.items()
+        }
         add_counters(translated)
         names = {ours: theirs for ours, theirs, *_ in [*pairs, *aux_pairs]}
         return Translation(translated | rest, arguments, names, foreign_head, notes)
