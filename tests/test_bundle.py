@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import stat
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from depthwise.bundle import CONFIG, RAW_WEIGHTS, WEIGHTS, BundleConfig, read_bundle, write_bundle
+from depthwise.bundle import CONFIG, RAW_WEIGHTS, ROUNDINGS, WEIGHTS, BundleConfig, read_bundle, write_bundle
 from depthwise.data import Preprocess
 from depthwise.errors import DepthwiseError
 
@@ -122,6 +123,8 @@ BROKEN = {
     "odd classes": (change("classes", [1, 2]), "the field 'classes' must be a list of at least one name"),
     "other task": (change("task", "detection"), "the task 'detection' is unknown"),
     "odd preprocessing": (change("preprocess", {"sise": 3}), "the field 'preprocess' is malformed"),
+    "odd digests": (change("digests", []), "the field 'digests' must be a JSON object"),
+    "odd digest": (change("digests", {WEIGHTS: 7}), "the field 'digests' must hold strings"),
     "empty weights": (write(WEIGHTS, b""), "model.safetensors is damaged"),
     "cut-off header": (truncate(20), "model.safetensors is damaged"),
     "cut-off weights": (truncate(500), "model.safetensors is damaged"),
@@ -228,3 +231,49 @@ def test_a_bundle_is_found_from_inside(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir("/")
     with pytest.raises(DepthwiseError, match=r"^\. is not a bundle"):
         read_bundle(".")
+
+
+def flip(bundle: Path, name: str, bit: int) -> None:
+    content = bytearray((bundle / name).read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    (bundle / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, RAW_WEIGHTS, ROUNDINGS])
+def test_a_changed_bit_is_named(tmp_path: Path, name: str) -> None:
+    bundle, chance = tmp_path / "bundle", random.Random(0)
+    config = replace(CONFIGURATION, compiled={"precision": "int8"})
+    write_bundle(bundle, config, weights(1.0), weights(2.0), roundings={"layer.scale": torch.ones(3)})
+    for _ in range(50):
+        bit = chance.randrange(8 * (bundle / name).stat().st_size)
+        flip(bundle, name, bit)
+        with pytest.raises(DepthwiseError) as raised:
+            read_bundle(bundle, raw=name == RAW_WEIGHTS)
+        assert str(raised.value) == (
+            f"{bundle / name} is damaged (its SHA-256 is not the one in config.json): copy it again or write it "
+            f"anew, or, if it was changed on purpose, remove 'digests' from {bundle / CONFIG}"
+        )
+        flip(bundle, name, bit)
+    read_bundle(bundle, raw=name == RAW_WEIGHTS)
+
+
+def test_a_bundle_without_digests_is_read_and_gets_some_when_written(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    write_bundle(bundle, CONFIGURATION, weights(1.0))
+    assert json.loads((bundle / CONFIG).read_text())["digests"].keys() == {WEIGHTS}
+    drop("digests")(bundle)
+    flip(bundle, WEIGHTS, 8 * (bundle / WEIGHTS).stat().st_size - 1)
+    old = read_bundle(bundle)
+    write_bundle(bundle, old.config, old.weights, overwrite=True)
+    assert "digests" in json.loads((bundle / CONFIG).read_text())
+    read_bundle(bundle)
+
+
+def test_what_was_replaced_when_the_process_was_killed_still_counts_as_there(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    write_bundle(bundle, CONFIGURATION, weights(1.0))
+    bundle.rename(tmp_path / ".bundle.previous")
+    with pytest.raises(DepthwiseError, match="exists and is not overwritten"):
+        write_bundle(bundle, CONFIGURATION, weights(2.0))
+    assert os.listdir(tmp_path) == ["bundle"]
+    assert read_bundle(bundle).weights["conv.weight"].mean() == 1.0

@@ -1,10 +1,12 @@
 """The bundle: a folder with a network's weights and all that is needed to use them; nothing in it can run code.
 
-`config.json` names the network and its arguments, the classes and the preprocessing. `model.safetensors` holds
+`config.json` names the network and its arguments, the classes and the preprocessing, and has the SHA-256 of each of the
+other files under "digests", which is checked on reading where it is there. `model.safetensors` holds
 the weights, the averaged ones if the training averaged; `model.raw.safetensors`, if present, the unaveraged ones;
 `roundings.safetensors`, if it is compiled in int8, how its products are rounded.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,11 +21,12 @@ from torch import Tensor
 
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError
-from depthwise.writing import named
+from depthwise.writing import named, written_folder
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, RAW_WEIGHTS = "config.json", "model.safetensors", "model.raw.safetensors"
 ROUNDINGS = "roundings.safetensors"
+DIGESTS = "digests"
 TASKS = ("single-label",)
 T = TypeVar("T")
 
@@ -133,30 +136,18 @@ def write_bundle(
         OSError: no space is left (see `disk_full`), with `path` as its name.
     """
     path = Path(path).resolve()
-    if os.path.lexists(path) and not (overwrite and (path / CONFIG).is_file()):
-        if overwrite:
-            raise DepthwiseError(
-                f"{path} is not a bundle and is not overwritten: choose another name or remove it"
-            )
-        raise DepthwiseError(
-            f"{path} exists and is not overwritten: choose another name, or replace it with --force"
-        )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    files = {WEIGHTS: weights} | ({} if raw is None else {RAW_WEIGHTS: raw})
+    files |= {} if roundings is None else {ROUNDINGS: roundings}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        _write(partial / CONFIG, (json.dumps(config.to_json(), indent=2) + "\n").encode())
-        _write(partial / WEIGHTS, _pack(weights))
-        if raw is not None:
-            _write(partial / RAW_WEIGHTS, _pack(raw))
-        if roundings is not None:
-            _write(partial / ROUNDINGS, _pack(roundings))
-        _replace(path, partial)
+        with written_folder(path) as partial:
+            _restore_previous(path)
+            _refuse_existing(path, overwrite=overwrite)
+            digests = {name: _write(partial / name, _pack(tensors)) for name, tensors in files.items()}
+            values = {**config.to_json(), DIGESTS: digests}
+            _write(partial / CONFIG, (json.dumps(values, indent=2) + "\n").encode())
+            _replace(path, partial)
     except OSError as error:
         raise named(error, path) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_bundle(path: str | os.PathLike[str], *, raw: bool = False) -> Bundle:
@@ -166,16 +157,17 @@ def read_bundle(path: str | os.PathLike[str], *, raw: bool = False) -> Bundle:
     """
     folder = find_bundle(path)
     try:
-        config = BundleConfig.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config, digests = BundleConfig.from_json(values), _digests(values)
     except DepthwiseError as error:
         raise DepthwiseError(f"{folder / CONFIG}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise DepthwiseError(f"{folder / CONFIG} is not JSON ({error}): write the bundle anew") from None
     except OSError as error:
         raise DepthwiseError(f"{folder / CONFIG} cannot be read: {error.strerror}") from None
-    weights = _read_weights(folder / (RAW_WEIGHTS if raw else WEIGHTS))
+    weights = _read_weights(folder / (RAW_WEIGHTS if raw else WEIGHTS), digests)
     in_bytes = config.compiled is not None and config.compiled.get("precision") == "int8"
-    return Bundle(config, weights, folder, _read_weights(folder / ROUNDINGS) if in_bytes else None)
+    return Bundle(config, weights, folder, _read_weights(folder / ROUNDINGS, digests) if in_bytes else None)
 
 
 def find_bundle(path: str | os.PathLike[str]) -> Path:
@@ -201,6 +193,24 @@ def _previous(path: Path) -> Path:
     return path.parent / f".{path.name}.previous"
 
 
+def _restore_previous(path: Path) -> None:
+    """Give the bundle its name back that a process took from it which was killed before its successor had it."""
+    if not os.path.lexists(path) and (_previous(path) / CONFIG).is_file():
+        _previous(path).rename(path)
+
+
+def _refuse_existing(path: Path, *, overwrite: bool) -> None:
+    if not os.path.lexists(path) or (overwrite and (path / CONFIG).is_file()):
+        return
+    if overwrite:
+        raise DepthwiseError(
+            f"{path} is not a bundle and is not overwritten: choose another name or remove it"
+        )
+    raise DepthwiseError(
+        f"{path} exists and is not overwritten: choose another name, or replace it with --force"
+    )
+
+
 def _replace(path: Path, new: Path) -> None:
     # A folder cannot be renamed onto another. `find_bundle` knows the name the old one has in between.
     if path.exists():
@@ -210,11 +220,13 @@ def _replace(path: Path, new: Path) -> None:
     shutil.rmtree(_previous(path), ignore_errors=True)
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> str:
+    """Write the file and return the digest of its content."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    return hashlib.sha256(content).hexdigest()
 
 
 def _pack(weights: Mapping[str, Tensor]) -> bytes:
@@ -223,13 +235,35 @@ def _pack(weights: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save(dense, metadata={"format": "pt"})
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path, digests: Mapping[str, str]) -> dict[str, Tensor]:
     if not path.is_file():
         raise DepthwiseError(f"{path} is missing: the bundle is incomplete, copy it again or write it anew")
     try:
+        # Reading it once brings it into memory, from where the tensors come.
+        if path.name in digests and digests[path.name] != digest(path):
+            raise DepthwiseError(
+                f"{path} is damaged (its SHA-256 is not the one in {CONFIG}): copy it again or write it anew, or, if "
+                f"it was changed on purpose, remove {DIGESTS!r} from {path.with_name(CONFIG)}"
+            )
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise DepthwiseError(f"{path} is damaged ({error}): copy it again or write it anew") from None
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digests(values: dict[str, Any]) -> dict[str, str]:
+    """What is said of the files' content; nothing in a bundle that is older, or somebody else's."""
+    digests = _field(values, DIGESTS, dict) if DIGESTS in values else {}
+    if not all(isinstance(value, str) for value in digests.values()):
+        raise DepthwiseError(
+            f"the field {DIGESTS!r} must hold strings: write the bundle anew, or remove the field"
+        )
+    return digests
 
 
 def _field(values: dict[str, Any], name: str, kind: type[T]) -> T:

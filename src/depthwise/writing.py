@@ -1,13 +1,18 @@
-"""Files that are whole or absent, whenever the process ends."""
+"""Files that are whole or absent, whenever the process ends, and written by one process at a time."""
 
 import errno
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from depthwise.errors import DepthwiseError
+
+_HOLDER = "held by process "
 
 
 @contextmanager
@@ -15,23 +20,86 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write what is to be in `path`, which it becomes in the end; folders on the way are made.
 
     Raises:
-        DepthwiseError: `path` cannot be written; what was there before is untouched.
+        DepthwiseError: `path` cannot be written, or another process writes it; what was there before is untouched.
         OSError: no space is left (see `disk_full`), with `path` as its name.
     """
     # Always the same name: what a process that was killed leaves behind, the next one takes away.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with locked(temporary, path) as lock:
+            yield lock.file
+            lock.file.flush()
+            os.fsync(lock.file.fileno())
+            temporary.replace(path)
     except OSError as error:
         raise named(error, path) from error
+
+
+@contextmanager
+def written_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, whose content gets its name inside the `with`; what is left in it then goes away.
+
+    So do the folders of processes that were killed. Raises DepthwiseError if another process writes `path`, OSError if
+    nothing can be written there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock"), path) as lock:
+        lock.sign()
+        folder = path.with_name(f".{path.name}.partial")
+        if lock.held:
+            _sweep(path)
+        else:  # two processes must not meet in one folder
+            folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Lock:
+    """The open file that is locked; `held` is False where the file system, a network's as a rule, has no locks."""
+
+    file: BinaryIO
+    held: bool
+
+    def sign(self) -> None:
+        """Say in the file who holds it."""
+        with suppress(OSError):
+            os.write(self.file.fileno(), f"{_HOLDER}{os.getpid()}\n".encode())
+
+
+@contextmanager
+def locked(
+    file: Path, what: Path, remedy: str = "wait until it ends, or choose another name"
+) -> Iterator[Lock]:
+    """The only process inside this `with` for `file`, which is made, and removed in the end, if it has its name still.
+
+    The kernel lets the lock go when its holder dies, however it dies. Raises DepthwiseError, about `what`, if another
+    process is inside; OSError if the file cannot be opened.
+    """
+    while True:
+        lock = _lock(file, what, remedy)
+        if _is(file, lock.file):
+            break
+        lock.file.close()  # its holder has removed it while this process opened it
+    try:
+        os.ftruncate(lock.file.fileno(), 0)
+        yield lock
     finally:
         with suppress(OSError):
-            temporary.unlink()
+            if _is(file, lock.file):
+                file.unlink()
+        lock.file.close()
+
+
+def leftover_of(name: str) -> str:
+    """The name of what a process was writing that was killed and left a file or folder `name`; "" if it is none."""
+    found = re.fullmatch(r"\.(.+?)(\.\d{1,9})?\.(tmp|lock|partial)", name)
+    return found[1] if found else ""
 
 
 def disk_full(error: OSError) -> bool:
@@ -44,3 +112,46 @@ def named(error: OSError, path: Path) -> OSError | DepthwiseError:
     if disk_full(error):
         return OSError(error.errno, error.strerror, str(path))
     return DepthwiseError(f"{path} cannot be written ({error.strerror}): choose another place for it")
+
+
+def _lock(file: Path, what: Path, remedy: str) -> Lock:
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    opened = os.fdopen(descriptor, "r+b")
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        said = os.read(descriptor, 32).decode("ascii", errors="replace")
+        opened.close()
+        number = said.removeprefix(_HOLDER).strip() if said.startswith(_HOLDER) else ""
+        holder = f"process {number}" if number.isdecimal() else "another process"
+        raise DepthwiseError(f"{holder} is writing {what}: {remedy}") from None
+    except (ImportError, OSError):  # no such thing in this system, or in this file system
+        return Lock(opened, held=False)
+    return Lock(opened, held=True)
+
+
+def _is(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _sweep(path: Path) -> None:
+    """Remove folders of older versions, which had their process's number in the name, unless it lives."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.partial")
+    for name in os.listdir(path.parent):
+        if (found := pattern.fullmatch(name)) and not _lives(int(found[1])):
+            shutil.rmtree(path.with_name(name), ignore_errors=True)
+
+
+def _lives(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -1,6 +1,11 @@
-"""A training run's whole state in one safetensors file: whole or absent, and nothing in it can run code."""
+"""A training run's whole state in one safetensors file: whole or absent, and nothing in it can run code.
 
+Its metadata hold a SHA-256 of everything else, so that no changed bit goes unnoticed.
+"""
+
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,24 +32,45 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `path` whole or not at all; raises what `written_whole` does."""
     dense = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
-    metadata = {"format": str(FORMAT), "state": json.dumps(checkpoint.state)}
+    state = json.dumps(checkpoint.state)
+    metadata = {"format": str(FORMAT), "state": state, "digest": _digest(state, dense)}
     with written_whole(path) as file:
         file.write(safetensors.torch.save(dense, metadata=metadata))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read what `save_checkpoint` wrote. Raises DepthwiseError for a file that is damaged or of another format."""
+    """Read what `save_checkpoint` wrote. Raises DepthwiseError for a file that is absent, damaged or of another format.
+
+    One of an older version, without a digest, is read unchecked.
+    """
+    if not path.is_file():
+        raise DepthwiseError(f"{path} is missing: put the file back, or start the run again with --force")
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         if metadata.get("format") != str(FORMAT):
             raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT}")
-        return Checkpoint(json.loads(metadata["state"]), tensors)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        # A name that is not known is a known one with a changed bit.
+        if metadata.keys() - {"format", "state", "digest"}:
+            raise ValueError("its metadata are not those of a checkpoint")
+        state = metadata["state"]
+        if metadata.get("digest", None) not in (None, _digest(state, tensors)):
+            raise ValueError("its content is not what was written, by its SHA-256")
+        return Checkpoint(json.loads(state), tensors)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         raise DepthwiseError(
             f"{path} cannot be read ({error}): start the run again with --force, or put the file back"
         ) from None
+
+
+def _digest(state: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the state and of each tensor's name, type, shape and values."""
+    found = hashlib.sha256(state.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(repr((name, str(tensor.dtype), list(tensor.shape))).encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:
