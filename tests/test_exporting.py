@@ -20,7 +20,7 @@ from PIL import Image
 from tests.conftest import CLASSES
 
 from depthwise import exporting
-from depthwise.bundle import CONFIG, BundleConfig, read_bundle, write_bundle
+from depthwise.bundle import BundleConfig, read_bundle, write_bundle
 from depthwise.data import Preprocess
 from depthwise.data.image import decode
 from depthwise.errors import DepthwiseError, UsageError
@@ -132,7 +132,7 @@ def test_its_runtime_answers_as_load_does(
 
     # Everything that is needed comes out of the file.
     run, config = open_file(out)
-    assert config == json.loads((bundles[network] / CONFIG).read_text())
+    assert config == json.loads(json.dumps(read_bundle(bundles[network]).config.to_json()))
     preprocess = Preprocess.from_json(config["preprocess"])
     x = torch.stack([preprocess(decode(file, preprocess.channels)) for file in pictures])
     probabilities = torch.from_numpy(run(x.contiguous().numpy())).softmax(1)
@@ -155,7 +155,7 @@ def test_of_a_compiled_bundle_the_original_is_exported(tiny_bundle: Path, tmp_pa
     result = export_bundle(tmp_path / "fast", tmp_path / "network.pt2", "torch")
     assert result.error < 1e-5
     _, config = open_file(result.files[0])
-    assert config == json.loads((tiny_bundle / CONFIG).read_text())
+    assert config == json.loads(json.dumps(read_bundle(tiny_bundle).config.to_json()))
 
 
 def test_a_file_whose_answers_differ_is_not_left_behind(
@@ -178,14 +178,20 @@ def test_killed_half_way_nothing_has_the_final_name(tiny_bundle: Path, tmp_path:
     command = [sys.executable, "-c", program, str(tiny_bundle), str(out), "torch"]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
-        while not any(file.stat().st_size for file in tmp_path.glob(".network.pt2.*.partial/*")):
+        while not any(file.stat().st_size for file in tmp_path.glob(".network.pt2.partial/*")):
             assert process.poll() is None, "it ended before its file was seen"
             time.sleep(0.001)
+        with pytest.raises(
+            DepthwiseError, match=rf"process {process.pid} is writing .*network.pt2: wait until"
+        ):
+            export_bundle(tiny_bundle, out, "torch")
         process.send_signal(signal.SIGKILL)
     finally:
         process.kill()
         process.wait()
     assert not out.exists()
+    export_bundle(tiny_bundle, out, "torch")
+    assert [*tmp_path.iterdir()] == [out]
 
 
 def test_damaged_weights_are_not_exported(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -208,7 +214,7 @@ def test_what_cannot_be_written(tiny_bundle: Path, tmp_path: Path, monkeypatch: 
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(DepthwiseError, match=r"folder.onnx is a folder: choose another name"):
         export_bundle(tiny_bundle, tmp_path / "folder.onnx", "onnx", overwrite=True)
-    with pytest.raises(DepthwiseError, match=r"network.bin cannot be written to \(Not a directory\): choose"):
+    with pytest.raises(DepthwiseError, match=r"network.pt2 cannot be written \(Not a directory\): choose"):
         export_bundle(tiny_bundle, tmp_path / "network.bin" / "network.pt2", "torch")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnxruntime", None)

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import random
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from depthwise.data.listing import images_below
 from depthwise.data.source import locate
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
 from depthwise.load import load_module
+from depthwise.writing import named, written_folder
 
 KEY, INPUT, OUTPUT = "depthwise", "images", "logits"
 
@@ -118,7 +118,8 @@ def export_bundle(
     x = preprocess.normalise(_pixels(images, preprocess)).contiguous()
     expected = _expected(bundle.path, module, x)
     text = json.dumps(replace(bundle.config, compiled=None).to_json())
-    with _partial(out) as folder, _quiet():
+    with _written(out) as folder, _quiet():
+        _check_names(kind, format, out, overwrite)  # another process may have been quicker
         file = folder / out.name
         kind.write(_program(module, x.shape), text, file)
         run, text_inside = kind.read(file)
@@ -231,20 +232,12 @@ def _error(run: Run, x: Tensor, expected: Tensor) -> float:
 
 
 @contextmanager
-def _partial(out: Path) -> Iterator[Path]:
-    """A folder beside `out` where files wait until they may have their names, and which goes away in any case."""
-    folder = out.with_name(f".{out.name}.{os.getpid()}.partial")
+def _written(out: Path) -> Iterator[Path]:
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        with written_folder(out) as folder:
+            yield folder
     except OSError as error:
-        raise DepthwiseError(
-            f"{out.parent} cannot be written to ({error.strerror}): choose another folder"
-        ) from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise named(error, out) from error
 
 
 def _publish(files: Sequence[Path], names: Sequence[Path]) -> None:

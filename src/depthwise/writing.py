@@ -26,7 +26,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     # Always the same name: what a process that was killed leaves behind, the next one takes away.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         with locked(temporary, path) as lock:
             yield lock.file
             lock.file.flush()
@@ -43,7 +43,7 @@ def written_folder(path: Path) -> Iterator[Path]:
     So do the folders of processes that were killed. Raises DepthwiseError if another process writes `path`, OSError if
     nothing can be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     with locked(path.with_name(f".{path.name}.lock"), path) as lock:
         lock.sign()
         folder = path.with_name(f".{path.name}.partial")
@@ -111,7 +111,16 @@ def named(error: OSError, path: Path) -> OSError | DepthwiseError:
     """What to raise where `path` could not be written, whatever temporary file the error is about; see `disk_full`."""
     if disk_full(error):
         return OSError(error.errno, error.strerror, str(path))
-    return DepthwiseError(f"{path} cannot be written ({error.strerror}): choose another place for it")
+    return DepthwiseError(
+        f"{path} cannot be written ({error.strerror or error}): choose another place for it"
+    )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # as a file; what is said should be why nothing can be written in it
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
 
 
 def _lock(file: Path, what: Path, remedy: str) -> Lock:
