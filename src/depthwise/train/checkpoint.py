@@ -69,7 +69,7 @@ def _digest(state: str, tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256(state.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(repr((name, str(tensor.dtype), list(tensor.shape))).encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
