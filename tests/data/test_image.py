@@ -188,10 +188,10 @@ def test_the_fast_jpeg_path_gives_pillows_pixels(options: dict[str, object], mod
     assert np.array_equal(pixels(decode(data)), np.array(Image.open(io.BytesIO(data))))
 
 
-def test_jpeg_is_read_alike_without_torchvisions_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jpeg_is_read_alike_by_pillow_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(Image.fromarray(RGB), "JPEG")
     expected = decode(data)
-    monkeypatch.setattr("depthwise.data.image.decode_jpeg", None)
+    monkeypatch.setattr("depthwise.data.jpeg.simplejpeg", None)
     assert torch.equal(decode(data), expected)
 
 
@@ -278,7 +278,8 @@ UNREADABLE = {
     "empty": (b"", "empty"),
     "text": (b"These are not the pixels you are looking for.\n", "not an image"),
     "truncated jpeg": (FULL_JPEG[: len(FULL_JPEG) // 2], "truncated"),
-    "jpeg without its last bytes": (FULL_JPEG[:-2], "truncated"),
+    "jpeg without its last bytes": (FULL_JPEG[:-3], "truncated"),
+    "half a jpeg with an end": (FULL_JPEG[: len(FULL_JPEG) // 2] + b"\xff\xd9", "truncated"),
     "only a jpeg's start": (FULL_JPEG[:100], "."),
     "truncated png": (LOSSLESS["rgb png"][0][:-40], "."),
     "png bomb": (png(8, 2, [b""] * 30000, 30000), "bomb"),
@@ -323,7 +324,7 @@ def test_the_limit_is_pillows_own() -> None:
 def test_what_cannot_be_opened_is_told_with_the_systems_reason(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImageError, match="No such file"):
         decode(tmp_path / "missing.png")
-    with pytest.raises(UnreadableImageError, match="Is a directory"):
+    with pytest.raises(UnreadableImageError, match="only regular files are read"):
         decode(tmp_path)
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UnreadableImageError, match="No such file"):

@@ -1,31 +1,50 @@
 """One way in for every image: any file, bytes or array becomes a uint8 tensor [C, H, W], always by the same code.
 
-Pillow reads every format. JPEG goes through torchvision's decoder, which gives the same pixels without Pillow's
-copies; what that one refuses is left to Pillow, so there is one judge of what can be read. Colour profiles are
-not applied. Of 16 bits the high byte is kept.
+Pillow reads every format that formats.py lists. JPEG goes to libjpeg-turbo directly (jpeg.py); what that one refuses is
+left to Pillow, so there is one judge of what can be read. Colour profiles are not applied. Of 16 bits the high byte is
+kept, unless a white level says otherwise. A large image is converted a few rows at a time.
 """
 
-import io
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from depthwise.errors import DepthwiseError
+from depthwise.data import jpeg
+from depthwise.data.channels import BAND, CHANNELS, fit, to_channels
+from depthwise.data.deep import WHITE, LowBytes, check_white, low_bytes, to_eight_bits
+from depthwise.data.formats import (
+    UnknownFormatError,
+    bytes_a_pixel,
+    check_format,
+    load_image,
+    open_image,
+)
+from depthwise.data.orientation import as_stored, orientation, upright
+from depthwise.errors import DepthwiseError, UsageError
 from depthwise.reading import read_regular
 
-try:
-    from torchvision.io import decode_jpeg
-except ImportError:  # torchvision has announced its end; Pillow is slower, and reads the same
-    decode_jpeg = None
+__all__ = [
+    "CHANNELS",
+    "Decoding",
+    "ImageInput",
+    "UnreadableImageError",
+    "decode",
+    "decode_bytes",
+    "to_channels",
+]
 
 ImageInput = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 
-CHANNELS = (1, 3, 4)
 MAX_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb: 512 MiB of RGB
+BYTES_A_PIXEL = 8
 
 _GREY_MODES = ("1", "L", "LA", "La")
 
@@ -38,7 +57,46 @@ class UnreadableImageError(DepthwiseError):
         self.reason = reason
 
 
-def decode(source: ImageInput, channels: int | None = None) -> Tensor:
+@dataclass(frozen=True)
+class Decoding:
+    """How image files are read.
+
+    max_pixels: larger images are refused before they are decoded; those that take more than BYTES_A_PIXEL bytes of
+    memory a pixel count for more. allow_truncated: a file that lacks pixels is read as far as its decoder can, the
+    missing ones grey or black. white_level: the value of 16 bits that is white, 255 to 65535; 4095 for 12 bits.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    allow_truncated: bool = False
+    white_level: int = WHITE
+
+    def __post_init__(self) -> None:
+        if type(self.max_pixels) is not int or self.max_pixels < 1:
+            raise UsageError(f"max_pixels {self.max_pixels!r}: give a whole number of at least 1")
+        if not isinstance(self.allow_truncated, bool):
+            raise UsageError(f"allow_truncated {self.allow_truncated!r}: give True or False")
+        check_white(self.white_level)
+
+
+DEFAULT = Decoding()
+
+
+class Decoded(NamedTuple):
+    """An image and what is known of its file: Pillow's names of its format and mode.
+
+    counted: its pixels, as `Decoding.max_pixels` counts them. missing: why pixels are missing, or "". values: the
+    lowest and the highest of a file with 16 bits a sample, opacity excepted; else None.
+    """
+
+    pixels: Tensor
+    format: str
+    mode: str
+    counted: int
+    missing: str
+    values: tuple[int, int] | None = None
+
+
+def decode(source: ImageInput, channels: int | None = None, decoding: Decoding = DEFAULT) -> Tensor:
     """The upright first frame of `source` as uint8 [C, H, W], RGB order, transparency composited on white.
 
     source: a path, an encoded image's bytes, a Pillow image, an array [H, W] or [H, W, C], or a tensor [H, W] or
@@ -46,73 +104,51 @@ def decode(source: ImageInput, channels: int | None = None) -> Tensor:
     for the image's own, 1 or 3. Raises UnreadableImageError (a DepthwiseError).
     """
     if isinstance(source, str | os.PathLike):
-        return decode_bytes(_read(source), channels, os.fspath(source))
+        return decode_bytes(_read(source), channels, os.fspath(source), decoding)
     if isinstance(source, bytes):
-        return decode_bytes(source, channels)
+        return decode_bytes(source, channels, decoding=decoding)
     if isinstance(source, Image.Image):
-        return _fit(*_from_pillow(source, "image"), channels)
+        with _told("image"):
+            check_format(source)
+            return _from_pillow(source, "image", channels, decoding).pixels
     if isinstance(source, np.ndarray):
-        return _fit(_from_array(source), False, channels)
+        return fit(_from_array(source, decoding.white_level), False, channels)
     if isinstance(source, Tensor):
-        return _fit(_from_tensor(source), False, channels)
+        return fit(_from_tensor(source, decoding.white_level), False, channels)
     raise DepthwiseError(
         f"{type(source).__name__} is no image: pass a path, bytes, a Pillow image, an array or a tensor"
     )
 
 
-def decode_bytes(data: bytes, channels: int | None = None, name: str = "image") -> Tensor:
+def decode_bytes(
+    data: bytes, channels: int | None = None, name: str = "image", decoding: Decoding = DEFAULT
+) -> Tensor:
     """As `decode`, from an encoded image's bytes; `name` is what an error calls it."""
+    return examine(data, channels, name, decoding, values=False).pixels
+
+
+def examine(
+    data: bytes,
+    channels: int | None = None,
+    name: str = "image",
+    decoding: Decoding = DEFAULT,
+    *,
+    values: bool = True,
+) -> Decoded:
+    """As `decode_bytes`, with what is known of the file; `values` of 16-bit colours only if asked for."""
     if not data:
         raise UnreadableImageError(name, "the file is empty (0 bytes)")
-    jpeg = _jpeg_frame(data) if decode_jpeg else None
-    if jpeg and jpeg.components in (1, 3) and jpeg.pixels <= MAX_PIXELS:
+    frame = jpeg.read_frame(data)
+    if frame:
+        counted = _check_size(name, frame.width, frame.height, "JPEG", frame.bytes_a_pixel, decoding)
         try:
-            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            return _fit(decode_jpeg(encoded, apply_exif_orientation=True), False, channels)
-        except RuntimeError:
+            return _from_jpeg(data, frame, name, channels, decoding, counted)
+        except ValueError:
             pass  # Pillow judges, and gives the reason
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return _fit(*_from_pillow(image, name), channels)
-    except DepthwiseError:
-        raise
-    except UnidentifiedImageError:
-        raise UnreadableImageError(name, "not an image of a format that can be read") from None
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        raise UnreadableImageError(name, str(error) or type(error).__name__) from error
-
-
-def to_channels(image: Tensor, channels: int) -> Tensor:
-    """uint8 [..., C, H, W] with `channels` of them: grey is repeated, colour becomes luma (ITU-R 601), transparency
-    is composited on white, and full opacity is added where four are asked for."""
-    if channels not in CHANNELS:
-        raise DepthwiseError(f"{channels} channels: ask for 1 (grey), 3 (RGB) or 4 (RGBA)")
-    have = image.shape[-3]
-    if have == channels:
-        return image
-    if channels == 4:
-        return torch.cat([to_channels(image, 3), torch.full_like(image[..., :1, :, :], 255)], dim=-3)
-    if have == 4:
-        return to_channels(_on_white(image), channels)
-    if channels == 3:
-        return image.expand(*image.shape[:-3], 3, *image.shape[-2:])
-    red, green, blue = image.to(torch.int32).unbind(-3)
-    # Pillow's own fixed-point luma, so that it makes no difference who turned a picture grey.
-    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8).unsqueeze(-3)
-
-
-def _fit(image: Tensor, grey: bool, channels: int | None) -> Tensor:
-    """An RGBA image whose colours are all `grey` has one channel of its own, any other three."""
-    if channels is None:
-        channels = 1 if grey or image.shape[0] == 1 else 3
-    return to_channels(image, channels)
-
-
-def _on_white(image: Tensor) -> Tensor:
-    """uint8 [..., 4, H, W] -> uint8 [..., 3, H, W], rounded to nearest."""
-    alpha = image[..., 3:, :, :].to(torch.int32)
-    mixed = image[..., :3, :, :].to(torch.int32) * alpha + 255 * (255 - alpha)
-    return ((mixed + 127) // 255).to(torch.uint8)
+    with _told(name), open_image(data, decoding.max_pixels) as image:
+        deep = values or decoding.white_level != WHITE
+        low = low_bytes(image, lambda: open_image(data, decoding.max_pixels)) if deep else None
+        return _from_pillow(image, name, channels, decoding, low)
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
@@ -122,55 +158,146 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise UnreadableImageError(os.fspath(path), error.strerror or str(error)) from error
 
 
-class _JpegFrame(NamedTuple):
-    components: int
-    pixels: int
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What Pillow raises becomes a sentence about the image `name`."""
+    try:
+        yield
+    except DepthwiseError:
+        raise
+    except UnknownFormatError as error:
+        raise UnreadableImageError(name, str(error)) from None
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        raise UnreadableImageError(name, str(error) or type(error).__name__) from error
 
 
-def _jpeg_frame(data: bytes) -> _JpegFrame | None:
-    """What the frame header of an 8-bit JPEG says (ITU T.81, B.2.2), or None if `data` has none."""
-    if data[:3] != b"\xff\xd8\xff":
-        return None
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-            return _JpegFrame(data[at + 9], height * width) if data[at + 4] == 8 else None
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    return None
-
-
-def _from_pillow(image: Image.Image, name: str) -> tuple[Tensor, bool]:
-    """A Pillow image's pixels, and whether it is grey although they have four channels."""
-    if image.width * image.height > MAX_PIXELS:
-        size = f"{image.width} x {image.height} pixels"
+def _check_size(
+    name: str, width: int, height: int, kind: str, bytes_a_pixel: float, decoding: Decoding
+) -> int:
+    """How many pixels the image counts for."""
+    memory = width * height * bytes_a_pixel
+    counted = max(width * height, math.ceil(memory / BYTES_A_PIXEL))
+    if counted > decoding.max_pixels:
         raise UnreadableImageError(
-            name, f"{size} is over {MAX_PIXELS}, a decompression bomb's size: scale it down"
+            name,
+            f"{width} x {height} pixels of {kind}, which take {memory / 1e9:.2f} GB to decode, are over the limit of "
+            f"{decoding.max_pixels} pixels of {BYTES_A_PIXEL} bytes, as in a decompression bomb: scale it down, or "
+            f"allow it with --max-pixels {counted}",
         )
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _from_array(_sixteen_bits(image, name)), False
-    if image.has_transparency_data:
-        return _from_array(np.array(image.convert("RGBA"))), image.mode in _GREY_MODES
-    return _from_array(np.array(image.convert("L" if image.mode in _GREY_MODES else "RGB"))), False
+    return counted
 
 
-def _sixteen_bits(image: Image.Image, name: str) -> np.ndarray:
-    """uint16 [H, W]. Some 16-bit files Pillow opens with 32; what needs those, or is real, has no known white."""
-    values = np.array(image)
-    low, high = values.min(), values.max()
+def _check_missing(name: str, missing: str, decoding: Decoding) -> None:
+    if missing and not decoding.allow_truncated:
+        raise UnreadableImageError(
+            name,
+            f"truncated or damaged, pixels are missing ({missing}): copy it again, or take what is there with "
+            "--allow-truncated",
+        )
+
+
+def _from_jpeg(
+    data: bytes, frame: jpeg.Frame, name: str, channels: int | None, decoding: Decoding, counted: int
+) -> Decoded:
+    stored, missing = jpeg.decode(data, frame)
+    _check_missing(name, missing, decoding)
+    turned = _jpeg_orientation(data) if frame.tagged else 1
+    if frame.mode == "CMYK":
+        size = (frame.width, frame.height)
+        picture = Image.frombuffer("CMYK", size, stored, "raw", "CMYK;I", 0, 1)
+        pixels, _ = _converted(picture, channels, turned)
+    else:
+        seen = torch.from_numpy(np.ascontiguousarray(upright(stored, turned)))
+        pixels = fit(seen.permute(2, 0, 1), False, channels)
+    return Decoded(pixels, "JPEG", frame.mode, counted, missing)
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    try:
+        with open_image(data) as image:
+            return orientation(image)
+    except Exception:  # it could be decoded: what is wrong is beside the pixels
+        return 1
+
+
+def _from_pillow(
+    image: Image.Image,
+    name: str,
+    channels: int | None,
+    decoding: Decoding,
+    low: LowBytes | None = None,
+) -> Decoded:
+    mode = image.mode
+    kind = image.format or "Pillow image"
+    out = channels or (1 if mode in _GREY_MODES else 3)
+    counted = _check_size(name, image.width, image.height, kind, bytes_a_pixel(image, out), decoding)
+    missing = load_image(image, decoding.max_pixels)
+    _check_missing(name, missing, decoding)
+    if 0 in image.size:
+        raise DepthwiseError(f"image of {image.width} x {image.height}: it has no pixels")
+    values = _values_of_16_bits(image, name) if _is_deep(image) else None
+    pixels, of_colours = _converted(image, channels, orientation(image), decoding.white_level, low)
+    return Decoded(pixels, image.format or "unknown", mode, counted, missing, values or of_colours)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _values_of_16_bits(image: Image.Image, name: str) -> tuple[int, int]:
+    """The lowest and the highest. Some 16-bit files Pillow opens with 32; what needs those, or is real, has no known
+    white."""
+    bands = [np.array(image.crop(box)) for box in _bands(image)]
+    low, high = min(band.min() for band in bands), max(band.max() for band in bands)
     if image.mode == "F" or low < 0 or high > 65535:
         kind = "float" if image.mode == "F" else "integer"
         reason = f"32-bit {kind} pixels ({low} to {high}) have no known white: save 8 or 16 bits"
         raise UnreadableImageError(name, reason)
-    return values.astype(np.uint16)
+    return int(low), int(high)
 
 
-def _from_array(array: np.ndarray) -> Tensor:
+def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes of whole rows, from top to bottom."""
+    rows = max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
+
+
+def _converted(
+    image: Image.Image,
+    channels: int | None,
+    turned: int = 1,
+    white: int = WHITE,
+    low: LowBytes | None = None,
+) -> tuple[Tensor, tuple[int, int] | None]:
+    """The upright pixels of a loaded image, and the lowest and highest value of colours of 16 bits."""
+    grey = image.mode in _GREY_MODES
+    span: list[int] = []
+    seen = np.empty(0)
+    for box in _bands(image):
+        part = _part(image.crop(box), white)
+        if low:
+            values = low.join(part, box)
+            span += [int(values.min()), int(values.max())]
+            part[..., :3] = to_eight_bits(values, white)
+        pixels = fit(_from_array(part), grey, channels).permute(1, 2, 0).numpy()
+        if not seen.size:
+            whole = np.broadcast_to(pixels[:1, :1], (image.height, image.width, pixels.shape[2]))
+            seen = np.empty(upright(whole, turned).shape, np.uint8)
+        as_stored(seen, turned)[box[1] : box[3]] = pixels
+    return torch.from_numpy(seen).permute(2, 0, 1), (min(span), max(span)) if span else None
+
+
+def _part(image: Image.Image, white: int) -> np.ndarray:
+    """uint8 [h, w] or [h, w, C]."""
+    if _is_deep(image):
+        return to_eight_bits(np.array(image).astype(np.uint16, copy=False), white)
+    if image.has_transparency_data:
+        return np.array(image.convert("RGBA"))
+    return np.array(image.convert("L" if image.mode in _GREY_MODES else "RGB"))
+
+
+def _from_array(array: np.ndarray, white: int = WHITE) -> Tensor:
     """[H, W] or [H, W, C] -> [C, H, W], in the same memory where it can be."""
     if array.ndim == 2:
         array = array[:, :, None]
@@ -179,7 +306,7 @@ def _from_array(array: np.ndarray) -> Tensor:
             f"array of shape {array.shape}: an image is [H, W] or [H, W, C] with C 1, 3 or 4"
         )
     if array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
+        array = _with_white(array, white)
     if array.dtype != np.uint8:
         raise DepthwiseError(
             f"array of {array.dtype}: an image is uint8 (0 to 255) or uint16, convert it first"
@@ -189,14 +316,22 @@ def _from_array(array: np.ndarray) -> Tensor:
     return _not_empty(torch.from_numpy(array).permute(2, 0, 1))
 
 
-def _from_tensor(tensor: Tensor) -> Tensor:
+def _with_white(array: np.ndarray, white: int) -> np.ndarray:
+    """uint16 [H, W, C] -> uint8; opacity is always a part of the full range."""
+    eight = to_eight_bits(array, white)
+    if array.shape[2] == 4:
+        eight[..., 3] = to_eight_bits(array[..., 3], WHITE)
+    return eight
+
+
+def _from_tensor(tensor: Tensor, white: int) -> Tensor:
     if tensor.ndim == 2:
         tensor = tensor[None]
     if tensor.ndim != 3 or tensor.shape[0] not in CHANNELS:
         shape = tuple(tensor.shape)
         raise DepthwiseError(f"tensor of shape {shape}: an image is [H, W] or [C, H, W] with C 1, 3 or 4")
     if tensor.dtype == torch.uint16:
-        tensor = (tensor.to(torch.int32) >> 8).to(torch.uint8)
+        return _from_array(tensor.detach().cpu().permute(1, 2, 0).numpy(), white)
     if tensor.dtype != torch.uint8:
         raise DepthwiseError(
             f"tensor of {tensor.dtype}: an image is uint8 (0 to 255) or uint16, convert it first"

@@ -4,10 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from depthwise.data.formats import is_image_name
 from depthwise.errors import DepthwiseError
-
-_IMAGE_KINDS = "jpg jpeg jpe jfif png apng gif webp bmp dib tif tiff ppm pgm pbm pnm tga jp2 avif"
-IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _IMAGE_KINDS.split())
 
 _PART_OF = {
     "train": "train",
@@ -70,8 +68,8 @@ def list_folder(root: Path) -> Listing:
         ignored += strays if place else []
         for class_folder in classes:
             nested, inside = _entries(root, class_folder)
-            images = [name for name in inside if _is_image(name)]
-            ignored += [f"{name}/" for name in nested] + [name for name in inside if not _is_image(name)]
+            images = [name for name in inside if is_image_name(name)]
+            ignored += [f"{name}/" for name in nested] + [name for name in inside if not is_image_name(name)]
             if images:
                 parts[part][os.path.basename(class_folder)] = images
             else:
@@ -91,7 +89,9 @@ def images_below(folder: str | os.PathLike[str]) -> list[str]:
     unlisted: list[str] = []
     for place, folders, names in os.walk(folder, onerror=lambda error: unlisted.append(error.filename)):
         folders[:] = [name for name in folders if not passed_over(name)]
-        found += [os.path.join(place, name) for name in names if _is_image(name) and not passed_over(name)]
+        found += [
+            os.path.join(place, name) for name in names if is_image_name(name) and not passed_over(name)
+        ]
     return sorted(found + unlisted)
 
 
@@ -103,7 +103,7 @@ def _places(root: Path, folders: list[str]) -> dict[str, str]:
         if part is None:
             continue
         classes, files = _entries(root, name)
-        if not classes or any(map(_is_image, files)):
+        if not classes or any(map(is_image_name, files)):
             continue
         if part in found:
             raise DepthwiseError(
@@ -130,15 +130,11 @@ def _entries(root: Path, place: str) -> tuple[list[str], list[str]]:
     return sorted(folders), sorted(files)
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-
-
 def _remedy(root: Path, folders: list[str], files: list[str]) -> str:
-    if any(map(_is_image, files)):
+    if any(map(is_image_name, files)):
         return "its images stand side by side, sort them into one folder a class"
     for folder in folders:
         for inner in _entries(root, folder)[0]:
-            if any(map(_is_image, _entries(root, inner)[1])):
+            if any(map(is_image_name, _entries(root, inner)[1])):
                 return f"did you mean {root / folder}?"
     return "give a folder of CLASS/IMAGE, or of train/CLASS/IMAGE and val/CLASS/IMAGE"

@@ -13,8 +13,8 @@ from depthwise.data.dataset import (
     val_split,
 )
 from depthwise.data.folder import MAX_BAD_FRACTION, TooManyUnreadableError, open_folder
+from depthwise.data.formats import IMAGE_SUFFIXES
 from depthwise.data.image import CHANNELS
-from depthwise.data.listing import IMAGE_SUFFIXES
 from depthwise.data.verify import Progress
 from depthwise.errors import DepthwiseError, UsageError
 

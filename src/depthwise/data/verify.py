@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import stat
@@ -12,21 +11,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from depthwise.data.cache import cache_folder
 from depthwise.data.dataset import BadImage
-from depthwise.data.image import UnreadableImageError, decode_bytes
+from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, examine
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 64
 
 
 class Fact(NamedTuple):
-    """What is known of a file that can be decoded; width and height in pixels, upright; mode is Pillow's."""
+    """What is known of a file that can be decoded; width and height in pixels, upright; format and mode are Pillow's.
+
+    truncated: only if that is allowed. counted, low, high: see `Decoded`; the last two None without 16 bits a sample.
+    """
 
     num_bytes: int
     mtime_ns: int
@@ -36,10 +36,19 @@ class Fact(NamedTuple):
     channels: int
     format: str
     mode: str
+    counted: int = 0
+    truncated: bool = False
+    low: int | None = None
+    high: int | None = None
 
 
 def verify(
-    root: Path, names: Sequence[str], *, workers: int = 2, progress: Progress | None = None
+    root: Path,
+    names: Sequence[str],
+    *,
+    workers: int = 2,
+    progress: Progress | None = None,
+    decoding: Decoding = DEFAULT,
 ) -> tuple[dict[str, Fact], list[BadImage]]:
     """What is known of each file root/name, and those that cannot be decoded, with their reasons.
 
@@ -51,14 +60,14 @@ def verify(
     unread = []
     for name in names:
         fact = known.get(name)
-        if fact and _unchanged(root / name, fact):
+        if fact and _allowed(fact, decoding) and _unchanged(root / name, fact):
             facts[name] = fact
         else:
             unread.append(name)
     bad: list[BadImage] = []
     if unread:
         try:
-            for name, found in _examine_all(root, unread, workers):
+            for name, found in _examine_all(root, unread, workers, decoding):
                 if isinstance(found, Fact):
                     facts[name] = found
                 else:
@@ -70,9 +79,11 @@ def verify(
     return {name: facts[name] for name in names if name in facts}, bad
 
 
-def _examine_all(root: Path, names: Sequence[str], workers: int) -> Iterator[tuple[str, Fact | str]]:
+def _examine_all(
+    root: Path, names: Sequence[str], workers: int, decoding: Decoding
+) -> Iterator[tuple[str, Fact | str]]:
     def examine_some(start: int) -> list[tuple[str, Fact | str]]:
-        return [(name, _examine(root / name)) for name in names[start : start + _CHUNK]]
+        return [(name, _examine(root / name, decoding)) for name in names[start : start + _CHUNK]]
 
     pool = ThreadPoolExecutor(max(1, workers))
     try:
@@ -82,23 +93,37 @@ def _examine_all(root: Path, names: Sequence[str], workers: int) -> Iterator[tup
         pool.shutdown(cancel_futures=True)
 
 
-def _examine(path: Path) -> Fact | str:
+def _examine(path: Path, decoding: Decoding) -> Fact | str:
     """The fact, or the reason why there is none."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             return "not a regular file"
         data = path.read_bytes()
-        image = decode_bytes(data)
-        with Image.open(io.BytesIO(data)) as header:
-            about = (header.format or "unknown", header.mode)
+        found = examine(data, decoding=decoding)
     except OSError as error:
         return error.strerror or str(error)
     except UnreadableImageError as error:
         return error.reason
-    channels, height, width = image.shape
-    sha256 = hashlib.sha256(data).hexdigest()
-    return Fact(status.st_size, status.st_mtime_ns, sha256, width, height, channels, *about)
+    channels, height, width = found.pixels.shape
+    return Fact(
+        num_bytes=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        sha256=hashlib.sha256(data).hexdigest(),
+        width=width,
+        height=height,
+        channels=channels,
+        format=found.format,
+        mode=found.mode,
+        counted=found.counted,
+        truncated=bool(found.missing),
+        low=found.values[0] if found.values else None,
+        high=found.values[1] if found.values else None,
+    )
+
+
+def _allowed(fact: Fact, decoding: Decoding) -> bool:
+    return fact.counted <= decoding.max_pixels and (decoding.allow_truncated or not fact.truncated)
 
 
 def _unchanged(path: Path, fact: Fact) -> bool:

@@ -1,0 +1,168 @@
+"""Which image formats are opened: a fixed list, and nothing that is read as an image is opened by any other.
+
+What is not on it stays closed, above all formats whose reading starts a program (EPS runs Ghostscript), asks whatever
+was plugged in (WMF, BUFR, GRIB, HDF5) or looks into other files.
+"""
+
+import io
+import os
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from PIL import Image, ImageFile
+
+FORMATS = {
+    "JPEG": "jpg jpeg jpe jfif",
+    "MPO": "mpo",
+    "PNG": "png apng",
+    "GIF": "gif",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "DIB": "dib",
+    "TIFF": "tif tiff",
+    "PPM": "ppm pgm pbm pnm",
+    "JPEG2000": "jp2 j2k jpx",
+    "AVIF": "avif",
+    "HEIF": "heic heif hif",
+    "TGA": "tga",  # the last: it has no signature
+}
+"""By Pillow's name, the suffixes under which files of a format are looked for."""
+
+IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffixes in FORMATS.values() for suffix in suffixes.split())
+
+_HEIF_BRANDS = ("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs", "mif1", "msf1", "mif2")
+
+_DECODER_BYTES = {"WEBP": 13.0, "AVIF": 12.0, "HEIF": 8.0}
+"""What decoders keep beside Pillow's image, in bytes a pixel, measured and rounded up."""
+
+_DECODER_SAYS = ("decoder error", "when reading image file")
+
+_quiet = threading.RLock()
+
+
+class UnknownFormatError(Exception):
+    """These bytes are of no format that is opened; the text says why, and what to do."""
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is taken for an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def open_image(data: bytes, max_pixels: int = 0) -> Image.Image:
+    """The image in `data`, of which only the header has been read.
+
+    max_pixels: what Pillow's own limit gives way to, if it is lower. Raises UnknownFormatError, and whatever a
+    damaged header makes Pillow raise.
+    """
+    with without_warnings(), _pillows_limit(max_pixels):
+        for name in FORMATS:
+            if name not in Image.OPEN:
+                Image.init()
+            factory, accept = Image.OPEN.get(name, (None, None))
+            if name == "HEIF" or factory is None or (accept and accept(data[:16]) is not True):
+                continue
+            try:
+                return factory(io.BytesIO(data), "")
+            except (SyntaxError, IndexError, TypeError, struct.error):
+                continue  # as Pillow does: another format may know it
+        return _open_heif(data)
+
+
+def check_format(image: Image.Image) -> None:
+    """Raise UnknownFormatError if a Pillow image that somebody opened may start a program when its pixels are read."""
+    if isinstance(image, ImageFile.ImageFile) and image.format not in FORMATS:
+        raise UnknownFormatError(
+            f"{image.format} is no format that is read here, because loading it may start another program: pass a "
+            "copy that is loaded, image.copy()"
+        )
+
+
+def load_image(image: Image.Image, max_pixels: int = 0) -> str:
+    """Have the pixels of an opened image read; why some of them are missing, or "". Raises if none can be read."""
+    alone = ExitStack()
+    large = image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    if large or image.format == "TIFF":  # which looks into its EXIF once more when it is loaded
+        alone.enter_context(without_warnings())
+        alone.enter_context(_pillows_limit(max_pixels))
+    with alone:
+        try:
+            image.load()
+            return ""
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            if image.__dict__.get("_im", image.__dict__.get("im")) is None:
+                raise
+    tiles = getattr(image, "tile", [])
+    if not tiles and not any(said in reason for said in _DECODER_SAYS):
+        return ""  # all pixels were there, and what follows them is damaged
+    image.tile = []  # type: ignore[attr-defined]
+    return reason
+
+
+def bytes_a_pixel(image: Image.Image, channels: int) -> float:
+    """What decoding an opened image takes at most, in bytes of memory for each pixel of uint8 [channels, H, W]."""
+    stored = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
+    buffered = _DECODER_BYTES.get(image.format or "", 0.0)
+    if image.format == "JPEG2000":
+        buffered = 5.5 * len(image.getbands())
+    if image.format == "TIFF":  # its orientation makes a copy
+        buffered = max(stored, 8 * _strip_pixels(image) / max(1, image.width * image.height))
+    return stored + max(buffered, channels)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Warnings are dropped inside: Pillow's name no file, and what is wrong with one is judged here anyway.
+
+    One thread at a time, because Python's filters are the whole process's.
+    """
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _strip_pixels(image: Image.Image) -> int:
+    """The pixels of a strip or a tile of a TIFF, which is decoded as one, however small the image."""
+    try:
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        if 322 in tags:
+            return int(tags[322]) * int(tags[323])
+        return image.width * min(image.height, int(tags.get(278, image.height)))
+    except Exception:  # a damaged tag is nearly anything
+        return image.width * image.height
+
+
+@contextmanager
+def _pillows_limit(max_pixels: int) -> Iterator[None]:
+    """Pillow, whose own limit is a setting of the whole process, takes images of `max_pixels` inside."""
+    with _quiet:
+        before = Image.MAX_IMAGE_PIXELS
+        if before is not None and max_pixels > 2 * before:
+            Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _open_heif(data: bytes) -> Image.Image:
+    """By the class alone: pillow-heif's own registration would change what every part of the program opens."""
+    brand = data[8:12].decode("latin-1") if data[4:8] == b"ftyp" else ""
+    if brand in ("avif", "avis") and "AVIF" not in Image.OPEN:
+        raise UnknownFormatError("AVIF is read by Pillow 11.3 and newer: pip install 'pillow>=11.3'")
+    if brand not in _HEIF_BRANDS:
+        raise UnknownFormatError("not an image of a format that can be read")
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise UnknownFormatError(
+            "HEIC is read by an optional package: pip install 'depthwise[heif]', or save it as JPEG"
+        ) from None
+    try:
+        return HeifImageFile(io.BytesIO(data), "")
+    except SyntaxError as error:
+        raise UnknownFormatError(f"no HEIC image that can be read ({error})") from None
