@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bounds": set(),
     "reading": set(),
     "words": set(),
+    "ratios": set(),
     "writing": set(),
     "native": set(),
     "layers": {"bounds", "native"},
@@ -36,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": {"bundle", "data", "layers", "reading"},
     "train": {"bounds", "bundle", "cost", "data", "evaluate", "native", "writing"},
     "recipes": {"data", "models", "train"},
-    "bench": {"evaluate", "infer", "models", "native", "writing"},
+    "bench": {"evaluate", "infer", "models", "native", "ratios", "writing"},
     "serve": {"bundle", "data", "infer"},
 }
 SEE_EVERYTHING = {"__init__", "__main__", "load", "compiling", "exporting", "importing", "cli", "experiments"}

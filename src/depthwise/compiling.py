@@ -4,7 +4,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from depthwise.evaluate.metrics import Evaluation, evaluate
 from depthwise.infer import Engine, Precision, compile
 from depthwise.infer.quantize import MOST_ERROR, to_tensors
 from depthwise.load import load_module
+from depthwise.ratios import Ratio, ratio, settled
 
 MOST_DROP = 0.005
 """Of top-1 accuracy, as a fraction, before a compiled network is refused."""
@@ -38,8 +39,8 @@ class Compiled:
     """What compiling came to, and the engine that runs it.
 
     error: the largest difference of a logit, relative to the largest logit, on the images it was checked with.
-    speedup: of one image, against the network on PyTorch: the median of interleaved pairs, and in speedup_range their
-    tenth and ninetieth percentile; milliseconds: its own.
+    speedup: of one image, against the network on PyTorch: the median of interleaved pairs, None where the machine was
+    too busy to say, and in speedup_range their tenth and ninetieth percentile; milliseconds: its own.
     layers: in int8, of each product the name, its error (see infer/quantize.py) and the precision that it is left in.
     accuracy: top-1 before and after, and agreement: the share of images with the same answer; None without a data set.
     """
@@ -49,7 +50,7 @@ class Compiled:
     engine: str
     error: float
     milliseconds: float
-    speedup: float
+    speedup: float | None
     speedup_range: tuple[float, float]
     layers: tuple[dict[str, Any], ...] = ()
     num_images: int = 0
@@ -59,7 +60,9 @@ class Compiled:
     def to_json(self) -> dict[str, Any]:
         """As the bundle's config has it."""
         measured = {
-            name: value for name, value in vars(self).items() if name != "out" and value not in (None, ())
+            name: value
+            for name, value in vars(self).items()
+            if name == "speedup" or (name != "out" and value not in (None, ()))
         }
         return {name: list(value) if isinstance(value, tuple) else value for name, value in measured.items()}
 
@@ -104,7 +107,17 @@ def compile_bundle(
         }
         for name, rounding in fast.roundings.items()
     )
-    result = Compiled(Path(out), precision, fast.engine, error, *_time(module, fast, x[:1]), layers)
+    milliseconds, speed = settled(lambda: _time(module, fast, x[:1]), lambda timed: timed[1].spread)
+    result = Compiled(
+        Path(out),
+        precision,
+        fast.engine,
+        error,
+        milliseconds,
+        speed.times,
+        (speed.tenth, speed.ninetieth),
+        layers,
+    )
     if split is not None:
         before, after = (_evaluate(network, bundle, split, workers) for network in (module, fast))
         result = _with_accuracy(result, before, after)
@@ -162,8 +175,8 @@ def _error(module: nn.Module, fast: nn.Module, x: Tensor) -> float:
         return float((fast(x) - expected).abs().max() / expected.abs().max())
 
 
-def _time(module: nn.Module, fast: nn.Module, x: Tensor) -> tuple[float, float, tuple[float, float]]:
-    """Milliseconds of the fast one, and how many times as fast as the other it is, see Compiled."""
+def _time(module: nn.Module, fast: nn.Module, x: Tensor) -> tuple[float, Ratio]:
+    """Milliseconds of the fast one, and how many times as fast as the other it is."""
     module = module.to(memory_format=torch.channels_last)
     seconds: tuple[list[float], list[float]] = ([], [])
     with torch.inference_mode():
@@ -173,9 +186,7 @@ def _time(module: nn.Module, fast: nn.Module, x: Tensor) -> tuple[float, float, 
                 network(x.contiguous(memory_format=torch.channels_last))
                 if round_number >= 2:
                     times.append(time.perf_counter() - began)
-    ratios = [slow / quick for slow, quick in zip(*seconds, strict=True)]
-    tenths = quantiles(ratios, n=10, method="inclusive")
-    return 1e3 * median(seconds[1]), median(ratios), (tenths[0], tenths[-1])
+    return 1e3 * median(seconds[1]), ratio(*seconds)
 
 
 def _evaluate(network: nn.Module, bundle: Bundle, split: Split, workers: int) -> Evaluation:

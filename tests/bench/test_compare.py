@@ -18,6 +18,7 @@ from depthwise.bench import ENGINES, Comparison, Measured, bench, swept
 from depthwise.bench import compare as compare_module
 from depthwise.bench.engines import Engine
 from depthwise.cli.app import run
+from depthwise.cli.bench import _print_run
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.models import create_model
 from depthwise.native.library import library
@@ -131,6 +132,18 @@ def test_ratios_compare_times_of_the_same_round() -> None:
     assert document["memory_gb_per_second"] == 6.0
 
 
+def test_rounds_too_far_apart_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = Measured("depthwise fp32", "fp32", (1.0,) * 4)
+    theirs = Measured("openvino", "fp32", (2.0, 300.0, 2.0, 344.0))
+    run_document = Comparison(1, 2, (ours, theirs)).to_json(1_000_000)
+    row = run_document["engines"][1]
+    assert (row["ours"], row["ours_lowest"], row["ours_highest"]) == (None, 2.0, 344.0)
+    _print_run({"network": "xception", "image": [3, 32, 32], "rounds": 4}, run_document)
+    printed = capsys.readouterr().out
+    assert "too noisy (2.00 to 344.00)" in printed
+    assert "measure again on a quiet machine" in printed
+
+
 COMMAND = ["bench", "xception", "--size", "32", "--threads", "1"]
 SETTINGS = ["--set", *(f"{key}={value}" for key, value in TINY.items())]
 
@@ -159,7 +172,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     (measured,) = document["runs"]
     assert (measured["batch"], measured["threads"]) == (2, 1)
     assert [row["engine"] for row in measured["engines"]] == ["pytorch", "depthwise fp32", "depthwise bf16"]
-    assert measured["engines"][0]["ours"] > 0
+    pytorch = measured["engines"][0]
+    assert 0 < pytorch["ours_lowest"] <= pytorch["ours_highest"]
     assert 0 < measured["engines"][1]["share_of_peak"] < 1
     assert run(command) == 1
     assert "bench.json exists and is not overwritten" in capsys.readouterr().err

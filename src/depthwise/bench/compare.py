@@ -22,6 +22,7 @@ from depthwise.bench.engines import ENGINES
 from depthwise.bench.roofline import MEMORY
 from depthwise.bench.worker import ROOFLINE
 from depthwise.errors import DepthwiseError, unknown_name
+from depthwise.ratios import ratio, settled
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.5, "int8": 0.9}
 """The largest error of an engine that may be timed.
@@ -72,7 +73,8 @@ class Comparison:
         }
 
     def _row(self, measured: Measured, macs: int, peaks: dict[str, float]) -> dict[str, Any]:
-        """Times in milliseconds; `ours`: how many times as fast the compiled network of that precision is."""
+        """Times in milliseconds; `ours`: how many times as fast the compiled network of that precision is, None where
+        the rounds are too far apart to say."""
         row: dict[str, Any] = {"engine": measured.engine, "precision": measured.precision}
         if measured.absent:
             return {**row, "absent": measured.absent}
@@ -88,11 +90,17 @@ class Comparison:
             "error": measured.error,
             "seconds": list(measured.seconds),
         }
-        ours = next((m for m in self.engines if m.engine == f"depthwise {measured.precision}"), measured)
-        if ours is not measured and ours.seconds:
-            ratios = [theirs / mine for theirs, mine in zip(measured.seconds, ours.seconds, strict=True)]
-            row |= {"ours": median(ratios), "ours_lowest": min(ratios), "ours_highest": max(ratios)}
+        ours = _ours(measured, self.engines)
+        if ours:
+            speed = ratio(measured.seconds, ours.seconds)
+            row |= {"ours": speed.times, "ours_lowest": speed.lowest, "ours_highest": speed.highest}
         return row
+
+
+def _ours(measured: Measured, engines: Iterable[Measured]) -> Measured | None:
+    """The compiled network that `measured` is compared with."""
+    name = f"depthwise {measured.precision}"
+    return next((m for m in engines if m.engine == name and m is not measured and m.seconds), None)
 
 
 def swept(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -115,7 +123,9 @@ def bench(
     """Time the network `name` of the catalogue, with random weights, on images of `shape`, [N, C, H, W].
 
     Each round runs every engine once, in an order that turns, and the loops that measure the machine's own limits as
-    one of them. Raises UsageError for an unknown engine, DepthwiseError if not even PyTorch runs the network.
+    one of them. What comes out too noisy to compare is measured again, see ratios.py.
+
+    Raises UsageError for an unknown engine, DepthwiseError if not even PyTorch runs the network.
     """
     chosen = list(dict.fromkeys(["pytorch", *engines]))
     for engine in chosen:
@@ -140,28 +150,51 @@ def bench(
         roofline = stack.enter_context(_Worker({**job, "engine": ROOFLINE}, Path(folder) / "none.pt"))
         if "absent" not in roofline.prepare():
             workers[ROOFLINE] = roofline
-        answers: dict[str, list[Any]] = {engine: [] for engine in workers}
-        for turn in range(rounds):
-            progress(len(chosen) + turn, len(chosen) + rounds)
-            names = list(workers)
-            for engine in names[turn % len(names) :] + names[: turn % len(names)]:
-                time.sleep(REST)
-                answer = workers[engine].ask("")
-                if answer is None:  # out of memory, as a rule; the others go on
-                    results[engine] = replace(results[engine], absent=workers[engine].ending())
-                    del workers[engine]
-                    continue
-                answers[engine].append(answer)
-    rates = answers.pop(ROOFLINE, [])
+        total = len(chosen) + rounds
+        measured, rates = settled(
+            lambda: _timed(workers, results, rounds, lambda turn: progress(len(chosen) + turn, total)),
+            _spread,
+        )
     return Comparison(
         batch=shape[0],
         threads=threads,
-        engines=tuple(
-            measured if measured.absent else replace(measured, seconds=tuple(answers[engine]))
-            for engine, measured in results.items()
-        ),
+        engines=measured,
         roofline={name: tuple(rate[name] for rate in rates) for name in (rates[0] if rates else ())},
     )
+
+
+_Timed = tuple[tuple[Measured, ...], list[dict[str, float]]]
+"""The engines with their times, and what each round measured of the machine."""
+
+
+def _timed(
+    workers: "dict[str, _Worker]", results: dict[str, Measured], rounds: int, tick: Callable[[int], None]
+) -> _Timed:
+    """Each of `workers` in each round; one that ends is taken out of them, and `results` say why."""
+    answers: dict[str, list[Any]] = {engine: [] for engine in workers}
+    for turn in range(rounds):
+        tick(turn)
+        names = list(workers)
+        for engine in names[turn % len(names) :] + names[: turn % len(names)]:
+            time.sleep(REST)
+            answer = workers[engine].ask("")
+            if answer is None:  # out of memory, as a rule; the others go on
+                results[engine] = replace(results[engine], absent=workers[engine].ending())
+                del workers[engine]
+                continue
+            answers[engine].append(answer)
+    rates = answers.pop(ROOFLINE, [])
+    engines = tuple(
+        measured if measured.absent else replace(measured, seconds=tuple(answers[engine]))
+        for engine, measured in results.items()
+    )
+    return engines, rates
+
+
+def _spread(timed: _Timed) -> float:
+    """That of the ratio that is the least certain."""
+    pairs = [(theirs, _ours(theirs, timed[0])) for theirs in timed[0] if not theirs.absent]
+    return max((ratio(theirs.seconds, ours.seconds).spread for theirs, ours in pairs if ours), default=1.0)
 
 
 def _not_installed(engine: str) -> str:

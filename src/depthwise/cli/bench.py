@@ -203,7 +203,8 @@ def _print_run(document: dict[str, Any], run: dict[str, Any]) -> None:
             continue
         ratio = ""
         if "ours" in row:
-            ratio = f"{row['ours']:.2f} ({row['ours_lowest']:.2f} to {row['ours_highest']:.2f})"
+            said = "too noisy" if row["ours"] is None else f"{row['ours']:.2f}"
+            ratio = f"{said} ({row['ours_lowest']:.2f} to {row['ours_highest']:.2f})"
         result.add_row(
             row["engine"],
             f"{row['milliseconds']:.2f}",
@@ -216,6 +217,8 @@ def _print_run(document: dict[str, Any], run: dict[str, Any]) -> None:
             ratio,
         )
     console().print(result)
+    if any("ours" in row and row["ours"] is None for row in run["engines"]):
+        print("too noisy: the rounds are too far apart to say more, measure again on a quiet machine")
     peaks = [f"{name} {rate:.0f}" for name, rate in run["peak_gmacs_per_second"].items()]
     if peaks:
         memory = run["memory_gb_per_second"]

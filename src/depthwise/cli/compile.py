@@ -89,11 +89,7 @@ def _print(result: "Compiled") -> None:
     rows = table("", printable(str(result.out)), right=(printable(str(result.out)),))
     rows.add_row("precision", result.precision)
     rows.add_row("engine", result.engine)
-    low, high = result.speedup_range
-    rows.add_row(
-        "one image",
-        f"{result.milliseconds:.2f} ms, {result.speedup:.2f}x as fast as on PyTorch ({low:.2f} to {high:.2f})",
-    )
+    rows.add_row("one image", f"{result.milliseconds:.2f} ms, {_speed(result)}")
     rows.add_row("largest difference of a logit", f"{result.error:.1e} of the largest")
     if result.accuracy is not None and result.agreement is not None:
         before, after = result.accuracy
@@ -102,6 +98,15 @@ def _print(result: "Compiled") -> None:
     console().print(rows)
     if result.layers:
         console().print(_layers(result.layers))
+
+
+def _speed(result: "Compiled") -> str:
+    low, high = result.speedup_range
+    if result.speedup is None:
+        return (
+            f"too noisy to compare with PyTorch ({low:.2f} to {high:.2f}x): measure again on a quiet machine"
+        )
+    return f"{result.speedup:.2f}x as fast as on PyTorch ({low:.2f} to {high:.2f})"
 
 
 def _layers(layers: "tuple[dict[str, Any], ...]") -> "Table":

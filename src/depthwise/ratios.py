@@ -1,0 +1,56 @@
+"""How many times as fast one thing is as another, of times taken in turns, and when they are too noisy to say."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import TypeVar
+
+MOST_SPREAD = 2.5
+"""The ninetieth percentile of the ratios over the tenth; beyond it their median says nothing of the two."""
+
+ATTEMPTS = 3
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Of n rounds the ratios, each of two times of the same round: their median, percentiles and extremes."""
+
+    middle: float
+    tenth: float
+    ninetieth: float
+    lowest: float
+    highest: float
+
+    @property
+    def spread(self) -> float:
+        """How far the rounds are apart, 1 if all agree."""
+        return self.ninetieth / self.tenth if self.tenth > 0 else float("inf")
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the machine was too busy for the median to mean anything."""
+        return not self.spread <= MOST_SPREAD
+
+    @property
+    def times(self) -> float | None:
+        """The median, None where it means nothing."""
+        return None if self.noisy else self.middle
+
+
+def ratio(slow: Sequence[float], quick: Sequence[float]) -> Ratio:
+    """How many times as fast `quick` is: seconds of the same rounds, two of them at least."""
+    ratios = [theirs / ours for theirs, ours in zip(slow, quick, strict=True)]
+    tenths = quantiles(ratios, n=10, method="inclusive")
+    return Ratio(median(ratios), tenths[0], tenths[-1], min(ratios), max(ratios))
+
+
+def settled(measure: Callable[[], T], spread: Callable[[T], float]) -> T:
+    """What `measure` gives, measured again up to ATTEMPTS times while it is noisy; at worst the quietest of them."""
+    best = measure()
+    for _ in range(ATTEMPTS - 1):
+        if spread(best) <= MOST_SPREAD:
+            break
+        best = min(best, measure(), key=spread)
+    return best

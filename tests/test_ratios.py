@@ -1,0 +1,51 @@
+"""A ratio that its own rounds contradict is not stated."""
+
+import pytest
+
+from depthwise.ratios import ATTEMPTS, MOST_SPREAD, ratio, settled
+
+QUIET = ([1.56, 1.60, 1.62, 1.55, 1.61, 1.58, 1.60], [0.10, 0.10, 0.11, 0.10, 0.10, 0.10, 0.10])
+# A network of 0.1 ms beside other work: whole slices of the scheduler fall on single runs of either side.
+BUSY = ([2.1, 1.9, 40.0, 2.0, 16.0, 2.2, 1.9], [0.1, 0.9, 0.1, 8.0, 0.1, 0.1, 0.9])
+
+
+def test_the_middle_of_a_quiet_measurement() -> None:
+    speed = ratio(*QUIET)
+    assert speed.times == speed.middle == pytest.approx(15.8)
+    assert (speed.lowest, speed.highest) == pytest.approx((1.62 / 0.11, 16.1))
+    assert 1 < speed.spread < 1.2
+
+
+def test_a_spread_that_says_nothing_is_no_ratio() -> None:
+    speed = ratio(*BUSY)
+    assert speed.spread > 50
+    assert speed.times is None
+    assert (speed.lowest, speed.highest) == pytest.approx((0.25, 400))
+
+
+def test_one_round_out_of_many_does_not_spoil_the_rest() -> None:
+    slow, quick = [2.0] * 14 + [80.0], [1.0] * 15
+    assert ratio(slow, quick).times == 2.0
+
+
+@pytest.mark.parametrize(("factor", "said"), [(MOST_SPREAD * 0.999, True), (MOST_SPREAD * 1.001, False)])
+def test_the_rule(factor: float, said: bool) -> None:
+    speed = ratio([1.0] * 10 + [factor] * 10, [1.0] * 20)
+    assert (speed.times is not None) is said
+
+
+def test_it_is_measured_again_while_it_is_noisy() -> None:
+    taken: list[float] = []
+
+    def measure(spreads: list[float]) -> float:
+        taken.append(spreads[len(taken)])
+        return taken[-1]
+
+    for spreads, result, times in (
+        ([1.5, 9.0], 1.5, 1),
+        ([9.0, 1.2, 1.1], 1.2, 2),
+        ([9.0, 4.0, 5.0, 1.0], 4.0, ATTEMPTS),
+    ):
+        taken.clear()
+        assert settled(lambda spreads=spreads: measure(spreads), lambda spread: spread) == result
+        assert len(taken) == times
