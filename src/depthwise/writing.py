@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from depthwise.errors import DepthwiseError
@@ -100,6 +101,19 @@ def leftover_of(name: str) -> str:
     """The name of what a process was writing that was killed and left a file or folder `name`; "" if it is none."""
     found = re.fullmatch(r"\.(.+?)(\.\d{1,9})?\.(tmp|lock|partial)", name)
     return found[1] if found else ""
+
+
+def check_free(file: Path, force: bool) -> None:
+    """Raise, before work is done, what `written_whole` would in the end, or that `file` exists and not `force`."""
+    if file.is_dir():
+        raise DepthwiseError(f"{file} is a folder: name a file in it, {file / 'results'} for example")
+    if os.path.lexists(file) and not force:
+        raise DepthwiseError(f"{file} exists and is not overwritten: choose another name or add --force")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        raise named(error, file) from error
 
 
 def disk_full(error: OSError) -> bool:

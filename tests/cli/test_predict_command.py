@@ -211,3 +211,79 @@ def test_all_images_read_is_success(
 ) -> None:
     assert run(["predict", str(tiny_bundle), str(folder / "pics")]) == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl"])
+def test_answers_are_written_to_a_file_whole_or_not_at_all(
+    tiny_bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    out, missing = folder / "new" / f"answers{suffix}", str(folder / "missing.png")
+    command = ["predict", str(tiny_bundle), str(folder / "pics"), missing, "--out", str(out)]
+    assert run(command) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"5 images in {out}\n1 of 5 images could not be read\n"
+    written = out.read_text()
+    assert run([*command, "--json"]) == 1
+    assert "exists and is not overwritten: choose another name or add --force" in capsys.readouterr().err
+    assert out.read_text() == written
+    form = "--csv" if suffix == ".csv" else "--json"
+    assert run([*command, "--force", form]) == 1
+    shown = capsys.readouterr().out
+    if suffix == ".jsonl":
+        images = [json.loads(line) for line in written.splitlines()]
+        assert images == json.loads(shown)["images"]
+        assert images[-1] == {"image": missing, "error": "No such file or directory"}
+    else:
+        assert shown == written
+    assert [file.name for file in out.parent.iterdir()] == [out.name]
+
+
+def test_an_unknown_suffix_is_refused_before_anything_is_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["predict", str(folder / "no bundle"), "-", "--out", str(folder / "answers.txt")]) == 2
+    assert "ends in none of .csv, .json, .jsonl, which are what is written: name it answers.csv" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_file_is_not_there_if_the_answers_are_not(tiny_bundle: Path, folder: Path) -> None:
+    out = folder / "answers.jsonl"
+    program = (
+        "import sys; from depthwise.cli.app import run; from depthwise.infer import Predictor\n"
+        "def interrupted(*_): raise KeyboardInterrupt\n"
+        "Predictor._prediction = interrupted\n"
+        "sys.exit(run(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "predict", str(tiny_bundle), "pics", "--out", str(out)]
+    assert subprocess.run(command, cwd=folder, stderr=subprocess.PIPE, timeout=120).returncode == 130
+    assert {file.name for file in folder.iterdir()} == {"pics"}
+
+
+def test_a_threshold_leaves_classes_out_and_maybe_all(
+    tiny_bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = str(folder / "pics" / "b.JPG")
+    expected = load(tiny_bundle)(image)
+    between = (expected.probabilities[0] + expected.probabilities[1]) / 2
+
+    def answered(threshold: float, *form: str) -> str:
+        assert run(["predict", str(tiny_bundle), image, "--threshold", str(threshold), *form]) == 0
+        return capsys.readouterr().out
+
+    [one] = json.loads(answered(between, "--json"))["images"]
+    assert [answer["class"] for answer in one["predictions"]] == [expected.classes[0]]
+    assert json.loads(answered(1, "--json"))["images"] == [{"image": image, "predictions": []}]
+    assert answered(1, "--csv").splitlines()[1:] == [f"{image},,,,,"]
+    assert "none reaches 100.00%" in answered(1)
+    assert len(json.loads(answered(0, "--json"))["images"][0]["predictions"]) == 3
+
+
+@pytest.mark.parametrize("threshold", ["-0.1", "1.5", "nan", "50"])
+def test_a_threshold_is_a_probability(
+    tiny_bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str], threshold: str
+) -> None:
+    command = ["predict", str(tiny_bundle), str(folder / "pics"), f"--threshold={threshold}"]
+    assert run(command) == 2
+    assert "must be a probability, from 0 to 1" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError
 
 from depthwise.cli import bench, compile, cost, data, draw, evaluate, export, import_, models, predict, train
 from depthwise.cli.options import STANDARD_INPUT
-from depthwise.cli.output import printable
+from depthwise.cli.output import note, printable
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.words import quote
 
@@ -108,6 +108,7 @@ def _describe(error: Exception) -> str:
 
 def _fail(sentence: str, code: int, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
-    print("error:", printable(sentence), file=sys.stderr)
+        for line in traceback.format_exc().splitlines():
+            note(line)
+    note(f"error: {sentence}")
     return code

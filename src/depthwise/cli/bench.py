@@ -1,20 +1,18 @@
 """`depthwise bench`: the compiled network and the general engines on this machine."""
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from depthwise.cli.options import Json, flag
-from depthwise.cli.output import console, counting, print_json, printable, table
+from depthwise.cli.output import console, counting, print_json, say, table
 from depthwise.cli.subject import Settings, Size, Subject, build_subject, find_subject
-from depthwise.errors import DepthwiseError, UsageError, unknown_name
-from depthwise.writing import named
+from depthwise.errors import UsageError, unknown_name
+from depthwise.writing import check_free
 
 if TYPE_CHECKING:
     from depthwise.bench import Comparison
@@ -70,7 +68,7 @@ def bench(
         raise UsageError(f"batch {batch}, rounds {rounds} and threads {threads}: give at least 1, 2 and 1")
     sweeps = dict(_values(text) for text in sweep or [])
     for file in filter(None, (out, chart)):
-        _check_free(file, force)
+        check_free(file, force)
     document = _document(
         find_subject(name, size, None, settings or []), batch, threads, sweeps, rounds, engines
     )
@@ -137,19 +135,6 @@ def _values(text: str) -> tuple[str, list[int]]:
     return key, [int(value) for value in dict.fromkeys(values)]
 
 
-def _check_free(file: Path, force: bool) -> None:
-    """Before anything is measured, which takes minutes."""
-    if file.is_dir():
-        raise DepthwiseError(f"{file} is a folder: name a file in it, {file / 'bench'} for example")
-    if os.path.lexists(file) and not force:
-        raise DepthwiseError(f"{file} exists and is not overwritten: choose another name or add --force")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=file.parent).close()
-    except OSError as error:
-        raise named(error, file) from error
-
-
 def _points(batch: int, threads: int, sweeps: dict[str, list[int]]) -> list[tuple[int, int]]:
     """The batch sizes and numbers of threads to measure: each sweep leaves the other at its own value."""
     points = [(each, threads) for each in sweeps.get("batch", [])]
@@ -199,7 +184,7 @@ def _print_run(document: dict[str, Any], run: dict[str, Any]) -> None:
     )
     for row in sorted(run["engines"], key=lambda row: row.get("milliseconds", float("inf"))):
         if "absent" in row:
-            result.add_row(row["engine"], *[""] * len(numbers), printable(f"left out: {row['absent']}"))
+            result.add_row(row["engine"], *[""] * len(numbers), f"left out: {row['absent']}")
             continue
         ratio = ""
         if "ours" in row:
@@ -222,7 +207,7 @@ def _print_run(document: dict[str, Any], run: dict[str, Any]) -> None:
     peaks = [f"{name} {rate:.0f}" for name, rate in run["peak_gmacs_per_second"].items()]
     if peaks:
         memory = run["memory_gb_per_second"]
-        print(f"measured peak, GMAC/s: {', '.join(peaks)}; memory is read at {memory:.0f} GB/s")
+        say(f"measured peak, GMAC/s: {', '.join(peaks)}; memory is read at {memory:.0f} GB/s")
 
 
 def _print_sweep(document: dict[str, Any], key: str) -> None:
@@ -242,4 +227,4 @@ def _print_sweep(document: dict[str, Any], key: str) -> None:
     for engine, reason in {
         row["engine"]: row["absent"] for run in runs for row in run["engines"] if "absent" in row
     }.items():
-        print(printable(f"{engine} left out: {reason}"))
+        say(f"{engine} left out: {reason}")

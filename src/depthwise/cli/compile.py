@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from depthwise.cli.evaluate import open_part
 from depthwise.cli.options import BundlePath, Json, flag
-from depthwise.cli.output import console, print_json, printable, table
+from depthwise.cli.output import console, print_json, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,7 +86,7 @@ def compile(
 
 
 def _print(result: "Compiled") -> None:
-    rows = table("", printable(str(result.out)), right=(printable(str(result.out)),))
+    rows = table("", str(result.out), right=(str(result.out),))
     rows.add_row("precision", result.precision)
     rows.add_row("engine", result.engine)
     rows.add_row("one image", f"{result.milliseconds:.2f} ms, {_speed(result)}")
@@ -116,5 +116,5 @@ def _layers(layers: "tuple[dict[str, Any], ...]") -> "Table":
     title = f"{sum(layer['precision'] == 'int8' for layer in layers)} of {len(layers)} products in int8; largest errors"
     rows = table("product", "error", "precision", right=("error",), title=title)
     for layer in {layer["name"]: layer for layer in shown}.values():
-        rows.add_row(printable(layer["name"]), f"{layer['error']:.2%}", layer["precision"])
+        rows.add_row(layer["name"], f"{layer['error']:.2%}", layer["precision"])
     return rows

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from depthwise.cli.options import Json
-from depthwise.cli.output import console, note, print_json, printable, table
+from depthwise.cli.output import console, note, print_json, say, table
 from depthwise.cli.subject import (
     Classes,
     Name,
@@ -145,7 +145,7 @@ def _bill(subject: Subject, *, as_json: bool) -> None:
     rows = table("layer", "kind", *numbers, right=numbers, title=_title(subject, shape))
     for layer in working:
         rows.add_row(
-            printable(layer.name),
+            layer.name,
             layer.kind,
             "x".join(map(str, layer.output_shape)),
             f"{layer.parameters:,}",
@@ -159,12 +159,12 @@ def _bill(subject: Subject, *, as_json: bool) -> None:
     if formula:
         letters = ", ".join(f"{key.upper()}={value}" for key, value in subject.arguments.items())
         verdict = "as counted" if formula["parameters"] == bill.parameters else "NOT what was counted"
-        print(f"{formula['written']} = {formula['parameters']:,} parameters with {letters}: {verdict}")
+        say(f"{formula['written']} = {formula['parameters']:,} parameters with {letters}: {verdict}")
 
 
 def _title(subject: Subject, shape: tuple[int, ...]) -> str:
     arguments = "".join(f", {key}={value}" for key, value in subject.arguments.items())
-    return printable(f"{subject.name} on {'x'.join(map(str, shape))}{arguments}")
+    return f"{subject.name} on {'x'.join(map(str, shape))}{arguments}"
 
 
 def _formula(subject: Subject) -> dict[str, Any] | None:
@@ -230,11 +230,11 @@ def _sweep(subject: Subject, text: str, *, as_json: bool) -> None:
         "training MB",
         "MAC/byte",
     )
-    result = table(printable(key), *numbers, right=numbers, title=printable(subject.name))
+    result = table(key, *numbers, right=numbers, title=subject.name)
     first = bills[0]
     for value, bill in zip(values, bills, strict=True):
         result.add_row(
-            printable(str(value)),
+            str(value),
             f"{bill.parameters:,}",
             f"{bill.parameters / first.parameters:.3f}",
             f"{bill.macs / 1e6:,.2f}",

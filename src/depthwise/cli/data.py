@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from depthwise.cli.options import Data, Json, flag
-from depthwise.cli.output import console, counting, note, print_json, printable, table
+from depthwise.cli.output import console, counting, note, print_json, printable, say, table
 from depthwise.errors import DepthwiseError, UsageError
 
 if TYPE_CHECKING:
@@ -118,29 +118,29 @@ def _print_counts(data: str, counts: dict[str, dict[str, int]]) -> None:
 
 
 def _print_check(found: "Check") -> None:
-    print(f"width   {_span(found.widths)}")
-    print(f"height  {_span(found.heights)}")
-    print(f"format  {', '.join(f'{count:,} {printable(mode)}' for mode, count in found.modes.items())}")
+    say(f"width   {_span(found.widths)}")
+    say(f"height  {_span(found.heights)}")
+    say(f"format  {', '.join(f'{count:,} {printable(mode)}' for mode, count in found.modes.items())}")
     for text in found.notes:
-        print(f"note: {printable(text)}")
+        say(f"note: {printable(text)}")
     if found.ignored:
-        print(f"note: ignored as no part of it: {_some(found.ignored)}")
+        say(f"note: ignored as no part of it: {_some(found.ignored)}")
     conflicts, leaks = set(found.conflicts), set(found.leaks)
     if harmless := [group for group in found.duplicates if group not in conflicts | leaks]:
-        print(f"note: {len(harmless):,} images are there more than once: {_groups(harmless)}")
+        say(f"note: {len(harmless):,} images are there more than once: {_groups(harmless)}")
     if found.unreadable:
         bad = [f"{image.path} ({image.reason})" for image in found.unreadable]
-        print(f"problem: {len(bad):,} images cannot be read: {_some(bad)}")
+        say(f"problem: {len(bad):,} images cannot be read: {_some(bad)}")
     for where, groups in (
         ("two classes", conflicts - leaks),
         ("two classes and two parts", conflicts & leaks),
         ("two parts", leaks - conflicts),
     ):
         if groups:
-            print(f"problem: {len(groups):,} images are in {where}: {_groups(sorted(groups))}")
+            say(f"problem: {len(groups):,} images are in {where}: {_groups(sorted(groups))}")
     if found.error:
-        print(f"problem: {printable(found.error)}")
-    print("ready to train on" if found.ok else "mend the problems before you train")
+        say(f"problem: {printable(found.error)}")
+    say("ready to train on" if found.ok else "mend the problems before you train")
 
 
 def _print_stats(found: "Stats") -> None:
@@ -155,9 +155,9 @@ def _print_stats(found: "Stats") -> None:
         "unreadable": f"{found.unreadable:,}",
     }
     for name, value in facts.items():
-        print(f"{name:<11} {printable(value)}")
+        say(f"{name:<11} {printable(value)}")
     for text in found.notes:
-        print(f"note: {printable(text)}")
+        say(f"note: {printable(text)}")
 
 
 def _span(pixels: "Range") -> str:

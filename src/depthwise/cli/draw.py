@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from depthwise.cli.options import flag
-from depthwise.cli.output import printable
+from depthwise.cli.output import say
 from depthwise.cli.subject import Classes, Name, Settings, Size, build_subject, find_subject
 from depthwise.errors import DepthwiseError, UsageError
 
@@ -41,4 +41,4 @@ def draw(
     varied = "".join(f", {setting}" for setting in settings or [])
     text = picture(module, shape, f"{subject.name}{own}{varied}")
     write_text(out, text)
-    print(f"{printable(str(out))}: open it in a browser, put it in a paper or a slide")
+    say(f"{out}: open it in a browser, put it in a paper or a slide")

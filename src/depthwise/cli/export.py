@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from depthwise.cli.options import BundlePath, Json, flag
-from depthwise.cli.output import console, note, print_json, printable, table
+from depthwise.cli.output import console, note, print_json, table
 
 
 def export(
@@ -35,9 +35,8 @@ def export(
 
     Example: depthwise export runs/first --format onnx --out digits.onnx --data digits
     """
-    from rich.console import Console
 
-    with Console(stderr=True).status(f"exporting as {format}"):
+    with console(stderr=True).status(f"exporting as {format}"):
         from depthwise.exporting import export_bundle, find_images
 
         images = None if data is None else find_images(data)
@@ -51,7 +50,7 @@ def export(
     columns = ("size", "largest difference of a logit")
     rows = table("file", *columns, "runtime", right=columns)
     rows.add_row(
-        printable(" + ".join(map(str, result.files))),
+        " + ".join(map(str, result.files)),
         f"{result.num_bytes / 1e6:,.2f} MB",
         f"{result.error:.1e} of the largest",
         f"{result.runtime} {result.version}",

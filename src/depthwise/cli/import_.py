@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from depthwise.cli.options import Json, flag
-from depthwise.cli.output import note, print_json
+from depthwise.cli.output import note, print_json, say
 from depthwise.errors import UsageError
 from depthwise.reading import read_regular
 from depthwise.words import quote_path
@@ -57,8 +57,8 @@ def import_(
         return
     size = "x".join(map(str, result.config.preprocess.size))
     what = f"{len(result.config.classes):,} classes" if result.config.classes else "a backbone"
-    print(f"{model} from {result.source}, {what}, images of {size}")
-    print(
+    say(f"{model} from {result.source}, {what}, images of {size}")
+    say(
         f"predict: depthwise predict {quote_path(out)} IMAGE"
         if result.config.classes
         else f"train:   depthwise train --init {quote_path(out)} --data FOLDER --out RUN"

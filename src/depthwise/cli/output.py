@@ -1,6 +1,11 @@
-"""What the commands print with: results for people or as one JSON document, and what surrounds them."""
+"""What the commands print with: results for people or as one JSON document, and what surrounds them.
+
+All that is printed goes through here, where control characters are spelled out: what a file or a class is called must
+not steer the terminal.
+"""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,11 +14,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 
 def print_json(document: Any) -> None:
     """The one JSON document of a command, on standard output."""
-    print(json.dumps(document, indent=2, allow_nan=False))
+    print(to_json(document, indent=2))
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON in ASCII, control characters spelled out, of which Python leaves one."""
+    return json.dumps(value, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
+
+
+def say(text: str) -> None:
+    """A line of the result for people: on standard output."""
+    print(printable(text))
 
 
 def note(text: str) -> None:
@@ -22,17 +38,37 @@ def note(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """`text` with control characters and odd bytes spelled out: a file's name must not steer the terminal."""
+    """`text` with control characters and odd bytes spelled out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def console() -> "Console":
+# What makes a spreadsheet take a cell for a formula, in the wide forms of East Asian keyboards, too.
+_FORMULA = re.compile(r"[=+\-@＝＋－＠\t\r\n]")  # noqa: RUF001
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+def inert(text: str) -> str:
+    """`text` with an apostrophe before it if a spreadsheet would run it as a formula (OWASP, CSV injection).
+
+    Numbers stay, and so does what is nothing but signs, a class "+" for example: there is nothing to run in them.
+    """
+    if not _FORMULA.match(text) or _NUMBER.fullmatch(text) or not any(map(str.isalnum, text)):
+        return text
+    return f"'{text}"
+
+
+def console(*, stderr: bool = False) -> "Console":
     """Where tables go: standard output, as wide as the terminal, and unlimited in a file or a pipe."""
     from rich.console import Console
 
+    class Printable(Console):
+        def render_str(self, text: str, **options: Any) -> "Text":  # of every cell, title and line
+            return super().render_str(printable(text), **options)
+
     # Names are not markup: "[red].png" is a file.
-    return Console(
-        width=None if sys.stdout.isatty() else 1000,
+    return Printable(
+        stderr=stderr,
+        width=None if stderr or sys.stdout.isatty() else 1000,
         markup=False,
         emoji=False,
         highlight=False,
@@ -54,11 +90,10 @@ def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """Give a function to call with (done, total), which shows on a terminal (standard error) how far `what` is."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(what, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    stderr = Console(stderr=True)
+    stderr = console(stderr=True)
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,27 +1,29 @@
 """`depthwise predict`: classes and probabilities for files, folders, patterns and standard input."""
 
-import csv
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from depthwise.cli import answers as forms
+from depthwise.cli.answers import Result
 from depthwise.cli.options import STANDARD_INPUT, BundlePath, Json, flag
-from depthwise.cli.output import console, note, print_json, printable, table
+from depthwise.cli.output import inert, note, printable
 from depthwise.errors import UsageError
 from depthwise.reading import read_bounded
+from depthwise.words import number_of
+from depthwise.writing import check_free, written_whole
 
 if TYPE_CHECKING:
     from depthwise.data import BadImage
     from depthwise.infer import Prediction, Predictor
 
 
-Results = Iterator[tuple[str, "Prediction | None", str]]
-"""Of each image its name, and the answer or the reason why there is none."""
+SUFFIXES = (".csv", ".json", ".jsonl")
 
 
 def predict(
@@ -36,10 +38,25 @@ def predict(
     ],
     /,
     *,
-    topk: Annotated[int, Parameter(help="How many classes to name for each image.")] = 5,
+    topk: Annotated[int, Parameter(help="How many classes to name for each image, at most.")] = 5,
+    threshold: Annotated[
+        float, Parameter(help="Name only classes of at least this probability, from 0 to 1; maybe none.")
+    ] = 0.0,
     batch_size: Annotated[int, Parameter(help="How many images go through the network at once.")] = 32,
+    out: Annotated[
+        Path | None,
+        Parameter(help="Write the answers here instead: FILE.csv, FILE.json or FILE.jsonl, a line an image."),
+    ] = None,
+    force: Annotated[bool, flag("Replace the file that --out names.")] = False,
     json: Json = False,
     as_csv: Annotated[bool, flag("Print one line for each image and class.", name="--csv")] = False,
+    exact: Annotated[
+        bool,
+        flag(
+            "In CSV, leave a name that begins as a formula does (=, +, -, @) as it is; by default an apostrophe before "
+            "it keeps spreadsheets from running it."
+        ),
+    ] = False,
 ) -> int:
     """Say what is on images: the likeliest classes and their probabilities.
 
@@ -49,17 +66,55 @@ def predict(
     """
     if json and as_csv:
         raise UsageError("--json and --csv exclude each other: give one of them")
+    if out is not None:
+        _check_out(out, force)
     names = expand(image)
     from depthwise.load import load
 
     sources = [_standard_input() if name == STANDARD_INPUT else name for name in names]
-    predictor = load(bundle)
-    shown = ["-" if name == STANDARD_INPUT else name for name in names]
-    results = _results(shown, _answers(predictor, sources, topk, batch_size))
-    num_bad = _as_json(results) if json else _as_csv(results) if as_csv else _as_table(results)
+    answers = _answers(load(bundle), sources, topk=topk, threshold=threshold, batch_size=batch_size)
+    results = _results(["-" if name == STANDARD_INPUT else name for name in names], answers)
+    spell = str if exact else inert
+    if out is not None:
+        kept = list(results) if json or as_csv else results
+        num_bad = _write(out, kept, spell)
+        note(f"{number_of(len(names), 'image')} in {out}")
+        results = iter(kept)
+    if json:
+        num_bad = forms.as_json(results, sys.stdout.write)
+    elif as_csv:
+        shown = (lambda text: printable(spell(text))) if sys.stdout.isatty() else spell
+        num_bad = forms.as_csv(results, sys.stdout.write, shown)
+    elif out is None:
+        num_bad = forms.as_table(results, threshold)
     if num_bad:
         note(f"{num_bad} of {len(names)} images could not be read")
     return 1 if num_bad else 0
+
+
+def _check_out(out: Path, force: bool) -> None:
+    """Before anything is read."""
+    if out.suffix.lower() not in SUFFIXES:
+        raise UsageError(
+            f"{out} ends in none of {', '.join(SUFFIXES)}, which are what is written: name it {out.stem}.csv, for "
+            f"example"
+        )
+    check_free(out, force)
+
+
+def _write(out: Path, results: Iterable[Result], spell: Callable[[str], str]) -> int:
+    with written_whole(out) as file:
+
+        def write(text: str) -> None:
+            file.write(text.encode(errors="surrogateescape"))
+
+        match out.suffix.lower():
+            case ".csv":
+                return forms.as_csv(results, write, spell)
+            case ".json":
+                return forms.as_json(results, write)
+            case _:
+                return forms.as_json_lines(results, write)
 
 
 def expand(arguments: list[str]) -> list[str]:
@@ -118,68 +173,18 @@ def _standard_input() -> "bytes | BadImage":
 
 
 def _answers(
-    predictor: "Predictor", sources: "Sequence[str | bytes | BadImage]", topk: int, batch_size: int
+    predictor: "Predictor", sources: "Sequence[str | bytes | BadImage]", **options: Any
 ) -> "Iterator[Prediction | BadImage]":
     from depthwise.data import BadImage
 
     images = (source for source in sources if not isinstance(source, BadImage))
-    answers = predictor.stream(images, topk, batch_size)
+    answers = predictor.stream(images, **options)
     for source in sources:
         yield source if isinstance(source, BadImage) else next(answers)
 
 
-def _results(names: list[str], answers: "Iterable[Prediction | BadImage]") -> Results:
+def _results(names: list[str], answers: "Iterable[Prediction | BadImage]") -> Iterator[Result]:
     from depthwise.data import BadImage
 
     for name, answer in zip(names, answers, strict=True):
         yield (name, None, answer.reason) if isinstance(answer, BadImage) else (name, answer, "")
-
-
-def _as_table(results: Results) -> int:
-    """Print and return how many images could not be read, as the other two do."""
-    rows = table("image", "class", "probability", right=("probability",))
-    num_bad = 0
-    for name, prediction, reason in results:
-        if prediction is None:
-            num_bad += 1
-            rows.add_row(printable(name), f"cannot be read: {printable(reason)}", "", style="red")
-            continue
-        for rank, (label, probability) in enumerate(
-            zip(prediction.classes, prediction.probabilities, strict=True)
-        ):
-            rows.add_row("" if rank else printable(name), printable(label), f"{probability:.2%}")
-    console().print(rows)
-    return num_bad
-
-
-def _as_csv(results: Results) -> int:
-    num_bad = 0
-    lines = csv.writer(sys.stdout, lineterminator="\n")
-    lines.writerow(["image", "rank", "class", "index", "probability", "error"])
-    for name, prediction, reason in results:
-        if prediction is None:
-            num_bad += 1
-            lines.writerow([name, "", "", "", "", reason])
-            continue
-        answers = zip(prediction.classes, prediction.indices, prediction.probabilities, strict=True)
-        lines.writerows([name, rank, *answer, ""] for rank, answer in enumerate(answers, start=1))
-    return num_bad
-
-
-def _as_json(results: Results) -> int:
-    images: list[dict[str, Any]] = []
-    num_bad = 0
-    for name, prediction, reason in results:
-        if prediction is None:
-            num_bad += 1
-            images.append({"image": name, "error": reason})
-            continue
-        answers = zip(prediction.classes, prediction.indices, prediction.probabilities, strict=True)
-        images.append(
-            {
-                "image": name,
-                "predictions": [{"class": c, "index": i, "probability": p} for c, i, p in answers],
-            }
-        )
-    print_json({"images": images})
-    return num_bad

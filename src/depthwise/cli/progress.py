@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from depthwise.cli import output
 from depthwise.cli.output import printable
 
 LOG_INTERVAL = 10.0  # seconds between two lines about steps where there is no terminal
@@ -17,7 +18,7 @@ class TrainProgress:
     """Shows a run on standard error: `start`, then `step`, `evaluated` and `message` as they come, `close`."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or output.console(stderr=True)
         self._bar: Progress | None = None
         self._total_steps = 0
         self._first: tuple[int, float] | None = None  # step and time of the first news

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from depthwise.cli.options import Data, Json, flag
-from depthwise.cli.output import counting, note, print_json, printable
+from depthwise.cli.output import counting, note, print_json, printable, say
 from depthwise.errors import UsageError, unknown_name
 from depthwise.words import quote_path
 
@@ -226,9 +226,9 @@ def _print(result: "Result", *, as_json: bool) -> None:
         document: dict[str, Any] = {"out": out, "split": result.split, "weights": result.weights}
         print_json({**document, "seconds": result.seconds, **evaluation.to_json()})
         return
-    print(
+    say(
         f"{evaluation.top1:.2%} of {evaluation.num_images:,} {result.split} images are right "
         f"({result.weights} weights, {result.seconds:,.0f} s)"
     )
-    print(f"report:  {printable(out)}/report.html")
-    print(f"predict: depthwise predict {quote_path(out)} IMAGE")
+    say(f"report:  {printable(out)}/report.html")
+    say(f"predict: depthwise predict {quote_path(out)} IMAGE")
