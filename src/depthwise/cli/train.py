@@ -41,7 +41,9 @@ def train(
             negative="",
             consume_multiple=True,
             help="key=value, any number: a field of the recipe (epochs=4, optimizer.lr=0.1) or an argument of "
-            "the network (width=0.25).",
+            "the network (width=0.25). early_stop=5 ends the run after 5 evaluations in a row without a better "
+            "top-1 on the val part; keep=best puts the weights with the best one into the bundle, keep=last or "
+            "averaged those of the end.",
         ),
     ] = None,
     epochs: Annotated[float | None, Parameter(help="Short for --set epochs=E.")] = None,

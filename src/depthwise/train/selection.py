@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from depthwise.data.dataset import Dataset
 from depthwise.errors import UsageError
 from depthwise.train.recipe import Recipe
+from depthwise.words import number_of
 
 
 @dataclass(frozen=True)
@@ -54,22 +55,35 @@ def check_selection(recipe: Recipe, dataset: Dataset) -> None:
         )
 
 
+def is_enough(recipe: Recipe, scores: Scores) -> bool:
+    """Whether the evaluations say that more updates would not help."""
+    return 0 < recipe.early_stop <= scores.stale
+
+
+def ended_early(recipe: Recipe, scores: Scores, step: int, total_steps: int) -> str:
+    """Why the run ended at `step`, if the evaluations ended it before its last step, else ""."""
+    if scores.best is None or step >= total_steps or not is_enough(recipe, scores):
+        return ""
+    count = number_of(scores.stale, "evaluation")
+    return (
+        f"Training ended at step {step:,} of {total_steps:,}: {count} in a row found no better top-1 on the "
+        f"val part than {scores.best.top1:.2%} at step {scores.best.step:,}."
+    )
+
+
 def told(recipe: Recipe, scores: Scores, *, step: int, total_steps: int, split: str) -> str:
     """What was selected, for the report, where the final figure is measured on the part `split`; "" if nothing was."""
-    best, sentences = scores.best, []
-    if best is None:
-        return ""
-    if step < total_steps:
+    best, sentences = scores.best, [ended_early(recipe, scores, step, total_steps)]
+    if recipe.keep == "best" and best:
         sentences.append(
-            f"Training ended at step {step:,} of {total_steps:,}: {scores.stale} evaluations in a row found no better "
-            f"top-1 on the val part than {best.top1:.2%} at step {best.step:,}."
+            f"The weights are the {best.weights} ones of step {best.step:,}, the best on the val part."
         )
-    if recipe.keep == "best":
-        sentences.append(f"The weights are the {best.weights} ones of step {best.step:,}, the best on the val part.")
-    if not sentences:
+    if not any(sentences):
         return ""
     if split == "val":
-        sentences.append("They were selected by the val part, so this figure, measured on it too, is optimistic.")
+        sentences.append(
+            "This was selected by the val part, so the figure, measured on it too, is optimistic."
+        )
     else:
         sentences.append(f"The {split} part had no say in it.")
-    return " ".join(sentences)
+    return " ".join(filter(None, sentences))

@@ -21,7 +21,7 @@ from depthwise.train.checkpoint import (
 )
 from depthwise.train.files import RunFiles, read_lines, write_text
 from depthwise.train.loop import Trainer, Window
-from depthwise.train.selection import Best, Scores, candidates
+from depthwise.train.selection import Best, Scores, candidates, ended_early, is_enough
 from depthwise.train.signals import StopRequest
 from depthwise.words import quote_path
 
@@ -124,7 +124,10 @@ class Session:
             restore_module("model", best, load_checkpoint(self.files.best).tensors)
             return {"best": best}
         kept = candidates(self.trainer.recipe)[0]
-        return {**{kind: self.weights[kind] for kind in self.weights if kind != kept}, kept: self.weights[kept]}
+        return {
+            **{kind: self.weights[kind] for kind in self.weights if kind != kept},
+            kept: self.weights[kept],
+        }
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -137,8 +140,8 @@ class Session:
     @property
     def ended(self) -> bool:
         """Whether no update is left to do: the last is done, or the evaluations say that more would not help."""
-        patience = self.trainer.recipe.early_stop
-        return self.trainer.step >= self.trainer.total_steps or 0 < patience <= self.progress.stale
+        done = self.trainer.step >= self.trainer.total_steps
+        return done or is_enough(self.trainer.recipe, self.progress.scores)
 
     def run(self) -> None:
         """Do what is left of the updates, and the evaluations and checkpoints that fall due on the way.
@@ -166,6 +169,8 @@ class Session:
         if trainer.window.samples:  # of a run that ended early
             self._log_window()
         self.save()
+        if text := ended_early(trainer.recipe, self.progress.scores, trainer.step, trainer.total_steps):
+            self.watcher.message(text)
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
@@ -269,7 +274,9 @@ class Session:
             for weights, module in self.weights.items()
         }
         scores = self.progress.scores.after(
-            self.trainer.step, {kind: evaluation.top1 for kind, evaluation in measured.items()}, self.trainer.recipe
+            self.trainer.step,
+            {kind: evaluation.top1 for kind, evaluation in measured.items()},
+            self.trainer.recipe,
         )
         best = asdict(scores.best) if scores.best else None
         if best and best != self.progress.best and self.trainer.recipe.keep == "best":
