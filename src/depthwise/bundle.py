@@ -36,8 +36,9 @@ class BundleConfig:
     """What `config.json` says: the network `model` built with `model_args`, what goes in and what comes out.
 
     A backbone, whose model_args say num_classes=0, has no classes. `training` is a summary for people (data,
-    recipe, accuracy); nothing reads it back. `compiled` says in which precision the network is to be run by which
-    engine, {"precision": "bf16", "engine": "native"}, and what that was measured to cost; None leaves it to PyTorch.
+    recipe, accuracy), in which an evaluation looks whether it was on the data set at hand. `compiled` says in which
+    precision the network is to be run by which engine, {"precision": "bf16", "engine": "native"}, and what that was
+    measured to cost; None leaves it to PyTorch.
     """
 
     model: str

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.bundle import Bundle, read_bundle
+from depthwise.data.names import composed
 from depthwise.errors import DepthwiseError
 from depthwise.infer import Predictor, compile
 from depthwise.infer.quantize import from_tensors
@@ -96,7 +97,7 @@ def transfer(bundle: Bundle, module: nn.Module, classes: Sequence[str]) -> bool:
     The classifiers come along only if the bundle has the same classes in the same order; returns whether it has.
     Everything else must fit: raises DepthwiseError, and changes nothing, if it does not.
     """
-    same_classes = tuple(classes) == bundle.config.classes
+    same_classes = [*map(composed, classes)] == [*map(composed, bundle.config.classes)]
     expected = module.state_dict()
     weights = bundle.weights
     if not same_classes:

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from depthwise.cli.evaluate import open_part
-from depthwise.cli.options import BundlePath, Json, flag
-from depthwise.cli.output import console, print_json, table
+from depthwise.cli.options import BundlePath, IgnoreUnknown, Json, flag
+from depthwise.cli.output import console, counting, note, print_json, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from depthwise.bundle import BundleConfig
     from depthwise.compiling import Compiled
+    from depthwise.data import Split
 
 SHOWN_LAYERS = 5
 
@@ -45,6 +47,7 @@ def compile(
         str | None,
         Parameter(help="Images that int8 is read off; the training part of --data by default."),
     ] = None,
+    ignore_unknown: IgnoreUnknown = False,
     workers: Annotated[int, Parameter(help="Processes that read image files.")] = 2,
     allow_drop: Annotated[bool, flag("Accept a loss of over half a point of accuracy.")] = False,
     force: Annotated[bool, flag("Replace the bundle that --out names.")] = False,
@@ -63,11 +66,13 @@ def compile(
     split = calibration = None
     config = read_bundle(bundle).config
     if data is not None:
-        dataset, _, split = open_part(data, config, None, workers)
-        calibration = dataset.splits.get("train", split)
+        measured = open_part(data, config, None, workers, ignore_unknown=ignore_unknown)
+        split, parts = measured.split, measured.dataset.splits
+        calibration = parts.get("train", split)
+        if precision == "int8" and calibrate is None and len(parts) == 1:
+            note("int8 is calibrated on the images that it is then measured on: --calibrate takes others")
     if calibrate is not None:
-        dataset, _, calibration = open_part(calibrate, config, None, workers)
-        calibration = dataset.splits.get("train", calibration)
+        calibration = _images_of(calibrate, config, workers)
     result = compile_bundle(
         bundle,
         out,
@@ -83,6 +88,26 @@ def compile(
         print_json({"out": str(out), **result.to_json()})
         return
     _print(result)
+
+
+def _images_of(data: str, config: "BundleConfig", workers: int) -> "Split":
+    """The training part of `data`, or all of it if it has none; their classes do not matter."""
+    from depthwise.data import open_dataset
+
+    channels, nested = config.preprocess.channels, config.training.get("nested") is True
+    with counting("looking images over") as progress:
+        dataset = open_dataset(
+            data,
+            channels=channels,
+            workers=max(1, workers),
+            progress=progress,
+            max_bad=1.0,
+            nested=nested,
+            whole=True,
+        )
+    for text in dataset.notes:
+        note(text)
+    return dataset.splits.get("train") or next(iter(dataset.splits.values()))
 
 
 def _print(result: "Compiled") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from depthwise.cli.options import Data, Json, flag
+from depthwise.cli.options import Data, Json, Nested, flag
 from depthwise.cli.output import console, counting, note, print_json, printable, say, table
 from depthwise.errors import DepthwiseError, UsageError
 
@@ -14,23 +14,26 @@ if TYPE_CHECKING:
     from depthwise.data.check import Check, Range, Stats
 
 MOST_CLASSES = 40  # of more, the table for people has the totals only
-MOST_FINDINGS = 10  # of more of a kind, people are told the number; --json has them all
+MOST_CHARACTERS = (
+    240  # of a line of findings, and of more of them people are told the number; --json has them all
+)
+MOST_COPIES = 4  # names of one image that is there more often
 
 app = App(name="data", help="Look a data set over before training on it.")
 
 
 @app.command
-def check(data: Data, /, *, json: Json = False) -> int:
+def check(data: Data, /, *, nested: Nested = False, json: Json = False) -> int:
     """Look for what is wrong: unreadable images, images in two parts or two classes, classes too small.
 
-    The exit code is 1 if something should be mended before training.
+    Every file is read anew. The exit code is 1 if something should be mended before training.
 
     Example: depthwise data check photos/
     """
     from depthwise.data.check import check as look
 
     with counting("looking images over") as progress:
-        found = look(data, progress=progress)
+        found = look(data, progress=progress, nested=nested)
     if json:
         print_json(found.to_json())
     else:
@@ -47,6 +50,7 @@ def stats(
     sheet: Annotated[
         Path | None, Parameter(help="Write a contact sheet, a few images of each class, here.")
     ] = None,
+    nested: Nested = False,
     json: Json = False,
 ) -> None:
     """Show a data set in numbers: classes, sizes, balance and colour.
@@ -58,9 +62,9 @@ def stats(
     from depthwise.data.check import stats as measure
 
     with counting("looking images over") as progress:
-        found = measure(data, progress=progress)
+        found = measure(data, progress=progress, nested=nested)
     if sheet:
-        contact_sheet(open_dataset(data), sheet)
+        contact_sheet(open_dataset(data, max_bad=1.0, nested=nested), sheet)
         note(f"the contact sheet is {sheet}")
     if json:
         print_json(found.to_json())
@@ -81,6 +85,7 @@ def export(
     limit: Annotated[
         int | None, Parameter(help="At most this many images of a part, evenly spaced over it.")
     ] = None,
+    nested: Nested = False,
     force: Annotated[bool, flag("Write into a folder that holds something already.")] = False,
 ) -> None:
     """Write a data set as PNG files: OUT/PART/CLASS/NAME.png, or OUT/CLASS/NAME.png for one part.
@@ -95,11 +100,20 @@ def export(
     from depthwise.data.export import export as write
 
     with counting("looking images over") as progress:
-        dataset = open_dataset(data, progress=progress)
+        dataset = open_dataset(data, progress=progress, nested=nested)
+    for text in dataset.notes:
+        note(text)
     if split is not None and split not in dataset.splits:
         raise UsageError(f"{data} has no {split} part: it has {', '.join(dataset.splits)}")
     num_images = sum(
-        write(images, dataset.classes, out if split else out / part, prefix=part, limit=limit)
+        write(
+            images,
+            dataset.classes,
+            out if split else out / part,
+            prefix=part,
+            limit=limit,
+            nested=nested,
+        )
         for part, images in dataset.splits.items()
         if split in (None, part)
     )
@@ -108,7 +122,9 @@ def export(
 
 def _print_counts(data: str, counts: dict[str, dict[str, int]]) -> None:
     """A row a class, a column a part."""
-    labels = sorted({label for by_class in counts.values() for label in by_class})
+    from depthwise.data.names import natural_key
+
+    labels = sorted({label for by_class in counts.values() for label in by_class}, key=natural_key)
     rows = table("class", *counts, right=tuple(counts), title=f"Images of {printable(data)}")
     if len(labels) <= MOST_CLASSES:
         for label in labels:
@@ -122,9 +138,9 @@ def _print_check(found: "Check") -> None:
     say(f"height  {_span(found.heights)}")
     say(f"format  {', '.join(f'{count:,} {printable(mode)}' for mode, count in found.modes.items())}")
     for text in found.notes:
-        say(f"note: {printable(text)}")
-    if found.ignored:
-        say(f"note: ignored as no part of it: {_some(found.ignored)}")
+        say(f"note: {text}")
+    if found.ignored_kinds:
+        say(f"note: ignored: {', '.join(found.ignored_kinds)}")
     conflicts, leaks = set(found.conflicts), set(found.leaks)
     if harmless := [group for group in found.duplicates if group not in conflicts | leaks]:
         say(f"note: {len(harmless):,} images are there more than once: {_groups(harmless)}")
@@ -169,9 +185,18 @@ def _channels(values: Sequence[float]) -> str:
 
 
 def _groups(groups: Sequence[Sequence[str]]) -> str:
-    return _some([" = ".join(group) for group in groups])
+    from depthwise.data.names import some
+
+    return _some([some(group, MOST_COPIES, " = ") for group in groups])
 
 
 def _some(items: Sequence[str]) -> str:
-    shown = "; ".join(printable(item) for item in items[:MOST_FINDINGS])
-    return shown + (f"; and {len(items) - MOST_FINDINGS:,} more" if len(items) > MOST_FINDINGS else "")
+    """As many of them as fit in a line, at least one, and how many more there are."""
+    from depthwise.data.names import shortened
+
+    shown = printable(shortened(items[0], MOST_CHARACTERS))
+    for count, item in enumerate(items[1:], start=1):
+        if len(shown) + len(item) > MOST_CHARACTERS:
+            return f"{shown}; and {len(items) - count:,} more, which --json lists"
+        shown += f"; {printable(item)}"
+    return shown

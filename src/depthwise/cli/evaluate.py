@@ -1,22 +1,21 @@
 """`depthwise eval`: how good a trained network is on a data set."""
 
 import sys
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from depthwise.cli.options import BundlePath, Data, Json
+from depthwise.cli.options import BundlePath, Data, IgnoreUnknown, Json, Nested
 from depthwise.cli.output import console, counting, note, print_json, printable, table
-from depthwise.errors import DepthwiseError, UsageError
+from depthwise.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from depthwise.bundle import BundleConfig
-    from depthwise.data import Dataset, Split
+    from depthwise.data.measured import Measured
     from depthwise.evaluate.metrics import Evaluation
 
 WEAKEST = 10  # classes in the table for people; --json and the report have them all
@@ -28,11 +27,16 @@ def evaluate(
     *,
     data: Data,
     split: Annotated[
-        Literal["train", "val", "test"] | None,
-        Parameter(help="Which part to use: test by default, else val."),
+        Literal["train", "val", "test", "all"] | None,
+        Parameter(
+            help="Which part to use: test by default, else val; all of a folder that is not divided, unless the "
+            "network was trained on it."
+        ),
     ] = None,
     batch_size: Annotated[int, Parameter(help="How many images go through the network at once.")] = 64,
     workers: Annotated[int, Parameter(help="Processes that read image files.")] = 2,
+    ignore_unknown: IgnoreUnknown = False,
+    nested: Nested = False,
     report: Annotated[
         Path | None, Parameter(help="Write a page with curves, confusions and mistakes here.")
     ] = None,
@@ -40,7 +44,8 @@ def evaluate(
 ) -> None:
     """Measure a trained network on a data set, with the preprocessing it was trained with.
 
-    Classes are matched by name, so the data set may lack some of them.
+    Nothing is divided for it: a folder without parts is measured whole, unless the network was trained on it; then on
+    the part that its training kept from it. Classes are matched by name, so the data set may lack some of them.
 
     Example: depthwise eval runs/first --data digits --report digits.html
     """
@@ -53,87 +58,77 @@ def evaluate(
 
     source = read_bundle(bundle)
     module, config = load_compiled(source), source.config
-    dataset, part, images = open_part(data, config, split, workers)
+    measured = open_part(data, config, split, workers, nested=nested, ignore_unknown=ignore_unknown)
     num_classes = len(config.classes)
     batches = Batches(
-        images, config.preprocess, batch_size=batch_size, num_classes=num_classes, workers=workers
+        measured.split, config.preprocess, batch_size=batch_size, num_classes=num_classes, workers=workers
     )
     try:
         with counting("evaluating") as progress:
             evaluation = measure(module, batches, num_classes=num_classes, progress=progress)
     finally:
         batches.close()
-    bad = [*dataset.bad, *batches.bad]
+    bad = [*measured.dataset.bad, *batches.bad]
     if bad:
         note(f"{len(bad)} unreadable images are left out, {bad[0].path} ({bad[0].reason}) for one")
     if report:
-        _write_report(report, load_module(source), config, dataset, part, evaluation, data)
+        _write_report(report, load_module(source), config, measured, evaluation, data)
         note(f"the report is {report}")
     if json:
-        print_json({"data": data, "split": part, "classes": list(config.classes), **evaluation.to_json()})
+        chosen = {
+            "data": data,
+            "split": measured.part,
+            "split_source": measured.dataset.split_source,
+            "trained_on": measured.trained_on,
+            "left_out": measured.left_out,
+        }
+        print_json({**chosen, "classes": list(config.classes), **evaluation.to_json()})
     else:
-        _print(evaluation, config.classes, data, part)
+        _print(evaluation, config.classes, data, measured.part)
 
 
 def open_part(
-    data: str, config: "BundleConfig", name: str | None, workers: int
-) -> "tuple[Dataset, str, Split]":
-    """The data set as the bundle's network numbers its classes, and a part of it: test unless named, else val."""
-    from depthwise.data import open_dataset
+    data: str,
+    config: "BundleConfig",
+    part: str | None,
+    workers: int,
+    *,
+    nested: bool = False,
+    ignore_unknown: bool = False,
+) -> "Measured":
+    """The images that the bundle's network is measured on, see `open_measured`; what was chosen is said."""
+    from depthwise.data.measured import Network, open_measured
 
     with counting("looking images over") as progress:
-        dataset = open_dataset(
+        measured = open_measured(
             data,
+            Network.of(config.classes, config.training),
+            part,
             channels=config.preprocess.channels,
             workers=max(1, workers),
             progress=progress,
-            max_bad=1.0,
+            nested=nested,
+            ignore_unknown=ignore_unknown,
         )
-    dataset = _renumbered(dataset, config.classes)
-    return dataset, *_part(dataset, name)
-
-
-def _renumbered(dataset: "Dataset", classes: tuple[str, ...]) -> "Dataset":
-    """`dataset` with the numbers that the network gives the classes."""
-    import torch
-
-    unknown = [name for name in dataset.classes if name not in classes]
-    if unknown:
-        raise DepthwiseError(
-            f"the network knows no class {unknown[0]!r}, nor {len(unknown) - 1} others of the data set: "
-            f"evaluate it on what it was trained for: {', '.join(classes[:12])}"
-        )
-    numbers = torch.tensor([classes.index(name) for name in dataset.classes])
-    splits = {
-        part: cast("Split", replace(cast(Any, split), labels=numbers[split.labels]))
-        for part, split in dataset.splits.items()
-    }
-    return replace(dataset, classes=classes, splits=splits)
-
-
-def _part(dataset: "Dataset", name: str | None) -> "tuple[str, Split]":
-    from depthwise.data import test_split
-
-    if name is None:
-        return test_split(dataset)
-    if name not in dataset.splits:
-        raise UsageError(f"{dataset.name} has no {name} part: it has {', '.join(dataset.splits)}")
-    return name, dataset.splits[name]
+    for text in measured.said:
+        note(text)
+    if kinds := measured.dataset.ignored_kinds:
+        note(f"ignored: {', '.join(kinds)}")
+    return measured
 
 
 def _write_report(
     path: Path,
     module: "nn.Module",
     config: "BundleConfig",
-    dataset: "Dataset",
-    part: str,
+    measured: "Measured",
     evaluation: "Evaluation",
     spec: str,
 ) -> None:
     from depthwise.cost import cost
     from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
 
-    split = dataset.splits[part]
+    dataset, split = measured.dataset, measured.split
     shape = (config.preprocess.channels, *config.preprocess.size)
     bill = cost(module, shape)
     num_classes = len(config.classes)
@@ -142,7 +137,7 @@ def _write_report(
         history=[],
         classes=config.classes,
         evaluation=evaluation,
-        split=part,
+        split=measured.part,
         mistakes=collect_mistakes(evaluation, split),
         samples=collect_samples(split, num_classes),
         counts={
@@ -158,6 +153,7 @@ def _write_report(
             "fingerprint": dataset.fingerprint,
             "split_source": dataset.split_source,
             "bad": len(dataset.bad),
+            "ignored": list(dataset.ignored_kinds),
         },
     )
     write_report(report, path)
@@ -165,7 +161,11 @@ def _write_report(
 
 def _print(evaluation: "Evaluation", classes: tuple[str, ...], data: str, part: str) -> None:
     numbers = ("images", "wrong", "top-1", "top-5", "loss", "calibration error")
-    result = table(*numbers, right=numbers, title=f"{printable(data)}, {part} part")
+    result = table(
+        *numbers,
+        right=numbers,
+        title=f"{printable(data)}, {'all of it' if part == 'all' else f'{part} part'}",
+    )
     result.add_row(
         f"{evaluation.num_images:,}",
         f"{evaluation.num_wrong:,}",

@@ -41,6 +41,10 @@ def export(
 
         images = None if data is None else find_images(data)
         result = export_bundle(bundle, out, format, images=images, overwrite=force)
+    from depthwise.data.source import name_note
+
+    if data is not None and (text := name_note(data)):
+        note(text)
     if data is None:
         note(f"compared on {result.num_images} made-up images: --data compares on real ones")
     if json:

@@ -25,4 +25,10 @@ Data = Annotated[
     ),
 ]
 
+Nested = Annotated[
+    bool, flag("Every folder with images is a class by its path, animals/cat, not only those at the top.")
+]
+
+IgnoreUnknown = Annotated[bool, flag("Leave out images of classes that the network does not know.")]
+
 BundlePath = Annotated[str, Parameter(help="A bundle folder, or the directory of a training run.")]

@@ -1,16 +1,15 @@
 """`depthwise train`: from a data set to a run directory with bundle, metrics and report."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from depthwise.cli.options import Data, Json, flag
+from depthwise.cli.options import Data, Json, Nested, flag
 from depthwise.cli.output import counting, note, print_json, printable, say
 from depthwise.errors import UsageError, unknown_name
-from depthwise.words import quote_path
+from depthwise.words import number_of, quote_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,9 +40,7 @@ def train(
             negative="",
             consume_multiple=True,
             help="key=value, any number: a field of the recipe (epochs=4, optimizer.lr=0.1) or an argument of "
-            "the network (width=0.25). early_stop=5 ends the run after 5 evaluations in a row without a better "
-            "top-1 on the val part; keep=best puts the weights with the best one into the bundle, keep=last or "
-            "averaged those of the end.",
+            "the network (width=0.25).",
         ),
     ] = None,
     epochs: Annotated[float | None, Parameter(help="Short for --set epochs=E.")] = None,
@@ -56,6 +53,7 @@ def train(
     skip_bad: Annotated[
         bool, flag("Leave unreadable images out however many they are; over 1% of them stop a training.")
     ] = False,
+    nested: Nested = False,
     workers: Annotated[int, Parameter(help="Processes that read and augment image files.")] = 2,
     checkpoint_minutes: Annotated[float, Parameter(help="Save the state so often; 0 = not by time.")] = 5.0,
     checkpoint_steps: Annotated[int, Parameter(help="And after so many updates; 0 = not by updates.")] = 0,
@@ -90,10 +88,10 @@ def train(
             "--freeze trains the classifier alone, on a network that knows nothing: add --init BUNDLE"
         )
     bundle = read_bundle(init) if init and not resume else None
-    before, data = (
-        _before(out, recipe, model, data) if resume else (None, _asked(recipe, model, data, bundle))
+    before, data, known = (
+        _before(out, recipe, model, data) if resume else (None, _asked(recipe, model, data, bundle), {})
     )
-    dataset = _open(data, workers, skip_bad=skip_bad)
+    dataset = _open(data, workers, skip_bad=skip_bad, nested=nested, before=known)
     chosen = before or _chosen(recipe, model, dataset, bundle)
     chosen = chosen.override(given, _model_arguments(chosen.model))
     module = _build(chosen, dataset, bundle)
@@ -121,6 +119,7 @@ def train(
 
 def _asked(recipe: str | None, model: str | None, data: str | None, bundle: "Bundle | None") -> str:
     """The data set's name from whatever directory; what cannot be is refused before the images are looked over."""
+    from depthwise.data.source import absolute
     from depthwise.models import CATALOGUE
     from depthwise.recipes import find_recipe
 
@@ -134,7 +133,7 @@ def _asked(recipe: str | None, model: str | None, data: str | None, bundle: "Bun
             f"{bundle.path} holds weights of {bundle.config.model}, not of {model}: leave --model out"
         )
     # A run is resumed, and its data named in the report, from other directories too.
-    return os.path.abspath(data) if os.path.isdir(data) else data
+    return absolute(data)
 
 
 def _chosen(recipe: str | None, model: str | None, dataset: "Dataset", bundle: "Bundle | None") -> "Recipe":
@@ -156,8 +155,11 @@ def _chosen(recipe: str | None, model: str | None, dataset: "Dataset", bundle: "
     return replace(chosen, model=model, model_args=arguments)
 
 
-def _before(out: Path, recipe: str | None, model: str | None, data: str | None) -> "tuple[Recipe, str]":
-    """What the run in `out` was started with; the data may have moved."""
+def _before(
+    out: Path, recipe: str | None, model: str | None, data: str | None
+) -> "tuple[Recipe, str, dict[str, Any]]":
+    """What the run in `out` was started with; the data, of which the last says what the run knew, may have moved."""
+    from depthwise.data.source import absolute
     from depthwise.train.files import RunFiles
     from depthwise.train.recipe import Recipe
 
@@ -167,7 +169,7 @@ def _before(out: Path, recipe: str | None, model: str | None, data: str | None) 
         )
     before = RunFiles(out).read_run()
     spec = data or before["data"]["spec"]
-    return Recipe.from_json(before["recipe"]), os.path.abspath(spec) if os.path.isdir(spec) else spec
+    return Recipe.from_json(before["recipe"]), absolute(spec), before["data"]
 
 
 def _model_arguments(model: str) -> list[str]:
@@ -179,22 +181,35 @@ def _model_arguments(model: str) -> list[str]:
     return [name for name in inspect.signature(CATALOGUE[model].builder).parameters if name not in FROM_DATA]
 
 
-def _open(data: str, workers: int, *, skip_bad: bool) -> "Dataset":
+def _open(data: str, workers: int, *, skip_bad: bool, nested: bool, before: "dict[str, Any]") -> "Dataset":
+    """The data set; as the run divided it and named its classes that goes on, if `before` says so."""
     from depthwise.data import open_dataset
+    from depthwise.data.dataset import require_trainable
     from depthwise.data.folder import MAX_BAD_FRACTION
 
+    seed = before.get("seed")
     with counting("looking images over") as progress:
         dataset = open_dataset(
             data,
+            seed=seed if type(seed) is int else 0,
             workers=max(1, workers),
             progress=progress,
             max_bad=1.0 if skip_bad else MAX_BAD_FRACTION,
+            nested=nested or before.get("nested") is True,
         )
     for text in dataset.notes:
         note(text)
+    if dataset.ignored_kinds:
+        note(f"ignored: {', '.join(dataset.ignored_kinds)}")
     if dataset.bad:
         first = dataset.bad[0]
         note(f"{len(dataset.bad)} unreadable images are left out, {first.path} ({first.reason}) for one")
+    if before and dataset.num_trusted:
+        note(
+            f"{number_of(dataset.num_trusted, 'file')} not read again, size, times and inode being as they were: "
+            f"`depthwise data check {quote_path(data)}` reads every one"
+        )
+    require_trainable(dataset)
     return dataset
 
 
@@ -225,18 +240,12 @@ def _build(recipe: "Recipe", dataset: "Dataset", bundle: "Bundle | None") -> "nn
 def _print(result: "Result", *, as_json: bool) -> None:
     evaluation, out = result.evaluation, str(result.out)
     if as_json:
-        document: dict[str, Any] = {
-            "out": out,
-            "split": result.split,
-            "weights": result.weights,
-            "step": result.step,
-        }
+        document: dict[str, Any] = {"out": out, "split": result.split, "weights": result.weights}
         print_json({**document, "seconds": result.seconds, **evaluation.to_json()})
         return
-    of_step = f" of step {result.step:,}" if result.weights == "best" else ""
     say(
         f"{evaluation.top1:.2%} of {evaluation.num_images:,} {result.split} images are right "
-        f"({result.weights} weights{of_step}, {result.seconds:,.0f} s)"
+        f"({result.weights} weights, {result.seconds:,.0f} s)"
     )
     say(f"report:  {printable(out)}/report.html")
     say(f"predict: depthwise predict {quote_path(out)} IMAGE")

@@ -11,13 +11,17 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from depthwise.data.dataset import BadImage, Dataset, Split
-from depthwise.data.folder import MAX_BAD_FRACTION, TooManyUnreadableError, build
+from depthwise.data.dataset import BadImage, Dataset, Split, require_trainable
+from depthwise.data.folder import MAX_BAD_FRACTION, Looked, TooManyUnreadableError, build, look_at
 from depthwise.data.image import UnreadableImageError, to_channels
-from depthwise.data.listing import Listing, list_folder
-from depthwise.data.source import locate, open_dataset
-from depthwise.data.verify import Fact, Progress, verify
+from depthwise.data.listing import ignored_kinds
+from depthwise.data.names import natural_key, shortened
+from depthwise.data.source import locate, open_built_in
+from depthwise.data.verify import Fact, Progress
 from depthwise.errors import DepthwiseError
+
+UNEVEN = 10
+"""Times the images of the smallest class that the largest has, from which on that is worth a word."""
 
 Group = tuple[str, ...]
 """The names of images that are the same, byte for byte."""
@@ -37,7 +41,8 @@ class Check:
 
     error: why it cannot be trained on as it is, or None. counts: readable images by part and class, divided as
     training would. duplicates: images that are there more than once; conflicts: those of them in more than one
-    class; leaks: those in more than one part. modes: how many images of each format and (Pillow's) mode.
+    class; leaks: those in more than one part. modes: how many images of each format and (Pillow's) mode. ignored:
+    paths that are no part of it, ignored_kinds a phrase about each kind of them.
     """
 
     data: str
@@ -52,6 +57,7 @@ class Check:
     heights: Range
     modes: dict[str, int]
     ignored: tuple[str, ...]
+    ignored_kinds: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -89,18 +95,21 @@ class Stats:
         return asdict(self) | _ranges_json(self)
 
 
-def check(spec: str, *, seed: int = 0, workers: int = 2, progress: Progress | None = None) -> Check:
-    """Looks at every image of `spec`, which is as for `open_dataset`.
+def check(
+    spec: str, *, seed: int = 0, workers: int = 2, progress: Progress | None = None, nested: bool = False
+) -> Check:
+    """Looks at every image of `spec`, which is as for `open_dataset`; every file is read anew.
 
     What would stop training is told in the result; raises DepthwiseError only if there are no images to look at.
     """
-    look = _look(spec, seed, workers, progress)
+    look = _look(spec, seed, workers, progress, nested=nested, afresh=True)
+    counts = _counts(look.images)
     groups = _repeated(look.images)
     return Check(
         data=spec,
         fingerprint=look.dataset.fingerprint if look.dataset else None,
         error=_text(look.error),
-        counts=_counts(look.images),
+        counts=counts,
         unreadable=tuple(look.bad),
         duplicates=tuple(_names(group) for group in groups),
         conflicts=tuple(_names(group) for group in groups if len({image.label for image in group}) > 1),
@@ -109,15 +118,22 @@ def check(spec: str, *, seed: int = 0, workers: int = 2, progress: Progress | No
         heights=_range(image.height for image in look.images),
         modes=dict(Counter(image.mode for image in look.images).most_common()),
         ignored=look.ignored,
-        notes=look.dataset.notes if look.dataset else (),
+        ignored_kinds=look.ignored_kinds,
+        notes=(*look.notes, *_about_balance(counts)),
     )
 
 
 def stats(
-    spec: str, *, seed: int = 0, workers: int = 2, progress: Progress | None = None, measure: int = 2000
+    spec: str,
+    *,
+    seed: int = 0,
+    workers: int = 2,
+    progress: Progress | None = None,
+    measure: int = 2000,
+    nested: bool = False,
 ) -> Stats:
     """`spec` in numbers, colour over at most `measure` images; raises DepthwiseError as `open_dataset` does."""
-    look = _look(spec, seed, workers, progress, max_bad=1.0)
+    look = _look(spec, seed, workers, progress, max_bad=1.0, nested=nested)
     if look.dataset is None:
         raise look.error or DepthwiseError(f"{spec} holds no image")
     counts = _counts(look.images)
@@ -136,7 +152,7 @@ def stats(
         std=std,
         measured=measured,
         unreadable=len(look.bad),
-        notes=look.dataset.notes,
+        notes=(*look.notes, *_about_balance(counts)),
     )
 
 
@@ -148,15 +164,15 @@ def contact_sheet(
     side: of an image on it, in pixels. Raises DepthwiseError if `path` cannot be written.
     """
     split = next(iter(dataset.splits.values()))
-    shown = dataset.classes[:classes]
+    shown = sorted(dataset.classes, key=natural_key)[:classes]
     margin, gap = 180, 4
     sheet = Image.new("RGB", (margin + per_class * (side + gap), len(shown) * (side + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(14)
     for row, label in enumerate(shown):
         top = gap + row * (side + gap)
-        draw.text((gap, top + side / 2), _shortened(label, 22), "black", font, anchor="lm")
-        members = (split.labels == row).nonzero().flatten().tolist()
+        draw.text((gap, top + side / 2), shortened(label, 22), "black", font, anchor="lm")
+        members = (split.labels == dataset.classes.index(label)).nonzero().flatten().tolist()
         for column, index in enumerate(_evenly(members, per_class)):
             try:
                 pixels = to_channels(split.image(index), 3)
@@ -195,28 +211,48 @@ class _Look(NamedTuple):
     dataset: Dataset | None
     error: DepthwiseError | None
     images: list[_Image]
-    bad: Sequence[BadImage]
-    ignored: tuple[str, ...]
+    bad: Sequence[BadImage] = ()
+    ignored: tuple[str, ...] = ()
+    ignored_kinds: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def _look(
-    spec: str, seed: int, workers: int, progress: Progress | None, max_bad: float = MAX_BAD_FRACTION
+    spec: str,
+    seed: int,
+    workers: int,
+    progress: Progress | None,
+    max_bad: float = MAX_BAD_FRACTION,
+    *,
+    nested: bool = False,
+    afresh: bool = False,
 ) -> _Look:
     folder = locate(spec)
     if folder is None:
-        dataset = open_dataset(spec)
-        return _Look(dataset, None, list(_images_of_arrays(dataset)), (), ())
-    listing = list_folder(folder)
-    facts, bad = verify(folder, listing.names(), workers=workers, progress=progress)
+        dataset = open_built_in(spec, None)
+        return _Look(dataset, None, list(_images_of_arrays(dataset)), notes=dataset.notes)
+    looked = look_at(folder, nested=nested, workers=workers, progress=progress, afresh=afresh)
+    listing, facts, bad, _ = looked
     if not facts:
         raise DepthwiseError(
             f"none of the {len(bad)} images in {folder} can be read (the first: {bad[0].reason})"
         )
+    strays = (bad, tuple(stray.path for stray in listing.ignored), ignored_kinds(listing.ignored))
     try:
-        dataset = build(listing, facts, bad, seed=seed, max_bad=max_bad)
+        dataset = build(looked, seed=seed, max_bad=max_bad)
     except DepthwiseError as error:
-        return _Look(None, error, list(_images_as_listed(listing, facts)), bad, listing.ignored)
-    return _Look(dataset, None, list(_images_of_files(dataset, facts)), bad, listing.ignored)
+        return _Look(None, error, list(_images_as_listed(looked)), *strays, listing.notes)
+    return _Look(
+        dataset, _untrainable(dataset), list(_images_of_files(dataset, facts)), *strays, dataset.notes
+    )
+
+
+def _untrainable(dataset: Dataset) -> DepthwiseError | None:
+    try:
+        require_trainable(dataset)
+    except DepthwiseError as error:
+        return error
+    return None
 
 
 def _images_of_arrays(dataset: Dataset) -> Iterator[_Image]:
@@ -231,7 +267,8 @@ def _images_of_files(dataset: Dataset, facts: dict[str, Fact]) -> Iterator[_Imag
         yield _image_of_file(part, label, split.name(index), facts[split.name(index)])
 
 
-def _images_as_listed(listing: Listing, facts: dict[str, Fact]) -> Iterator[_Image]:
+def _images_as_listed(looked: Looked) -> Iterator[_Image]:
+    listing, facts, *_ = looked
     for part, classes in listing.parts.items():
         for label, names in classes.items():
             yield from (_image_of_file(part, label, name, facts[name]) for name in names if name in facts)
@@ -262,7 +299,23 @@ def _counts(images: Iterable[_Image]) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = defaultdict(Counter)
     for image in images:
         counts[image.part][image.label] += 1
-    return {part: dict(sorted(by_class.items())) for part, by_class in counts.items()}
+    return {
+        part: {label: by_class[label] for label in sorted(by_class, key=natural_key)}
+        for part, by_class in counts.items()
+    }
+
+
+def _about_balance(counts: dict[str, dict[str, int]]) -> list[str]:
+    """A sentence if the first part's classes are far from even."""
+    by_class = next(iter(counts.values()))
+    largest, smallest = max(by_class, key=by_class.__getitem__), min(by_class, key=by_class.__getitem__)
+    if by_class[largest] <= UNEVEN * by_class[smallest]:
+        return []
+    return [
+        f"{shortened(largest)} has {by_class[largest] / by_class[smallest]:.3g} times the images of "
+        f"{shortened(smallest)}, {by_class[largest]:,} and {by_class[smallest]:,}: --set class_weights=balanced lets "
+        f"every class count alike in a training"
+    ]
 
 
 def _range(values: Iterable[int]) -> Range:
@@ -292,7 +345,3 @@ def _colour(split: Split, measure: int) -> tuple[tuple[float, ...], tuple[float,
 def _evenly(values: Sequence[int], most: int) -> list[int]:
     count = min(most, len(values))
     return [values[i * len(values) // count] for i in range(count)]
-
-
-def _shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

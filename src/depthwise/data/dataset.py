@@ -73,11 +73,13 @@ class FileSplit:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Splits by name (train, val, test) over one list of classes.
+    """Splits by name (train, val, test; or all, if it is not divided) over one list of classes.
 
-    channels: of every image, 1, 3 or 4. fingerprint: SHA-256 of what is in it, files left out excepted.
-    split_source: how the splits came about. bad: what was left out. ignored: paths that are no part of it.
-    notes: sentences a person should read before training.
+    channels: of every image, 1, 3 or 4. fingerprint: SHA-256 of all that can be read in it; earlier_fingerprint: the
+    same where file names are not composed (see names.py), as older runs have it. split_source: how the splits came
+    about; seed: by which it was divided here, else None. nested: classes are paths. bad: what was left out. ignored:
+    paths that are no part of it; ignored_kinds: a phrase about each kind of them. notes: sentences a person should
+    read before training. num_trusted: files that are taken to be as they were when they were last read.
     """
 
     name: str
@@ -88,7 +90,17 @@ class Dataset:
     split_source: str
     bad: tuple[BadImage, ...] = ()
     ignored: tuple[str, ...] = ()
+    ignored_kinds: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    seed: int | None = None
+    nested: bool = False
+    earlier_fingerprint: str = ""
+    num_trusted: int = 0
+
+    @property
+    def fingerprints(self) -> tuple[str, str]:
+        """Either is what a run on this data set may have kept."""
+        return self.fingerprint, self.earlier_fingerprint or self.fingerprint
 
 
 def val_split(dataset: Dataset) -> tuple[str, Split]:
@@ -101,11 +113,25 @@ def test_split(dataset: Dataset) -> tuple[str, Split]:
     return _first_of(dataset, "test", "val")
 
 
+def require_trainable(dataset: Dataset) -> None:
+    """Raises DepthwiseError if there is nothing to train on, or nothing to measure a training on."""
+    if "train" not in dataset.splits:
+        raise DepthwiseError(
+            f"{dataset.name} has no train part, only {', '.join(dataset.splits)}: add a folder train/ with the classes"
+        )
+    val_split(dataset)
+
+
 def _first_of(dataset: Dataset, *names: str) -> tuple[str, Split]:
     for name in names:
         if name in dataset.splits:
             return name, dataset.splits[name]
     has = ", ".join(dataset.splits)
+    remedy = "add it"
+    if dataset.seed is not None:
+        remedy = (
+            "add a second, different image to a class, of which one would be kept for it, or a folder val/"
+        )
     raise DepthwiseError(
-        f"{dataset.name} has only {has}: evaluation needs a part called {' or '.join(names)}, add it"
+        f"{dataset.name} has only {has}: evaluation needs a part called {' or '.join(names)}, {remedy}"
     )

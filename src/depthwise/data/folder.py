@@ -2,16 +2,18 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from depthwise.data.dataset import BadImage, Dataset, FileSplit, Split
-from depthwise.data.listing import Listing, list_folder
+from depthwise.data.listing import Listing, ignored_kinds, list_folder
+from depthwise.data.names import composed, some
 from depthwise.data.verify import Fact, Progress, verify
 from depthwise.errors import DepthwiseError
-from depthwise.words import quote_path
+from depthwise.words import number_of, quote_path
 
 VAL_FRACTION = 0.2
 MAX_BAD_FRACTION = 0.01
@@ -24,11 +26,12 @@ class TooManyUnreadableError(DepthwiseError):
     """More of the files than allowed cannot be decoded; `bad` lists them all, `rule` is for where that was seen."""
 
     def __init__(self, root: Path, bad: Sequence[BadImage], total: int, max_bad: float) -> None:
+        over = f", over {max_bad:.0%}" if max_bad < 1 else ""
+        otherwise = ", or leave them out of a training with --skip-bad" if len(bad) < total else ""
         super().__init__(
-            f"{len(bad)} of {total} images in {root} cannot be read, over {max_bad:.0%}: "
-            f"{_some([f'{image.path} ({image.reason})' for image in bad])}; "
-            f"see them all with `depthwise data check {quote_path(root)}`, and mend or remove them, or leave them out "
-            f"of a training with --skip-bad"
+            f"{len(bad)} of {total} images in {root} cannot be read{over}: "
+            f"{some(f'{image.path} ({image.reason})' for image in bad)}; "
+            f"see them all with `depthwise data check {quote_path(root)}`, and mend or remove them{otherwise}"
         )
         self.bad = tuple(bad)
         self.rule = (
@@ -37,63 +40,98 @@ class TooManyUnreadableError(DepthwiseError):
         )
 
 
-def open_folder(
+class Looked(NamedTuple):
+    """A folder that was looked over; num_trusted: facts that were remembered, see `verify`."""
+
+    listing: Listing
+    facts: dict[str, Fact]
+    bad: Sequence[BadImage]
+    num_trusted: int = 0
+
+    def fingerprints(self) -> tuple[str, str]:
+        """SHA-256 of names and contents: with composed names, and with those on the disk as older runs have it."""
+        return _fingerprint(self.facts, composed), _fingerprint(self.facts, str)
+
+
+def look_at(
     root: Path,
     *,
-    seed: int = 0,
-    channels: int | None = None,
+    nested: bool = False,
     workers: int = 2,
     progress: Progress | None = None,
-    max_bad: float = MAX_BAD_FRACTION,
-) -> Dataset:
-    """The images of `root`; raises TooManyUnreadableError, or a DepthwiseError about what lies where."""
-    listing = list_folder(root)
-    facts, bad = verify(root, listing.names(), workers=workers, progress=progress)
-    return build(listing, facts, bad, seed=seed, channels=channels, max_bad=max_bad)
+    afresh: bool = False,
+) -> Looked:
+    """Lists the folder `root` and verifies its images; raises a DepthwiseError about what lies where."""
+    listing = list_folder(root, nested=nested)
+    return Looked(listing, *verify(root, listing.names(), workers=workers, progress=progress, afresh=afresh))
 
 
 def build(
-    listing: Listing,
-    facts: dict[str, Fact],
-    bad: Sequence[BadImage],
+    looked: Looked,
     *,
     seed: int = 0,
     channels: int | None = None,
     max_bad: float = MAX_BAD_FRACTION,
+    whole: bool = False,
 ) -> Dataset:
-    """The data set of those files of a listing that have a fact."""
+    """The data set of those files of a listing that have a fact.
+
+    To be trained on: divided by `seed` if it is not yet, with train's classes, at least two; what other parts have of
+    other classes is left out. whole: to be measured, as it lies, with whatever classes there are; if it is not divided
+    it has one part, called all.
+    """
+    listing, facts, bad, _ = looked
     total = len(facts) + len(bad)
     if not facts or len(bad) > max_bad * total:
         raise TooManyUnreadableError(listing.root, bad, total, max_bad)
-    notes = [f"{place}/ holds no image" for place in listing.empty]
+    notes = [f"{place}/ holds no image" for place in listing.empty] + list(listing.notes)
     parts = _readable(listing.parts, facts)
-    if parts.keys() <= {"", "train"}:
-        ((place, whole),) = parts.items()
-        parts, undivided = divide(whole, facts, seed)
-        split_source = f"seeded stratified 80/20{f' of {place}/' if place else ''}, seed {seed}"
-        if undivided:
-            notes.append(f"too few different images to divide, all kept in train: {_some(undivided)}")
+    notes += _lost_classes(listing.parts, parts)
+    if whole:
+        parts = {part or "all": by_class for part, by_class in parts.items() if by_class}
+        classes = sorted(set().union(*parts.values()))
     else:
-        split_source = f"as found in {', '.join(f'{part}/' for part in parts)}"
-    classes = _classes(listing.root, parts)
-    notes += [
-        f"{part} has no image of {_some(lacking)}"
-        for part, by_class in parts.items()
-        if (lacking := [label for label in classes if label not in by_class])
-    ]
+        classes = _trained_classes(listing.root, parts)
+        parts = _of_classes(parts, classes, notes)
+    split_source, divided_by = _split_source(parts, None if whole else seed), None
+    if not whole and len(parts) == 1 and parts.keys() <= {"", "train"}:
+        (only,), divided_by = parts.values(), seed
+        parts, alike = divide(only, facts, seed)
+        if alike:
+            notes.append(f"too few different images to divide, all kept in train: {some(alike)}")
+    if not whole:
+        notes += _lacking(parts, classes)
+    kept = [name for by_class in parts.values() for names in by_class.values() for name in names]
     if channels is None:
-        channels = 1 if all(fact.channels == 1 for fact in facts.values()) else 3
+        channels = 1 if all(facts[name].channels == 1 for name in kept) else 3
+    fingerprint, earlier = looked.fingerprints()
     return Dataset(
         name=listing.root.resolve().name,
-        classes=classes,
+        classes=tuple(classes),
         splits={part: _split(listing.root, by_class, classes, channels) for part, by_class in parts.items()},
         channels=channels,
-        fingerprint=_fingerprint(facts),
+        fingerprint=fingerprint,
+        earlier_fingerprint=earlier,
         split_source=split_source,
+        seed=divided_by,
+        nested=listing.nested,
         bad=tuple(bad),
-        ignored=listing.ignored,
+        ignored=tuple(ignored.path for ignored in listing.ignored),
+        ignored_kinds=ignored_kinds(listing.ignored),
         notes=tuple(notes),
+        num_trusted=looked.num_trusted,
     )
+
+
+def _split_source(parts: Iterable[str], seed: int | None) -> str:
+    """How the parts came about that were found, of which the only one is divided by `seed` unless that is None."""
+    found = [f"{part}/" for part in parts if part not in ("", "all")]
+    if len(found) > 1 or found not in ([], ["train/"]):
+        return f"as found in {', '.join(found)}"
+    place = "".join(found)
+    if seed is None:
+        return f"not divided{place and f', all in {place}'}"
+    return f"seeded stratified 80/20{place and f' of {place}'}, seed {seed}"
 
 
 def divide(whole: dict[str, list[str]], facts: dict[str, Fact], seed: int) -> tuple[Parts, list[str]]:
@@ -126,24 +164,53 @@ def _readable(parts: Parts, facts: dict[str, Fact]) -> Parts:
     }
 
 
-def _classes(root: Path, parts: Parts) -> tuple[str, ...]:
+def _lost_classes(listed: Parts, readable: Parts) -> list[str]:
+    """A sentence for each part about classes of which no image is left."""
+    return [
+        f"no image of {some(lost)}{f' in {part}' if part else ''} can be read, and without one there is no class"
+        for part, by_class in listed.items()
+        if (lost := [label for label in by_class if label not in readable[part]])
+    ]
+
+
+def _trained_classes(root: Path, parts: Parts) -> list[str]:
     """Train's classes; a set for evaluation alone has those of all its parts."""
     classes = sorted(parts["train"] if "train" in parts else set().union(*parts.values()))
+    if not classes:
+        raise DepthwiseError(
+            f"{root} has no readable image in its train part: put images into its classes' folders"
+        )
     if len(classes) < 2:
         raise DepthwiseError(
-            f"{root} has one class, {_some(classes)}: telling classes apart takes two, add a folder"
+            f"{root} has one class, {some(classes)}: telling classes apart takes two, add a folder"
         )
+    return classes
+
+
+def _of_classes(parts: Parts, classes: Sequence[str], notes: list[str]) -> Parts:
+    """`parts` without classes that are not learned, as of pictures that nobody labelled; `notes` say what that is."""
+    kept: Parts = {}
     for part, by_class in parts.items():
-        unknown = sorted(by_class.keys() - set(classes))
+        unknown = {label: len(names) for label, names in by_class.items() if label not in classes}
         if unknown:
-            raise DepthwiseError(
-                f"{root / part} has classes that train has not ({_some(unknown)}): give them training images, "
-                "or take them out"
+            notes.append(
+                f"{part} has {number_of(sum(unknown.values()), 'image')} of {some(unknown)}, which train has not: left "
+                f"out, for a class is learned from training images alone"
             )
-    return tuple(classes)
+        if left := {label: names for label, names in by_class.items() if label in classes}:
+            kept[part] = left
+    return kept
 
 
-def _split(root: Path, by_class: dict[str, list[str]], classes: tuple[str, ...], channels: int) -> Split:
+def _lacking(parts: Parts, classes: Sequence[str]) -> list[str]:
+    return [
+        f"{part} has no image of {some(lacking)}"
+        for part, by_class in parts.items()
+        if (lacking := [label for label in classes if label not in by_class])
+    ]
+
+
+def _split(root: Path, by_class: dict[str, list[str]], classes: Sequence[str], channels: int) -> Split:
     labelled = [
         (name, label) for label, of_class in enumerate(classes) for name in by_class.get(of_class, ())
     ]
@@ -151,13 +218,8 @@ def _split(root: Path, by_class: dict[str, list[str]], classes: tuple[str, ...],
     return FileSplit(tuple(name for name, _ in labelled), labels, channels, str(root))
 
 
-def _fingerprint(facts: dict[str, Fact]) -> str:
+def _fingerprint(facts: dict[str, Fact], named: Callable[[str], str]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(facts):
-        digest.update(os.fsencode(name) + b"\0" + bytes.fromhex(facts[name].sha256))
+    for name, sha256 in sorted((named(name), fact.sha256) for name, fact in facts.items()):
+        digest.update(os.fsencode(name) + b"\0" + bytes.fromhex(sha256))
     return digest.hexdigest()
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    listed = list(names)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -33,6 +33,9 @@ FORMATS = {
 
 IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffixes in FORMATS.values() for suffix in suffixes.split())
 
+_SIGNED = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "JPEG2000")
+_HEADED = ("BMP", "PPM")  # of a signature so short that words may begin with it: the header decides
+
 _HEIF_BRANDS = ("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs", "mif1", "msf1", "mif2")
 
 _DECODER_BYTES = {"WEBP": 13.0, "AVIF": 12.0, "HEIF": 8.0}
@@ -50,6 +53,25 @@ class UnknownFormatError(Exception):
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is taken for an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def is_signed(head: bytes) -> bool:
+    """Whether a file that begins with `head`, its first kilobytes, is an image by its signature, whatever its name."""
+    brand = head[8:12].decode("latin-1") if head[4:8] == b"ftyp" else ""
+    if brand in (*_HEIF_BRANDS, "avif", "avis"):
+        return True
+    Image.init()
+    for name in (*_SIGNED, *_HEADED):
+        factory, accept = Image.OPEN.get(name, (None, None))
+        if factory and accept and accept(head[:16]) is True:
+            if name in _SIGNED:
+                return True
+            try:
+                factory(io.BytesIO(head), "")
+                return True
+            except Exception:  # a damaged header makes Pillow raise nearly anything
+                continue
+    return False
 
 
 def open_image(data: bytes, max_pixels: int = 0) -> Image.Image:

@@ -1,5 +1,7 @@
 """A data set from what a person calls it: a built-in set's name, or a folder."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from depthwise.data.arrays import ARRAY_SETS, open_arrays
@@ -12,7 +14,7 @@ from depthwise.data.dataset import (
     test_split,
     val_split,
 )
-from depthwise.data.folder import MAX_BAD_FRACTION, TooManyUnreadableError, open_folder
+from depthwise.data.folder import MAX_BAD_FRACTION, TooManyUnreadableError, build, look_at
 from depthwise.data.formats import IMAGE_SUFFIXES
 from depthwise.data.image import CHANNELS
 from depthwise.data.verify import Progress
@@ -34,38 +36,70 @@ __all__ = [
 
 
 def open_dataset(
-    spec: str,
+    spec: str | os.PathLike[str],
     *,
     seed: int = 0,
     channels: int | None = None,
     workers: int = 2,
     progress: Progress | None = None,
     max_bad: float = MAX_BAD_FRACTION,
+    nested: bool = False,
+    whole: bool = False,
 ) -> Dataset:
     """The data set `spec`: one of ARRAY_SETS, or a folder of CLASS/IMAGE with or without train, val, test above.
 
     seed: divides a folder that is not (80/20, every class alike). channels: 1, 3 or 4, None for the set's own.
     Every file is decoded once, by `workers` threads, and remembered; `progress` is told (done, all) meanwhile. What
-    cannot be decoded is left out and named in `Dataset.bad`, up to the fraction `max_bad` of all files.
+    cannot be decoded is left out and named in `Dataset.bad`, up to the fraction `max_bad` of all files. nested: every
+    folder with images is a class by its path. whole: to be measured, not trained on, see `build`.
 
     Raises DepthwiseError: no such set or folder, no images, one class, a class without training images, or more
     than `max_bad` of the files unreadable (TooManyUnreadableError, whose `bad` lists them).
     """
-    if channels is not None and channels not in CHANNELS:
-        raise DepthwiseError(f"{channels} channels: ask for 1 (grey), 3 (RGB) or 4 (RGBA)")
+    check_channels(channels)
     folder = locate(spec)
     if folder is None:
-        return open_arrays(spec, channels)
-    return open_folder(
-        folder, seed=seed, channels=channels, workers=workers, progress=progress, max_bad=max_bad
-    )
+        return open_built_in(os.fspath(spec), channels)
+    looked = look_at(folder, nested=nested, workers=workers, progress=progress)
+    return build(looked, seed=seed, channels=channels, max_bad=max_bad, whole=whole)
 
 
-def locate(spec: str) -> Path | None:
-    """The folder that `spec` is, or None for a built-in set (whose name in a path, ./digits, is a folder's)."""
-    if spec in ARRAY_SETS:
+def check_channels(channels: int | None) -> None:
+    """Raises DepthwiseError for a number of channels that no image has."""
+    if channels is not None and channels not in CHANNELS:
+        raise DepthwiseError(f"{channels} channels: ask for 1 (grey), 3 (RGB) or 4 (RGBA)")
+
+
+def open_built_in(name: str, channels: int | None) -> Dataset:
+    """One of ARRAY_SETS, with a note if a folder here has its name."""
+    dataset = open_arrays(name, channels)
+    note = name_note(name)
+    return replace(dataset, notes=(note, *dataset.notes)) if note else dataset
+
+
+def locate(spec: str | os.PathLike[str]) -> Path | None:
+    """The folder that `spec` is, or None for a built-in set.
+
+    The name of a built-in set means that set, everywhere; a folder of that name is meant by any other way to write
+    it, ./digits or digits/, and by a Path. Raises UsageError if there is nothing of the name.
+    """
+    if isinstance(spec, str) and spec in ARRAY_SETS:
         return None
     if not Path(spec).exists():
         known = " or ".join(ARRAY_SETS)
-        raise UsageError(f"{spec!r} is not there: give a folder of CLASS/IMAGE, or a built-in set, {known}")
+        raise UsageError(
+            f"{os.fspath(spec)!r} is not there: give a folder of CLASS/IMAGE, or a built-in set, {known}"
+        )
     return Path(spec)
+
+
+def absolute(spec: str) -> str:
+    """`spec` as it can be written down and found again from another directory."""
+    return spec if locate(spec) is None else os.path.abspath(spec)
+
+
+def name_note(spec: str | os.PathLike[str]) -> str | None:
+    """A sentence if `spec` names a built-in set and a folder in the working directory as well."""
+    if locate(spec) is not None or not os.path.isdir(spec):
+        return None
+    return f"{spec} is the built-in set here; the folder of that name is ./{spec}"
