@@ -59,6 +59,8 @@ static const Kernels* table(const char* isa) {
         static const Kernels with_tiles = [] {
             Kernels kernels = kernels_avx512bf16;
             kernels.run_plan = run_plan_amx;
+            kernels.scratch_bytes = scratch_bytes_amx;
+            kernels.has_room = has_room_amx;
             return kernels;
         }();
         return &with_tiles;
@@ -92,7 +94,7 @@ void depthwise_threads(decltype(ThreadPool::run) run, decltype(ThreadPool::index
 int64_t depthwise_struct_sizes(int64_t* sizes, int64_t capacity) {
     const int64_t all[] = {sizeof(Statistics), sizeof(Normalise), sizeof(Reduce),
                            sizeof(NormGradient), sizeof(Depthwise), sizeof(Pool),
-                           sizeof(Step), sizeof(Run)};
+                           sizeof(Step), sizeof(Run), sizeof(Fault)};
     const int64_t count = sizeof all / sizeof *all;
     std::memcpy(sizes, all, sizeof *all * (count < capacity ? count : capacity));
     return count;
@@ -105,11 +107,17 @@ void depthwise_norm_gradient(const NormGradient* p) { kernels->norm_gradient(*p)
 void depthwise_depthwise_forward(const Depthwise* p) { kernels->depthwise_forward(*p); }
 void depthwise_depthwise_backward(const Depthwise* p) { kernels->depthwise_backward(*p); }
 void depthwise_pool_forward(const Pool* p) { kernels->pool_forward(*p); }
-// Several runs beside each other, each of which must ask for one thread; one run may ask for any number.
-void depthwise_run_plans(const Run* runs, int64_t count) {
+// What a run must have as `scratch_bytes`; all else in it but `arena`, offsets and image must be known.
+int64_t depthwise_scratch_bytes(const Run* run) { return kernels->scratch_bytes(*run); }
+// Several runs beside each other, each of which must ask for one thread; one run may ask for any number. Returns 0, or
+// what the first run with too little of anything lacks: then nothing was run.
+int64_t depthwise_run_plans(const Run* runs, int64_t count, Fault* fault) {
+    for (int64_t i = 0; i < count; i++)
+        if (!kernels->has_room(runs[i], *fault)) return fault->lack;
     parallel_for(static_cast<int>(count), count, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) kernels->run_plan(runs[i]);
     });
+    return NOTHING_LACKS;
 }
 int64_t depthwise_peak(int precision, int64_t repetitions, int num_threads) {
     return kernels->peak(precision, repetitions, num_threads);

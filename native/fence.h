@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "kernels.h"
+#include "room.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -38,12 +39,7 @@ inline void allow_arena(const Run& run, bool allowed) {
 template <class T>
 void allow_maps(const Run& run, const Step& s, bool allowed) {
     if (!fenced(run)) return;
-    const auto bytes = [&](const Map& map) {
-        int64_t value = sizeof(T);
-        if (&map == &s.out) value = s.out_bytes ? 1 : s.float_out ? sizeof(float) : value;
-        if (&map == &s.in && s.scale && !s.between_bytes) value = 1;
-        return run.batch * (map.height + 2 * map.border) * (map.width + 2 * map.border) * map.pixel * value;
-    };
+    const auto bytes = [&](const Map& map) { return map_bytes(run, s, map, sizeof(T)); };
     for (const Map* map : {&s.in, &s.out, &s.residual, &s.gate}) {
         if (map->offset < 0) continue;
         if (map->offset != s.out.offset && map->offset < s.out.offset + bytes(s.out) &&

@@ -31,6 +31,14 @@ void run_plan_amx(const Run& run) {
     amx::run_plan(run);
 }
 
+int64_t scratch_bytes_amx(const Run& run) {
+    return run.bf16 ? amx::scratch_bytes(run) : kernels_avx512bf16.scratch_bytes(run);
+}
+
+bool has_room_amx(const Run& run, Fault& fault) {
+    return run.bf16 ? amx::has_room(run, fault) : kernels_avx512bf16.has_room(run, fault);
+}
+
 bool amx_works() { return amx::tiles_multiply<amx::bf16>() && amx::tiles_multiply<uint8_t>(); }
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -69,11 +69,11 @@ struct Pool {
     int bf16, num_threads;
 };
 
-// Inference: see plan.h. `offset` counts bytes into the arena, or is -1 where there is no map; `channels` are filled up
-// to whole vectors; they are `pixel` values from pixel to pixel, from the value `first` on, so that a map may be a part
+// Inference: see plan.h. `offset` counts bytes into the arena, or is -1 where there is no map; `bytes` are those that the
+// caller has made room for there; `channels` are filled up to whole vectors; they are `pixel` values from pixel to pixel, from the value `first` on, so that a map may be a part
 // of a concatenation. `border` pixels of zeros stand around the map.
 struct Map {
-    int64_t offset, height, width, channels, border, pixel, first;
+    int64_t offset, bytes, height, width, channels, border, pixel, first;
 };
 
 enum Kind { INPUT, CONVOLUTION, POOL, MEAN, SUM, AVERAGE };
@@ -93,6 +93,8 @@ struct Stretches {
     }
 };
 
+enum Array { DEPTHWISE, BETWEEN_BIAS, WEIGHTS, PANELS, BIAS, SCALE, BETWEEN_BYTES, OUT_BYTES, ARRAYS };
+
 struct Step {
     Map in, out, residual, gate;
     const float* depthwise;     // [kernel_height * kernel_width][in.channels], null where nothing stands before the product
@@ -107,6 +109,7 @@ struct Step {
     const float* out_bytes;      // the same [2][out.channels] for the result, or null if it is no bytes
     int64_t runs, taps, length; // a row of the product: so many stretches, `taps` of them in a kernel row, of so many values
     int64_t kernel_height, kernel_width, stride, pad_top, pad_left;
+    int64_t given[ARRAYS];      // bytes that lie at each of the pointers, in their order
     int32_t kind, relu_first, between, activation, largest, float_out, count_padding;
 };
 
@@ -114,11 +117,18 @@ struct Run {
     const Step* steps;
     int64_t count;
     char* arena;
+    int64_t arena_bytes;
     int64_t scratch, scratch_bytes;  // a thread's own part of the arena, from `scratch` on
     const float* image;              // [batch, C, H, W], element strides in `strides`
     int64_t strides[4];
     int64_t batch;
     int32_t threads, bf16;
+};
+
+// What a run has too little of: `step` needs so many bytes, channels or pixels and was given fewer.
+enum Lack { NOTHING_LACKS, MAP, NUMBERS, WINDOW, SCRATCH, ARENA };
+struct Fault {
+    int64_t lack, step, needed, given;
 };
 
 struct Kernels {
@@ -131,6 +141,8 @@ struct Kernels {
     void (*pool_forward)(const Pool&);
     void (*pool_backward)(const Pool&);
     void (*run_plan)(const Run&);
+    int64_t (*scratch_bytes)(const Run&);      // that a thread needs
+    bool (*has_room)(const Run&, Fault&);      // false: `Fault` says for what not, and the plan must not be run
     int64_t (*peak)(int precision, int64_t repetitions, int num_threads);
     void (*read_memory)(const float* values, int64_t count, int num_threads, float* sums);
     int64_t panel;  // output channels that a panel of run_plan's weights has
@@ -143,4 +155,6 @@ extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_avx
 
 // Plans on tiles, which is all that the path "amx" has of its own, and whether the tiles of this machine compute.
 void run_plan_amx(const Run&);
+int64_t scratch_bytes_amx(const Run&);
+bool has_room_amx(const Run&, Fault&);
 bool amx_works();

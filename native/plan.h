@@ -18,6 +18,7 @@
 #include "fence.h"
 #include "kernels.h"
 #include "parallel.h"
+#include "room.h"
 #include "simd.h"
 #ifdef NATIVE_AMX
 #include "amx.h"
@@ -37,8 +38,6 @@ constexpr int64_t PIXEL_GROUP = TILE_ROWS;         // no tile but the last has a
 constexpr int64_t PIXEL_GROUP = 1;
 #endif
 constexpr int64_t TILE_BYTES = 288 << 10;          // of rows to multiply: they stay in the second-level cache
-
-static_assert(9 * ROWS <= 54, "the caller makes room for tiles of 54 pixels, however deep they are");
 
 template <class T>
 struct Place {
@@ -502,9 +501,6 @@ void depthwise_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t en
     }
 }
 
-// Whether the rows of a product are made in scratch: by a depthwise convolution, or from a map that has no bytes yet.
-INLINE bool makes_rows(const Step& s) { return s.depthwise || s.between_bytes; }
-
 // The pixels that a convolution of single pixels reads, as bytes.
 template <class T>
 void round_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t end, uint8_t* out) {
@@ -676,8 +672,13 @@ void clear_border(Map map, char* arena, int64_t batch, int value) {
         }
 }
 
-// Of one value of a product's rows, where maps have values of `map_bytes`.
-INLINE int64_t row_bytes(const Step& s, int64_t map_bytes) { return s.scale ? 1 : map_bytes; }
+// Of one value of a product's rows, where maps have values of `usual` bytes.
+INLINE int64_t row_value(const Step& s, int64_t usual) { return s.scale ? 1 : usual; }
+
+// Bytes of a row of a product: rows that are made have all channels that the map has, though the product may read fewer.
+INLINE int64_t row_bytes(const Step& s, int64_t usual) {
+    return (makes_rows(s) ? s.in.channels : s.runs * s.length) * row_value(s, usual);
+}
 
 // Whether threads share the panels of a step rather than its pixels, of which there are too few for that.
 INLINE bool shares_panels(const Step& s, int64_t batch) {
@@ -697,7 +698,7 @@ struct Tiles {
                     return {1, panels};
                 }
                 const int64_t pixels = batch * s.out.height * s.out.width;
-                const int64_t fit = TILE_BYTES / (row_bytes(s, sizeof(T)) * s.runs * s.length);
+                const int64_t fit = TILE_BYTES / row_bytes(s, sizeof(T));
                 const int64_t most = std::min(MOST_PIXELS, std::max<int64_t>(8 * ROWS, fit / PIXEL_GROUP * PIXEL_GROUP));
                 // As many claims as make equal shares of all threads.
                 const int64_t claims = (pixels + most * threads - 1) / (most * threads) * threads;
@@ -708,6 +709,16 @@ struct Tiles {
         }
     }
 };
+
+// The scratch that a tile of a step takes. Tiles (AMX) read and copy whole groups of rows.
+template <class T>
+int64_t tile_bytes(const Run& run, const Step& s) {
+    constexpr bool copies = PIXEL_GROUP > 1;
+    if (s.kind != CONVOLUTION || !(makes_rows(s) || (copies && s.weights))) return 0;
+    const int64_t pixels = shares_panels(s, run.batch) ? run.batch * s.out.height * s.out.width
+                                                       : Tiles::of(s, run.batch, run.threads, T{}).size;
+    return (pixels + PIXEL_GROUP - 1) / PIXEL_GROUP * PIXEL_GROUP * row_bytes(s, sizeof(T));
+}
 
 template <class T>
 void run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, char* scratch) {
@@ -743,7 +754,7 @@ void run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, char* s
 template <class T>
 void run_share(const Run& run, Team& team, int index, int threads) {
     char* scratch = run.arena + run.scratch + index * run.scratch_bytes;
-    const int64_t scratch_bytes = run.scratch_bytes - MEMBER_BYTES;
+    const int64_t own_bytes = run.scratch_bytes - MEMBER_BYTES;
 #ifdef NATIVE_AMX
     Configuration configuration;
 #endif
@@ -752,14 +763,12 @@ void run_share(const Run& run, Team& team, int index, int threads) {
         const Tiles tiles = Tiles::of(s, run.batch, run.threads, T{});
         const int64_t work = FENCED ? 2 * i + 1 : i;
 #ifdef NATIVE_AMX
-        if (s.kind == CONVOLUTION) configuration.use(row_bytes(s, sizeof(T)));
+        if (s.kind == CONVOLUTION) configuration.use(row_value(s, sizeof(T)));
 #endif
         if (FENCED) {
             if (index == 0) allow_maps<T>(run, s, true);
-#ifndef NATIVE_AMX  // whose groups of rows may reach behind the last pixel
-            allow(false, scratch, scratch_bytes);
-            allow(true, scratch, makes_rows(s) ? tiles.size * s.in.channels * row_bytes(s, sizeof(T)) : 0);
-#endif
+            allow(false, scratch, own_bytes);
+            allow(true, scratch, tile_bytes<T>(run, s));
             team.wait(work - 1, index, threads);
         }
         if (index == threads - 1 && s.out.border) {
@@ -774,14 +783,46 @@ void run_share(const Run& run, Team& team, int index, int threads) {
         team.wait(work, index, threads);
         if (FENCED && index == 0) allow_maps<T>(run, s, false);
     }
-    allow(true, scratch, scratch_bytes);
+    allow(true, scratch, own_bytes);
+}
+
+constexpr int64_t LINE = 64;
+
+template <class T>
+int64_t scratch_bytes_as(const Run& run) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < run.count; i++) most = std::max(most, tile_bytes<T>(run, run.steps[i]));
+    return (most + LINE - 1) / LINE * LINE + MEMBER_BYTES;
+}
+
+template <class T>
+bool has_room_as(const Run& run, Fault& fault) {
+    Room room(run, sizeof(T), WIDTH, fault);
+    for (int64_t i = 0; i < run.count; i++)
+        if (!room.enough(i)) return false;
+    return room.within(SCRATCH, scratch_bytes_as<T>(run), run.scratch_bytes) &&
+           room.within(ARENA, run.scratch + run.threads * run.scratch_bytes, run.arena_bytes);
+}
+
+int64_t scratch_bytes(const Run& run) {
+#ifndef NATIVE_AMX  // whose plans all hold bfloat16
+    if (!run.bf16) return scratch_bytes_as<float>(run);
+#endif
+    return scratch_bytes_as<bf16>(run);
+}
+
+bool has_room(const Run& run, Fault& fault) {
+#ifndef NATIVE_AMX
+    if (!run.bf16) return has_room_as<float>(run, fault);
+#endif
+    return has_room_as<bf16>(run, fault);
 }
 
 void run_plan(const Run& run) {
     Team team(run.arena + run.scratch + run.scratch_bytes - MEMBER_BYTES, run.scratch_bytes, run.threads);
     allow_arena(run, false);
     on_all_threads(run.threads, [&](int index, int threads) {
-#ifndef NATIVE_AMX  // whose plans all hold bfloat16
+#ifndef NATIVE_AMX
         if (!run.bf16) return run_share<float>(run, team, index, threads);
 #endif
         run_share<bf16>(run, team, index, threads);

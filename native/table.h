@@ -30,6 +30,7 @@ void pool_backward(const Pool& p) { BY_WIDTH(pool_backward_as, p, p.window.chann
 const Kernels CONCATENATE(kernels_, NATIVE_ISA) = {
     NATIVE_ISA::statistics,        NATIVE_ISA::normalise,          NATIVE_ISA::reduce,       NATIVE_ISA::norm_gradient,
     NATIVE_ISA::depthwise_forward, NATIVE_ISA::depthwise_backward, NATIVE_ISA::pool_forward, NATIVE_ISA::pool_backward,
-    NATIVE_ISA::run_plan,          NATIVE_ISA::peak,               NATIVE_ISA::read_memory,  NATIVE_ISA::PANEL,
+    NATIVE_ISA::run_plan,          NATIVE_ISA::scratch_bytes,      NATIVE_ISA::has_room,
+    NATIVE_ISA::peak,              NATIVE_ISA::read_memory,        NATIVE_ISA::PANEL,
     NATIVE_ISA::PARTS == 2 ? WIDTH : 1,
 };

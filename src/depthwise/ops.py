@@ -21,10 +21,11 @@ from depthwise.errors import UsageError, unknown_name
 from depthwise.infer.fuse import Step
 from depthwise.infer.graph import ACTIVATIONS, LANES, Convolution
 from depthwise.infer.pack import Packed, pack
-from depthwise.infer.plan import ALIGNMENT, KINDS, scratch_bytes
+from depthwise.infer.plan import ALIGNMENT, KINDS
 from depthwise.infer.reference import activate
 from depthwise.native import structs
 from depthwise.native.library import library
+from depthwise.native.plans import run_plans, scratch_bytes
 
 __all__ = ["separable_conv2d"]
 
@@ -261,30 +262,14 @@ def _pack(tensors: _Tensors) -> Packed:
 
 def _run(options: _Options, tensors: _Tensors, packed: Packed, shape: tuple[int, int, int, int]) -> Tensor:
     """A plan of one step, whose maps are tensors: their offsets count from the first of them in memory."""
-    assert library.handle is not None
     x, residual, kernel = tensors.x, tensors.residual, tensors.depthwise_weight.shape[2]
     batch, outputs, height, width = shape
-    threads = torch.get_num_threads()
     source = _filled_map(x, options.padding)
     added = None if residual is None else _filled_map(residual, (0, 0, 0, 0))
     y = x.new_empty(batch, height, width, _filled(outputs))
-    share = scratch_bytes(source.shape[3] * x.element_size())
-    scratch = torch.empty(threads * share + ALIGNMENT, dtype=torch.uint8)
-    start = scratch.data_ptr() + -scratch.data_ptr() % ALIGNMENT
-    first = min(tensor.data_ptr() for tensor in (source, added, y, scratch) if tensor is not None)
-
-    def place(tensor: Tensor | None) -> structs.Map:
-        if tensor is None:
-            return structs.Map(offset=-1)
-        _, height, width, channels = tensor.shape
-        return structs.Map(
-            offset=tensor.data_ptr() - first, height=height, width=width, channels=channels, pixel=channels
-        )
-
+    maps = {"input": source, "out": y, "residual": added, "gate": None}
     step = structs.Step(
-        input=place(source),
-        out=place(y),
-        residual=place(added),
+        **{name: _map(tensor) for name, tensor in maps.items()},
         **packed.fields(),
         kernel_height=kernel,
         kernel_width=kernel,
@@ -297,16 +282,30 @@ def _run(options: _Options, tensors: _Tensors, packed: Packed, shape: tuple[int,
     run = structs.Run(
         steps=ctypes.addressof(step),
         count=1,
-        arena=first,
-        scratch=start - first,
-        scratch_bytes=share,
         batch=batch,
-        threads=threads,
+        threads=torch.get_num_threads(),
         bf16=x.dtype == torch.bfloat16,
     )
-    library.handle.depthwise_run_plans(ctypes.byref(run), 1)
+    run.scratch_bytes = scratch_bytes(run)
+    scratch = torch.empty(run.threads * run.scratch_bytes + ALIGNMENT, dtype=torch.uint8)
+    memory = [tensor for tensor in (source, added, y, scratch) if tensor is not None]
+    run.arena = first = min(tensor.data_ptr() for tensor in memory)
+    run.arena_bytes = max(tensor.data_ptr() + tensor.nbytes for tensor in memory) - first
+    run.scratch = scratch.data_ptr() + -scratch.data_ptr() % ALIGNMENT - first
+    for name, tensor in maps.items():
+        if tensor is not None:
+            getattr(step, name).offset = tensor.data_ptr() - first
+    run_plans([run])
     result = y[..., :outputs].permute(0, 3, 1, 2)
     return result if outputs == y.shape[3] else result.clone(memory_format=torch.channels_last)
+
+
+def _map(tensor: Tensor | None) -> structs.Map:
+    """`tensor` [N, H, W, C] as the kernels have it, but for where it lies; none is said by an offset of -1."""
+    if tensor is None:
+        return structs.Map(offset=-1)
+    _, height, width, channels = tensor.shape
+    return structs.Map(bytes=tensor.nbytes, height=height, width=width, channels=channels, pixel=channels)
 
 
 def _filled(channels: int) -> int:

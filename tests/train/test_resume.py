@@ -126,6 +126,32 @@ def test_twenty_kills_leave_the_same_bits(data: Path, unbroken: Path, tmp_path: 
     assert metrics(out) == metrics(unbroken)
 
 
+def test_kills_leave_the_same_best(data: Path, tmp_path: Path) -> None:
+    """The folder has a val part; what the evaluations select, and where they end the run, is as if never killed."""
+    chance = random.Random(1)
+    settings = [
+        "--set",
+        "keep=best",
+        "early_stop=6",
+        "eval_every=0.5",
+        "norm_momentum=0.5",
+        "augment.mixup=0",
+    ]
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    finish([*start(data, whole), *settings])
+    arguments, hits = [*start(data, out), *settings], 0
+    for _ in range(3):
+        hits += interrupt(arguments, out, signal.SIGKILL, chance)
+        arguments = command(out, "--resume")
+    finish(arguments)
+    assert hits > 1
+    kept = [json.loads((path / "run.json").read_text())["kept"] for path in (whole, out)]
+    assert kept[0] == kept[1]
+    bundles = [(path / "bundle/model.safetensors").read_bytes() for path in (whole, out)]
+    assert bundles[0] == bundles[1]
+    assert metrics(out) == metrics(whole)
+
+
 def test_workers_do_not_change_a_bit(data: Path, unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     finish(start(data, out, workers=0))

@@ -40,7 +40,9 @@ def train(
             negative="",
             consume_multiple=True,
             help="key=value, any number: a field of the recipe (epochs=4, optimizer.lr=0.1) or an argument of "
-            "the network (width=0.25).",
+            "the network (width=0.25). early_stop=5 ends the run after 5 evaluations in a row without a better "
+            "top-1 on the val part; keep=best puts the weights with the best one into the bundle, keep=last or "
+            "averaged those of the end.",
         ),
     ] = None,
     epochs: Annotated[float | None, Parameter(help="Short for --set epochs=E.")] = None,
@@ -240,12 +242,18 @@ def _build(recipe: "Recipe", dataset: "Dataset", bundle: "Bundle | None") -> "nn
 def _print(result: "Result", *, as_json: bool) -> None:
     evaluation, out = result.evaluation, str(result.out)
     if as_json:
-        document: dict[str, Any] = {"out": out, "split": result.split, "weights": result.weights}
+        document: dict[str, Any] = {
+            "out": out,
+            "split": result.split,
+            "weights": result.weights,
+            "step": result.step,
+        }
         print_json({**document, "seconds": result.seconds, **evaluation.to_json()})
         return
+    of_step = f" of step {result.step:,}" if result.weights == "best" else ""
     say(
         f"{evaluation.top1:.2%} of {evaluation.num_images:,} {result.split} images are right "
-        f"({result.weights} weights, {result.seconds:,.0f} s)"
+        f"({result.weights} weights{of_step}, {result.seconds:,.0f} s)"
     )
     say(f"report:  {printable(out)}/report.html")
     say(f"predict: depthwise predict {quote_path(out)} IMAGE")

@@ -66,7 +66,8 @@ class ReportData:
 
     `history` holds the lines of metrics.jsonl; `samples` a few images (uint8 [C, H, W]) of each class; `counts` the
     number of images of each class in each split; `cost` has `parameters`, `macs` and `input_shape` (C, H, W);
-    `data` has `spec`, `fingerprint`, `split_source` and `bad`, the number of images left out as unreadable.
+    `data` has `spec`, `fingerprint`, `split_source` and `bad`, the number of images left out as unreadable; `selection`
+    says what evaluations on the way decided.
     """
 
     title: str
@@ -82,6 +83,7 @@ class ReportData:
     versions: dict[str, str]
     command: list[str]
     data: dict[str, Any]
+    selection: str = ""
 
 
 def collect_mistakes(evaluation: Evaluation, split: Split, limit: int = 24) -> list[Mistake]:
@@ -162,6 +164,7 @@ def render(data: ReportData) -> str:
             versions=data.versions,
             command=command_line(data.command),
             data=data.data,
+            selection=data.selection,
             charts={"curves": learning["curves"], "certainty": certainty},
             style=page_part("report.css"),
             script=page_part("report.js"),

@@ -9,6 +9,7 @@ from depthwise.infer.fuse import Step, block
 from depthwise.infer.graph import LANES, Convolution
 from depthwise.infer.quantize import Rounding
 from depthwise.native.library import library
+from depthwise.native.plans import arrays
 
 QUAD = 4  # what the windows of grouped convolutions are multiples of: as many as any precision multiplies at once
 
@@ -28,12 +29,11 @@ class Packed:
     taps: int
     length: int
 
-    def fields(self) -> dict[str, int | None]:
-        """Of structs.Step."""
-        return {
-            name: value.data_ptr() if isinstance(value, Tensor) else value
-            for name, value in vars(self).items()
-        }
+    def fields(self, out_bytes: Tensor | None = None) -> dict[str, object]:
+        """Of structs.Step; `out_bytes` is what its result is rounded with."""
+        sizes = {name: vars(self)[name] for name in ("runs", "taps", "length")}
+        tensors = {name: value for name, value in vars(self).items() if name not in sizes}
+        return {**arrays(**tensors, out_bytes=out_bytes), **sizes}
 
 
 def pack(

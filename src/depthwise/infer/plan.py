@@ -16,13 +16,11 @@ from depthwise.infer.pack import Packed, bytes_of, pack
 from depthwise.infer.quantize import Rounding
 from depthwise.native import structs
 from depthwise.native.library import library
+from depthwise.native.plans import run_plans, scratch_bytes
 
 KINDS = ("input", "convolution", "pool", "mean", "sum", "average")
 ALIGNMENT = 64
-SCRATCH_BYTES = (288 << 10) + 64  # of a thread's tile of rows to multiply, at least
 CACHE_BYTES = 8 << 20  # that a map of all images run together may have: more leaves the third-level cache
-SCRATCH_PIXELS = 54
-MEMBER_BYTES = 128  # what a thread tells the others, behind its tile
 
 
 class Plan:
@@ -209,11 +207,6 @@ def _weightless(operation: Any) -> Any:
     return replace(operation, weight=operation.weight.new_empty(()).expand(operation.weight.shape))
 
 
-def scratch_bytes(row: int) -> int:
-    """What a thread needs for its tile of rows to multiply, the longest of which has so many bytes."""
-    return -(-max(SCRATCH_BYTES, SCRATCH_PIXELS * row) // ALIGNMENT) * ALIGNMENT + MEMBER_BYTES
-
-
 def _even_parts(count: int, most: int) -> list[int]:
     """`count` in as few parts of at most `most` as there must be, none larger than another by more than one."""
     parts = -(-count // most)
@@ -225,9 +218,7 @@ def _run(contexts: Sequence["_Context"], images: Sequence[Tensor]) -> list[Tenso
     for context, x in zip(contexts, images, strict=True):
         context.call.image = x.data_ptr()
         context.call.strides[:] = x.stride()
-    assert library.handle is not None
-    calls = (structs.Run * len(contexts))(*(context.call for context in contexts))
-    library.handle.depthwise_run_plans(calls, len(calls))
+    run_plans([context.call for context in contexts])
     return [context.result() for context in contexts]
 
 
@@ -236,25 +227,25 @@ class _Context:
 
     def __init__(self, plan: Plan, batch: int, threads: int) -> None:
         self.plan, self.batch, self.threads = plan, batch, threads
-        offsets, arena_bytes = self._lay_out()
-        longest = max(packed.runs * packed.length for packed in plan.packed)
-        share = scratch_bytes(longest * plan.value_bytes)
-        self.arena = torch.zeros(arena_bytes + self.threads * share + ALIGNMENT, dtype=torch.uint8)
-        self.start = -self.arena.data_ptr() % ALIGNMENT
-        self.offsets = offsets
+        owners = {plan.homes.get(step.result, (step.result, 0))[0] for step in plan.steps}
+        self.sizes = {index: self._bytes(index) for index in owners}
+        self.offsets, maps_bytes = self._lay_out()
         self.steps = (structs.Step * len(plan.steps))(
             *(self._step(step, packed) for step, packed in zip(plan.steps, plan.packed, strict=True))
         )
         self.call = structs.Run(
             steps=ctypes.addressof(self.steps),
             count=len(plan.steps),
-            arena=self.arena.data_ptr() + self.start,
-            scratch=arena_bytes,
-            scratch_bytes=share,
+            scratch=maps_bytes,
             batch=batch,
-            threads=self.threads,
+            threads=threads,
             bf16=plan.bf16,
         )
+        self.call.scratch_bytes = scratch_bytes(self.call)
+        self.call.arena_bytes = maps_bytes + threads * self.call.scratch_bytes
+        self.arena = torch.zeros(self.call.arena_bytes + ALIGNMENT, dtype=torch.uint8)
+        self.start = -self.arena.data_ptr() % ALIGNMENT
+        self.call.arena = self.arena.data_ptr() + self.start
 
     def result(self) -> Tensor:
         """A copy of what the last run left, [N, K] or [N, K, H, W]."""
@@ -276,6 +267,7 @@ class _Context:
         owner, offset = self.plan.homes.get(index, (index, 0))
         return structs.Map(
             offset=self.offsets[owner],
+            bytes=self.sizes[owner],
             height=height,
             width=width,
             channels=channels or self.plan.channels[index],
@@ -297,8 +289,7 @@ class _Context:
             out=result,
             residual=self._map(step.residual),
             gate=self._map(step.gate),
-            out_bytes=None if out_bytes is None else out_bytes.data_ptr(),
-            **packed.fields(),
+            **packed.fields(out_bytes),
             kernel_height=height,
             kernel_width=width,
             stride=stride,
@@ -325,7 +316,7 @@ class _Context:
                 if index is not None:
                     last[index] = time
         last[plan.result] = len(plan.steps)
-        sizes = {index: self._bytes(index) for index in first}
+        sizes = self.sizes
         # Maps take turns in places, each in the middle of its own: the halves that two threads write were last written
         # by them there, and need not come from another core's cache.
         places: list[list[int]] = []

@@ -63,8 +63,14 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     library.depthwise_peak.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int]
     library.depthwise_peak.restype = ctypes.c_int64
     library.depthwise_read_memory.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p]
-    library.depthwise_run_plans.argtypes = [ctypes.POINTER(structs.Run), ctypes.c_int64]
-    library.depthwise_run_plans.restype = None
+    library.depthwise_scratch_bytes.argtypes = [ctypes.POINTER(structs.Run)]
+    library.depthwise_scratch_bytes.restype = ctypes.c_int64
+    library.depthwise_run_plans.argtypes = [
+        ctypes.POINTER(structs.Run),
+        ctypes.c_int64,
+        ctypes.POINTER(structs.Fault),
+    ]
+    library.depthwise_run_plans.restype = ctypes.c_int64
     library.depthwise_threads.argtypes = [ctypes.c_void_p] * 3
     for struct, names in structs.KERNELS.items():
         for name in names:

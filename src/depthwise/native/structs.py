@@ -59,17 +59,22 @@ class Pool(ctypes.Structure):
 
 
 class Map(ctypes.Structure):
-    _fields_ = _fields(sizes="offset height width channels border pixel first")
+    _fields_ = _fields(sizes="offset bytes height width channels border pixel first")
+
+
+ARRAYS = "depthwise between_bias weights panels bias scale between_bytes out_bytes"
+"""What a step points to, in the order of its `given` bytes."""
 
 
 class Step(ctypes.Structure):
     _fields_ = [
         *((name, Map) for name in ("input", "out", "residual", "gate")),
         *_fields(
-            pointers="depthwise between_bias weights panels bias scale between_bytes out_bytes",
+            pointers=ARRAYS,
             sizes="runs taps length kernel_height kernel_width stride pad_top pad_left",
-            flags="kind relu_first between activation largest float_out count_padding",
         ),
+        ("given", I64 * len(ARRAYS.split())),
+        *_fields(flags="kind relu_first between activation largest float_out count_padding"),
     ]
 
 
@@ -78,6 +83,7 @@ class Run(ctypes.Structure):
         ("steps", P),
         ("count", I64),
         ("arena", P),
+        ("arena_bytes", I64),
         ("scratch", I64),
         ("scratch_bytes", I64),
         ("image", P),
@@ -86,6 +92,10 @@ class Run(ctypes.Structure):
         ("threads", ctypes.c_int32),
         ("bf16", ctypes.c_int32),
     ]
+
+
+class Fault(ctypes.Structure):
+    _fields_ = _fields(sizes="lack step needed given")
 
 
 KERNELS: dict[type[ctypes.Structure], tuple[str, ...]] = {
@@ -97,4 +107,5 @@ KERNELS: dict[type[ctypes.Structure], tuple[str, ...]] = {
     Pool: ("pool_forward", "pool_backward"),
     Step: (),
     Run: (),
+    Fault: (),
 }

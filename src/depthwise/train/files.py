@@ -37,6 +37,15 @@ class RunFiles:
         return self.root / "checkpoints" / "last.safetensors"
 
     @property
+    def best(self) -> Path:
+        return self.root / "checkpoints" / "best.safetensors"
+
+    @property
+    def next_best(self) -> Path:
+        """What `best` will be as soon as `checkpoint` knows of it."""
+        return self.root / "checkpoints" / "next-best.safetensors"
+
+    @property
     def bundle(self) -> Path:
         return self.root / "bundle"
 

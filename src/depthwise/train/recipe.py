@@ -57,8 +57,11 @@ class Recipe:
     averaging: Polyak's decay, 0 = off. norm_momentum: batch norm's, in PyTorch's convention, None = the network's own.
     class_weights: "balanced" weighs each class's loss by the inverse of its share. freeze: only the classifier learns,
     and the backbone's batch norm stands still. precision: "auto" is bfloat16 where the processor computes in it.
-    eval_every: epochs between evaluations of the raw and the averaged weights. log_every: updates a line of metrics,
-    fewer where a run would have under 100 lines.
+    early_stop: the run ends after so many evaluations in a row without a better top-1 on the val part, 0 = off.
+    keep: the weights that the bundle holds: "averaged" or "last", those of the last update, "auto" the former where the
+    recipe averages; "best", the raw or averaged ones of the evaluation with the highest top-1 on the val part, of
+    equals the earlier. eval_every: epochs between evaluations of the raw and the averaged weights. log_every: updates a
+    line of metrics, fewer where a run would have under 100 lines.
     """
 
     name: Name
@@ -85,6 +88,8 @@ class Recipe:
     freeze: bool = False
     precision: Annotated[str, OneOf("auto", "float32", "bfloat16")] = "auto"
     compile: bool = False
+    early_stop: Annotated[int, Bounds(0, 1_000_000)] = 0
+    keep: Annotated[str, OneOf("auto", "best", "last", "averaged")] = "auto"
     eval_every: Annotated[float, Bounds(0.001, 100_000)] = 1.0
     log_every: Count = 50
     seed: Annotated[int, Bounds(0, 2**63 - 1)] = 0
@@ -93,6 +98,10 @@ class Recipe:
         if type(self.size) is int:
             object.__setattr__(self, "size", (self.size, self.size))
         check(self)
+        if self.keep == "averaged" and not self.averaging:
+            raise UsageError(
+                "keep=averaged needs an average, and averaging is 0: set for example averaging=0.998"
+            )
         if self.epochs > MAX_EVALUATIONS * self.eval_every:
             raise UsageError(
                 f"epochs={self.epochs:g} with eval_every={self.eval_every:g} are more than {MAX_EVALUATIONS:,} "

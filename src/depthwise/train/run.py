@@ -19,6 +19,7 @@ from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samp
 from depthwise.train.files import FORMAT, RunFiles, environment, read_lines, write_json
 from depthwise.train.loop import Trainer
 from depthwise.train.recipe import Recipe, differences
+from depthwise.train.selection import check_selection, told
 from depthwise.train.session import Session, Watcher
 from depthwise.train.signals import StopRequest
 from depthwise.words import quote_path
@@ -44,11 +45,15 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A finished run: its directory, and what the bundle's weights ("raw" or "averaged") are worth on `split`."""
+    """A finished run: its directory, and what the bundle's weights are worth on `split`.
+
+    weights: "raw" or "averaged" of the last update, or "best"; `step` is the update they are of.
+    """
 
     out: Path
     split: str
     weights: str
+    step: int
     evaluation: Evaluation
     seconds: float
 
@@ -93,6 +98,7 @@ def train(
     if resume:
         dataset = as_before(dataset, files.read_run().get("data"))
     device = choose_device(options.device)
+    check_selection(recipe, dataset)
     recipe = replace(recipe, precision=choose_precision(recipe.precision, device))
     native.tune_allocator()
     facts = {
@@ -196,6 +202,8 @@ def _refuse_changes(files: RunFiles, facts: dict[str, Any], *, force: bool) -> N
     changed = []
     for part in ("recipe", "data", "versions"):
         old, new = before.get(part, {}), facts[part]
+        if part == "recipe":  # what an older version had no field for, it did as the field's default does
+            old = Recipe.from_json(old).to_json()
         if part == "data":
             old, new = ({"fingerprint": values.get("fingerprint")} for values in (old, new))
         changed += [f"{part}.{difference}" for difference in differences(old, new)]
@@ -212,9 +220,11 @@ def _finish(session: Session, facts: dict[str, Any]) -> Result:
     name, split = test_split(dataset)
     session.watcher.message(f"measuring the final weights on the {name} part ({len(split)} images)")
     # float32 whatever the training computed in: it is what prediction computes in.
-    measured = {kind: session.measure(split, module, "float32") for kind, module in session.weights.items()}
+    final = session.final_weights()
+    measured = {kind: session.measure(split, module, "float32") for kind, module in final.items()}
     kind, evaluation = list(measured.items())[-1]
-    numbers = {"split": name, "weights": kind, **evaluation.to_json()}
+    kept = session.kept
+    numbers = {"split": name, "weights": kind, "kept": kept, **evaluation.to_json()}
     seconds = session.seconds
     config = BundleConfig(
         model=recipe.model,
@@ -229,12 +239,13 @@ def _finish(session: Session, facts: dict[str, Any]) -> Result:
             "nested": dataset.nested,
             "steps": session.trainer.step,
             "seconds": round(seconds, 1),
-            **{key: numbers[key] for key in ("split", "weights", "top1", "top5", "loss")},
+            **{key: numbers[key] for key in ("split", "weights", "kept", "top1", "top5", "loss")},
         },
     )
-    raw = session.trainer.module.state_dict() if session.trainer.average else None
-    write_bundle(files.bundle, config, session.weights[kind].state_dict(), raw, overwrite=True)
+    raw = session.trainer.module.state_dict() if kind == "averaged" else None
+    write_bundle(files.bundle, config, final[kind].state_dict(), raw, overwrite=True)
     write_json(files.evaluation, numbers)
+    write_json(files.run, {**facts, "kept": kept})
     files.write_bad_images((*dataset.bad, *session.trainer.batches.bad))
     for weights, tested in measured.items():
         values = {"loss": tested.loss, "top1": tested.top1, "top5": tested.top5}
@@ -253,11 +264,19 @@ def _finish(session: Session, facts: dict[str, Any]) -> Result:
         versions=facts["versions"],
         command=facts["command"],
         data=facts["data"],
+        selection=told(
+            recipe,
+            session.progress.scores,
+            step=session.trainer.step,
+            total_steps=session.trainer.total_steps,
+            split=name,
+        ),
     )
     write_report(data, files.report)
-    if advice := average_is_behind({key: tested.top1 for key, tested in measured.items()}, files.bundle):
+    top1 = {key: tested.top1 for key, tested in measured.items()}
+    if kind == "averaged" and (advice := average_is_behind(top1, files.bundle)):
         session.watcher.message(advice)
-    return Result(files.root, name, kind, evaluation, seconds)
+    return Result(files.root, name, kind, kept["step"], evaluation, seconds)
 
 
 def average_is_behind(top1: Mapping[str, float], bundle: Path) -> str:

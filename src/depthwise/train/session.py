@@ -1,18 +1,27 @@
 """A Trainer with its run directory: lines of metrics, evaluations, checkpoints, and the way back after a stop."""
 
+import copy
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from torch import nn
 
 from depthwise.data.dataset import Dataset, Split, val_split
 from depthwise.data.loader import Batches
+from depthwise.errors import DepthwiseError
 from depthwise.evaluate.metrics import Evaluation, evaluate
-from depthwise.train.checkpoint import load_checkpoint, save_checkpoint
+from depthwise.train.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    module_tensors,
+    restore_module,
+    save_checkpoint,
+)
 from depthwise.train.files import RunFiles, read_lines, write_text
 from depthwise.train.loop import Trainer, Window
+from depthwise.train.selection import Best, Scores, candidates, ended_early, is_enough
 from depthwise.train.signals import StopRequest
 from depthwise.words import quote_path
 
@@ -40,13 +49,20 @@ class Watcher(Protocol):
 class Progress:
     """What a checkpoint keeps beside the Trainer's state: how far the files are, and the time so far.
 
-    window_seconds: of it, since the last line of metrics and without evaluations.
+    window_seconds: of it, since the last line of metrics and without evaluations. best, stale: see `Scores`.
     """
 
     num_lines: int = 0
     evaluated_step: int = -1
     seconds: float = 0.0
     window_seconds: float = 0.0
+    best: dict[str, Any] | None = None
+    stale: int = 0
+
+    @property
+    def scores(self) -> Scores:
+        """What the evaluations came to."""
+        return Scores(Best(**self.best) if self.best else None, self.stale)
 
 
 class Session:
@@ -97,9 +113,35 @@ class Session:
 
     @property
     def weights(self) -> dict[str, nn.Module]:
-        """The network as trained, and its average if the recipe has one; the last is what the bundle gets."""
+        """The network as trained, and its average if the recipe has one: what is evaluated on the way."""
         weights = {"raw": self.trainer.module}
         return weights | ({"averaged": self.trainer.average.module} if self.trainer.average else {})
+
+    def final_weights(self) -> dict[str, nn.Module]:
+        """What is measured in the end, with the recipe's choice, which the bundle gets, last."""
+        if self.trainer.recipe.keep == "best":
+            best = copy.deepcopy(self.trainer.module)
+            restore_module("model", best, load_checkpoint(self.files.best).tensors)
+            return {"best": best}
+        kept = candidates(self.trainer.recipe)[0]
+        return {
+            **{kind: self.weights[kind] for kind in self.weights if kind != kept},
+            kept: self.weights[kept],
+        }
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """Which weights the bundle gets: their kind, the step they are of, and of the best their validation."""
+        recipe, best = self.trainer.recipe, self.progress.best
+        if recipe.keep == "best" and best:
+            return {**best, "selected_on": "val"}
+        return {"step": self.trainer.step, "weights": candidates(recipe)[0]}
+
+    @property
+    def ended(self) -> bool:
+        """Whether no update is left to do: the last is done, or the evaluations say that more would not help."""
+        done = self.trainer.step >= self.trainer.total_steps
+        return done or is_enough(self.trainer.recipe, self.progress.scores)
 
     def run(self) -> None:
         """Do what is left of the updates, and the evaluations and checkpoints that fall due on the way.
@@ -114,7 +156,7 @@ class Session:
         while True:
             if trainer.step in due and self.progress.evaluated_step != trainer.step:
                 self._evaluate()
-            if trainer.step >= trainer.total_steps:
+            if self.ended:
                 break
             self.answer_stop()
             trainer.update()
@@ -124,7 +166,11 @@ class Session:
                 self._show(trainer.window)
             if self._save_is_due():
                 self.save()
+        if trainer.window.samples:  # of a run that ended early
+            self._log_window()
         self.save()
+        if text := ended_early(trainer.recipe, self.progress.scores, trainer.step, trainer.total_steps):
+            self.watcher.message(text)
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
@@ -132,6 +178,8 @@ class Session:
         now = replace(self.progress, seconds=self.seconds, window_seconds=window_seconds)
         save_checkpoint(self.files.checkpoint, self.trainer.checkpoint({"progress": vars(now)}))
         self._saved = time.monotonic()
+        if self.files.next_best.exists():
+            self.files.next_best.replace(self.files.best)
 
     def answer_stop(self, *_: Any) -> None:
         """If a stop was requested: save, and raise KeyboardInterrupt with the way to go on. Also an evaluation's
@@ -191,6 +239,20 @@ class Session:
         # Lines that an interrupted process wrote after its last checkpoint will be written again.
         lines = read_lines(self.files.metrics)[: self.progress.num_lines]
         write_text(self.files.metrics, "".join(json.dumps(line) + "\n" for line in lines))
+        if self.trainer.recipe.keep == "best" and self.progress.best:
+            self._restore_best(self.progress.best)
+
+    def _restore_best(self, best: dict[str, Any]) -> None:
+        """Leave in files.best what the checkpoint calls the best; a kill may have come just before or after it."""
+        for path in (self.files.next_best, self.files.best):
+            if path.exists() and load_checkpoint(path).state == best:
+                path.replace(self.files.best)
+                self.files.next_best.unlink(missing_ok=True)
+                return
+        raise DepthwiseError(
+            f"{self.files.best} does not hold the weights of step {best['step']}, the best so far: put the file back, "
+            f"or go on without it with --set keep=last --force"
+        )
 
     def _evaluation_steps(self) -> set[int]:
         trainer = self.trainer
@@ -211,10 +273,21 @@ class Session:
             weights: self.measure(split, module, self.trainer.recipe.precision)
             for weights, module in self.weights.items()
         }
+        scores = self.progress.scores.after(
+            self.trainer.step,
+            {kind: evaluation.top1 for kind, evaluation in measured.items()},
+            self.trainer.recipe,
+        )
+        best = asdict(scores.best) if scores.best else None
+        if best and best != self.progress.best and self.trainer.recipe.keep == "best":
+            tensors = module_tensors("model", self.weights[best["weights"]])
+            save_checkpoint(self.files.next_best, Checkpoint(best, tensors))
         for weights, evaluation in measured.items():
             values = {"loss": evaluation.loss, "top1": evaluation.top1, "top5": evaluation.top5}
             self.watcher.evaluated(self.write_line("eval", {"split": name, "weights": weights, **values}))
-        self.progress = replace(self.progress, evaluated_step=self.trainer.step)
+        self.progress = replace(
+            self.progress, evaluated_step=self.trainer.step, best=best, stale=scores.stale
+        )
         self._window_started += time.monotonic() - began
 
     def _log_window(self) -> None:
