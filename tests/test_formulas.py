@@ -78,8 +78,8 @@ def test_the_spectrum_of_segments_ends_in_both_known_layers() -> None:
     ("name", "given", "kind", "sentence"),
     [
         ("separable", {"s": 4}, UsageError, "unknown argument of the layer 's': use one of"),
-        ("separable", {"m": 0}, DepthwiseError, "m=0 must be a whole number from 1 up"),
-        ("separable", {"k": 3.0}, DepthwiseError, "k=3.0 must be a whole number from 1 up"),
+        ("separable", {"m": 0}, DepthwiseError, "m=0 must be at least 1 and at most 65,536"),
+        ("separable", {"k": 3.0}, DepthwiseError, "k=3.0 must be a whole number"),
         ("segments", {"m": 10, "s": 4}, DepthwiseError, "s=4 segments must divide the m=10 channels evenly"),
         ("stacked", {"k": 4}, DepthwiseError, "k=4 must be odd and at least 3"),
         ("stacked", {"k": 1}, DepthwiseError, "k=1 must be odd and at least 3"),

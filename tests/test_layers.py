@@ -11,15 +11,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from depthwise.errors import DepthwiseError, UsageError
+from depthwise.errors import DepthwiseError
 from depthwise.layers import (
     ConvNorm,
     MaxPool2d,
     PointwiseConv2d,
     SeparableConv2d,
-    check_arguments,
     check_input,
-    check_widths,
     initialise,
     same_pad,
     scale_width,
@@ -127,35 +125,6 @@ def test_widths_scale_to_multiples_of_eight() -> None:
     assert [scale_width(c, 0.25) for c in (32, 64, 728, 2048)] == [8, 16, 184, 512]
     assert scale_width(8, 0.01) == 8
     assert scale_width(728, 1.5) == 1096
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"num_classes": -1}, "num_classes=-1 and in_channels=3 must be at least 1, as the data has them"),
-        ({"in_channels": -1}, "num_classes=10 and in_channels=-1 must be at least 1, as the data has them"),
-        ({"width": 0.0}, "width=0.0 must be above 0: it multiplies all channels, and 1 is as published"),
-        ({"width": float("nan")}, "width=nan must be above 0"),
-        ({"dropout": 1.0}, "dropout=1.0 must be at least 0 and below 1: 0 switches it off"),
-    ],
-)
-def test_a_value_out_of_range_is_named(change: dict[str, float], message: str) -> None:
-    arguments = {"num_classes": 10, "in_channels": 3, "width": 1.0, "dropout": 0.0, "stem": "small"} | change
-    with pytest.raises(DepthwiseError, match=re.escape(message)):
-        check_arguments(**arguments)
-
-
-def test_an_unknown_stem_gets_the_nearest_one() -> None:
-    with pytest.raises(UsageError, match=re.escape("unknown stem 'imagnet': use one of imagenet")):
-        check_arguments(10, 3, 1.0, 0.0, "imagnet")
-
-
-def test_a_width_below_one_is_named() -> None:
-    check_widths(entry=(128, 256), middle=())
-    with pytest.raises(
-        DepthwiseError, match=re.escape("middle=(8, 0) must hold numbers of channels, each at least 1")
-    ):
-        check_widths(entry=(128,), middle=(8, 0))
 
 
 def test_an_input_that_does_not_fit_is_named() -> None:

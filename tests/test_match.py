@@ -91,7 +91,18 @@ def test_the_measured_search_takes_back_what_a_faster_moment_promised() -> None:
         ({"parameters": 100}, DepthwiseError, "no xception of parameters=100: at width 0.0156 it has "),
         ({"macs": 1e5}, DepthwiseError, "no xception of macs=100,000: at width "),
         ({"milliseconds": 1e-3}, DepthwiseError, "no xception in 0.001 ms on this machine: at width "),
-        ({"parameters": 1e15}, DepthwiseError, "is wider than 64 times the network: give a smaller budget"),
+        (
+            {"macs": 1e15, "middle": (), "entry": (8,), "exit": (8,)},
+            DepthwiseError,
+            "is wider than 64 times the network",
+        ),
+        (
+            {"parameters": 1e15},
+            UsageError,
+            r"parameters=1000000000000000.0 must be above 0 and at most 2,000,000,000: give",
+        ),
+        ({"milliseconds": 1e300}, UsageError, r"milliseconds=1e\+300 must be above 0 and at most 1,000"),
+        ({"macs": float("nan")}, UsageError, "macs=nan is no finite number"),
         ({}, UsageError, "0 budgets are given: give one of parameters, macs, milliseconds"),
         ({"parameters": 1e6, "macs": 1e6}, UsageError, "2 budgets are given"),
         ({"parameters": 1e6, "width": 0.5}, UsageError, "width=0.5 is what is looked for: leave it out"),
@@ -107,3 +118,9 @@ def test_what_cannot_be_matched_is_said(
 ) -> None:
     with pytest.raises(kind, match=sentence):
         match("xception", **{**SMALL, "middle": (8,), **budget})  # type: ignore[arg-type]
+
+
+def test_a_budget_is_met_though_the_next_power_of_two_cannot_be_built() -> None:
+    found = match("xception", parameters=1.9e9)
+    assert 8 < found.width < 16
+    assert found.parameters <= 1.9e9

@@ -97,22 +97,43 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a value stands: what it is called, what is written before it, and an example of a right one."""
+
+    name: str
+    before: str
+    example: Any = None
+
+    def refuse(self, value: Any, rule: str) -> UsageError:
+        remedy = "give one that is"
+        if self.example is not None:
+            remedy = f"write for example {self.name}={shown(self.example)}"
+        return UsageError(f"{self.before}{shown(value)} {rule}: {remedy}")
+
+    def inside(self, value: Any) -> "_Place":
+        return dataclasses.replace(self, before=f"{self.name}={shown(value)}: ")
+
+
 def fit(value: Any, hint: Any, name: str, example: Any = None) -> Any:
     """`value` as the type `hint` takes it. Raises UsageError, with an `example` of what may be written for `name`."""
+    return _fit(value, hint, _Place(name, f"{name}=", example))
+
+
+def _fit(value: Any, hint: Any, place: _Place) -> Any:
     options = [
         option
         for one in (get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,))
         for option in (get_args(one) if get_origin(one) in (UnionType, Union) else (one,))
     ]
-    remedy = "give one that is" if example is None else f"write for example {name}={shown(example)}"
     for option in options:
         kind, limit = _plain(option)
         if _is_a(value, kind):
-            return _within(value, kind, limit, name, remedy)
+            return _within(value, kind, limit, place)
     wanted = " or ".join(
         str(limit) if isinstance(limit, OneOf) else _called(kind) for kind, limit in map(_plain, options)
     )
-    raise UsageError(f"{name}={shown(value)} must be {wanted}: {remedy}")
+    raise place.refuse(value, f"must be {wanted}")
 
 
 def _plain(hint: Any) -> tuple[Any, Limit | None]:
@@ -141,46 +162,40 @@ def _is_a(value: Any, kind: Any) -> bool:
     return isinstance(value, NoneType if kind is None else origin)
 
 
-def _within(value: Any, kind: Any, limit: Limit | None, name: str, remedy: str) -> Any:
+def _within(value: Any, kind: Any, limit: Limit | None, place: _Place) -> Any:
     """`value`, which is of the `kind`, if it is not too large or small, and neither is anything in it."""
     origin = get_origin(kind) or kind
     if isinstance(limit, OneOf) and value not in limit.values:
         if origin is str:
-            raise unknown_name(name, value, limit.values)
-        raise UsageError(f"{name}={shown(value)} must be {limit}: {remedy}")
+            raise unknown_name(place.name, value, limit.values)
+        raise place.refuse(value, f"must be {limit}")
     if origin in (int, float):
         bounds = limit if isinstance(limit, Bounds) else _OWN[origin]
         if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"{name}={value} is no finite number, and must be {bounds}: {remedy}")
-        if not bounds.admit(value):
-            raise UsageError(f"{name}={shown(value)} must be {bounds}: {remedy}")
+            raise place.refuse(value, f"is no finite number, and must be {bounds}")
+        if not isinstance(limit, OneOf) and not bounds.admit(value):
+            raise place.refuse(value, f"must be {bounds}")
         return origin(value)
     length = limit if isinstance(limit, Length) else _LONGEST
     if origin is str and not length.low <= len(value) <= length.high:
-        raise UsageError(f"{name}={shown(value)} must have {length} characters: {remedy}")
+        raise place.refuse(value, f"must have {length} characters")
     if origin in (tuple, Sequence):
-        return _items(value, get_args(kind), length, name, remedy)
+        return _items(value, get_args(kind), length, place)
     if origin in (dict, Mapping):
-        _check_tree(value, length, name)
+        _check_tree(value, length, place.name)
     return value
 
 
-def _items(value: Sequence[Any], hints: Any, length: Length, name: str, remedy: str) -> tuple[Any, ...]:
-    if hints and hints[-1] is not Ellipsis and len(hints) > 1:
+def _items(value: Sequence[Any], hints: Any, length: Length, place: _Place) -> tuple[Any, ...]:
+    """Each of the tuple's values as its own hint takes it; one hint alone, or with `...`, is that of all."""
+    alike = len(hints) == 1 or hints[-1] is Ellipsis
+    if not alike:
         length = Length(len(hints), len(hints))
     if not length.low <= len(value) <= length.high:
-        raise UsageError(f"{name}={shown(value)} must hold {length} values: {remedy}")
-    each = hints if length.low == length.high == len(hints) else hints[:1] * len(value)
-    read = []
-    for item, hint in zip(value, each, strict=True):
-        try:
-            read.append(fit(item, hint, name))
-        except UsageError as error:
-            if not isinstance(item, list | tuple):
-                sentence = str(error).removeprefix(f"{name}=").rpartition(": ")[0]
-                raise UsageError(f"{name}={shown(value)}: {sentence}: {remedy}") from None
-            raise
-    return tuple(read)
+        raise place.refuse(value, f"must hold {length} values")
+    within = place.inside(value)
+    each = hints[:1] * len(value) if alike else hints
+    return tuple(_fit(item, hint, within) for item, hint in zip(value, each, strict=True))
 
 
 def _check_tree(value: Any, length: Length, name: str, depth: int = 0) -> None:

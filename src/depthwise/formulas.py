@@ -8,10 +8,11 @@ multiply-adds are F * F times as many.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
+from depthwise.bounds import Bounds, fit
 from depthwise.errors import DepthwiseError, unknown_name
 from depthwise.layers import PointwiseConv2d, SeparableConv2d, conv2d
 
@@ -70,6 +71,10 @@ def multipliers(m: int, n: int, k: int, f: int, width: float = 1.0, resolution: 
     return (k * k * width * m + width * m * width * n) * (resolution * f) ** 2
 
 
+_Channels = Annotated[int, Bounds(1, 65_536)]
+LIMITS = {**dict.fromkeys("mnbs", _Channels), "k": Annotated[int, Bounds(1, 255)]}
+
+
 @dataclass(frozen=True)
 class Layer:
     """A kind of layer: `formula` and `build` take the arguments that `example` has usual values for, in this order."""
@@ -82,13 +87,12 @@ class Layer:
     def arguments(self, given: Mapping[str, object]) -> dict[str, int]:
         """The example's arguments with those that are `given` in their place.
 
-        Raises UsageError for one that does not exist, DepthwiseError for a value that makes no layer.
+        Raises UsageError for one that does not exist or is out of range, DepthwiseError for some that make no layer.
         """
         for name, value in given.items():
             if name not in self.example:
                 raise unknown_name("argument of the layer", name, self.example)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise DepthwiseError(f"{name}={value!r} must be a whole number from 1 up")
+            fit(value, LIMITS[name], name, self.example[name])
         arguments: dict[str, Any] = {**self.example, **given}
         self.formula(**arguments)
         return arguments

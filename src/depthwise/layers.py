@@ -4,7 +4,7 @@ Weights are laid out as in PyTorch; the geometry is TensorFlow's where the two d
 published for TensorFlow give the same numbers here.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from depthwise import native
-from depthwise.errors import DepthwiseError, unknown_name
+from depthwise.errors import DepthwiseError
 
 Norm = Callable[[int], nn.Module]
 """The number of channels -> a batch norm for them."""
@@ -22,10 +22,6 @@ Conv = Callable[[int, int, int], nn.Module]
 """What a block is given: (in_channels, out_channels, kernel_size) -> stride 1, SAME padding, no bias."""
 
 Activation = Callable[[], nn.Module]
-
-STEMS = ("imagenet", "small")
-
-PADDINGS = ("same", "symmetric")
 
 # Overwrites its input: only behind a batch norm, whose backward reads its own input and never its output.
 relu = partial(nn.ReLU, inplace=True)
@@ -305,42 +301,6 @@ def initialise(network: nn.Module) -> None:
 def scale_width(channels: int, width: float) -> int:
     """`channels` times `width`, to the nearest multiple of 8 from 8 up; `channels` itself at width 1."""
     return channels if width == 1 else max(8, int(channels * width / 8 + 0.5) * 8)
-
-
-def check_arguments(
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    dropout: float,
-    stem: str,
-    norm_eps: float = 1e-3,
-    padding: str = "same",
-) -> None:
-    """Raise DepthwiseError for a value out of range, UsageError for a stem or padding that does not exist."""
-    if num_classes < 0 or in_channels < 1:
-        raise DepthwiseError(
-            f"num_classes={num_classes} and in_channels={in_channels} must be at least 1, as the data has them "
-            f"(num_classes=0 leaves the classifier out)"
-        )
-    if not width > 0:
-        raise DepthwiseError(
-            f"width={width} must be above 0: it multiplies all channels, and 1 is as published"
-        )
-    if not 0 <= dropout < 1:
-        raise DepthwiseError(f"dropout={dropout} must be at least 0 and below 1: 0 switches it off")
-    if not norm_eps > 0:
-        raise DepthwiseError(f"norm_eps={norm_eps} must be above 0: it keeps batch norm from dividing by 0")
-    if stem not in STEMS:
-        raise unknown_name("stem", stem, STEMS)
-    if padding not in PADDINGS:
-        raise unknown_name("padding", padding, PADDINGS)
-
-
-def check_widths(**widths: Sequence[int]) -> None:
-    """Raise DepthwiseError unless each of the named sequences holds channel counts of at least 1."""
-    for name, values in widths.items():
-        if any(value < 1 for value in values):
-            raise DepthwiseError(f"{name}={tuple(values)} must hold numbers of channels, each at least 1")
 
 
 def check_input(x: Tensor, in_channels: int, min_size: int) -> None:

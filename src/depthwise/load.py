@@ -80,11 +80,6 @@ def load_module(bundle: Bundle) -> nn.Module:
             module = create_model(config.model, **arguments)
     except DepthwiseError as error:
         raise DepthwiseError(f"{bundle.path}: {error}") from None
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]  # behind it torch lists its own C++ calls
-        raise DepthwiseError(
-            f"{bundle.path}: model_args do not build {config.model} ({reason}): write the bundle anew"
-        ) from None
     expected = module.state_dict()
     check_fit(bundle.path, config.model, bundle.weights, expected)
     module.load_state_dict(_like(expected, bundle.weights), assign=True)

@@ -5,19 +5,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from depthwise.bounds import Bounds, checked
 from depthwise.cost import multiply_adds
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.models import create_model
+from depthwise.models.arguments import Side
+from depthwise.models.catalogue import MAX_PARAMETERS, TooLargeError
 
 STEP = 1000  # widths are told apart to a thousandth
 NARROWEST, WIDEST = 1 / 64, 64.0
 ROUNDS = 11
 REFINEMENTS, CANDIDATES = 3, 5  # of the measured search: each narrows the interval to a fifth
+
+
+Parameters = Annotated[float, Bounds(0, MAX_PARAMETERS, above=True)]
+MultiplyAdds = Annotated[float, Bounds(0, 1e15, above=True)]
+Milliseconds = Annotated[float, Bounds(0, 1000, above=True)]
 
 
 @dataclass(frozen=True)
@@ -30,13 +38,14 @@ class Match:
     milliseconds: float | None = None
 
 
+@checked
 def match(
     name: str,
     *,
-    parameters: float | None = None,
-    macs: float | None = None,
-    milliseconds: float | None = None,
-    size: int | tuple[int, int] | None = None,
+    parameters: Parameters | None = None,
+    macs: MultiplyAdds | None = None,
+    milliseconds: Milliseconds | None = None,
+    size: Side | tuple[Side, Side] | None = None,
     **arguments: Any,
 ) -> Match:
     """Find the `width` of the widest network `name`, built with `arguments`, that keeps within one budget.
@@ -49,7 +58,7 @@ def match(
     Milliseconds are medians of runs in which the candidates take turns. Widths around the answer that differ by
     less than the machine's noise are not told apart.
 
-    Raises UsageError unless exactly one budget is given, DepthwiseError for one that no width meets.
+    Raises UsageError unless exactly one budget is given, within its bounds, DepthwiseError for one that no width meets.
     """
     budgets = {"parameters": parameters, "macs": macs, "milliseconds": milliseconds}
     given = {key: value for key, value in budgets.items() if value is not None}
@@ -105,8 +114,15 @@ def latencies(modules: Sequence[nn.Module], image: Tensor, rounds: int = ROUNDS)
 def _widest(count: Callable[[float], Match], kind: str, budget: float, wanted: str) -> Match:
     """Bisection over thousandths, from the largest power of two within the budget to the next."""
 
+    def counted(width: float) -> Match | None:
+        try:
+            return count(width)
+        except TooLargeError:
+            return None
+
     def fits(width: float) -> bool:
-        return bool(getattr(count(width), kind) <= budget)
+        found = counted(width)
+        return found is not None and bool(getattr(found, kind) <= budget)
 
     low = 1.0
     while not fits(low):
@@ -129,8 +145,8 @@ def _widest(count: Callable[[float], Match], kind: str, budget: float, wanted: s
         narrow, wide = (middle, wide) if fits(middle / STEP) else (narrow, middle)
     found = count(narrow / STEP)
     # Of the widths that make this network, one that a person would write: 1 rather than 1.003.
-    rounded = (count(width) for digits in range(3) if (width := round(found.width, digits)) > 0)
-    return next((same for same in rounded if replace(same, width=found.width) == found), found)
+    rounded = (counted(width) for digits in range(3) if (width := round(found.width, digits)) > 0)
+    return next((same for same in rounded if same and replace(same, width=found.width) == found), found)
 
 
 def _fastest(

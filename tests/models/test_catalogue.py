@@ -1,6 +1,8 @@
 """The catalogue's numbers, recomputed from the networks, and what every network of it can do."""
 
+import inspect
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -111,13 +113,56 @@ def test_an_unknown_name_or_argument_gets_the_nearest_one() -> None:
         ("width", "wide", "a number"),
         ("width", True, "a number"),
         ("num_classes", 2.5, "a whole number"),
-        ("entry", 128, "a list of numbers"),
-        ("padding", 1, "a name"),
-        ("conv", 3, "a name"),
+        ("entry", 128, "a tuple"),
+        ("padding", 1, "'same' or 'symmetric'"),
+        ("conv", 3, "a text or a function"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_named(argument: str, value: object, wanted: str) -> None:
     with pytest.raises(
-        UsageError, match=re.escape(f"{argument}={value!r} is of the wrong kind: give {wanted}")
+        UsageError, match=re.escape(f"{argument}={value!r} must be {wanted}: write for example {argument}=")
     ):
         create_model("xception", **{argument: value})
+
+
+HOSTILE = (
+    10**400,
+    -1,
+    1e300,
+    float("nan"),
+    float("inf"),
+    "\udcff" * 5000,
+    (10**9,) * 3,
+    [[[[0]]]] * 5000,
+    {"a": 1},
+    b"x",
+)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_argument_of_every_network_has_bounds(name: str) -> None:
+    """Whatever is given for it, the network is built without memory or refused in one short sentence."""
+    builder = CATALOGUE[name].builder
+    for argument in inspect.signature(builder).parameters:
+        for value in HOSTILE:
+            with torch.device("meta"), pytest.raises(UsageError) as raised:
+                builder(**{argument: value})
+            assert len(str(raised.value)) < 450
+            assert argument in str(raised.value) or "unknown" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("xception", {"entry": (65_536,) * 3}),
+        ("xception", {"width": 16}),
+        ("resnet50", {"group_width": 1024, "groups": 1024, "width": 16.0}),
+        ("vgg16", {"hidden": (65_536, 65_536)}),
+        ("mobilenet_v2", {"blocks": ((64, 65_536, 64, 1),) * 12}),
+    ],
+)
+def test_a_network_too_large_is_refused_before_it_takes_memory(name: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(
+        UsageError, match=r"has [\d,]+ parameters, and at most 2,000,000,000 can be: make it narrower"
+    ):
+        create_model(name, **arguments)

@@ -166,7 +166,7 @@ def test_one_graph_for_compile_and_export(builder: Builder) -> None:
 def test_errors_name_the_value(builder: Builder) -> None:
     with pytest.raises(DepthwiseError, match=re.escape("dropout=1.5 must be at least 0 and below 1")):
         small(builder, dropout=1.5)
-    with pytest.raises(DepthwiseError, match=re.escape("norm_eps=0 must be above 0")):
+    with pytest.raises(DepthwiseError, match=re.escape("norm_eps=0 must be above 0 and at most 1")):
         small(builder, norm_eps=0)
     with pytest.raises(UsageError, match=re.escape("unknown stem 'tiny': use one of imagenet, small")):
         small(builder, stem="tiny")

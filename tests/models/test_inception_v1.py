@@ -75,7 +75,7 @@ def test_geometry_is_an_argument() -> None:
         assert same.stages(torch.randn(1, 3, 129, 97)).shape[2:] == (5, 4)
         symmetric = inception_v1(width=0.125).eval()
         assert symmetric.stages(torch.randn(1, 3, 129, 97)).shape[2:] == (4, 3)
-    with pytest.raises(DepthwiseError, match=re.escape("kernel_size=4 must be 3")):
+    with pytest.raises(DepthwiseError, match=re.escape("kernel_size=4 must be 3 or 5")):
         inception_v1(kernel_size=4)
 
 

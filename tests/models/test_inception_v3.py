@@ -92,7 +92,7 @@ def test_blocks_are_data() -> None:
     network = inception_v3(10, width=0.125, stem="small", projections=(16, 24, 32, 40))
     assert len(network.stages.mixed5) == 5
     assert network(torch.randn(2, 3, 16, 16)).shape == (2, 10)
-    with pytest.raises(DepthwiseError, match=re.escape("projections=(0,) must hold numbers of channels")):
+    with pytest.raises(DepthwiseError, match=re.escape("projections=(0,): 0 must be at least 1")):
         inception_v3(projections=(0,))
 
 

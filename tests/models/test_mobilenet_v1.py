@@ -154,11 +154,11 @@ def test_one_graph_for_compile_and_export() -> None:
 
 
 def test_errors_name_the_value() -> None:
-    with pytest.raises(DepthwiseError, match=re.escape("widths=(8, 0) must hold numbers of channels")):
+    with pytest.raises(DepthwiseError, match=re.escape("0): 0 must be at least 1 and at most 65,536")):
         small(widths=((8,), (0,)))
-    with pytest.raises(DepthwiseError, match=re.escape("widths=((8,), ()) must have at least one group")):
+    with pytest.raises(DepthwiseError, match=re.escape("widths=((8,), ()): () must hold 1 to 256 values")):
         small(widths=((8,), ()))
-    with pytest.raises(DepthwiseError, match=re.escape("head=(-1,) must hold numbers of channels")):
+    with pytest.raises(DepthwiseError, match=re.escape("head=-1 must be at least 0 and at most 65,536")):
         small(head=-1)
     with pytest.raises(UsageError, match=re.escape("unknown padding 'valid': use one of")):
         small(padding="valid")

@@ -165,11 +165,16 @@ def test_one_graph_for_compile_and_export() -> None:
     torch.testing.assert_close(torch.export.export(network, (x,)).module()(x), expected)
 
 
-@pytest.mark.parametrize("row", [(6, 16, 1), (6, 16, 1, 3), (0, 16, 1, 1)])
-def test_a_wrong_row_is_named(row: tuple[int, ...]) -> None:
-    with pytest.raises(
-        DepthwiseError, match=re.escape(f"blocks has the row {row}: a row is (expansion, channels")
-    ):
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ((6, 16, 1), "(6, 16, 1) must hold 4 values"),
+        ((6, 16, 1, 3), "blocks=(6, 16, 1, 3): 3 must be at least 1 and at most 2"),
+        ((0, 16, 1, 1), "blocks=(0, 16, 1, 1): 0 must be at least 1 and at most 64"),
+    ],
+)
+def test_a_wrong_row_is_named(row: tuple[int, ...], sentence: str) -> None:
+    with pytest.raises(DepthwiseError, match=re.escape(sentence)):
         small(blocks=((1, 16, 1, 1), row))
-    with pytest.raises(DepthwiseError, match=re.escape("head=(0,) must hold numbers of channels")):
+    with pytest.raises(DepthwiseError, match=re.escape("head=0 must be at least 1 and at most 65,536")):
         small(head=0)

@@ -147,5 +147,5 @@ def test_one_graph_for_compile_and_export(builder: Callable[..., Network]) -> No
 def test_errors_name_the_value() -> None:
     with pytest.raises(DepthwiseError, match=re.escape("pieces=0 must be at least 1")):
         small(nin_maxout, pieces=0)
-    with pytest.raises(DepthwiseError, match=re.escape("widths=(96,) must hold at least two widths")):
+    with pytest.raises(DepthwiseError, match=re.escape("widths=(96,) must hold 2 to 12 values")):
         small(widths=(96,))

@@ -224,12 +224,12 @@ def test_one_graph_for_compile_and_export() -> None:
 
 def test_errors_name_the_value() -> None:
     with pytest.raises(
-        DepthwiseError, match=re.escape("depths=(3, 0) must hold whole numbers, each at least 1")
+        DepthwiseError, match=re.escape("depths=(3, 0): 0 must be at least 1 and at most 256")
     ):
         resnet(depths=(3, 0))
-    with pytest.raises(DepthwiseError, match=re.escape("groups=0 must be a whole number of at least 1")):
+    with pytest.raises(DepthwiseError, match=re.escape("groups=0 must be at least 1 and at most 1,024")):
         resnet(groups=0)
-    with pytest.raises(DepthwiseError, match=re.escape("skip_size=2 must be odd")):
+    with pytest.raises(DepthwiseError, match=re.escape("skip_size=2 must be 1 or 3 or 5 or 7")):
         resnet(skip_size=2)
     with pytest.raises(UsageError, match=re.escape("unknown stride_in '5x5': use one of")):
         resnet(stride_in="5x5")

@@ -126,9 +126,9 @@ def test_one_graph_for_compile_and_export() -> None:
 
 
 def test_errors_name_the_value() -> None:
-    with pytest.raises(DepthwiseError, match=re.escape("blocks=((8,), ()) must hold at least one block")):
+    with pytest.raises(DepthwiseError, match=re.escape("blocks=((8,), ()): () must hold 1 to 256 values")):
         small(blocks=((8,), ()))
-    with pytest.raises(DepthwiseError, match=re.escape("hidden=(0,) must hold numbers of channels")):
+    with pytest.raises(DepthwiseError, match=re.escape("hidden=(0,): 0 must be at least 1")):
         small(hidden=(0,))
 
 

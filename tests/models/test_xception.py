@@ -305,9 +305,9 @@ def test_one_graph_for_compile_and_export() -> None:
 
 
 def test_errors_name_the_value() -> None:
-    with pytest.raises(DepthwiseError, match=re.escape("exit=() must hold at least one width")):
+    with pytest.raises(DepthwiseError, match=re.escape("exit=() must hold 1 to 256 values")):
         small(exit=())
-    with pytest.raises(DepthwiseError, match=re.escape("entry=(0,) must hold numbers of channels")):
+    with pytest.raises(DepthwiseError, match=re.escape("entry=(0,): 0 must be at least 1")):
         small(entry=(0,))
     with pytest.raises(UsageError, match=re.escape("unknown stem 'tiny': use one of imagenet, small")):
         small(stem="tiny")

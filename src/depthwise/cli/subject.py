@@ -100,14 +100,6 @@ def build_subject(subject: Subject) -> "tuple[nn.Module, tuple[int, ...]]":
             module: Any = layer.build(*arguments.values())
             channels = arguments["m"]
         else:
-            try:
-                module = create_model(subject.name, **subject.arguments)
-            except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-                reason = str(error).partition("\n")[0]  # behind it torch lists its own C++ calls
-                given = " ".join(f"{key}={value!r}" for key, value in subject.arguments.items())
-                raise UsageError(
-                    f"{given} does not build {subject.name} ({reason}): see its arguments with "
-                    f"depthwise models {subject.name}"
-                ) from None
+            module = create_model(subject.name, **subject.arguments)
             channels = module.in_channels
     return module, (channels, *(subject.size or (module.input_size, module.input_size)))

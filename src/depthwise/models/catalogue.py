@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
+import torch
 from torch import nn
 
-from depthwise.errors import UsageError, unknown_name
+from depthwise.errors import UsageError, shown, unknown_name
 from depthwise.models.inception_resnet_v2 import inception_resnet_v2
 from depthwise.models.inception_v1 import inception_v1
 from depthwise.models.inception_v2 import inception_v2
@@ -324,6 +325,13 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
+MAX_PARAMETERS = 2_000_000_000  # 8 GB in float32; the largest network of the catalogue has 138 million
+
+
+class TooLargeError(UsageError):
+    """A network that has more parameters than any that is built here."""
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """The catalogue's names that match the shell `pattern`, sorted."""
     return sorted(name for name in CATALOGUE if fnmatch(name, pattern))
@@ -332,8 +340,8 @@ def list_models(pattern: str = "*") -> list[str]:
 def create_model(name: str, **kwargs: Any) -> nn.Module:
     """Build the network `name` of the catalogue with its builder's arguments, randomly initialised.
 
-    Raises UsageError for a name or an argument that does not exist, and DepthwiseError for a value out of
-    range.
+    Raises UsageError for a name or an argument that does not exist, for a value out of range, for arguments that do
+    not fit each other, and for a network that is too large, before any memory is taken for it.
     """
     if name not in CATALOGUE:
         raise unknown_name("model", name, CATALOGUE)
@@ -342,20 +350,14 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     for argument in kwargs:
         if argument not in known:
             raise unknown_name(f"argument of {name}", argument, known)
-        _check_kind(argument, kwargs[argument], known[argument].default)
-    return builder(**kwargs)
-
-
-def _check_kind(argument: str, value: Any, default: Any) -> None:
-    """Raise UsageError for a value of another kind than the argument's default: nothing else would notice some."""
-    kinds: dict[type, tuple[tuple[type, ...], str]] = {
-        bool: ((bool,), "True or False"),
-        int: ((int,), "a whole number"),
-        float: ((int, float), "a number"),
-        str: ((str,), "a name"),
-        tuple: ((list, tuple), "a list of numbers, like (64, 128)"),
-    }
-    accepted, described = kinds.get(type(default), ((object,), ""))
-    misfit = not isinstance(value, accepted) or (isinstance(value, bool) and type(default) in (int, float))
-    if misfit and not (isinstance(default, str) and callable(value)):
-        raise UsageError(f"{argument}={value!r} is of the wrong kind: give {described}")
+    # Without memory a network costs neither time nor random numbers, however large it is.
+    with torch.device("meta"):
+        planned = builder(**kwargs)
+    size = sum(parameter.numel() for parameter in planned.parameters())
+    if size > MAX_PARAMETERS:
+        given = " ".join(f"{key}={shown(value)}" for key, value in kwargs.items())
+        raise TooLargeError(
+            f"{name} with {given} has {size:,} parameters, and at most {MAX_PARAMETERS:,} can be: make it narrower or "
+            f"shallower"
+        )
+    return planned if torch.empty(0).is_meta else builder(**kwargs)

@@ -8,7 +8,8 @@ from functools import partial
 
 from torch import nn
 
-from depthwise.layers import check_arguments
+from depthwise.bounds import checked
+from depthwise.models.arguments import Classes, Dropout, ImageChannels, NormEps, Stem, Width
 from depthwise.models.network import Network
 from depthwise.models.parts import Aux, C, Part, Plan, R, average_pool, glorot_uniform, inception
 
@@ -26,15 +27,16 @@ BLOCK17: Part = [C(192, 1), (C(128, 1), C(160, (1, 7)), C(192, (7, 1)))]
 BLOCK8: Part = [C(192, 1), (C(192, 1), C(224, (1, 3)), C(256, (3, 1)))]
 
 
+@checked
 def inception_resnet_v2(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 0.2,
+    width: Width = 1.0,
+    dropout: Dropout = 0.2,
     aux: bool = False,
-    stem: str = "imagenet",
-    norm_eps: float = 1e-3,
+    stem: Stem = "imagenet",
+    norm_eps: NormEps = 1e-3,
 ) -> Network:
     """Build Inception-ResNet V2: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
@@ -51,7 +53,6 @@ def inception_resnet_v2(
     Weights start Glorot uniform, the default that TF-slim leaves in place here, and Keras; the paper states none.
     Raises DepthwiseError for a value out of range, UsageError for an unknown stem.
     """
-    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps)
     imagenet = stem == "imagenet"
     stride, edge = (2, 0) if imagenet else (1, 1)
     half = partial(C, kernel_size=3, stride=2, padding=edge)

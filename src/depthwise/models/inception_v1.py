@@ -5,12 +5,14 @@ paper has local response normalisation, and 3x3 where it has 5x5.
 """
 
 from functools import partial
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from depthwise.errors import DepthwiseError
-from depthwise.layers import MaxPool2d, Norm, check_arguments, scale_width
+from depthwise.bounds import OneOf, checked
+from depthwise.layers import MaxPool2d, Norm, scale_width
+from depthwise.models.arguments import Classes, Dropout, ImageChannels, NormEps, Padding, Stem, Width
 from depthwise.models.network import Network
 from depthwise.models.parts import C, Part, Plan, build, inception, strided_pool, truncated_normal
 
@@ -58,17 +60,18 @@ class Aux(nn.Module):
         return self.classifier(self.dropout(F.relu(self.hidden(x.flatten(1)))))
 
 
+@checked
 def inception_v1(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 0.4,
+    width: Width = 1.0,
+    dropout: Dropout = 0.4,
     aux: bool = False,
-    stem: str = "imagenet",
-    norm_eps: float = 1e-3,
-    padding: str = "symmetric",
-    kernel_size: int = 3,
+    stem: Stem = "imagenet",
+    norm_eps: NormEps = 1e-3,
+    padding: Padding = "symmetric",
+    kernel_size: Annotated[int, OneOf(3, 5)] = 3,
 ) -> Network:
     """Build GoogLeNet: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
@@ -88,9 +91,6 @@ def inception_v1(
     Weights start from a normal distribution of deviation 0.01 cut off at two, as in TF-slim and torchvision; the
     paper states none. Raises DepthwiseError for a value out of range, UsageError for an unknown stem or padding.
     """
-    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps, padding)
-    if kernel_size not in (3, 5):
-        raise DepthwiseError(f"kernel_size={kernel_size} must be 3, as in torchvision, or 5, as in the paper")
     imagenet = stem == "imagenet"
     start, fine = (2, 4) if imagenet else (1, 1)
     pool = strided_pool(padding)

@@ -8,7 +8,9 @@ finds come out if biases, batch norms and ReLUs are counted.
 
 from functools import partial
 
-from depthwise.layers import MaxPool2d, check_arguments
+from depthwise.bounds import checked
+from depthwise.layers import MaxPool2d
+from depthwise.models.arguments import Classes, Dropout, ImageChannels, NormEps, Padding, Stem, Width
 from depthwise.models.network import Network
 from depthwise.models.parts import C, D, Part, Plan, average_pool, inception, strided_pool, truncated_normal
 
@@ -45,15 +47,16 @@ def reduction(reduce3: int, three: int, reduce5: int, five: int, padding: str) -
     ]
 
 
+@checked
 def inception_v2(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    stem: str = "imagenet",
-    norm_eps: float = 1e-3,
-    padding: str = "symmetric",
+    width: Width = 1.0,
+    dropout: Dropout = 0.0,
+    stem: Stem = "imagenet",
+    norm_eps: NormEps = 1e-3,
+    padding: Padding = "symmetric",
     count_padding: bool = True,
     bias: bool = False,
     separable: bool = False,
@@ -82,7 +85,6 @@ def inception_v2(
     at 0.09; the paper states none. Raises DepthwiseError for a value out of range, UsageError for an unknown stem
     or padding.
     """
-    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps, padding)
     imagenet = stem == "imagenet"
     start, fine = (2, 4) if imagenet else (1, 1)
     edge = padding if imagenet else "same"

@@ -5,12 +5,12 @@ modules differ a little from the paper's table. `inception_v3_table3` is the net
 5.62 GMAC, which nobody published) that Chollet 2017 compares Xception with.
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 from torch import nn
 
-from depthwise.layers import check_arguments, check_widths
+from depthwise.bounds import checked
+from depthwise.models.arguments import Channels, Classes, Dropout, ImageChannels, NormEps, Stem, Width, Widths
 from depthwise.models.network import Network
 from depthwise.models.parts import Aux, C, Part, Plan, average_pool, inception, truncated_normal
 
@@ -38,18 +38,19 @@ def mixed7(average: Part) -> Part:
     return [C(320, 1), (C(384, 1), fork), (C(448, 1), C(384, 3), fork), (average, C(192, 1))]
 
 
+@checked
 def inception_v3(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 0.5,
+    width: Width = 1.0,
+    dropout: Dropout = 0.5,
     aux: bool = False,
-    stem: str = "imagenet",
-    norm_eps: float = 1e-3,
+    stem: Stem = "imagenet",
+    norm_eps: NormEps = 1e-3,
     count_padding: bool = True,
-    projections: Sequence[int] = (32, 64, 64),
-    double7x7: int = 192,
+    projections: Widths = (32, 64, 64),
+    double7x7: Channels = 192,
     bias: bool = False,
 ) -> Network:
     """Build Inception V3: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
@@ -68,8 +69,6 @@ def inception_v3(
     Convolutions start He normal by fan-in, cut off at two deviations, as in TF-slim; the paper states none.
     Raises DepthwiseError for a value out of range, UsageError for an unknown stem.
     """
-    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps)
-    check_widths(projections=projections, double7x7=(double7x7,))
     imagenet = stem == "imagenet"
     stride, edge = (2, 0) if imagenet else (1, 1)
     average = average_pool(count_padding)
@@ -106,15 +105,16 @@ def inception_v3(
     )
 
 
+@checked
 def inception_v3_table3(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 0.5,
+    width: Width = 1.0,
+    dropout: Dropout = 0.5,
     aux: bool = False,
-    stem: str = "imagenet",
-    norm_eps: float = 1e-3,
+    stem: Stem = "imagenet",
+    norm_eps: NormEps = 1e-3,
     count_padding: bool = False,
 ) -> Network:
     """Build the Inception V3 of Chollet 2017, Table 3: 23,626,728 parameters, exactly.

@@ -7,7 +7,8 @@ from functools import partial
 
 from torch import nn
 
-from depthwise.layers import check_arguments
+from depthwise.bounds import checked
+from depthwise.models.arguments import Classes, Dropout, ImageChannels, NormEps, Stem, Width
 from depthwise.models.network import Network
 from depthwise.models.parts import Aux, C, Part, Plan, average_pool, inception, truncated_normal
 
@@ -40,15 +41,16 @@ INCEPTION_C: Part = [
 ]
 
 
+@checked
 def inception_v4(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 0.2,
+    width: Width = 1.0,
+    dropout: Dropout = 0.2,
     aux: bool = False,
-    stem: str = "imagenet",
-    norm_eps: float = 1e-3,
+    stem: Stem = "imagenet",
+    norm_eps: NormEps = 1e-3,
 ) -> Network:
     """Build Inception V4: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
@@ -63,7 +65,6 @@ def inception_v4(
     Convolutions start He normal by fan-in, cut off at two deviations, as in TF-slim; the paper states none.
     Raises DepthwiseError for a value out of range, UsageError for an unknown stem.
     """
-    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps)
     imagenet = stem == "imagenet"
     stride, edge = (2, 0) if imagenet else (1, 1)
     valid = partial(C, kernel_size=3, padding=edge)

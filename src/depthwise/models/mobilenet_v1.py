@@ -4,23 +4,21 @@ Table 1 of the paper, 28 layers: a 3x3 convolution, 13 times a depthwise and a p
 Unlike in Xception's separable convolution, batch norm and an activation follow the depthwise one too.
 """
 
-from collections.abc import Sequence
 from functools import partial
-from itertools import chain
+from typing import Annotated
 
 from torch import nn
 
-from depthwise.errors import DepthwiseError
+from depthwise.bounds import Bounds, checked
 from depthwise.layers import (
     ConvNorm,
     Norm,
     PointwiseConv2d,
-    check_arguments,
-    check_widths,
     conv2d,
     scale_width,
     tensorflow_norm,
 )
+from depthwise.models.arguments import Classes, Dropout, Groups, ImageChannels, NormEps, Padding, Stem, Width
 from depthwise.models.network import Network, Stage
 
 # Like `relu`, only behind a batch norm.
@@ -45,17 +43,18 @@ def block(in_channels: int, out_channels: int, stride: int, norm: Norm, padding:
     )
 
 
+@checked
 def mobilenet_v1(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 1e-3,
-    stem: str = "imagenet",
-    widths: Sequence[Sequence[int]] = ((64,), (128, 128), (256, 256), (512,) * 6, (1024, 1024)),
-    head: int = 0,
-    norm_eps: float = 1e-3,
-    padding: str = "same",
+    width: Width = 1.0,
+    dropout: Dropout = 1e-3,
+    stem: Stem = "imagenet",
+    widths: Groups = ((64,), (128, 128), (256, 256), (512,) * 6, (1024, 1024)),
+    head: Annotated[int, Bounds(0, 65_536)] = 0,
+    norm_eps: NormEps = 1e-3,
+    padding: Padding = "same",
 ) -> Network:
     """Build MobileNet V1: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
@@ -73,10 +72,6 @@ def mobilenet_v1(
     instead of 32 and a `min_size` of 16. Raises DepthwiseError for a value out of range, UsageError for an
     unknown stem or padding.
     """
-    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps, padding)
-    check_widths(widths=list(chain(*widths)), head=(head,) if head else ())
-    if not widths or not all(widths):
-        raise DepthwiseError(f"widths={widths} must have at least one group, and each at least one width")
     norm = partial(tensorflow_norm, eps=norm_eps)
     stride = 2 if stem == "imagenet" else 1
     channels = scale_width(32, width)

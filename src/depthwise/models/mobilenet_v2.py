@@ -6,23 +6,36 @@ and with the residual connection between the narrow ends (Figure 3b, Table 1).
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Annotated
 
 from torch import nn
 
-from depthwise.errors import DepthwiseError
+from depthwise.bounds import Bounds, Length, checked
 from depthwise.layers import (
     ConvNorm,
     Norm,
     PointwiseConv2d,
     Residual,
-    check_arguments,
-    check_widths,
     conv2d,
     scale_width,
     tensorflow_norm,
 )
+from depthwise.models.arguments import (
+    Channels,
+    Classes,
+    Dropout,
+    ImageChannels,
+    NormEps,
+    Padding,
+    Stem,
+    Width,
+)
 from depthwise.models.mobilenet_v1 import initialise_as_slim, relu6
 from depthwise.models.network import Network, Stage
+
+Row = tuple[
+    Annotated[int, Bounds(1, 64)], Channels, Annotated[int, Bounds(1, 64)], Annotated[int, Bounds(1, 2)]
+]
 
 # Table 2: expansion, channels, how many, stride of the first.
 BLOCKS = (
@@ -55,17 +68,18 @@ def inverted_residual(
     return Residual(body) if stride == 1 and in_channels == out_channels else body
 
 
+@checked
 def mobilenet_v2(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 0.2,
-    stem: str = "imagenet",
-    blocks: Sequence[Sequence[int]] = BLOCKS,
-    head: int = 1280,
-    norm_eps: float = 1e-3,
-    padding: str = "same",
+    width: Width = 1.0,
+    dropout: Dropout = 0.2,
+    stem: Stem = "imagenet",
+    blocks: Annotated[Sequence[Row], Length(0, 32)] = BLOCKS,
+    head: Channels = 1280,
+    norm_eps: NormEps = 1e-3,
+    padding: Padding = "same",
 ) -> Network:
     """Build MobileNet V2: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
@@ -81,14 +95,6 @@ def mobilenet_v2(
     instead of 32 and a `min_size` of 16. Raises DepthwiseError for a value out of range, UsageError for an
     unknown stem or padding.
     """
-    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps, padding)
-    check_widths(head=(head,))
-    for row in blocks:
-        if len(row) != 4 or min(row) < 1 or row[3] > 2:
-            raise DepthwiseError(
-                f"blocks has the row {tuple(row)}: a row is (expansion, channels, how many, stride), "
-                f"all at least 1 and the stride at most 2"
-            )
     norm = partial(tensorflow_norm, eps=norm_eps)
     stride = 2 if stem == "imagenet" else 1
     channels = multiple_of_8(32, width)

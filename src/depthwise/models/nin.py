@@ -9,11 +9,13 @@ saves the multiply-adds of 35 of 36 pixels; Caffe's order takes 1.100 GMAC.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Annotated
 
 from torch import Tensor, nn
 
-from depthwise.errors import DepthwiseError
-from depthwise.layers import check_arguments, check_widths, conv2d, initialise, relu, scale_width
+from depthwise.bounds import Bounds, Length, checked
+from depthwise.layers import conv2d, initialise, relu, scale_width
+from depthwise.models.arguments import Channels, Classes, Dropout, ImageChannels, Stem, Width
 from depthwise.models.network import Network, Stage
 
 Layer = Callable[[Callable[[int], nn.Module], int], nn.Module]
@@ -43,14 +45,15 @@ class Maxout(nn.Module):
         return f"pieces={self.pieces}"
 
 
+@checked
 def nin(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 0.5,
-    stem: str = "imagenet",
-    widths: Sequence[int] = (96, 256, 384, 1024),
+    width: Width = 1.0,
+    dropout: Dropout = 0.5,
+    stem: Stem = "imagenet",
+    widths: Annotated[Sequence[Channels], Length(2, 12)] = (96, 256, 384, 1024),
 ) -> Network:
     """Build NIN: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
@@ -72,15 +75,16 @@ def nin(
     return _network(layers, num_classes, in_channels, width, dropout, stem, widths)
 
 
+@checked
 def nin_maxout(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 0.5,
-    stem: str = "imagenet",
-    widths: Sequence[int] = (96, 256, 384, 1024),
-    pieces: int = 2,
+    width: Width = 1.0,
+    dropout: Dropout = 0.5,
+    stem: Stem = "imagenet",
+    widths: Annotated[Sequence[Channels], Length(2, 12)] = (96, 256, 384, 1024),
+    pieces: Annotated[int, Bounds(1, 256)] = 2,
 ) -> Network:
     """Build what `nin` is compared with: maxout layers (Goodfellow 2013, arXiv 1302.4389) of the same widths.
 
@@ -92,10 +96,6 @@ def nin_maxout(
     Convolutions start from a normal distribution by fan-in without He's factor of 2: the larger of two keeps the mean
     square, where a ReLU halves it.
     """
-    if pieces < 1:
-        raise DepthwiseError(
-            f"pieces={pieces} must be at least 1: it is the linear maps to take the maximum of"
-        )
 
     def maxout(conv: Callable[[int], nn.Module], channels: int) -> nn.Module:
         return nn.Sequential(conv(pieces * channels), Maxout(pieces))
@@ -121,12 +121,6 @@ def _network(
     widths: Sequence[int],
     init: Callable[[nn.Module], None] = initialise,
 ) -> Network:
-    check_arguments(num_classes, in_channels, width, dropout, stem)
-    check_widths(widths=widths)
-    if len(widths) < 2:
-        raise DepthwiseError(
-            f"widths={tuple(widths)} must hold at least two widths, the first and the last layer's"
-        )
     imagenet = stem == "imagenet"
     stages: list[Stage] = []
     channels, stride = in_channels, 4 if imagenet else 1

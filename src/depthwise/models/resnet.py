@@ -18,10 +18,11 @@ batch norm puts out. The ResNet paper's 3.8, 7.6 and 11.3 go with stride_in="1x1
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import lcm
+from typing import Annotated
 
 from torch import nn
 
-from depthwise.errors import DepthwiseError, unknown_name
+from depthwise.bounds import Bounds, Length, OneOf, checked
 from depthwise.layers import (
     ConvNorm,
     MaxPool2d,
@@ -29,11 +30,11 @@ from depthwise.layers import (
     PointwiseConv2d,
     Residual,
     SqueezeExcite,
-    check_arguments,
     conv2d,
     relu,
     scale_width,
 )
+from depthwise.models.arguments import Classes, Dropout, ImageChannels, NormEps, SomeWidths, Stem, Width
 from depthwise.models.network import Network, Stage
 
 STRIDE_IN = ("3x3", "1x1")
@@ -78,23 +79,24 @@ def bottleneck(
     return Residual(body, ConvNorm(skip, out, norm=norm), relu)
 
 
+@checked
 def resnet(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    stem: str = "imagenet",
-    depths: Sequence[int] = (3, 4, 6, 3),
-    groups: int = 1,
-    group_width: int = 64,
-    reduction: int = 0,
-    stride_in: str = "3x3",
-    pool: str = "symmetric",
-    stem_widths: Sequence[int] = (64,),
-    skip_size: int = 1,
+    width: Width = 1.0,
+    dropout: Dropout = 0.0,
+    stem: Stem = "imagenet",
+    depths: Annotated[Sequence[Annotated[int, Bounds(1, 256)]], Length(1, 8)] = (3, 4, 6, 3),
+    groups: Annotated[int, Bounds(1, 1024)] = 1,
+    group_width: Annotated[int, Bounds(1, 1024)] = 64,
+    reduction: Annotated[int, Bounds(0, 65_536)] = 0,
+    stride_in: Annotated[str, OneOf(*STRIDE_IN)] = "3x3",
+    pool: Annotated[str, OneOf(*POOLS)] = "symmetric",
+    stem_widths: SomeWidths = (64,),
+    skip_size: Annotated[int, OneOf(1, 3, 5, 7)] = 1,
     halve_first: bool = False,
-    norm_eps: float = 1e-5,
+    norm_eps: NormEps = 1e-5,
 ) -> Network:
     """Build a network of bottlenecks: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
@@ -114,8 +116,6 @@ def resnet(
     Convolutions start He normal by fan-in, as the papers ask; torchvision takes the fan-out. Raises DepthwiseError
     for a value out of range, UsageError for an unknown stem, stride_in or pool.
     """
-    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps)
-    _check(depths, groups, group_width, reduction, stride_in, pool, stem_widths, skip_size)
     norm = partial(nn.BatchNorm2d, eps=norm_eps)
     imagenet = stem == "imagenet"
     convs, channels = nn.Sequential(), in_channels
@@ -154,34 +154,6 @@ def resnet(
 def _scale(channels: int, width: float, step: int) -> int:
     """`scale_width` to multiples of `step`."""
     return channels if width == 1 else max(step, int(channels * width / step + 0.5) * step)
-
-
-def _check(
-    depths: Sequence[int],
-    groups: int,
-    group_width: int,
-    reduction: int,
-    stride_in: str,
-    pool: str,
-    stem_widths: Sequence[int],
-    skip_size: int,
-) -> None:
-    for name, values in {"depths": depths, "stem_widths": stem_widths}.items():
-        if not values or any(value < 1 for value in values):
-            raise DepthwiseError(f"{name}={tuple(values)} must hold whole numbers, each at least 1")
-    for name, value, least in (
-        ("groups", groups, 1),
-        ("group_width", group_width, 1),
-        ("reduction", reduction, 0),
-    ):
-        if value < least:
-            raise DepthwiseError(f"{name}={value} must be a whole number of at least {least}")
-    if skip_size % 2 == 0:
-        raise DepthwiseError(f"skip_size={skip_size} must be odd: the window lies around a pixel")
-    if stride_in not in STRIDE_IN:
-        raise unknown_name("stride_in", stride_in, STRIDE_IN)
-    if pool not in POOLS:
-        raise unknown_name("pool", pool, POOLS)
 
 
 resnet50 = resnet

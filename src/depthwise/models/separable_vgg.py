@@ -6,35 +6,34 @@ growing width with a pooling between. The widths are ours: twice VGG's in the fi
 two what brings the parameters within 0.2% of the 23,626,728 of Inception V3 in the paper's Table 3.
 """
 
-from collections.abc import Sequence
 from itertools import chain, pairwise
 
 from torch import nn
 
-from depthwise.errors import DepthwiseError
+from depthwise.bounds import checked
 from depthwise.layers import (
     Conv,
     ConvNorm,
     MaxPool2d,
-    check_arguments,
-    check_widths,
     conv2d,
     relu,
     scale_width,
 )
+from depthwise.models.arguments import Classes, ConvName, Dropout, Groups, ImageChannels, Stem, Width
 from depthwise.models.convolutions import convolution
 from depthwise.models.network import Network, Stage
 
 
+@checked
 def separable_vgg(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    stem: str = "imagenet",
-    widths: Sequence[Sequence[int]] = ((128,) * 2, (256,) * 2, (512,) * 3, (1984,) * 3, (1984,) * 3),
-    conv: Conv | str = "separable",
+    width: Width = 1.0,
+    dropout: Dropout = 0.0,
+    stem: Stem = "imagenet",
+    widths: Groups = ((128,) * 2, (256,) * 2, (512,) * 3, (1984,) * 3, (1984,) * 3),
+    conv: ConvName | Conv = "separable",
 ) -> Network:
     """Build the network: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
@@ -47,10 +46,6 @@ def separable_vgg(
     instead of 32 and a `min_size` of 16. Convolutions start He normal by fan-in. Raises DepthwiseError for a
     value out of range, UsageError for an unknown stem.
     """
-    check_arguments(num_classes, in_channels, width, dropout, stem)
-    check_widths(widths=list(chain(*widths)))
-    if not widths or not all(widths):
-        raise DepthwiseError(f"widths={widths} must have at least one group, and each at least one width")
     groups = [[scale_width(c, width) for c in group] for group in widths]
     plan = list(chain(*groups))
     conv = convolution(conv, plan[:-1], plan[1:])

@@ -11,31 +11,31 @@ from math import sqrt
 
 from torch import nn
 
-from depthwise.errors import DepthwiseError
+from depthwise.bounds import checked
 from depthwise.layers import (
     ConvNorm,
     Norm,
-    check_arguments,
-    check_widths,
     conv2d,
     initialise,
     relu,
     scale_width,
 )
+from depthwise.models.arguments import Classes, Dropout, Groups, ImageChannels, NormEps, Stem, Width, Widths
 from depthwise.models.network import Network, Stage
 
 
+@checked
 def vgg16(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 0.5,
-    stem: str = "imagenet",
-    blocks: Sequence[Sequence[int]] = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
-    hidden: Sequence[int] = (4096, 4096),
+    width: Width = 1.0,
+    dropout: Dropout = 0.5,
+    stem: Stem = "imagenet",
+    blocks: Groups = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
+    hidden: Widths = (4096, 4096),
     batch_norm: bool = False,
-    norm_eps: float = 1e-5,
+    norm_eps: NormEps = 1e-5,
 ) -> Network:
     """Build VGG-16: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
@@ -54,10 +54,6 @@ def vgg16(
 
     Raises DepthwiseError for a value out of range, UsageError for an unknown stem.
     """
-    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps)
-    check_widths(blocks=[out for block in blocks for out in block], hidden=hidden)
-    if not blocks or not all(blocks):
-        raise DepthwiseError(f"blocks={blocks} must hold at least one block of at least one width")
     norm: Norm = partial(nn.BatchNorm2d, eps=norm_eps) if batch_norm else nn.Identity
     imagenet = stem == "imagenet"
     stages: list[Stage] = []

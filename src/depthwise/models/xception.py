@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from depthwise.errors import DepthwiseError
+from depthwise.bounds import checked
 from depthwise.layers import (
     Conv,
     ConvNorm,
@@ -20,12 +20,23 @@ from depthwise.layers import (
     PointwiseConv2d,
     Residual,
     SeparableConv2d,
-    check_arguments,
-    check_widths,
     conv2d,
     relu,
     scale_width,
     tensorflow_norm,
+)
+from depthwise.models.arguments import (
+    Classes,
+    ConvName,
+    Dropout,
+    Halvings,
+    ImageChannels,
+    NormEps,
+    Padding,
+    SomeWidths,
+    Stem,
+    Width,
+    Widths,
 )
 from depthwise.models.convolutions import convolution
 from depthwise.models.network import Network, Stage
@@ -71,21 +82,22 @@ def fully_connected_neck(in_features: int, widths: Sequence[int]) -> nn.Module:
     return neck
 
 
+@checked
 def xception(
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: Classes = 1000,
+    in_channels: ImageChannels = 3,
     *,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    stem: str = "imagenet",
-    entry: Sequence[int] = (128, 256, 728),
-    middle: Sequence[int] = (728,) * 8,
-    exit: Sequence[int] = (1024, 1536, 2048),
-    fully_connected: Sequence[int] = (),
+    width: Width = 1.0,
+    dropout: Dropout = 0.0,
+    stem: Stem = "imagenet",
+    entry: Halvings = (128, 256, 728),
+    middle: Widths = (728,) * 8,
+    exit: SomeWidths = (1024, 1536, 2048),
+    fully_connected: Widths = (),
     residual: bool = True,
-    norm_eps: float = 1e-3,
-    padding: str = "same",
-    conv: Conv | str = "separable",
+    norm_eps: NormEps = 1e-3,
+    padding: Padding = "same",
+    conv: ConvName | Conv = "separable",
 ) -> Network:
     """Build Xception: [N, in_channels, H, W], of any shape from `min_size` up, to logits [N, num_classes].
 
@@ -107,10 +119,6 @@ def xception(
     The paper states no initialisation: He normal by fan-in here, Glorot uniform in Keras. Raises
     DepthwiseError for a value out of range, UsageError for an unknown stem.
     """
-    check_arguments(num_classes, in_channels, width, dropout, stem, norm_eps, padding)
-    check_widths(entry=entry, middle=middle, exit=exit, fully_connected=fully_connected)
-    if not exit:
-        raise DepthwiseError("exit=() must hold at least one width, that of the last pooled block")
     entry, middle, exit = ([scale_width(c, width) for c in flow] for flow in (entry, middle, exit))
     first, second = scale_width(32, width), scale_width(64, width)
     entry_out = (second, *entry)[-1]
