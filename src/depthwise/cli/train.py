@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from depthwise.cli.options import Data, Json, Nested, flag
 from depthwise.cli.output import counting, note, print_json, printable, say
-from depthwise.errors import UsageError, unknown_name
+from depthwise.errors import DepthwiseError, UsageError, unknown_name
 from depthwise.words import number_of, quote_path
 
 if TYPE_CHECKING:
@@ -62,7 +62,19 @@ def train(
     device: Annotated[
         str, Parameter(help="cpu, cuda, mps; auto takes an accelerator if there is one.")
     ] = "auto",
-    resume: Annotated[bool, flag("Go on with the run in --out; it knows the rest.")] = False,
+    resume: Annotated[
+        bool,
+        flag(
+            "Go on with the run in --out; it knows the rest. --set may change what leaves the updates done as they "
+            "are: eval_every, log_every, and epochs where the schedule allows it."
+        ),
+    ] = False,
+    finish: Annotated[
+        bool,
+        flag(
+            "Make bundle and report of the stopped run in --out, as far as it got; --resume can go on later."
+        ),
+    ] = False,
     force: Annotated[
         bool, flag("Replace the run in --out; with --resume, go on although something changed.")
     ] = False,
@@ -85,13 +97,19 @@ def train(
         "compile": compile or None,
     }
     given = [f"{key}={value}" for key, value in short.items() if value is not None] + (settings or [])
+    if finish and (resume or recipe or model or init or given):
+        raise UsageError(
+            "--finish takes the run in --out as it is: leave --resume, --init, --recipe, --model and settings out"
+        )
     if freeze and not (init or resume):
         raise UsageError(
             "--freeze trains the classifier alone, on a network that knows nothing: add --init BUNDLE"
         )
     bundle = read_bundle(init) if init and not resume else None
     before, data, known = (
-        _before(out, recipe, model, data) if resume else (None, _asked(recipe, model, data, bundle), {})
+        _before(out, recipe, model, data)
+        if resume or finish
+        else (None, _asked(recipe, model, data, bundle), {})
     )
     dataset = _open(data, workers, skip_bad=skip_bad, nested=nested, before=known)
     chosen = before or _chosen(recipe, model, dataset, bundle)
@@ -113,6 +131,7 @@ def train(
             spec=data,
         ),
         resume=resume,
+        finish=finish,
         force=force,
         watcher=TrainProgress(),
     )
@@ -162,6 +181,7 @@ def _before(
 ) -> "tuple[Recipe, str, dict[str, Any]]":
     """What the run in `out` was started with; the data, of which the last says what the run knew, may have moved."""
     from depthwise.data.source import absolute
+    from depthwise.models import CATALOGUE
     from depthwise.train.files import RunFiles
     from depthwise.train.recipe import Recipe
 
@@ -170,8 +190,10 @@ def _before(
             "--resume goes on with the run's own recipe and network: leave --recipe and --model out"
         )
     before = RunFiles(out).read_run()
-    spec = data or before["data"]["spec"]
-    return Recipe.from_json(before["recipe"]), absolute(spec), before["data"]
+    chosen, spec = Recipe.from_json(before["recipe"]), data or before["data"]["spec"]
+    if chosen.model not in CATALOGUE:
+        raise DepthwiseError(f"{out}/run.json: {unknown_name('model', chosen.model, CATALOGUE)}")
+    return chosen, absolute(spec), before["data"]
 
 
 def _model_arguments(model: str) -> list[str]:

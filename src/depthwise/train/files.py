@@ -4,7 +4,8 @@ import dataclasses
 import json
 import platform
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch
 from depthwise.bundle import CONFIG
 from depthwise.data.dataset import BadImage
 from depthwise.errors import DepthwiseError
-from depthwise.writing import written_whole
+from depthwise.train.record import read_run
+from depthwise.writing import leftover_of, locked, named, written_whole
 
-FORMAT = 1
+LOCK = ".lock"
+_REMEDY = "wait until it ends, or choose another --out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +69,34 @@ class RunFiles:
         """Whether the run left all that it should: the report is written last."""
         return self.report.is_file() and (self.bundle / CONFIG).is_file()
 
+    @property
+    def starting(self) -> Path:
+        """What marks a run that was begun and has no checkpoint yet; see `create`."""
+        return self.root / ".starting"
+
+    @contextmanager
+    def locked(self) -> Iterator[bool]:
+        """This process alone writes in the directory inside the `with`; false where the file system has no locks.
+
+        The directory is made. Raises DepthwiseError if another process has it, or if it cannot be made.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise DepthwiseError(f"{self.root} exists and holds no run: choose another --out")
+        with ExitStack() as stack:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(locked(self.root / LOCK, self.root, _REMEDY))
+            except OSError as error:
+                raise named(error, self.root) from error
+            lock.sign()
+            yield lock.held
+
     def create(self, *, force: bool) -> None:
-        """Make the directory for a new run; `force` removes the run that is there, and nothing else.
+        """Make room for a new run, inside `locked`; `force` removes the run that is there, and nothing else.
+
+        However the process ends, what is there then is the old run, or no run, or the new one: `starting`, which the
+        old run.json becomes, is there as long as nothing else in the directory counts; once there is a run.json
+        beside it, the new run can be resumed, from its very start; when it has a checkpoint, `starting` goes.
 
         Raises DepthwiseError when a run is there and `force` is off, or when files are there that no run wrote.
         """
@@ -77,29 +106,59 @@ class RunFiles:
                     f"{self.root} holds a run already: go on with --resume, replace it with --force, or choose "
                     f"another --out"
                 )
-            self._remove_run()
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
-            raise DepthwiseError(f"{self.root} exists and holds no run: choose another --out")
-        self.root.mkdir(parents=True, exist_ok=True)
+            self.run.replace(self.starting)
+        elif not self.starting.exists():
+            if not all(map(self._is_leftover, self.root.iterdir())):
+                raise DepthwiseError(f"{self.root} exists and holds no run: choose another --out")
+            self.starting.touch()
+        self._remove(path for path in self.root.iterdir() if self._is_own(path))
 
-    def _remove_run(self) -> None:
-        for folder in (self.checkpoint.parent, self.bundle):
-            shutil.rmtree(folder, ignore_errors=True)
-        events = self.root.glob("events.out.tfevents.*")
-        for file in (self.metrics, self.evaluation, self.report, self.bad_images, *events, self.run):
-            file.unlink(missing_ok=True)
+    def sweep(self) -> None:
+        """Take away, inside `locked`, what a process that was killed left unfinished."""
+        folders = (self.root, self.checkpoint.parent)
+        found = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
+        self._remove(path for path in found if leftover_of(path.name) in self._names)
+
+    def _remove(self, paths: Iterable[Path]) -> None:
+        try:
+            for path in [*paths]:
+                if not path.name.endswith(LOCK):  # some process may have it
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except OSError as error:
+            raise named(error, self.root) from error
 
     def read_run(self) -> dict[str, Any]:
-        """What run.json says. Raises DepthwiseError when there is no run, or one of another format."""
-        if not self.run.is_file():
-            raise DepthwiseError(f"{self.root} holds no run to resume: leave --resume out to start one")
-        try:
-            values = json.loads(self.run.read_text(encoding="utf-8"))
-            if values["format"] != FORMAT:
-                raise ValueError(f"format {values['format']!r} instead of {FORMAT}")
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise DepthwiseError(f"{self.run} cannot be read ({error}): start anew with --force") from None
-        return values
+        """What run.json says. Raises DepthwiseError unless there is a run to go on with."""
+        if self.run.is_file():
+            if not self.checkpoint.is_file() and not self.starting.exists():
+                raise DepthwiseError(
+                    f"{self.checkpoint} is missing, and only from there could the run go on: put the file back, or "
+                    f"start anew with --force"
+                )
+            return read_run(self.run)
+        present = self.root.is_dir() and not self.starting.exists()
+        if present and (self.checkpoint.exists() or self.metrics.exists()):
+            raise DepthwiseError(
+                f"{self.run} is missing: put the file back, or choose another --out to start anew"
+            )
+        raise DepthwiseError(f"{self.root} holds no run to resume: leave --resume out to start one")
+
+    @property
+    def _names(self) -> set[str]:
+        """What is written whole: its leftovers are known by these names."""
+        files = (self.run, self.metrics, self.evaluation, self.report, self.bad_images, self.bundle)
+        return {file.name for file in (*files, self.checkpoint, self.best, self.next_best)}
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether a run writes `path`, in the directory; run.json and what marks its start apart."""
+        names = self._names - {self.run.name} | {self.checkpoint.parent.name, f".{self.bundle.name}.previous"}
+        return path.name in names or path.name.startswith("events.out.tfevents.") or self._is_leftover(path)
+
+    def _is_leftover(self, path: Path) -> bool:
+        """Whether a process that was killed before it had written anything whole leaves `path` in the directory."""
+        if path == self.checkpoint.parent:
+            return path.is_dir() and all(map(self._is_leftover, path.iterdir()))
+        return path.name == LOCK or leftover_of(path.name) in self._names
 
     def write_bad_images(self, bad: Iterable[BadImage]) -> None:
         """bad-images.tsv: path, tab, reason; one line an image that was left out. No file when there is none."""
@@ -117,17 +176,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write `values` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line that a kill cut off is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
 
 
 def environment(device: torch.device, native: str) -> dict[str, str]:

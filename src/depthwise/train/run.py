@@ -1,7 +1,9 @@
 """A whole training run: from a recipe and a data set to a directory with bundle, metrics and report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,19 @@ import torch
 from torch import nn
 
 from depthwise import native
-from depthwise.bundle import RAW_WEIGHTS, BundleConfig, write_bundle
+from depthwise.bundle import RAW_WEIGHTS, BundleConfig, read_bundle, write_bundle
 from depthwise.cost import cost
 from depthwise.data.dataset import Dataset, require_trainable, test_split
 from depthwise.data.numbering import as_before
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.evaluate.metrics import Evaluation
 from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
-from depthwise.train.files import FORMAT, RunFiles, environment, read_lines, write_json
+from depthwise.train.checkpoint import load_checkpoint
+from depthwise.train.files import RunFiles, environment, write_json
 from depthwise.train.loop import Trainer
-from depthwise.train.recipe import Recipe, differences
+from depthwise.train.recipe import Recipe
+from depthwise.train.record import FORMAT, Resumed, read_lines
+from depthwise.train.resume import changed_recipe, refuse_changes
 from depthwise.train.selection import check_selection, told
 from depthwise.train.session import Session, Watcher
 from depthwise.train.signals import StopRequest
@@ -80,22 +85,26 @@ def train(
     *,
     options: Options | None = None,
     resume: bool = False,
+    finish: bool = False,
     force: bool = False,
     watcher: Watcher | None = None,
 ) -> Result:
     """Train `module` on `dataset` by `recipe` and leave bundle, metrics and report in the directory `out`.
 
     With `resume` the run in `out` goes on from its last checkpoint and ends bit for bit as if it had never stopped;
-    `force` then accepts another recipe, data set or version, and without `resume` replaces the run that is there.
+    the recipe may be another then where that changes nothing of what is done (see `train/resume.py`). `finish` makes
+    bundle and report from the last checkpoint instead, which stays as it is. `force` then accepts any other recipe,
+    data set or version, and without either replaces the run that is there.
 
     Raises:
-        DepthwiseError: `out` holds a run (or none to resume), something the run depends on has changed, the loss is
-            not finite any more, or the disk is full; the last checkpoint stays usable.
+        DepthwiseError: `out` holds a run (or none to go on with), another process has it, one of its files is damaged,
+            something the run depends on has changed, the loss is not finite any more, or the disk is full; the last
+            checkpoint stays usable.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; a checkpoint was written, and the text says how to go on.
     """
     options, watcher, files = options or Options(), watcher or Silent(), RunFiles(Path(out))
     require_trainable(dataset)
-    if resume:
+    if resume or finish:
         dataset = as_before(dataset, files.read_run().get("data"))
     device = choose_device(options.device)
     check_selection(recipe, dataset)
@@ -108,35 +117,26 @@ def train(
         "data": _describe(dataset, options.spec),
         "cost": _bill(module, recipe, dataset),
         "command": list(options.command),
+        "resumes": [],
     }
-    try:
-        if resume:
-            _refuse_changes(files, facts, force=force)
-        else:
-            files.create(force=force)
-        write_json(files.run, facts)
-        files.write_bad_images(dataset.bad)
+    with _full_disk_said(files):
+        # Before anything is replaced: what cannot be trained does not cost the run that is there.
         trainer = Trainer(recipe, module, dataset, device=device, workers=options.workers)
         try:
-            with (
-                StopRequest() as stop,
-                Session(
-                    trainer,
-                    dataset,
-                    files,
-                    stop,
-                    watcher,
-                    workers=options.workers,
-                    checkpoint_minutes=options.checkpoint_minutes,
-                    checkpoint_steps=options.checkpoint_steps,
-                    resume=resume,
-                ) as session,
-            ):
-                session.run()
-                return _finish(session, facts)
+            with files.locked() as held:
+                if not held:
+                    watcher.message(f"{files.root} cannot be locked: start no second process on it")
+                how = {"resume": resume, "finish": finish, "force": force}
+                return _carry_out(trainer, dataset, files, facts, options, watcher, **how)
         finally:
             trainer.batches.close()
             watcher.close()
+
+
+@contextmanager
+def _full_disk_said(files: RunFiles) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if not disk_full(error):
             raise
@@ -144,6 +144,77 @@ def train(
             f"no space is left for {files.root}: free some, then go on with: "
             f"depthwise train --out {quote_path(files.root)} --resume"
         ) from error
+
+
+def _carry_out(
+    trainer: Trainer,
+    dataset: Dataset,
+    files: RunFiles,
+    facts: dict[str, Any],
+    options: Options,
+    watcher: Watcher,
+    *,
+    resume: bool,
+    finish: bool,
+    force: bool,
+) -> Result:
+    """Begin the run in `files`, or go on with it, to its end, or with `finish` only make what is made at the end."""
+    checkpoint, changed = None, []
+    if resume or finish:
+        files.sweep()
+        before = files.read_run()
+        if not force:
+            refuse_changes(files, before, facts, finish=finish)
+        facts |= {"command": before["command"], "resumes": before.get("resumes", [])}
+        if finish:  # its recipe and versions are those of the training
+            facts = {**before, "data": facts["data"]}
+        if files.checkpoint.exists():  # or else the run was killed before its first
+            checkpoint = load_checkpoint(files.checkpoint)
+            changed = changed_recipe(files, before["recipe"], checkpoint, trainer, force=force)
+        if finish:
+            _refuse_finish(files, checkpoint.state["step"] if checkpoint else 0, trainer.total_steps)
+    else:
+        files.create(force=force)
+        write_json(files.run, facts)
+    files.write_bad_images(dataset.bad)
+    with (
+        StopRequest() as stop,
+        Session(
+            trainer,
+            dataset,
+            files,
+            stop,
+            watcher,
+            workers=options.workers,
+            checkpoint_minutes=options.checkpoint_minutes,
+            checkpoint_steps=options.checkpoint_steps,
+            checkpoint=checkpoint,
+        ) as session,
+    ):
+        if finish:
+            return _finish(session, facts)
+        if resume:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            facts["resumes"] += [vars(Resumed(tuple(options.command), now, trainer.step, tuple(changed)))]
+            write_json(files.run, facts)
+        if changed:
+            watcher.message(f"goes on with another recipe: {'; '.join(changed)}")
+            session.save()
+        session.run()
+        return _finish(session, facts)
+
+
+def _refuse_finish(files: RunFiles, step: int, total: int) -> None:
+    """Raise DepthwiseError if there is nothing to make a bundle of, or if it is made already."""
+    if step == 0:
+        raise DepthwiseError(
+            f"{files.root} was stopped before its first update, there is nothing to finish: go on with --resume"
+        )
+    if files.finished and read_bundle(files.bundle).config.training.get("steps") == step:
+        raise DepthwiseError(
+            f"{files.root} has the bundle and the report of its {step} updates of {total} already: look at "
+            f"{files.report}, or train on with --resume" + ("" if step < total else " and a larger --epochs")
+        )
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -197,23 +268,6 @@ def _bill(module: nn.Module, recipe: Recipe, dataset: Dataset) -> dict[str, Any]
     return {"parameters": costs.parameters, "macs": costs.macs, "input_shape": list(shape)}
 
 
-def _refuse_changes(files: RunFiles, facts: dict[str, Any], *, force: bool) -> None:
-    before = files.read_run()
-    changed = []
-    for part in ("recipe", "data", "versions"):
-        old, new = before.get(part, {}), facts[part]
-        if part == "recipe":  # what an older version had no field for, it did as the field's default does
-            old = Recipe.from_json(old).to_json()
-        if part == "data":
-            old, new = ({"fingerprint": values.get("fingerprint")} for values in (old, new))
-        changed += [f"{part}.{difference}" for difference in differences(old, new)]
-    if changed and not force:
-        raise DepthwiseError(
-            f"{files.root} cannot be resumed exactly, this has changed: {'; '.join(changed)}: put it back, or go on "
-            f"all the same with --resume --force"
-        )
-
-
 def _finish(session: Session, facts: dict[str, Any]) -> Result:
     """Measure the final weights on the test part; write bundle, evaluation.json and, last of all, the report."""
     files, dataset, recipe = session.files, session.dataset, session.trainer.recipe
@@ -238,6 +292,7 @@ def _finish(session: Session, facts: dict[str, Any]) -> Result:
             "seed": dataset.seed,
             "nested": dataset.nested,
             "steps": session.trainer.step,
+            "total_steps": session.trainer.total_steps,
             "seconds": round(seconds, 1),
             **{key: numbers[key] for key in ("split", "weights", "kept", "top1", "top5", "loss")},
         },
@@ -250,8 +305,13 @@ def _finish(session: Session, facts: dict[str, Any]) -> Result:
     for weights, tested in measured.items():
         values = {"loss": tested.loss, "top1": tested.top1, "top5": tested.top5}
         session.watcher.evaluated(session.write_line("test", {"split": name, "weights": weights, **values}))
+    title = f"{recipe.model} on {dataset.name}"
+    if not session.ended:
+        so_far = f"unfinished, {session.trainer.step} of {session.trainer.total_steps} updates"
+        title += f" ({so_far})"
+        session.watcher.message(f"{files.root} is {so_far}: --resume goes on")
     data = ReportData(
-        title=f"{recipe.model} on {dataset.name}",
+        title=title,
         history=read_lines(files.metrics),
         classes=dataset.classes,
         evaluation=evaluation,

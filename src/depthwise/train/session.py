@@ -1,6 +1,7 @@
 """A Trainer with its run directory: lines of metrics, evaluations, checkpoints, and the way back after a stop."""
 
 import copy
+import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass, replace
@@ -19,8 +20,9 @@ from depthwise.train.checkpoint import (
     restore_module,
     save_checkpoint,
 )
-from depthwise.train.files import RunFiles, read_lines, write_text
+from depthwise.train.files import RunFiles, write_text
 from depthwise.train.loop import Trainer, Window
+from depthwise.train.record import known_lines
 from depthwise.train.selection import Best, Scores, candidates, ended_early, is_enough
 from depthwise.train.signals import StopRequest
 from depthwise.words import quote_path
@@ -50,6 +52,7 @@ class Progress:
     """What a checkpoint keeps beside the Trainer's state: how far the files are, and the time so far.
 
     window_seconds: of it, since the last line of metrics and without evaluations. best, stale: see `Scores`.
+    metrics_sha256: of the lines, "" from an older version.
     """
 
     num_lines: int = 0
@@ -58,6 +61,7 @@ class Progress:
     window_seconds: float = 0.0
     best: dict[str, Any] | None = None
     stale: int = 0
+    metrics_sha256: str = ""
 
     @property
     def scores(self) -> Scores:
@@ -79,7 +83,7 @@ class Session:
         workers: int,
         checkpoint_minutes: float,
         checkpoint_steps: int,
-        resume: bool,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self.trainer, self.dataset, self.files, self.stop, self.watcher = (
             trainer,
@@ -91,8 +95,9 @@ class Session:
         self.workers = workers
         self.checkpoint_minutes, self.checkpoint_steps = checkpoint_minutes, checkpoint_steps
         self.progress = Progress()
-        if resume and files.checkpoint.exists():
-            self._restore()
+        self._digest = hashlib.sha256()
+        if checkpoint:
+            self._restore(checkpoint)
         self._started = self._saved = self._shown = time.monotonic()
         self._window_started = self._started - self.progress.window_seconds
 
@@ -119,7 +124,7 @@ class Session:
 
     def final_weights(self) -> dict[str, nn.Module]:
         """What is measured in the end, with the recipe's choice, which the bundle gets, last."""
-        if self.trainer.recipe.keep == "best":
+        if self.trainer.recipe.keep == "best" and self.progress.best:
             best = copy.deepcopy(self.trainer.module)
             restore_module("model", best, load_checkpoint(self.files.best).tensors)
             return {"best": best}
@@ -153,6 +158,7 @@ class Session:
         self.watcher.start(trainer.total_steps, trainer.step)
         if trainer.step == 0:
             self.save()
+        self.files.starting.unlink(missing_ok=True)
         while True:
             if trainer.step in due and self.progress.evaluated_step != trainer.step:
                 self._evaluate()
@@ -175,8 +181,14 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint of this moment."""
         window_seconds = time.monotonic() - self._window_started
-        now = replace(self.progress, seconds=self.seconds, window_seconds=window_seconds)
-        save_checkpoint(self.files.checkpoint, self.trainer.checkpoint({"progress": vars(now)}))
+        now = replace(
+            self.progress,
+            seconds=self.seconds,
+            window_seconds=window_seconds,
+            metrics_sha256=self._digest.hexdigest(),
+        )
+        state = {"progress": vars(now), "recipe": self.trainer.recipe.to_json()}
+        save_checkpoint(self.files.checkpoint, self.trainer.checkpoint(state))
         self._saved = time.monotonic()
         if self.files.next_best.exists():
             self.files.next_best.replace(self.files.best)
@@ -223,8 +235,10 @@ class Session:
             "samples": int(clock.now("samples")),
         }
         line = {"kind": kind, **position, "seconds": round(self.seconds, 3), **values}
+        text = json.dumps(line) + "\n"
         with self.files.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(text)
+        self._digest.update(text.encode())
         self.progress = replace(self.progress, num_lines=self.progress.num_lines + 1)
         prefix = "/".join(line[key] for key in ("kind", "split", "weights") if key in line)
         for name, value in values.items():
@@ -232,13 +246,21 @@ class Session:
                 self._writer.add_scalar(f"{prefix}/{name}", value, clock.step)
         return line
 
-    def _restore(self) -> None:
-        checkpoint = load_checkpoint(self.files.checkpoint)
-        self.trainer.restore(checkpoint)
-        self.progress = Progress(**checkpoint.state["progress"])
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        try:
+            self.progress = Progress(**checkpoint.state["progress"])
+            self.trainer.restore(checkpoint)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise DepthwiseError(
+                f"{self.files.checkpoint} does not fit the network and the recipe in {self.files.run} ({reason:.200}): "
+                f"put back the files that belong together, or start anew with --force"
+            ) from None
         # Lines that an interrupted process wrote after its last checkpoint will be written again.
-        lines = read_lines(self.files.metrics)[: self.progress.num_lines]
-        write_text(self.files.metrics, "".join(json.dumps(line) + "\n" for line in lines))
+        metrics = self.files.metrics
+        text = known_lines(metrics, self.progress.num_lines, self.progress.metrics_sha256)
+        self._digest.update(text.encode())
+        write_text(metrics, text)
         if self.trainer.recipe.keep == "best" and self.progress.best:
             self._restore_best(self.progress.best)
 
