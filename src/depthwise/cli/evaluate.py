@@ -1,6 +1,7 @@
 """`depthwise eval`: how good a trained network is on a data set."""
 
 import sys
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -155,6 +156,7 @@ def _write_report(
             "bad": len(dataset.bad),
             "ignored": list(dataset.ignored_kinds),
         },
+        preprocess=asdict(config.preprocess),
     )
     write_report(report, path)
 

@@ -51,7 +51,7 @@ function axisOf(curves) {
 
 function layout(x, y) {
   const ink = colour("muted"), grid = colour("grid"), line = colour("line");
-  const axis = { color: ink, gridcolor: grid, linecolor: line, zeroline: false, separatethousands: true, automargin: true, ticks: "", fixedrange: coarse() };
+  const axis = { color: ink, gridcolor: grid, linecolor: line, zeroline: false, separatethousands: true, exponentformat: "none", automargin: true, ticks: "", fixedrange: coarse() };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, autosize: true,
     margin: { l: 48, r: 14, t: 8, b: 40 }, dragmode: coarse() ? false : "zoom", hovermode: "x unified",
@@ -65,6 +65,15 @@ function layout(x, y) {
 // A finger should scroll the page, not the chart.
 const coarse = () => matchMedia("(pointer: coarse)").matches;
 const CONFIG = { displayModeBar: false, responsive: true, displaylogo: false };
+
+// As many decimals as tell one tick from the next; `unit` is what the axis counts, 0.01 for percent.
+function ticks(values, unit, zero) {
+  const known = values.filter((value) => value !== null), low = zero ? 0 : Math.min(...known), span = Math.max(...known) - low;
+  const decimals = span > 0 ? Math.min(8, Math.max(0, Math.ceil(-Math.log10(span / unit / 10)))) : 3;
+  return unit === 0.01 ? `.${decimals}~%` : `,.${decimals}~f`;
+}
+
+const shownValues = (value) => charts.curves.filter((curve) => !state.hidden.has(curve.name)).flatMap((curve) => curve[value]);
 
 function lines(value, x, form) {
   return charts.curves.flatMap((curve) => {
@@ -101,9 +110,10 @@ function drawLearning() {
   const across = { title: x.title, range: [0, 1.03 * x.end || 1], hoverformat: x.form, unifiedhovertitle: { text: `%{x:${x.form}} ${x.title}` } };
   const close = closeUp("loss", x), wide = state.scale === "log" && !(close.range?.[1] - close.range?.[0] < 0.7);
   const plot = (id, traces, y) => Plotly.react(id, traces, layout(across, y), CONFIG);
-  plot("chart-accuracy", lines("accuracy", x, ".2%"), { tickformat: ".2~%", ...closeUp("accuracy", x) });
+  const accuracy = closeUp("accuracy", x);
+  plot("chart-accuracy", lines("accuracy", x, ".2%"), { tickformat: ticks(accuracy.range ?? shownValues("accuracy"), 0.01), ...accuracy });
   plot("chart-loss", lines("loss", x, ".4f"), { type: state.scale, ...(state.scale === "log" ? { tickformat: "~g" } : {}), ...close, ...(wide ? { dtick: "D2" } : {}) });
-  for (const [value, form, y] of [["lr", ".3~g", { rangemode: "tozero", tickformat: "~g" }], ["rate", ",.0f", { rangemode: "tozero", tickformat: "~s" }]]) {
+  for (const [value, form, y] of [["lr", ".3~g", { rangemode: "tozero", tickformat: "~g" }], ["rate", ",.3~r", { rangemode: "tozero", tickformat: ticks(shownValues("rate"), 1, true) }]]) {
     const traces = lines(value, x, form);
     const shown = charts.curves.some((curve) => has(curve[value]));
     $(`#chart-${value}`).closest("figure").hidden = !shown;
@@ -129,7 +139,7 @@ function drawCertainty({ bins, coverage }) {
   Plotly.react("chart-coverage", [{
     type: "scatter", mode: "lines", x: coverage.map((p) => p.share), y: coverage.map((p) => p.accuracy), customdata: coverage.map((p) => p.threshold),
     line: { color: right, width: 2 }, hovertemplate: "answers %{x:.0%}, right %{y:.2%}<br>where surer than %{customdata:.1%}<extra></extra>",
-  }], { ...layout({ title: "images answered", range: [0, 1.02], ...percent }, { tickformat: ".1~%" }), hovermode: "closest" }, CONFIG);
+  }], { ...layout({ title: "images answered", range: [0, 1.02], ...percent }, { tickformat: ticks(coverage.map((p) => p.accuracy), 0.01) }), hovermode: "closest" }, CONFIG);
 }
 
 function draw() {
@@ -234,6 +244,21 @@ function makeMatrix(matrix) {
 }
 
 if ($("#matrix")) makeMatrix($("#matrix"));
+
+// What goes on beyond an edge -------------------------------------------------------------------------------------
+
+function markEdges(box) {
+  const rest = box.scrollWidth - box.clientWidth, left = box.scrollLeft > 1, right = box.scrollLeft < rest - 1;
+  if (left || right) box.dataset.more = left && right ? "both" : left ? "left" : "right";
+  else delete box.dataset.more;
+  if (box.nextElementSibling?.matches(".onward")) box.nextElementSibling.hidden = rest <= 1;
+}
+
+const resized = new ResizeObserver((entries) => { for (const { target } of entries) markEdges(target.matches("nav, .scroll") ? target : target.parentElement); });
+for (const box of $$("nav, .scroll")) {
+  box.addEventListener("scroll", () => markEdges(box), { passive: true });
+  for (const watched of [box, box.firstElementChild]) resized.observe(watched);
+}
 
 // Tables ----------------------------------------------------------------------------------------------------------
 

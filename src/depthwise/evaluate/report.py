@@ -6,8 +6,8 @@ dark setting and fits a phone. Every name that came with the data is escaped by 
 
 import base64
 import gzip
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from os import PathLike
@@ -21,10 +21,10 @@ from plotly.offline import get_plotlyjs
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
-from depthwise.evaluate import sections
+from depthwise.evaluate import sections, settings
 from depthwise.evaluate.metrics import Evaluation
 from depthwise.evaluate.pictures import picture
-from depthwise.words import command_line
+from depthwise.words import command_line, number_of
 from depthwise.writing import written_whole
 
 MISTAKE_PIXELS = 224
@@ -66,8 +66,9 @@ class ReportData:
 
     `history` holds the lines of metrics.jsonl; `samples` a few images (uint8 [C, H, W]) of each class; `counts` the
     number of images of each class in each split; `cost` has `parameters`, `macs` and `input_shape` (C, H, W);
-    `data` has `spec`, `fingerprint`, `split_source` and `bad`, the number of images left out as unreadable; `selection`
-    says what evaluations on the way decided.
+    `preprocess` are the values that images were prepared with; `command` is what began the run, `resumes` what it
+    went on with: of each the `command`, the `step`, and what had `changed` by then. `data` has `spec`, `fingerprint`, `split_source` and `bad`, the number of images left out as
+    unreadable; `selection` says what evaluations on the way decided.
     """
 
     title: str
@@ -84,6 +85,8 @@ class ReportData:
     command: list[str]
     data: dict[str, Any]
     selection: str = ""
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    resumes: Sequence[Mapping[str, Any]] = ()
 
 
 def collect_mistakes(evaluation: Evaluation, split: Split, limit: int = 24) -> list[Mistake]:
@@ -160,9 +163,10 @@ def render(data: ReportData) -> str:
             samples=_sample_pictures(data.samples, len(classes)),
             wall=len(classes) > MOST_ROWS,
             cost=data.cost,
-            recipe=sections.outline(data.recipe),
+            recipe=settings.groups(data.recipe, data.preprocess),
             versions=data.versions,
             command=command_line(data.command),
+            resumes=[{**resume, "command": command_line(resume["command"])} for resume in data.resumes],
             data=data.data,
             selection=data.selection,
             charts={"curves": learning["curves"], "certainty": certainty},
@@ -195,7 +199,14 @@ def page_environment(package: str) -> Environment:
 @cache
 def _environment() -> Environment:
     environment = page_environment("depthwise.evaluate")
-    environment.filters.update(duration=sections.duration, magnitude=sections.magnitude)
+    environment.filters.update(
+        duration=sections.duration,
+        magnitude=sections.magnitude,
+        pace=sections.pace,
+        number_of=number_of,
+        cut_path=sections.cut_path,
+        cut_name=sections.cut_name,
+    )
     return environment
 
 

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from typing import Any
+from unicodedata import combining
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ NUMBERED_MATRIX = 24  # classes; in a larger matrix a number no longer fits its 
 MOST_PAIRS = 12
 BINS = 10
 COVERAGE_STEPS = 100
+ZERO_WIDTH_JOINER = "\u200d"
 
 
 def headline(evaluation: Evaluation, history: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def headline(evaluation: Evaluation, history: Iterable[dict[str, Any]]) -> dict[
         "calibration_error": finite(evaluation.calibration_error),
         "low": low,
         "high": high,
+        "guessing": math.log(len(evaluation.confusion)),
         "baseline": float(evaluation.per_class.support.max()) / n,
         "weights": tests[-1].get("weights") if tests else None,
     }
@@ -58,6 +60,7 @@ def learning(history: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {
         "curves": drawn,
         "summary": summary(lines),
+        "averaged": any(line.get("weights") == "averaged" for line in evaluations),
         "loss_note": _extreme(drawn, "loss", min, "{:.4f}"),
         "accuracy_note": _extreme(drawn, "accuracy", max, "{:.2%}"),
         "evaluations": [
@@ -229,40 +232,6 @@ def class_counts(counts: dict[str, list[int]], classes: Sequence[str]) -> dict[s
     }
 
 
-def outline(values: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """A nested dictionary as groups of (name, value in words); what stands at the top is the group ""."""
-    top = [(name, in_words(value)) for name, value in values.items() if not isinstance(value, dict)]
-    groups = [("", top)] if top else []
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            groups.append((name, _flat(value)))
-    return groups
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for name, value in values.items():
-        inner = isinstance(value, dict) and bool(value)
-        rows += _flat(value, f"{prefix}{name}.") if inner else [(prefix + name, in_words(value))]
-    return rows
-
-
-def in_words(value: Any) -> str:
-    """A value of a recipe as a person writes it."""
-    if value is None or value in ({}, [], ()):
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    if isinstance(value, list | tuple):
-        runs = [(word, len(list(same))) for word, same in groupby(map(in_words, value))]
-        return ", ".join(word if times == 1 else f"{word} ({times} times)" for word, times in runs)
-    return str(value)
-
-
 def duration(seconds: float) -> str:
     """45 s; 12 min 3 s; 3 h 12 min."""
     whole = round(seconds)
@@ -279,3 +248,24 @@ def magnitude(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {word}"
     return f"{number:,.0f}"
+
+
+def pace(number: float) -> str:
+    """How many a second: 1,234; 12.3; 0.505."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def cut_path(name: str) -> tuple[str, str]:
+    """A path as its folders, with the stroke, and its own name, which a narrow place should show whole."""
+    folders, stroke, own = name.rpartition("/")
+    return folders + stroke, own
+
+
+def cut_name(name: str, last: int = 5) -> tuple[str, str]:
+    """A name as what may be cut off and its last characters, which tell names of a kind apart."""
+    if len(name) <= 2 * last:
+        return "", name
+    place = len(name) - last
+    while place > 0 and (combining(name[place]) or name[place - 1] == ZERO_WIDTH_JOINER):
+        place -= 1
+    return name[:place], name[place:]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -320,7 +320,7 @@ def _finish(session: Session, facts: dict[str, Any]) -> Result:
         samples=collect_samples(dataset.splits["train"], len(dataset.classes)),
         counts=facts["data"]["counts"],
         cost=facts["cost"],
-        recipe=facts["recipe"],
+        recipe={**facts["recipe"], "log_every": session.trainer.log_every},
         versions=facts["versions"],
         command=facts["command"],
         data=facts["data"],
@@ -331,6 +331,8 @@ def _finish(session: Session, facts: dict[str, Any]) -> Result:
             total_steps=session.trainer.total_steps,
             split=name,
         ),
+        preprocess=asdict(config.preprocess),
+        resumes=facts.get("resumes", ()),
     )
     write_report(data, files.report)
     top1 = {key: tested.top1 for key, tested in measured.items()}
