@@ -125,14 +125,19 @@ def test_on_a_phone_what_goes_on_beyond_the_edge_says_so(
 
 
 def test_the_first_command_stays_and_resumes_stand_beside_it(write: Write, open_page: Open) -> None:
-    first, resume = (
-        ["depthwise", "train", "--out", "my run"],
-        ["depthwise", "train", "--out", "my run", "--resume"],
-    )
-    page = open_page(write(command=first, resumes=[resume, resume]))
+    first = ["depthwise", "train", "--out", "my run"]
+    resumes = [
+        {"command": [*first, "--resume"], "time": "", "step": step, "changed": []} for step in (5, 1200)
+    ]
+    page = open_page(write(command=first, resumes=resumes))
     expect(page.locator("#command")).to_have_text("depthwise train --out 'my run'")
-    assert page.locator("#resumes li").all_inner_texts() == ["depthwise train --out 'my run' --resume"] * 2
-    expect(page.locator("#again")).to_contain_text("went on 2 times")
+    line = "depthwise train --out 'my run' --resume from step"
+    assert page.locator("#resumes li").all_inner_texts() == [f"{line} 5", f"{line} 1,200"]
+    expect(page.locator("#again")).to_contain_text("went on 2 times, which changes nothing of the result:")
+    resumes[1]["changed"] = ["recipe.epochs: 1 -> 2"]
+    page = open_page(write(command=first, resumes=resumes))
+    expect(page.locator("#again")).to_contain_text("went on 2 times:")
+    expect(page.locator("#resumes")).to_contain_text("from step 1,200, with changes: recipe.epochs: 1 -> 2")
     assert open_page(write(command=first)).locator("#resumes").count() == 0
 
 

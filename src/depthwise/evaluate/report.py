@@ -67,8 +67,9 @@ class ReportData:
     `history` holds the lines of metrics.jsonl; `samples` a few images (uint8 [C, H, W]) of each class; `counts` the
     number of images of each class in each split; `cost` has `parameters`, `macs` and `input_shape` (C, H, W);
     `preprocess` are the values that images were prepared with; `command` is what began the run, `resumes` what it
-    went on with: of each the `command`, the `step`, and what had `changed` by then. `data` has `spec`, `fingerprint`, `split_source` and `bad`, the number of images left out as
-    unreadable; `selection` says what evaluations on the way decided.
+    went on with: of each the `command`, the `step`, and what had `changed` by then. `data` has `spec`,
+    `fingerprint`, `split_source` and `bad`, the number of images left out as unreadable; `selection` says what
+    evaluations on the way decided.
     """
 
     title: str
