@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from depthwise.bundle import Bundle, read_bundle, write_bundle
 from depthwise.data import Batches
 from depthwise.data.image import UnreadableImageError
+from depthwise.data.numbering import with_white_level
 from depthwise.data.source import Split
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError
@@ -156,6 +157,7 @@ def _with_accuracy(result: Compiled, before: Evaluation, after: Evaluation) -> C
 def _sample(split: Split, preprocess: Preprocess) -> Tensor:
     """uint8 [N, C, h, w], evenly spread over the split; what cannot be read is passed over."""
     found = []
+    split = with_white_level(split, preprocess.white_level)
     count = min(CALIBRATION_IMAGES, len(split))
     for k in range(count):
         try:

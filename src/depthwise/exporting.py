@@ -29,7 +29,7 @@ from torch.export import Dim, ExportedProgram
 
 from depthwise.bundle import read_bundle
 from depthwise.data import Preprocess, open_dataset, test_split
-from depthwise.data.image import ImageInput, UnreadableImageError, decode
+from depthwise.data.image import Decoding, ImageInput, UnreadableImageError, decode
 from depthwise.data.listing import images_below
 from depthwise.data.source import locate
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
@@ -192,10 +192,11 @@ def _pixels(images: Sequence[ImageInput] | None, preprocess: Preprocess) -> Tens
         generator = torch.Generator().manual_seed(0)
         shape = (NUM_IMAGES, preprocess.channels, *preprocess.size)
         return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    decoding = Decoding(white_level=preprocess.white_level)
     pixels: list[Tensor] = []
     for image in images:
         try:
-            pixels.append(preprocess.pixels(decode(image, preprocess.channels)))
+            pixels.append(preprocess.pixels(decode(image, preprocess.channels, decoding)))
         except UnreadableImageError:
             continue
         if len(pixels) == NUM_IMAGES:

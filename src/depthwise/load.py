@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.bundle import Bundle, read_bundle
+from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import composed
 from depthwise.errors import DepthwiseError
 from depthwise.infer import Predictor, compile
@@ -19,10 +20,13 @@ from depthwise.words import quote_path
 SHOWN_MISMATCHES = 3
 
 
-def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Predictor:
+def load(
+    path: str | os.PathLike[str], *, device: str | torch.device = "cpu", decoding: Decoding = DEFAULT
+) -> Predictor:
     """The Predictor of a bundle folder or of the directory of a training run.
 
-    Raises DepthwiseError, naming the file, if it is missing, broken or made by a newer version.
+    decoding: how image files are read. Raises DepthwiseError, naming the file, if it is missing, broken or
+    made by a newer version.
     """
     if str(path) in list_models() and not Path(path).exists():
         raise DepthwiseError(
@@ -32,7 +36,9 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
     bundle = read_bundle(path)
     on_cpu = torch.device(device).type == "cpu"
     module = load_compiled(bundle) if on_cpu else load_module(bundle)
-    return Predictor(module, bundle.config.preprocess, bundle.config.classes, device=device)
+    return Predictor(
+        module, bundle.config.preprocess, bundle.config.classes, device=device, decoding=decoding
+    )
 
 
 def load_compiled(bundle: Bundle) -> nn.Module:

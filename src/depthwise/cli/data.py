@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from depthwise.cli.options import Data, Json, Nested, flag
+from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, decoding, flag
 from depthwise.cli.output import console, counting, note, print_json, printable, say, table
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.words import number_of
 
 if TYPE_CHECKING:
     from depthwise.data.check import Check, Range, Stats
+    from depthwise.data.dataset import Deep
 
 MOST_CLASSES = 40  # of more, the table for people has the totals only
 MOST_CHARACTERS = (
@@ -23,7 +25,15 @@ app = App(name="data", help="Look a data set over before training on it.")
 
 
 @app.command
-def check(data: Data, /, *, nested: Nested = False, json: Json = False) -> int:
+def check(
+    data: Data,
+    /,
+    *,
+    nested: Nested = False,
+    max_pixels: MaxPixels = None,
+    allow_truncated: AllowTruncated = False,
+    json: Json = False,
+) -> int:
     """Look for what is wrong: unreadable images, images in two parts or two classes, classes too small.
 
     Every file is read anew. The exit code is 1 if something should be mended before training.
@@ -33,7 +43,8 @@ def check(data: Data, /, *, nested: Nested = False, json: Json = False) -> int:
     from depthwise.data.check import check as look
 
     with counting("looking images over") as progress:
-        found = look(data, progress=progress, nested=nested)
+        read = decoding(max_pixels, allow_truncated)
+        found = look(data, progress=progress, nested=nested, decoding=read)
     if json:
         print_json(found.to_json())
     else:
@@ -51,6 +62,12 @@ def stats(
         Path | None, Parameter(help="Write a contact sheet, a few images of each class, here.")
     ] = None,
     nested: Nested = False,
+    max_pixels: MaxPixels = None,
+    allow_truncated: AllowTruncated = False,
+    white_level: Annotated[
+        int | None,
+        Parameter(help="The value of 16 bits that is white, as in --set white_level [default: 65535]."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show a data set in numbers: classes, sizes, balance and colour.
@@ -61,10 +78,11 @@ def stats(
     from depthwise.data.check import contact_sheet
     from depthwise.data.check import stats as measure
 
+    read = decoding(max_pixels, allow_truncated, white_level=white_level)
     with counting("looking images over") as progress:
-        found = measure(data, progress=progress, nested=nested)
+        found = measure(data, progress=progress, nested=nested, decoding=read)
     if sheet:
-        contact_sheet(open_dataset(data, max_bad=1.0, nested=nested), sheet)
+        contact_sheet(open_dataset(data, max_bad=1.0, nested=nested, decoding=read), sheet)
         note(f"the contact sheet is {sheet}")
     if json:
         print_json(found.to_json())
@@ -136,8 +154,10 @@ def _print_counts(data: str, counts: dict[str, dict[str, int]]) -> None:
 def _print_check(found: "Check") -> None:
     say(f"width   {_span(found.widths)}")
     say(f"height  {_span(found.heights)}")
+    if found.deep:
+        say(f"values  {_values(found.deep)}")
     say(f"format  {', '.join(f'{count:,} {printable(mode)}' for mode, count in found.modes.items())}")
-    for text in found.notes:
+    for text in _notes(found):
         say(f"note: {text}")
     if found.ignored_kinds:
         say(f"note: ignored: {', '.join(found.ignored_kinds)}")
@@ -169,11 +189,21 @@ def _print_stats(found: "Stats") -> None:
         "mean": _channels(found.mean),
         "std": f"{_channels(found.std)} (of {found.measured:,} images)",
         "unreadable": f"{found.unreadable:,}",
+        **({"values": _values(found.deep)} if found.deep else {}),
     }
     for name, value in facts.items():
         say(f"{name:<11} {printable(value)}")
-    for text in found.notes:
+    for text in _notes(found):
         say(f"note: {printable(text)}")
+
+
+def _notes(found: "Check | Stats") -> list[str]:
+    deep = found.deep.note(found.white_level) if found.deep else ""
+    return [*found.notes, *([deep] if deep else [])]
+
+
+def _values(deep: "Deep") -> str:
+    return f"{deep.low} to {deep.high} of 65535, in {number_of(deep.files, 'image')} with 16 bits"
 
 
 def _span(pixels: "Range") -> str:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from depthwise.cli.options import BundlePath, Data, IgnoreUnknown, Json, Nested
+from depthwise.cli.options import (
+    AllowTruncated,
+    BundlePath,
+    Data,
+    IgnoreUnknown,
+    Json,
+    MaxPixels,
+    Nested,
+    decoding,
+)
 from depthwise.cli.output import console, counting, note, print_json, printable, table
 from depthwise.errors import UsageError
 
@@ -41,6 +50,8 @@ def evaluate(
     report: Annotated[
         Path | None, Parameter(help="Write a page with curves, confusions and mistakes here.")
     ] = None,
+    max_pixels: MaxPixels = None,
+    allow_truncated: AllowTruncated = False,
     json: Json = False,
 ) -> None:
     """Measure a trained network on a data set, with the preprocessing it was trained with.
@@ -59,7 +70,16 @@ def evaluate(
 
     source = read_bundle(bundle)
     module, config = load_compiled(source), source.config
-    measured = open_part(data, config, split, workers, nested=nested, ignore_unknown=ignore_unknown)
+    measured = open_part(
+        data,
+        config,
+        split,
+        workers,
+        nested=nested,
+        ignore_unknown=ignore_unknown,
+        max_pixels=max_pixels,
+        allow_truncated=allow_truncated,
+    )
     num_classes = len(config.classes)
     batches = Batches(
         measured.split, config.preprocess, batch_size=batch_size, num_classes=num_classes, workers=workers
@@ -96,8 +116,13 @@ def open_part(
     *,
     nested: bool = False,
     ignore_unknown: bool = False,
+    max_pixels: int | None = None,
+    allow_truncated: bool = False,
 ) -> "Measured":
-    """The images that the bundle's network is measured on, see `open_measured`; what was chosen is said."""
+    """The images that the bundle's network is measured on, see `open_measured`; what was chosen is said.
+
+    Files are read as in its training, unless the options say otherwise.
+    """
     from depthwise.data.measured import Network, open_measured
 
     with counting("looking images over") as progress:
@@ -110,6 +135,9 @@ def open_part(
             progress=progress,
             nested=nested,
             ignore_unknown=ignore_unknown,
+            decoding=decoding(
+                max_pixels, allow_truncated, config.training.get("decoding"), config.preprocess.white_level
+            ),
         )
     for text in measured.said:
         note(text)

@@ -1,8 +1,11 @@
 """The options that several commands share, described once."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from depthwise.data import Decoding
 
 STANDARD_INPUT = "/dev/stdin"
 """What a command sees where a person wrote -."""
@@ -15,6 +18,18 @@ def flag(help: str, *, name: str | None = None) -> Parameter:
 
 Json = Annotated[
     bool, flag("Print one JSON document on standard output, all else on standard error.", name="--json")
+]
+
+MaxPixels = Annotated[
+    int | None,
+    Parameter(
+        help="The largest image that is read, in pixels; one that takes over 8 bytes a pixel to decode counts for more "
+        "[default: 178956970]."
+    ),
+]
+
+AllowTruncated = Annotated[
+    bool, flag("Read images that lack pixels, the file being cut off or damaged, as far as they can be.")
 ]
 
 Data = Annotated[
@@ -32,3 +47,15 @@ Nested = Annotated[
 IgnoreUnknown = Annotated[bool, flag("Leave out images of classes that the network does not know.")]
 
 BundlePath = Annotated[str, Parameter(help="A bundle folder, or the directory of a training run.")]
+
+
+def decoding(
+    max_pixels: int | None, allow_truncated: bool, kept: Any = None, white_level: int | None = None
+) -> "Decoding":
+    """How image files are read: as the options say, and where they are not given as a run has `kept` it."""
+    from depthwise.data import Decoding
+
+    given = {"max_pixels": max_pixels, "allow_truncated": allow_truncated or None, "white_level": white_level}
+    return Decoding.from_json(
+        (kept or {}) | {name: value for name, value in given.items() if value is not None}
+    )

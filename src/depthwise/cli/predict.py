@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from depthwise.cli import answers as forms
 from depthwise.cli.answers import Result
-from depthwise.cli.options import STANDARD_INPUT, BundlePath, Json, flag
+from depthwise.cli.options import STANDARD_INPUT, AllowTruncated, BundlePath, Json, MaxPixels, decoding, flag
 from depthwise.cli.output import inert, note, printable
 from depthwise.errors import UsageError
 from depthwise.reading import read_bounded
@@ -48,6 +48,8 @@ def predict(
         Parameter(help="Write the answers here instead: FILE.csv, FILE.json or FILE.jsonl, a line an image."),
     ] = None,
     force: Annotated[bool, flag("Replace the file that --out names.")] = False,
+    max_pixels: MaxPixels = None,
+    allow_truncated: AllowTruncated = False,
     json: Json = False,
     as_csv: Annotated[bool, flag("Print one line for each image and class.", name="--csv")] = False,
     exact: Annotated[
@@ -72,7 +74,8 @@ def predict(
     from depthwise.load import load
 
     sources = [_standard_input() if name == STANDARD_INPUT else name for name in names]
-    answers = _answers(load(bundle), sources, topk=topk, threshold=threshold, batch_size=batch_size)
+    predictor = load(bundle, decoding=decoding(max_pixels, allow_truncated))
+    answers = _answers(predictor, sources, topk=topk, threshold=threshold, batch_size=batch_size)
     results = _results(["-" if name == STANDARD_INPUT else name for name in names], answers)
     spell = str if exact else inert
     if out is not None:

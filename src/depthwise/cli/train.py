@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from depthwise.cli.options import Data, Json, Nested, flag
+from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, decoding, flag
 from depthwise.cli.output import counting, note, print_json, printable, say
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
 from depthwise.words import number_of, quote_path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from depthwise.bundle import Bundle
-    from depthwise.data import Dataset
+    from depthwise.data import Dataset, Decoding
     from depthwise.train.recipe import Recipe
     from depthwise.train.run import Result
 
@@ -56,6 +56,8 @@ def train(
         bool, flag("Leave unreadable images out however many they are; over 1% of them stop a training.")
     ] = False,
     nested: Nested = False,
+    max_pixels: MaxPixels = None,
+    allow_truncated: AllowTruncated = False,
     workers: Annotated[int, Parameter(help="Processes that read and augment image files.")] = 2,
     checkpoint_minutes: Annotated[float, Parameter(help="Save the state so often; 0 = not by time.")] = 5.0,
     checkpoint_steps: Annotated[int, Parameter(help="And after so many updates; 0 = not by updates.")] = 0,
@@ -111,9 +113,12 @@ def train(
         if resume or finish
         else (None, _asked(recipe, model, data, bundle), {})
     )
-    dataset = _open(data, workers, skip_bad=skip_bad, nested=nested, before=known)
+    read = decoding(max_pixels, allow_truncated, known.get("decoding"))
+    dataset = _open(data, workers, read, skip_bad=skip_bad, nested=nested, before=known)
     chosen = before or _chosen(recipe, model, dataset, bundle)
     chosen = chosen.override(given, _model_arguments(chosen.model))
+    if dataset.deep and (text := dataset.deep.note(chosen.white_level)):
+        note(text)
     module = _build(chosen, dataset, bundle)
     from depthwise.cli.progress import TrainProgress
 
@@ -205,7 +210,15 @@ def _model_arguments(model: str) -> list[str]:
     return [name for name in inspect.signature(CATALOGUE[model].builder).parameters if name not in FROM_DATA]
 
 
-def _open(data: str, workers: int, *, skip_bad: bool, nested: bool, before: "dict[str, Any]") -> "Dataset":
+def _open(
+    data: str,
+    workers: int,
+    decoding: "Decoding",
+    *,
+    skip_bad: bool,
+    nested: bool,
+    before: "dict[str, Any]",
+) -> "Dataset":
     """The data set; as the run divided it and named its classes that goes on, if `before` says so."""
     from depthwise.data import open_dataset
     from depthwise.data.dataset import require_trainable
@@ -220,6 +233,7 @@ def _open(data: str, workers: int, *, skip_bad: bool, nested: bool, before: "dic
             progress=progress,
             max_bad=1.0 if skip_bad else MAX_BAD_FRACTION,
             nested=nested or before.get("nested") is True,
+            decoding=decoding,
         )
     for text in dataset.notes:
         note(text)

@@ -1,5 +1,6 @@
 """Images in: where they come from (source), what is done to them (transform), in what order (loader)."""
 
+from depthwise.data.image import Decoding
 from depthwise.data.loader import Batch, Batches
 from depthwise.data.source import (
     ArraySplit,
@@ -21,6 +22,7 @@ __all__ = [
     "Batch",
     "Batches",
     "Dataset",
+    "Decoding",
     "FileSplit",
     "Preprocess",
     "Split",

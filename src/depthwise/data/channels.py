@@ -29,7 +29,7 @@ def to_channels(image: Tensor, channels: int) -> Tensor:
     return _in_bands(_luma, image, 1)
 
 
-def fit(image: Tensor, grey: bool, channels: int | None) -> Tensor:
+def own_or_asked(image: Tensor, grey: bool, channels: int | None) -> Tensor:
     """An RGBA image whose colours are all `grey` has one channel of its own, any other three."""
     if channels is None:
         channels = 1 if grey or image.shape[0] == 1 else 3

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from depthwise.data.dataset import BadImage, Dataset, Split, require_trainable
+from depthwise.data.dataset import BadImage, Dataset, Deep, Split, require_trainable
+from depthwise.data.deep import WHITE
 from depthwise.data.folder import MAX_BAD_FRACTION, Looked, TooManyUnreadableError, build, look_at
-from depthwise.data.image import UnreadableImageError, to_channels
+from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, to_channels
 from depthwise.data.listing import ignored_kinds
 from depthwise.data.names import natural_key, shortened
 from depthwise.data.source import locate, open_built_in
@@ -59,6 +60,8 @@ class Check:
     ignored: tuple[str, ...]
     ignored_kinds: tuple[str, ...]
     notes: tuple[str, ...]
+    deep: Deep | None = None
+    white_level: int = WHITE
 
     @property
     def ok(self) -> bool:
@@ -74,7 +77,8 @@ class Stats:
     """A data set in numbers.
 
     counts: images by part and class. imbalance: the largest class of the first part over its smallest. mean, std:
-    of each channel, 0 to 1, over `measured` images of that part, each counting alike whatever its size.
+    of each channel, 0 to 1, over `measured` images of that part, each counting alike whatever its size. deep: what
+    those with 16 bits hold, and the white_level they were read with.
     """
 
     data: str
@@ -90,19 +94,27 @@ class Stats:
     measured: int
     unreadable: int
     notes: tuple[str, ...]
+    deep: Deep | None = None
+    white_level: int = WHITE
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | _ranges_json(self)
 
 
 def check(
-    spec: str, *, seed: int = 0, workers: int = 2, progress: Progress | None = None, nested: bool = False
+    spec: str,
+    *,
+    seed: int = 0,
+    workers: int = 2,
+    progress: Progress | None = None,
+    nested: bool = False,
+    decoding: Decoding = DEFAULT,
 ) -> Check:
     """Looks at every image of `spec`, which is as for `open_dataset`; every file is read anew.
 
     What would stop training is told in the result; raises DepthwiseError only if there are no images to look at.
     """
-    look = _look(spec, seed, workers, progress, nested=nested, afresh=True)
+    look = _look(spec, seed, workers, progress, nested=nested, afresh=True, decoding=decoding)
     counts = _counts(look.images)
     groups = _repeated(look.images)
     return Check(
@@ -120,6 +132,8 @@ def check(
         ignored=look.ignored,
         ignored_kinds=look.ignored_kinds,
         notes=(*look.notes, *_about_balance(counts)),
+        deep=look.deep,
+        white_level=decoding.white_level,
     )
 
 
@@ -131,9 +145,10 @@ def stats(
     progress: Progress | None = None,
     measure: int = 2000,
     nested: bool = False,
+    decoding: Decoding = DEFAULT,
 ) -> Stats:
     """`spec` in numbers, colour over at most `measure` images; raises DepthwiseError as `open_dataset` does."""
-    look = _look(spec, seed, workers, progress, max_bad=1.0, nested=nested)
+    look = _look(spec, seed, workers, progress, max_bad=1.0, nested=nested, decoding=decoding)
     if look.dataset is None:
         raise look.error or DepthwiseError(f"{spec} holds no image")
     counts = _counts(look.images)
@@ -153,6 +168,8 @@ def stats(
         measured=measured,
         unreadable=len(look.bad),
         notes=(*look.notes, *_about_balance(counts)),
+        deep=look.deep,
+        white_level=decoding.white_level,
     )
 
 
@@ -215,6 +232,7 @@ class _Look(NamedTuple):
     ignored: tuple[str, ...] = ()
     ignored_kinds: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    deep: Deep | None = None
 
 
 def _look(
@@ -226,13 +244,16 @@ def _look(
     *,
     nested: bool = False,
     afresh: bool = False,
+    decoding: Decoding,
 ) -> _Look:
     folder = locate(spec)
     if folder is None:
         dataset = open_built_in(spec, None)
         return _Look(dataset, None, list(_images_of_arrays(dataset)), notes=dataset.notes)
-    looked = look_at(folder, nested=nested, workers=workers, progress=progress, afresh=afresh)
-    listing, facts, bad, _ = looked
+    looked = look_at(
+        folder, nested=nested, workers=workers, progress=progress, afresh=afresh, decoding=decoding
+    )
+    listing, facts, bad = looked.listing, looked.facts, looked.bad
     if not facts:
         raise DepthwiseError(
             f"none of the {len(bad)} images in {folder} can be read (the first: {bad[0].reason})"
@@ -241,9 +262,14 @@ def _look(
     try:
         dataset = build(looked, seed=seed, max_bad=max_bad)
     except DepthwiseError as error:
-        return _Look(None, error, list(_images_as_listed(looked)), *strays, listing.notes)
+        return _Look(None, error, list(_images_as_listed(looked)), *strays, listing.notes, looked.deep)
     return _Look(
-        dataset, _untrainable(dataset), list(_images_of_files(dataset, facts)), *strays, dataset.notes
+        dataset,
+        _untrainable(dataset),
+        list(_images_of_files(dataset, facts)),
+        *strays,
+        dataset.notes,
+        looked.deep,
     )
 
 
@@ -324,7 +350,8 @@ def _range(values: Iterable[int]) -> Range:
 
 
 def _ranges_json(report: Check | Stats) -> dict[str, Any]:
-    return {"widths": report.widths._asdict(), "heights": report.heights._asdict()}
+    deep = report.deep._asdict() | {"note": report.deep.note(report.white_level)} if report.deep else None
+    return {"widths": report.widths._asdict(), "heights": report.heights._asdict(), "deep": deep}
 
 
 def _colour(split: Split, measure: int) -> tuple[tuple[float, ...], tuple[float, ...], int]:

@@ -2,11 +2,12 @@
 
 import os
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from depthwise.data.image import decode
+from depthwise.data.deep import WHITE, white_level_for
+from depthwise.data.image import DEFAULT, Decoding, decode
 from depthwise.errors import DepthwiseError
 
 
@@ -60,15 +61,38 @@ class FileSplit:
     labels: Tensor
     channels: int
     root: str = ""
+    decoding: Decoding = DEFAULT
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def image(self, index: int) -> Tensor:
-        return decode(os.path.join(self.root, self.paths[index]), self.channels)
+        return decode(os.path.join(self.root, self.paths[index]), self.channels, self.decoding)
 
     def name(self, index: int) -> str:
         return self.paths[index]
+
+
+class Deep(NamedTuple):
+    """What the images with 16 bits a sample hold: how many they are, their lowest and their highest value."""
+
+    files: int
+    low: int
+    high: int
+
+    def note(self, white_level: int = WHITE) -> str:
+        """A sentence if another white level would suit them better, or ""."""
+        used, better = (
+            f"the 16-bit images use {self.low} to {self.high} of {WHITE}",
+            white_level_for(self.high),
+        )
+        if self.high > white_level:
+            return f"{used}, and all above white_level={white_level} is white: train with --set white_level={better}"
+        if better < white_level:
+            return (
+                f"{used}, which is dark with white_level={white_level}: train with --set white_level={better}"
+            )
+        return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +103,8 @@ class Dataset:
     same where file names are not composed (see names.py), as older runs have it. split_source: how the splits came
     about; seed: by which it was divided here, else None. nested: classes are paths. bad: what was left out. ignored:
     paths that are no part of it; ignored_kinds: a phrase about each kind of them. notes: sentences a person should
-    read before training. num_trusted: files that are taken to be as they were when they were last read.
+    read before training. num_trusted: files that are taken to be as they were when they were last read. deep: of the
+    images with 16 bits a sample, if there are any. decoding: how its files are read.
     """
 
     name: str
@@ -96,6 +121,8 @@ class Dataset:
     nested: bool = False
     earlier_fingerprint: str = ""
     num_trusted: int = 0
+    deep: Deep | None = None
+    decoding: Decoding = DEFAULT
 
     @property
     def fingerprints(self) -> tuple[str, str]:

@@ -6,15 +6,16 @@ low ones.
 
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
 
+from depthwise.bounds import Bounds
 from depthwise.data.channels import BAND
-from depthwise.errors import UsageError
 
 WHITE = 65535
-LEAST_WHITE = 255
+WhiteLevel = Annotated[int, Bounds(255, WHITE)]
 
 
 _OTHER = "16B" if sys.byteorder == "little" else "16L"
@@ -27,12 +28,9 @@ _LOW_BYTES = {
 """By the raw mode in which Pillow takes the high bytes, the one that takes the low ones."""
 
 
-def check_white(level: object) -> None:
-    """Raise UsageError unless `level` can be a white level."""
-    if type(level) is not int or not LEAST_WHITE <= level <= WHITE:
-        raise UsageError(
-            f"white_level {level!r}: give a whole number from {LEAST_WHITE} to {WHITE}, for example 4095 for 12 bits"
-        )
+def white_level_for(highest: int) -> int:
+    """The least white level of whole bits under which `highest` is not cut off."""
+    return 2 ** max(8, highest.bit_length()) - 1
 
 
 def to_eight_bits(values: np.ndarray, white: int) -> np.ndarray:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from depthwise.data.dataset import BadImage, Dataset, FileSplit, Split
+from depthwise.data.dataset import BadImage, Dataset, Deep, FileSplit, Split
+from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.listing import Listing, ignored_kinds, list_folder
 from depthwise.data.names import composed, some
 from depthwise.data.verify import Fact, Progress, verify
@@ -41,12 +42,28 @@ class TooManyUnreadableError(DepthwiseError):
 
 
 class Looked(NamedTuple):
-    """A folder that was looked over; num_trusted: facts that were remembered, see `verify`."""
+    """A folder that was looked over; num_trusted: facts that were remembered, see `verify`.
+
+    decoding: how files were read.
+    """
 
     listing: Listing
     facts: dict[str, Fact]
     bad: Sequence[BadImage]
     num_trusted: int = 0
+    decoding: Decoding = DEFAULT
+
+    @property
+    def deep(self) -> Deep | None:
+        """Of the images with 16 bits a sample."""
+        spans = [
+            (fact.low, fact.high)
+            for fact in self.facts.values()
+            if fact.low is not None and fact.high is not None
+        ]
+        return (
+            Deep(len(spans), min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
+        )
 
     def fingerprints(self) -> tuple[str, str]:
         """SHA-256 of names and contents: with composed names, and with those on the disk as older runs have it."""
@@ -60,10 +77,13 @@ def look_at(
     workers: int = 2,
     progress: Progress | None = None,
     afresh: bool = False,
+    decoding: Decoding = DEFAULT,
 ) -> Looked:
     """Lists the folder `root` and verifies its images; raises a DepthwiseError about what lies where."""
     listing = list_folder(root, nested=nested)
-    return Looked(listing, *verify(root, listing.names(), workers=workers, progress=progress, afresh=afresh))
+    names = listing.names()
+    verified = verify(root, names, workers=workers, progress=progress, decoding=decoding, afresh=afresh)
+    return Looked(listing, *verified, decoding)
 
 
 def build(
@@ -80,7 +100,7 @@ def build(
     other classes is left out. whole: to be measured, as it lies, with whatever classes there are; if it is not divided
     it has one part, called all.
     """
-    listing, facts, bad, _ = looked
+    listing, facts, bad = looked.listing, looked.facts, looked.bad
     total = len(facts) + len(bad)
     if not facts or len(bad) > max_bad * total:
         raise TooManyUnreadableError(listing.root, bad, total, max_bad)
@@ -108,7 +128,10 @@ def build(
     return Dataset(
         name=listing.root.resolve().name,
         classes=tuple(classes),
-        splits={part: _split(listing.root, by_class, classes, channels) for part, by_class in parts.items()},
+        splits={
+            part: _split(listing.root, by_class, classes, channels, looked.decoding)
+            for part, by_class in parts.items()
+        },
         channels=channels,
         fingerprint=fingerprint,
         earlier_fingerprint=earlier,
@@ -120,6 +143,8 @@ def build(
         ignored_kinds=ignored_kinds(listing.ignored),
         notes=tuple(notes),
         num_trusted=looked.num_trusted,
+        deep=looked.deep,
+        decoding=looked.decoding,
     )
 
 
@@ -210,12 +235,14 @@ def _lacking(parts: Parts, classes: Sequence[str]) -> list[str]:
     ]
 
 
-def _split(root: Path, by_class: dict[str, list[str]], classes: Sequence[str], channels: int) -> Split:
+def _split(
+    root: Path, by_class: dict[str, list[str]], classes: Sequence[str], channels: int, decoding: Decoding
+) -> Split:
     labelled = [
         (name, label) for label, of_class in enumerate(classes) for name in by_class.get(of_class, ())
     ]
     labels = torch.tensor([label for _, label in labelled], dtype=torch.int64)
-    return FileSplit(tuple(name for name, _ in labelled), labels, channels, str(root))
+    return FileSplit(tuple(name for name, _ in labelled), labels, channels, str(root), decoding)
 
 
 def _fingerprint(facts: dict[str, Fact], named: Callable[[str], str]) -> str:

@@ -9,17 +9,18 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from depthwise.bounds import Bounds, check, fit
 from depthwise.data import jpeg
-from depthwise.data.channels import BAND, CHANNELS, fit, to_channels
-from depthwise.data.deep import WHITE, LowBytes, check_white, low_bytes, to_eight_bits
+from depthwise.data.channels import BAND, CHANNELS, own_or_asked, to_channels
+from depthwise.data.deep import WHITE, LowBytes, WhiteLevel, low_bytes, to_eight_bits
 from depthwise.data.formats import (
     UnknownFormatError,
     bytes_a_pixel,
@@ -28,7 +29,7 @@ from depthwise.data.formats import (
     open_image,
 )
 from depthwise.data.orientation import as_stored, orientation, upright
-from depthwise.errors import DepthwiseError, UsageError
+from depthwise.errors import DepthwiseError, unknown_name
 from depthwise.reading import read_regular
 
 __all__ = [
@@ -66,16 +67,26 @@ class Decoding:
     missing ones grey or black. white_level: the value of 16 bits that is white, 255 to 65535; 4095 for 12 bits.
     """
 
-    max_pixels: int = MAX_PIXELS
+    max_pixels: Annotated[int, Bounds(1, 10**12)] = MAX_PIXELS
     allow_truncated: bool = False
-    white_level: int = WHITE
+    white_level: WhiteLevel = WHITE
 
     def __post_init__(self) -> None:
-        if type(self.max_pixels) is not int or self.max_pixels < 1:
-            raise UsageError(f"max_pixels {self.max_pixels!r}: give a whole number of at least 1")
-        if not isinstance(self.allow_truncated, bool):
-            raise UsageError(f"allow_truncated {self.allow_truncated!r}: give True or False")
-        check_white(self.white_level)
+        check(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a run keeps of it; the white level is the preprocessing's."""
+        return {"max_pixels": self.max_pixels, "allow_truncated": self.allow_truncated}
+
+    @staticmethod
+    def from_json(values: Any) -> "Decoding":
+        """Of an object with some of the fields, as `to_json` gives them; UsageError about one that does not exist."""
+        known = [field.name for field in fields(Decoding)]
+        given = fit(values, dict[str, Any], "decoding")
+        for name in given:
+            if name not in known:
+                raise unknown_name("field of the decoding", name, known)
+        return Decoding(**given)
 
 
 DEFAULT = Decoding()
@@ -112,9 +123,9 @@ def decode(source: ImageInput, channels: int | None = None, decoding: Decoding =
             check_format(source)
             return _from_pillow(source, "image", channels, decoding).pixels
     if isinstance(source, np.ndarray):
-        return fit(_from_array(source, decoding.white_level), False, channels)
+        return own_or_asked(_from_array(source, decoding.white_level), False, channels)
     if isinstance(source, Tensor):
-        return fit(_from_tensor(source, decoding.white_level), False, channels)
+        return own_or_asked(_from_tensor(source, decoding.white_level), False, channels)
     raise DepthwiseError(
         f"{type(source).__name__} is no image: pass a path, bytes, a Pillow image, an array or a tensor"
     )
@@ -208,7 +219,7 @@ def _from_jpeg(
         pixels, _ = _converted(picture, channels, turned)
     else:
         seen = torch.from_numpy(np.ascontiguousarray(upright(stored, turned)))
-        pixels = fit(seen.permute(2, 0, 1), False, channels)
+        pixels = own_or_asked(seen.permute(2, 0, 1), False, channels)
     return Decoded(pixels, "JPEG", frame.mode, counted, missing)
 
 
@@ -280,7 +291,7 @@ def _converted(
             values = low.join(part, box)
             span += [int(values.min()), int(values.max())]
             part[..., :3] = to_eight_bits(values, white)
-        pixels = fit(_from_array(part), grey, channels).permute(1, 2, 0).numpy()
+        pixels = own_or_asked(_from_array(part), grey, channels).permute(1, 2, 0).numpy()
         if not seen.size:
             whole = np.broadcast_to(pixels[:1, :1], (image.height, image.width, pixels.shape[2]))
             seen = np.empty(upright(whole, turned).shape, np.uint8)

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from depthwise.data.dataset import ArraySplit, BadImage, Split
 from depthwise.data.image import UnreadableImageError
+from depthwise.data.numbering import with_white_level
 from depthwise.data.pool import Pool
 from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import DepthwiseError
@@ -149,6 +150,7 @@ class Batches:
             raise DepthwiseError("color and randaugment are for 1 or 3 channels, not 4: turn them off")
         self.batch_size = batch_size
         self.bad: list[BadImage] = []
+        split = with_white_level(split, preprocess.white_level)
         self._plan = _Plan(split, preprocess, augment, batch_size, seed)
         self._num_classes = num_classes
         self._workers = workers if self._plan.images is None else 0  # arrays are faster here than sent around

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from depthwise.data.dataset import Dataset, Split
 from depthwise.data.folder import build, look_at
+from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import some
 from depthwise.data.numbering import joined, numbered, numbers
 from depthwise.data.source import check_channels, locate, open_built_in
@@ -72,11 +73,13 @@ def open_measured(
     progress: Progress | None = None,
     nested: bool = False,
     ignore_unknown: bool = False,
+    decoding: Decoding = DEFAULT,
 ) -> Measured:
     """The images of `spec` (as for `open_dataset`) that `network` is measured on; unreadable ones are left out.
 
-    part: train, val, test or all; by default as this module says. Raises UsageError for a part that is not there,
-    DepthwiseError for classes that the network does not know, unless `ignore_unknown` leaves their images out.
+    part: train, val, test or all; by default as this module says. decoding: how files are read. Raises UsageError for
+    a part that is not there, DepthwiseError for classes that the network does not know, unless `ignore_unknown` leaves
+    their images out.
     """
     check_channels(channels)
     folder = locate(spec)
@@ -84,7 +87,13 @@ def open_measured(
         dataset = open_built_in(spec, channels)
         trained_on = network.fingerprint == dataset.fingerprint
     else:
-        looked = look_at(folder, nested=nested or network.nested, workers=workers, progress=progress)
+        looked = look_at(
+            folder,
+            nested=nested or network.nested,
+            workers=workers,
+            progress=progress,
+            decoding=decoding,
+        )
         trained_on = network.fingerprint in looked.fingerprints()
         dataset = build(looked, seed=network.seed, channels=channels, max_bad=1.0, whole=not trained_on)
     name = _choice(dataset, part)

@@ -1,4 +1,4 @@
-"""A data set under other numbers for its classes: those of a network, or of the run that goes on with it."""
+"""A data set as a network takes it: its numbers for the classes, or those of the run that goes on; its white level."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from depthwise.data.dataset import Dataset, Split
+from depthwise.data.dataset import Dataset, FileSplit, Split
 from depthwise.data.names import composed, some
 from depthwise.errors import DepthwiseError
 
@@ -53,6 +53,15 @@ def joined(splits: Sequence[Split]) -> Split:
         return splits[0]
     places = tuple((number, k) for number, split in enumerate(splits) for k in range(len(split)))
     return Chosen(tuple(splits), places, torch.cat([split.labels for split in splits]))
+
+
+def with_white_level(split: Split, white_level: int) -> Split:
+    """The same split, whose files of 16 bits are white at `white_level`."""
+    if isinstance(split, Chosen):
+        return replace(split, splits=tuple(with_white_level(part, white_level) for part in split.splits))
+    if not isinstance(split, FileSplit) or split.decoding.white_level == white_level:
+        return split
+    return replace(split, decoding=replace(split.decoding, white_level=white_level))
 
 
 def as_before(dataset: Dataset, before: object) -> Dataset:

@@ -16,7 +16,7 @@ from depthwise.data.dataset import (
 )
 from depthwise.data.folder import MAX_BAD_FRACTION, TooManyUnreadableError, build, look_at
 from depthwise.data.formats import IMAGE_SUFFIXES
-from depthwise.data.image import CHANNELS
+from depthwise.data.image import CHANNELS, DEFAULT, Decoding
 from depthwise.data.verify import Progress
 from depthwise.errors import DepthwiseError, UsageError
 
@@ -45,13 +45,15 @@ def open_dataset(
     max_bad: float = MAX_BAD_FRACTION,
     nested: bool = False,
     whole: bool = False,
+    decoding: Decoding = DEFAULT,
 ) -> Dataset:
     """The data set `spec`: one of ARRAY_SETS, or a folder of CLASS/IMAGE with or without train, val, test above.
 
     seed: divides a folder that is not (80/20, every class alike). channels: 1, 3 or 4, None for the set's own.
     Every file is decoded once, by `workers` threads, and remembered; `progress` is told (done, all) meanwhile. What
     cannot be decoded is left out and named in `Dataset.bad`, up to the fraction `max_bad` of all files. nested: every
-    folder with images is a class by its path. whole: to be measured, not trained on, see `build`.
+    folder with images is a class by its path. whole: to be measured, not trained on, see `build`. decoding: how
+    files are read.
 
     Raises DepthwiseError: no such set or folder, no images, one class, a class without training images, or more
     than `max_bad` of the files unreadable (TooManyUnreadableError, whose `bad` lists them).
@@ -60,7 +62,7 @@ def open_dataset(
     folder = locate(spec)
     if folder is None:
         return open_built_in(os.fspath(spec), channels)
-    looked = look_at(folder, nested=nested, workers=workers, progress=progress)
+    looked = look_at(folder, nested=nested, workers=workers, progress=progress, decoding=decoding)
     return build(looked, seed=seed, channels=channels, max_bad=max_bad, whole=whole)
 
 

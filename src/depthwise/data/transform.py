@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import ColorJitter, RandAugment
 from torchvision.transforms.v2 import functional as F
 
 from depthwise.bounds import Bounds, Length, OneOf, check
+from depthwise.data.deep import WHITE, WhiteLevel
 from depthwise.data.image import CHANNELS, to_channels
 from depthwise.errors import DepthwiseError, UsageError
 
@@ -27,7 +28,7 @@ Deviations = Annotated[tuple[Annotated[float, Bounds(1e-6, 1e6)], ...], Length(0
 MAX_COVER = 8192
 
 # Fields that bundles written before them do not have.
-_LATER = {"stretch"}
+_LATER = {"stretch", "white_level"}
 
 # How far the longer side may reach beyond what is cut out, in times of that, while an image is resized: a strip
 # of 1 x 100000 pixels must not become 299 x 29900000 before its centre is taken.
@@ -40,7 +41,8 @@ class Preprocess:
 
     It is resized (antialiased, but for "nearest") until it just covers `size` / `crop_fraction`, and the centre
     `size` (height, width) is cut out. `stretch` resizes to exactly that instead, whatever becomes of the aspect.
-    mean and std are of each channel, in units of the full range (0 to 1); left out, they are 0.5.
+    mean and std are of each channel, in units of the full range (0 to 1); left out, they are 0.5. white_level: the
+    value of 16 bits that is white when an image is decoded, see `Decoding`.
     """
 
     size: tuple[Side, Side]
@@ -50,6 +52,7 @@ class Preprocess:
     mean: Means = ()
     std: Deviations = ()
     stretch: bool = False
+    white_level: WhiteLevel = WHITE
 
     def __post_init__(self) -> None:
         check(self)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import overload
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from depthwise.data.image import ImageInput, UnreadableImageError, decode
+from depthwise.data.image import DEFAULT, Decoding, ImageInput, UnreadableImageError, decode
 from depthwise.data.source import BadImage
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError, UsageError
@@ -33,6 +33,7 @@ class Predictor:
     """Answers for a trained `module` whose logits [N, K] are for the K `classes`; many threads may call it.
 
     The module is taken over: moved to `device`, laid out channels-last and set to evaluation mode.
+    decoding: how image files are read; the white level is the preprocessing's own.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class Predictor:
         classes: Sequence[str],
         *,
         device: str | torch.device = "cpu",
+        decoding: Decoding = DEFAULT,
     ) -> None:
         self.device = torch.device(device)
         self.module = module.to(self.device).to(memory_format=torch.channels_last).eval()
         self.preprocess = preprocess
+        self.decoding = replace(decoding, white_level=preprocess.white_level)
         self.classes = tuple(classes)
 
     # A path is an Iterable[str] too; the first signature is meant for it.
@@ -114,7 +117,7 @@ class Predictor:
         bad: dict[int, BadImage] = {}
         for k, (_, image) in enumerate(batch):
             try:
-                pixels.append(self.preprocess.pixels(decode(image, self.preprocess.channels)))
+                pixels.append(self.preprocess.pixels(decode(image, self.preprocess.channels, self.decoding)))
             except UnreadableImageError as error:
                 bad[k] = BadImage(names[k], error.reason)
             except DepthwiseError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from depthwise.bounds import Bounds, Length, OneOf, check, fit
+from depthwise.data.deep import WHITE, WhiteLevel
 from depthwise.data.image import CHANNELS
 from depthwise.data.transform import (
     Augment,
@@ -51,7 +52,7 @@ class Recipe:
     """A training run, whole. Units: epochs of the training part, pixels, fractions of the training set's images.
 
     name: the published recipe it came from. model, model_args: the network and its builder's arguments.
-    size: the input's height and width; crop_fraction, interpolation, stretch, mean, std: see `Preprocess`.
+    size: the input's height and width; crop_fraction, interpolation, stretch, mean, std, white_level: see `Preprocess`.
     channels: None takes the data set's own.
     batch_size: images a forward pass; accumulate: passes an update. clip_norm: the gradient's largest norm, 0 = off.
     averaging: Polyak's decay, 0 = off. norm_momentum: batch norm's, in PyTorch's convention, None = the network's own.
@@ -74,6 +75,7 @@ class Recipe:
     stretch: bool = False
     mean: Means = ()
     std: Deviations = ()
+    white_level: WhiteLevel = WHITE
     augment: Augment = Augment()
     epochs: Annotated[float, Bounds(0, 100_000, above=True)] = 10.0
     batch_size: Count = 32
@@ -120,6 +122,7 @@ class Recipe:
             self.mean,
             self.std,
             self.stretch,
+            self.white_level,
         )
 
     def to_json(self) -> dict[str, Any]:

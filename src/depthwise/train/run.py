@@ -14,7 +14,7 @@ from depthwise import native
 from depthwise.bundle import RAW_WEIGHTS, BundleConfig, read_bundle, write_bundle
 from depthwise.cost import cost
 from depthwise.data.dataset import Dataset, require_trainable, test_split
-from depthwise.data.numbering import as_before
+from depthwise.data.numbering import as_before, with_white_level
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.evaluate.metrics import Evaluation
 from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
@@ -109,6 +109,8 @@ def train(
     device = choose_device(options.device)
     check_selection(recipe, dataset)
     recipe = replace(recipe, precision=choose_precision(recipe.precision, device))
+    splits = {name: with_white_level(split, recipe.white_level) for name, split in dataset.splits.items()}
+    dataset = replace(dataset, splits=splits)
     native.tune_allocator()
     facts = {
         "format": FORMAT,
@@ -258,6 +260,7 @@ def _describe(dataset: Dataset, spec: str) -> dict[str, Any]:
         "seed": dataset.seed,
         "nested": dataset.nested,
         "bad": len(dataset.bad),
+        "decoding": dataset.decoding.to_json(),
         "ignored": list(dataset.ignored_kinds),
     }
 
@@ -291,6 +294,7 @@ def _finish(session: Session, facts: dict[str, Any]) -> Result:
             "fingerprint": dataset.fingerprint,
             "seed": dataset.seed,
             "nested": dataset.nested,
+            "decoding": dataset.decoding.to_json(),
             "steps": session.trainer.step,
             "total_steps": session.trainer.total_steps,
             "seconds": round(seconds, 1),
