@@ -46,6 +46,13 @@ def train(
         ),
     ] = None,
     epochs: Annotated[float | None, Parameter(help="Short for --set epochs=E.")] = None,
+    minutes: Annotated[
+        float | None,
+        Parameter(
+            help="Instead of epochs: as many as fit into M minutes, by a short measurement, with the evaluations; the "
+            "schedule is laid out over them."
+        ),
+    ] = None,
     seed: Annotated[int | None, Parameter(help="Short for --set seed=S.")] = None,
     init: Annotated[
         str | None, Parameter(help="Start from this bundle's network and weights; the classes may be others.")
@@ -89,6 +96,7 @@ def train(
     Example: depthwise train --data photos/ --model xception --out runs/first --set epochs=20 width=0.5
     """
     from depthwise.bundle import read_bundle
+    from depthwise.train.budget import check_minutes
     from depthwise.train.run import Options
     from depthwise.train.run import train as run
 
@@ -102,6 +110,11 @@ def train(
     if finish and (resume or recipe or model or init or given):
         raise UsageError(
             "--finish takes the run in --out as it is: leave --resume, --init, --recipe, --model and settings out"
+        )
+    check_minutes(minutes, resume=resume or finish)
+    if minutes is not None and any(setting.startswith("epochs=") for setting in given):
+        raise UsageError(
+            "--minutes takes as many epochs as fit, and epochs asks for a number of them: leave one of them out"
         )
     if freeze and not (init or resume):
         raise UsageError(
@@ -138,6 +151,7 @@ def train(
         resume=resume,
         finish=finish,
         force=force,
+        minutes=minutes,
         watcher=TrainProgress(),
     )
     _print(result, as_json=json)

@@ -91,6 +91,14 @@ class RunFiles:
             lock.sign()
             yield lock.held
 
+    def refuse_run(self, *, force: bool) -> None:
+        """Raise DepthwiseError when a run is there and `force` is off."""
+        if self.run.exists() and not force:
+            raise DepthwiseError(
+                f"{self.root} holds a run already: go on with --resume, replace it with --force, or choose "
+                f"another --out"
+            )
+
     def create(self, *, force: bool) -> None:
         """Make room for a new run, inside `locked`; `force` removes the run that is there, and nothing else.
 
@@ -100,12 +108,8 @@ class RunFiles:
 
         Raises DepthwiseError when a run is there and `force` is off, or when files are there that no run wrote.
         """
+        self.refuse_run(force=force)
         if self.run.exists():
-            if not force:
-                raise DepthwiseError(
-                    f"{self.root} holds a run already: go on with --resume, replace it with --force, or choose "
-                    f"another --out"
-                )
             self.run.replace(self.starting)
         elif not self.starting.exists():
             if not all(map(self._is_leftover, self.root.iterdir())):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from depthwise.data.loader import Batch, Batches, mix_seed
-from depthwise.data.source import Dataset
+from depthwise.data.source import Dataset, Split
 from depthwise.errors import DepthwiseError
 from depthwise.train.average import PolyakAverage
 from depthwise.train.checkpoint import (
@@ -22,6 +22,8 @@ from depthwise.train.checkpoint import (
 )
 from depthwise.train.optimizer import Clock
 from depthwise.train.recipe import Recipe
+
+EVALUATION_BATCH = 250
 
 LEAST_LINES = 100
 """Lines of metrics that a run leaves however short it is, if it has as many updates."""
@@ -194,6 +196,17 @@ class Trainer:
             for part in self.module.modules():
                 if isinstance(part, nn.modules.batchnorm._BatchNorm):
                     part.eval()
+
+
+def for_evaluation(recipe: Recipe, dataset: Dataset, split: Split, workers: int) -> Batches:
+    """The images of a `split` in order, as the evaluations of a run by `recipe` read them."""
+    return Batches(
+        split,
+        recipe.preprocess(dataset.channels),
+        batch_size=max(recipe.batch_size, EVALUATION_BATCH if recipe.size[0] <= 64 else 0),
+        num_classes=len(dataset.classes),
+        workers=workers,
+    )
 
 
 def _prepare(module: nn.Module, recipe: Recipe) -> None:

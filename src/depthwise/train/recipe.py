@@ -44,7 +44,7 @@ Name = Annotated[str, Length(1, 200)]
 Count = Annotated[int, Bounds(1, 1_000_000)]
 Share = Annotated[float, Bounds(0, 1, below=True)]
 
-MAX_EVALUATIONS = 100_000
+MAX_EPOCHS = MAX_EVALUATIONS = 100_000
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Recipe:
     std: Deviations = ()
     white_level: WhiteLevel = WHITE
     augment: Augment = Augment()
-    epochs: Annotated[float, Bounds(0, 100_000, above=True)] = 10.0
+    epochs: Annotated[float, Bounds(0, MAX_EPOCHS, above=True)] = 10.0
     batch_size: Count = 32
     accumulate: Count = 1
     optimizer: Optimizer = SGD()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from depthwise.bounds import Bounds, Length, check, fit
 from depthwise.errors import DepthwiseError, UsageError, shown
+from depthwise.train.budget import Budget
 from depthwise.train.recipe import Recipe
 
 FORMAT = 1
@@ -69,6 +70,7 @@ class _Run:
     cost: dict[str, Any]
     command: Texts
     resumes: tuple[Any, ...] = ()
+    budget: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -81,6 +83,8 @@ class _Run:
         _shaped(_Cost, self.cost, "cost")
         for resumed in self.resumes:
             _shaped(Resumed, resumed, "resumes")
+        if self.budget is not None:
+            Budget.from_json(self.budget)
 
 
 @dataclass(frozen=True)

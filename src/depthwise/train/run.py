@@ -1,5 +1,6 @@
 """A whole training run: from a recipe and a data set to a directory with bundle, metrics and report."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -13,11 +14,12 @@ from torch import nn
 from depthwise import native
 from depthwise.bundle import RAW_WEIGHTS, BundleConfig, read_bundle, write_bundle
 from depthwise.cost import cost
-from depthwise.data.dataset import Dataset, require_trainable, test_split
+from depthwise.data.dataset import Dataset, Split, require_trainable, test_split
 from depthwise.data.numbering import as_before, with_white_level
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.evaluate.metrics import Evaluation
 from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
+from depthwise.train.budget import Budget, check_minutes, lay_out
 from depthwise.train.checkpoint import load_checkpoint
 from depthwise.train.files import RunFiles, environment, write_json
 from depthwise.train.loop import Trainer
@@ -27,7 +29,7 @@ from depthwise.train.resume import changed_recipe, refuse_changes
 from depthwise.train.selection import check_selection, told
 from depthwise.train.session import Session, Watcher
 from depthwise.train.signals import StopRequest
-from depthwise.words import quote_path
+from depthwise.words import number_of, quote_path
 from depthwise.writing import disk_full
 
 
@@ -87,6 +89,7 @@ def train(
     resume: bool = False,
     finish: bool = False,
     force: bool = False,
+    minutes: float | None = None,
     watcher: Watcher | None = None,
 ) -> Result:
     """Train `module` on `dataset` by `recipe` and leave bundle, metrics and report in the directory `out`.
@@ -94,7 +97,8 @@ def train(
     With `resume` the run in `out` goes on from its last checkpoint and ends bit for bit as if it had never stopped;
     the recipe may be another then where that changes nothing of what is done (see `train/resume.py`). `finish` makes
     bundle and report from the last checkpoint instead, which stays as it is. `force` then accepts any other recipe,
-    data set or version, and without either replaces the run that is there.
+    data set or version, and without either replaces the run that is there. `minutes` lays a new run out over so much
+    time, in epochs of its own: see `train/budget.py`.
 
     Raises:
         DepthwiseError: `out` holds a run (or none to go on with), another process has it, one of its files is damaged,
@@ -102,25 +106,25 @@ def train(
             checkpoint stays usable.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; a checkpoint was written, and the text says how to go on.
     """
+    began = time.monotonic()
     options, watcher, files = options or Options(), watcher or Silent(), RunFiles(Path(out))
     require_trainable(dataset)
     if resume or finish:
         dataset = as_before(dataset, files.read_run().get("data"))
     device = choose_device(options.device)
     check_selection(recipe, dataset)
+    check_minutes(minutes, resume=resume or finish)
     recipe = replace(recipe, precision=choose_precision(recipe.precision, device))
     splits = {name: with_white_level(split, recipe.white_level) for name, split in dataset.splits.items()}
     dataset = replace(dataset, splits=splits)
     native.tune_allocator()
-    facts = {
-        "format": FORMAT,
-        "recipe": recipe.to_json(),
-        "versions": environment(device, native.status()),
-        "data": _describe(dataset, options.spec),
-        "cost": _bill(module, recipe, dataset),
-        "command": list(options.command),
-        "resumes": [],
-    }
+    budget = None
+    if minutes is not None:
+        files.refuse_run(force=force)  # before anybody waits for a measurement
+        watcher.message(f"measuring how fast this machine trains, to fill {number_of(minutes, 'minute')}")
+        recipe, budget = lay_out(recipe, module, dataset, minutes, device, options.workers, began)
+        watcher.message(f"an update takes {budget.pace.update:.3g} s: {recipe.epochs:g} epochs fit")
+    facts = _facts(recipe, module, dataset, options, device, budget)
     with _full_disk_said(files):
         # Before anything is replaced: what cannot be trained does not cost the run that is there.
         trainer = Trainer(recipe, module, dataset, device=device, workers=options.workers)
@@ -133,6 +137,27 @@ def train(
         finally:
             trainer.batches.close()
             watcher.close()
+
+
+def _facts(
+    recipe: Recipe,
+    module: nn.Module,
+    dataset: Dataset,
+    options: Options,
+    device: torch.device,
+    budget: Budget | None,
+) -> dict[str, Any]:
+    """What run.json says of a run that begins."""
+    return {
+        "format": FORMAT,
+        "recipe": recipe.to_json(),
+        "versions": environment(device, native.status()),
+        "data": _describe(dataset, options.spec),
+        "cost": _bill(module, recipe, dataset),
+        "command": list(options.command),
+        "resumes": [],
+        "budget": budget and budget.to_json(),
+    }
 
 
 @contextmanager
@@ -168,6 +193,7 @@ def _carry_out(
         if not force:
             refuse_changes(files, before, facts, finish=finish)
         facts |= {"command": before["command"], "resumes": before.get("resumes", [])}
+        facts |= {"budget": before.get("budget")}
         if finish:  # its recipe and versions are those of the training
             facts = {**before, "data": facts["data"]}
         if files.checkpoint.exists():  # or else the run was killed before its first
@@ -191,6 +217,7 @@ def _carry_out(
             checkpoint_minutes=options.checkpoint_minutes,
             checkpoint_steps=options.checkpoint_steps,
             checkpoint=checkpoint,
+            budget=Budget.from_json(facts["budget"]) if facts.get("budget") else None,
         ) as session,
     ):
         if finish:
@@ -309,12 +336,23 @@ def _finish(session: Session, facts: dict[str, Any]) -> Result:
     for weights, tested in measured.items():
         values = {"loss": tested.loss, "top1": tested.top1, "top5": tested.top5}
         session.watcher.evaluated(session.write_line("test", {"split": name, "weights": weights, **values}))
+    write_report(_report(session, facts, evaluation, name, split), files.report)
+    top1 = {key: tested.top1 for key, tested in measured.items()}
+    if kind == "averaged" and (advice := average_is_behind(top1, files.bundle)):
+        session.watcher.message(advice)
+    return Result(files.root, name, kind, kept["step"], evaluation, seconds)
+
+
+def _report(
+    session: Session, facts: dict[str, Any], evaluation: Evaluation, name: str, split: Split
+) -> ReportData:
+    files, dataset, recipe = session.files, session.dataset, session.trainer.recipe
     title = f"{recipe.model} on {dataset.name}"
     if not session.ended:
         so_far = f"unfinished, {session.trainer.step} of {session.trainer.total_steps} updates"
         title += f" ({so_far})"
         session.watcher.message(f"{files.root} is {so_far}: --resume goes on")
-    data = ReportData(
+    return ReportData(
         title=title,
         history=read_lines(files.metrics),
         classes=dataset.classes,
@@ -335,14 +373,9 @@ def _finish(session: Session, facts: dict[str, Any]) -> Result:
             total_steps=session.trainer.total_steps,
             split=name,
         ),
-        preprocess=asdict(config.preprocess),
+        preprocess=asdict(recipe.preprocess(dataset.channels)),
         resumes=facts.get("resumes", ()),
     )
-    write_report(data, files.report)
-    top1 = {key: tested.top1 for key, tested in measured.items()}
-    if kind == "averaged" and (advice := average_is_behind(top1, files.bundle)):
-        session.watcher.message(advice)
-    return Result(files.root, name, kind, kept["step"], evaluation, seconds)
 
 
 def average_is_behind(top1: Mapping[str, float], bundle: Path) -> str:

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from torch import nn
 
 from depthwise.data.dataset import Dataset, Split, val_split
-from depthwise.data.loader import Batches
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate.metrics import Evaluation, evaluate
+from depthwise.train.budget import Budget
 from depthwise.train.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -21,13 +21,11 @@ from depthwise.train.checkpoint import (
     save_checkpoint,
 )
 from depthwise.train.files import RunFiles, write_text
-from depthwise.train.loop import Trainer, Window
+from depthwise.train.loop import Trainer, Window, for_evaluation
 from depthwise.train.record import known_lines
 from depthwise.train.selection import Best, Scores, candidates, ended_early, is_enough
 from depthwise.train.signals import StopRequest
 from depthwise.words import quote_path
-
-EVALUATION_BATCH = 250
 
 SHOW_SECONDS = 2.0
 """How long a watcher waits for news where the lines of metrics are further apart."""
@@ -84,6 +82,7 @@ class Session:
         checkpoint_minutes: float,
         checkpoint_steps: int,
         checkpoint: Checkpoint | None,
+        budget: Budget | None = None,
     ) -> None:
         self.trainer, self.dataset, self.files, self.stop, self.watcher = (
             trainer,
@@ -92,7 +91,7 @@ class Session:
             stop,
             watcher,
         )
-        self.workers = workers
+        self.workers, self.budget = workers, budget
         self.checkpoint_minutes, self.checkpoint_steps = checkpoint_minutes, checkpoint_steps
         self.progress = Progress()
         self._digest = hashlib.sha256()
@@ -205,20 +204,12 @@ class Session:
 
     def measure(self, split: Split, module: nn.Module, precision: str) -> Evaluation:
         """What `module` is worth on `split`."""
-        recipe, num_classes = self.trainer.recipe, len(self.dataset.classes)
-        preprocess = recipe.preprocess(self.dataset.channels)
-        batches = Batches(
-            split,
-            preprocess,
-            batch_size=max(recipe.batch_size, EVALUATION_BATCH if recipe.size[0] <= 64 else 0),
-            num_classes=num_classes,
-            workers=self.workers,
-        )
+        batches = for_evaluation(self.trainer.recipe, self.dataset, split, self.workers)
         try:
             return evaluate(
                 module,
                 batches,
-                num_classes=num_classes,
+                num_classes=len(self.dataset.classes),
                 device=self.trainer.device,
                 precision=precision,
                 progress=self.answer_stop,
@@ -324,6 +315,10 @@ class Session:
             "images_per_second": round(rate, 2),
         }
         self.write_line("train", values)
+        recipe = self.trainer.recipe
+        if self.budget and (text := self.budget.slowness(recipe, self.trainer.clock, self.seconds)):
+            self.watcher.message(text)
+            self.budget = None  # said once
 
     def _show(self, window: Window) -> float:
         """Tell the watcher; the images per second since the window began."""
