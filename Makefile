@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 	@echo "   $(BIN)/depthwise train --data FOLDER --model xception --out runs/mine"
 
 test: $(VENV)/installed-dev
-	@.ci/debian-packages dataset-fashion-mnist chromium g++
+	@.ci/debian-packages dataset-fashion-mnist chromium g++ strace
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed-dev

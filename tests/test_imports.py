@@ -16,6 +16,7 @@ SOURCE = Path(depthwise.__file__).parent
 # What each part may import besides itself and `errors`. A part that is not here has not been given its place yet.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "telemetry": set(),
     "bounds": set(),
     "reading": set(),
     "words": set(),
@@ -32,12 +33,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"bounds", "reading"},
     "bundle": {"bounds", "data", "writing"},
     "evaluate": {"data", "writing"},
-    "infer": {"bundle", "data", "layers", "native"},
+    "infer": {"bundle", "data", "layers", "native", "telemetry"},
     "ops": {"infer", "native"},
-    "weights": {"bundle", "data", "layers", "reading"},
+    "weights": {"bundle", "data", "layers", "reading", "telemetry"},
     "train": {"bounds", "bundle", "cost", "data", "evaluate", "native", "writing"},
     "recipes": {"data", "models", "train"},
-    "bench": {"evaluate", "infer", "models", "native", "ratios", "writing"},
+    "bench": {"evaluate", "infer", "models", "native", "ratios", "telemetry", "writing"},
     "serve": {"bundle", "data", "infer"},
 }
 SEE_EVERYTHING = {"__init__", "__main__", "load", "compiling", "exporting", "importing", "cli", "experiments"}

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import random
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -21,12 +20,12 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from depthwise import telemetry
 from depthwise.bundle import read_bundle
 from depthwise.data import Preprocess, open_dataset, test_split
 from depthwise.data.image import Decoding, ImageInput, UnreadableImageError, decode
@@ -108,6 +107,7 @@ def export_bundle(
     kind, out = FORMATS[format], Path(out)
     _check_names(kind, format, out, overwrite)
     _check_packages(kind, format)
+    telemetry.switch_off()
     bundle = read_bundle(path)
     module = load_module(bundle)
     # Towers are for training. They are never called, and would travel along all the same.
@@ -293,16 +293,9 @@ def _read_onnx(file: Path) -> tuple[Run, str]:
     return run, session.get_modelmeta().custom_metadata_map[KEY]
 
 
-def _openvino() -> Any:
-    # Where this package can be imported, every use of OpenVINO is reported to its makers over the network.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+def _write_openvino(program: ExportedProgram, text: str, file: Path) -> None:
     import openvino
 
-    return openvino
-
-
-def _write_openvino(program: ExportedProgram, text: str, file: Path) -> None:
-    openvino = _openvino()
     # From a program: of the network itself it cannot convert max pooling with padding.
     model = openvino.convert_model(program)
     model.reshape([-1, *program.example_inputs[0][0].shape[1:]])
@@ -313,7 +306,9 @@ def _write_openvino(program: ExportedProgram, text: str, file: Path) -> None:
 
 
 def _read_openvino(file: Path) -> tuple[Run, str]:
-    core = _openvino().Core()
+    import openvino
+
+    core = openvino.Core()
     model = core.read_model(file)
     # Processors that have bfloat16 would use it.
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from depthwise import telemetry
 from depthwise.errors import DepthwiseError
 
 ROOFLINE = "roofline"
@@ -28,6 +29,7 @@ def main() -> None:
     """Serve until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what an engine prints is not an answer
+    telemetry.switch_off()
     job = json.loads(sys.stdin.readline())
     import torch
 

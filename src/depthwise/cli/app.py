@@ -10,6 +10,7 @@ from typing import cast
 
 from cyclopts import App, CycloptsError
 
+from depthwise import telemetry
 from depthwise.cli import bench, compile, cost, data, draw, evaluate, export, import_, models, predict, train
 from depthwise.cli.options import STANDARD_INPUT
 from depthwise.cli.output import note, printable
@@ -51,6 +52,7 @@ app.command(data.app)
 
 def run(tokens: list[str]) -> int:
     """Run the command that `tokens` spell and return its exit code; what goes wrong is one sentence on stderr."""
+    telemetry.switch_off()
     # `kill` and a service manager's stop end a run as Ctrl-C does: with a checkpoint and a sentence.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Class names and file names are printed whatever the locale; a name that is no UTF-8 keeps its bytes.

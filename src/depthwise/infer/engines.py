@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from depthwise import telemetry
 from depthwise.errors import DepthwiseError
 from depthwise.infer.plan import check_images
 
@@ -60,6 +61,7 @@ def write_onnx(program: torch.export.ExportedProgram, file: str) -> None:
 
 def onnxruntime_session(file: str, threads: int) -> Run:
     """What `write_onnx` wrote, on the CPU."""
+    telemetry.switch_off()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -73,6 +75,7 @@ def openvino(precision: str, *, any_batch: bool = False) -> Prepare:
     """OpenVINO's f32 or bf16; for the example's batch size unless `any_batch`."""
 
     def prepare(network: nn.Module, x: Tensor, threads: int) -> Run:
+        telemetry.switch_off()
         import openvino
 
         settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}

@@ -15,6 +15,7 @@ import torch
 from torchvision import models
 from torchvision.transforms import InterpolationMode
 
+from depthwise import telemetry
 from depthwise.data.transform import INTERPOLATIONS, Preprocess
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
 from depthwise.weights.layout import Layout
@@ -97,6 +98,7 @@ def from_timm(name: str) -> Path:
         raise UsageError(
             f"timm:{name} lacks the tag of its weights: give it too, as in timm:legacy_xception.tf_in1k"
         )
+    telemetry.switch_off()
     try:
         from huggingface_hub import hf_hub_download, hf_hub_url
         from huggingface_hub.errors import HFValidationError
