@@ -20,6 +20,14 @@ TINY = {"stem": "small", "width": 0.05, "entry": [128], "middle": [128], "exit":
 CLASSES = ("cat", "dog", "naïve 猫")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept between runs is not the person's who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of a small Xception with random weights, for colour pictures of three classes; not to be changed."""

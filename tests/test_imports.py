@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"bounds", "reading"},
     "bundle": {"bounds", "data", "writing"},
     "evaluate": {"data", "writing"},
-    "infer": {"bundle", "data", "layers", "native", "telemetry"},
+    "infer": {"bundle", "data", "layers", "native", "reading", "telemetry", "writing"},
     "ops": {"infer", "native"},
     "weights": {"bundle", "data", "layers", "reading", "telemetry"},
     "train": {"bounds", "bundle", "cost", "data", "evaluate", "native", "writing"},

@@ -20,7 +20,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.evaluate.metrics import Evaluation, evaluate
 from depthwise.infer import Engine, Precision, compile
 from depthwise.infer.quantize import MOST_ERROR, to_tensors
-from depthwise.load import load_module
+from depthwise.load import keeper_of, load_module
 from depthwise.ratios import Ratio, ratio, settled
 
 MOST_DROP = 0.005
@@ -93,7 +93,14 @@ def compile_bundle(
     module, preprocess = load_module(bundle), bundle.config.preprocess
     images = preprocess.normalise(_images(bundle, precision, calibration)).contiguous()
     x = images[:CHECKED_IMAGES]
-    fast = compile(module, x[:1], precision=precision, engine=engine, calibration=images)
+    fast = compile(
+        module,
+        x[:1],
+        precision=precision,
+        engine=engine,
+        calibration=images,
+        lower=keeper_of(bundle).lower,
+    )
     error = _error(module, fast, x)
     if not error <= TOLERANCES[precision]:
         raise DepthwiseError(

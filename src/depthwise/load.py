@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 from depthwise.bundle import Bundle, read_bundle
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import composed
-from depthwise.errors import DepthwiseError
+from depthwise.errors import DepthwiseError, UsageError, unknown_name
 from depthwise.infer import Predictor, compile
+from depthwise.infer.engines import GENERAL
+from depthwise.infer.eventual import Eventual
+from depthwise.infer.kept import Keeper
 from depthwise.infer.quantize import from_tensors
 from depthwise.models import create_model, list_models
 from depthwise.words import quote_path
@@ -20,44 +24,113 @@ from depthwise.words import quote_path
 SHOWN_MISMATCHES = 3
 
 
+Engine = Literal["auto", "bundle", "native", "torch", "openvino", "onnxruntime"]
+ENGINES: tuple[str, ...] = ("auto", "bundle", "native", *GENERAL)
+PRECISIONS = ("fp32", "bf16")
+FOREIGN = ("openvino", "onnxruntime")
+"""Other people's engines: started only by whoever asks for them, not by a bundle that may have come from anywhere."""
+
+
 def load(
-    path: str | os.PathLike[str], *, device: str | torch.device = "cpu", decoding: Decoding = DEFAULT
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    engine: Engine = "auto",
+    precision: Literal["fp32", "bf16"] | None = None,
+    decoding: Decoding = DEFAULT,
 ) -> Predictor:
     """The Predictor of a bundle folder or of the directory of a training run.
 
-    decoding: how image files are read. Raises DepthwiseError, naming the file, if it is missing, broken or
-    made by a newer version.
+    engine: "auto" is the native kernels where they pay, see `load_compiled`; "native" is them from the start, "torch"
+    PyTorch as it is, "openvino" and "onnxruntime" are those, and "bundle" is whichever the bundle was compiled for.
+    precision: what it was compiled in unless given, else "fp32". Both are for the CPU.
+    decoding: how image files are read.
+
+    Raises DepthwiseError, naming the file, if it is missing, broken or made by a newer version, and if an engine that
+    was asked for does not run the network; UsageError for an unknown engine or precision.
     """
     if str(path) in list_models() and not Path(path).exists():
         raise DepthwiseError(
             f"{str(path)!r} names a network without trained weights: load a bundle, or build the network "
             f"untrained with create_model({str(path)!r})"
         )
-    bundle = read_bundle(path)
     on_cpu = torch.device(device).type == "cpu"
-    module = load_compiled(bundle) if on_cpu else load_module(bundle)
+    if not on_cpu and (engine not in ("auto", "torch") or precision is not None):
+        raise UsageError(
+            f"engine={engine!r} and precision={precision!r} are for the CPU, not for {device}: leave them out"
+        )
+    bundle = read_bundle(path)
+    module = load_compiled(bundle, engine=engine, precision=precision) if on_cpu else load_module(bundle)
     return Predictor(
         module, bundle.config.preprocess, bundle.config.classes, device=device, decoding=decoding
     )
 
 
-def load_compiled(bundle: Bundle) -> nn.Module:
-    """The bundle's network as `load_module` has it, or in its compiled form if the bundle is compiled.
+def load_compiled(
+    bundle: Bundle, *, engine: Engine = "auto", precision: Literal["fp32", "bf16"] | None = None
+) -> nn.Module:
+    """The bundle's network as it is to be run on the CPU; `engine` and `precision` as in `load`.
 
-    Where its engine cannot run, the network runs on PyTorch as it is, and a warning says why.
+    With "auto" a network in float32 runs on PyTorch until a plan pays (see infer/eventual.py); one that is compiled in
+    another precision runs in its plan from the start. Where that cannot be, it runs on PyTorch and a warning says why.
     """
-    module, compiled = load_module(bundle), bundle.config.compiled
-    if compiled is None:
+    chosen, wanted = _choice(bundle, engine, precision)
+    module = load_module(bundle)
+    if (chosen, wanted) == ("torch", "fp32"):
         return module
-    preprocess = bundle.config.preprocess
+    preprocess, keeper = bundle.config.preprocess, keeper_of(bundle)
+    shape = (preprocess.channels, *preprocess.size)
+    if (chosen, wanted) == ("auto", "fp32"):
+        return Eventual(module, shape, keeper)
     try:
-        example = torch.zeros(1, preprocess.channels, *preprocess.size)
-        precision, engine = compiled.get("precision", "fp32"), compiled.get("engine", "native")
         roundings = None if bundle.roundings is None else from_tensors(bundle.roundings)
-        return compile(module, example, precision=precision, engine=engine, roundings=roundings)
+        return compile(
+            module,
+            torch.zeros(1, *shape),
+            precision=cast(Any, wanted),
+            engine=cast(Any, "native" if chosen == "auto" else chosen),
+            roundings=roundings,
+            lower=keeper.lower,
+        )
     except DepthwiseError as error:
+        if chosen != "auto":
+            raise DepthwiseError(f"{bundle.path} is not run by {chosen} in {wanted}: {error}") from None
         warnings.warn(f"{bundle.path} runs uncompiled and slower: {error}", stacklevel=2)
         return module
+
+
+def _choice(bundle: Bundle, engine: str, precision: str | None) -> tuple[str, str]:
+    """The engine, "auto" where the native kernels are only a wish, and the precision."""
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
+    if precision not in (None, *PRECISIONS):
+        raise unknown_name("precision", str(precision), PRECISIONS)
+    compiled = bundle.config.compiled or {}
+    named, own = compiled.get("engine"), compiled.get("precision", "fp32")
+    if engine == "bundle" or (engine == "auto" and named == "torch"):
+        return named if named in GENERAL else "auto", precision or own
+    if engine == "auto" and named in FOREIGN:
+        warnings.warn(
+            f"{bundle.path} was compiled for {named} and is run by our own kernels: to have it run by {named}, say so "
+            f"with --engine {named}, load(..., engine={named!r}) in Python",
+            stacklevel=3,
+        )
+    if engine in FOREIGN:
+        return engine, precision or (own if own in PRECISIONS else "fp32")
+    return engine, precision or ("fp32" if engine == "torch" else own)
+
+
+def keeper_of(bundle: Bundle) -> Keeper:
+    """What remembers how the bundle's network is traced, whatever its weights."""
+    config = bundle.config
+    return Keeper(
+        {
+            "model": config.model,
+            "arguments": config.model_args,
+            "classes": len(config.classes),
+            "channels": config.preprocess.channels,
+        }
+    )
 
 
 def load_module(bundle: Bundle) -> nn.Module:

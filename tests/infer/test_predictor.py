@@ -1,8 +1,11 @@
 """The Predictor gives what preprocessing, network and softmax give by hand, whatever form the images come in."""
 
 import io
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +22,9 @@ from depthwise.load import load, load_module
 SIZES = [(40, 30), (32, 32), (5, 90), (64, 31), (1, 1)]
 
 
-@pytest.fixture(scope="module")
-def predictor(tiny_bundle: Path) -> Predictor:
-    return load(tiny_bundle)
+@pytest.fixture(scope="module", params=["torch", "native"])
+def predictor(tiny_bundle: Path, request: pytest.FixtureRequest) -> Predictor:
+    return load(tiny_bundle, engine=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def test_the_answers_are_the_bits_of_doing_it_by_hand(tiny_bundle: Path, picture
     batch = torch.stack([preprocess(decode(path, 3)) for path in pictures])
     with torch.inference_mode():
         expected = module(batch.contiguous(memory_format=torch.channels_last)).softmax(1)
-    predictions = load(tiny_bundle)(pictures, topk=len(classes))
+    predictions = load(tiny_bundle, engine="torch")(pictures, topk=len(classes))
     assert [prediction.name for prediction in predictions] == [str(path) for path in pictures]
     for prediction, row in zip(predictions, expected, strict=True):
         assert prediction.probabilities == tuple(row.sort(descending=True).values.tolist())
@@ -130,6 +133,74 @@ def test_an_answer_that_is_not_finite_is_an_error(tiny_bundle: Path, pictures: l
     predictor = Predictor(module, bundle.config.preprocess, bundle.config.classes)
     with pytest.raises(DepthwiseError, match=r"0\.png is not finite, its training diverged"):
         predictor(pictures[0])
+
+
+def test_a_threshold_leaves_the_unlikely_out(predictor: Predictor, pictures: list[Path]) -> None:
+    everything = predictor(pictures[0])
+    best = predictor(pictures[0], threshold=everything.probabilities[0])
+    assert (best.classes, best.probabilities) == (everything.classes[:1], everything.probabilities[:1])
+    assert predictor(pictures[0], threshold=1.0) == Prediction(best.name, (), (), ())
+    assert predictor(pictures, threshold=0.0) == predictor(pictures)
+    with pytest.raises(UsageError, match="must be a probability, from 0 to 1"):
+        predictor(pictures[0], threshold=float("nan"))
+
+
+class Watched(Sequence[Path]):
+    """Pictures that count how many of them have been asked for."""
+
+    def __init__(self, pictures: list[Path]) -> None:
+        self.pictures, self.asked = pictures, 0
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: Any) -> Any:
+        picture = self.pictures[index]
+        self.asked += 1
+        return picture
+
+
+def reading() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("depthwise-read")]
+
+
+def test_one_batch_is_read_ahead_of_a_list_and_none_of_an_iterator(
+    predictor: Predictor, pictures: list[Path]
+) -> None:
+    watched = Watched(pictures * 4)
+    answers = predictor.stream(watched, batch_size=3)
+    for done in range(1, len(watched) + 1):
+        next(answers)
+        assert watched.asked == min(len(watched), 3 * ((done - 1) // 3 + 2))
+    asked = []
+    lazily = predictor.stream((asked.append(path) or path for path in pictures), batch_size=2)
+    next(lazily)
+    assert len(asked) == 2
+
+
+def test_a_stream_that_is_left_early_leaves_no_threads(predictor: Predictor, pictures: list[Path]) -> None:
+    answers = predictor.stream(pictures * 20, batch_size=4)
+    next(answers)
+    assert reading()
+    answers.close()
+    assert not reading()
+    predictor(pictures)
+    assert not reading()
+
+    def interrupted() -> Iterator[Path]:
+        yield from pictures
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predictor(interrupted(), batch_size=2)
+    assert not reading()
+
+
+def test_one_image_needs_no_thread(
+    predictor: Predictor, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("depthwise.infer.predictor.ThreadPoolExecutor", None)
+    assert predictor(pictures[0]).classes
 
 
 @pytest.mark.parametrize("option", [{"topk": 0}, {"batch_size": 0}, {"batch_size": -1}], ids=str)

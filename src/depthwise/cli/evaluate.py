@@ -12,10 +12,12 @@ from depthwise.cli.options import (
     AllowTruncated,
     BundlePath,
     Data,
+    EngineOption,
     IgnoreUnknown,
     Json,
     MaxPixels,
     Nested,
+    PrecisionOption,
     decoding,
 )
 from depthwise.cli.output import console, counting, note, print_json, printable, table
@@ -50,6 +52,8 @@ def evaluate(
     report: Annotated[
         Path | None, Parameter(help="Write a page with curves, confusions and mistakes here.")
     ] = None,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = None,
     max_pixels: MaxPixels = None,
     allow_truncated: AllowTruncated = False,
     json: Json = False,
@@ -69,7 +73,7 @@ def evaluate(
     from depthwise.load import load_compiled, load_module
 
     source = read_bundle(bundle)
-    module, config = load_compiled(source), source.config
+    module, config = load_compiled(source, engine=engine, precision=precision), source.config
     measured = open_part(
         data,
         config,

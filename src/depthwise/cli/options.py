@@ -1,6 +1,6 @@
 """The options that several commands share, described once."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -47,6 +47,22 @@ Nested = Annotated[
 IgnoreUnknown = Annotated[bool, flag("Leave out images of classes that the network does not know.")]
 
 BundlePath = Annotated[str, Parameter(help="A bundle folder, or the directory of a training run.")]
+
+EngineOption = Annotated[
+    Literal["auto", "bundle", "native", "torch", "openvino", "onnxruntime"],
+    Parameter(
+        name="--engine",
+        help="auto: the native kernels where they pay, for more than a few images; native: from the first; torch: "
+        "PyTorch; bundle: what the bundle was compiled for.",
+    ),
+]
+
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16"] | None,
+    Parameter(
+        name="--precision", help="What the bundle was compiled in by default, else fp32; bf16 is faster."
+    ),
+]
 
 
 def decoding(

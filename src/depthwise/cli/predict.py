@@ -11,7 +11,17 @@ from cyclopts import Parameter
 
 from depthwise.cli import answers as forms
 from depthwise.cli.answers import Result
-from depthwise.cli.options import STANDARD_INPUT, AllowTruncated, BundlePath, Json, MaxPixels, decoding, flag
+from depthwise.cli.options import (
+    STANDARD_INPUT,
+    AllowTruncated,
+    BundlePath,
+    EngineOption,
+    Json,
+    MaxPixels,
+    PrecisionOption,
+    decoding,
+    flag,
+)
 from depthwise.cli.output import inert, note, printable
 from depthwise.errors import UsageError
 from depthwise.reading import read_bounded
@@ -48,6 +58,8 @@ def predict(
         Parameter(help="Write the answers here instead: FILE.csv, FILE.json or FILE.jsonl, a line an image."),
     ] = None,
     force: Annotated[bool, flag("Replace the file that --out names.")] = False,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = None,
     max_pixels: MaxPixels = None,
     allow_truncated: AllowTruncated = False,
     json: Json = False,
@@ -74,7 +86,9 @@ def predict(
     from depthwise.load import load
 
     sources = [_standard_input() if name == STANDARD_INPUT else name for name in names]
-    predictor = load(bundle, decoding=decoding(max_pixels, allow_truncated))
+    predictor = load(
+        bundle, engine=engine, precision=precision, decoding=decoding(max_pixels, allow_truncated)
+    )
     answers = _answers(predictor, sources, topk=topk, threshold=threshold, batch_size=batch_size)
     results = _results(["-" if name == STANDARD_INPUT else name for name in names], answers)
     spell = str if exact else inert
@@ -180,7 +194,7 @@ def _answers(
 ) -> "Iterator[Prediction | BadImage]":
     from depthwise.data import BadImage
 
-    images = (source for source in sources if not isinstance(source, BadImage))
+    images = [source for source in sources if not isinstance(source, BadImage)]
     answers = predictor.stream(images, **options)
     for source in sources:
         yield source if isinstance(source, BadImage) else next(answers)

@@ -55,6 +55,7 @@ def compile(
     engine: Engine = "auto",
     calibration: Tensor | None = None,
     roundings: Mapping[str, Rounding] | None = None,
+    lower: Callable[[nn.Module, Tensor], Graph] = lower,
 ) -> CompiledModule:
     """The fast form of `module`, in evaluation, for images [N, C, H, W] like `example`, any number of them at a time.
 
@@ -64,6 +65,8 @@ def compile(
 
     precision="bf16" keeps weights and maps in bfloat16 and adds in float32; "int8" also multiplies in bytes, rounded as
     some hundred images `calibration` [N, C, H, W] ask for, or as the `roundings` that an earlier calibration found.
+
+    lower: what finds out the graph, see lower.py and kept.py.
 
     The weights are copied: later changes of `module` do not reach the compiled one. Raises DepthwiseError naming what
     has no compiled form.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
+from depthwise.infer.check import check
 from depthwise.infer.graph import (
     LANES,
     Activation,
@@ -27,9 +28,7 @@ from depthwise.infer.graph import (
     Sides,
     Sum,
 )
-
-Node = Any
-"""torch.fx.Node, whose arguments may be anything."""
+from depthwise.infer.trace import Node, Trace, tensors_of, trace
 
 
 def lower(module: nn.Module, example: Tensor) -> Graph:
@@ -37,32 +36,20 @@ def lower(module: nn.Module, example: Tensor) -> Graph:
 
     Raises DepthwiseError that names the operator, and where it stands, if one has no counterpart here.
     """
-    try:
-        program = torch.export.export(module, (example,))
-    except DepthwiseError:
-        raise
-    except Exception as error:  # whatever the module's own code and PyTorch's tracing of it raise
-        reason = str(error).strip().partition("\n")[0]
-        raise DepthwiseError(f"torch.export does not read {type(module).__name__}: {reason}") from error
-    signature = program.graph_signature
-    tensors = {**program.state_dict, **program.constants}
-    origin = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
-    lowering = _Lowering({name: tensors[key].detach() for name, key in origin.items()})
-    result: Node | None = None
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name not in origin:
+    return lowered(trace(module, example), module)
+
+
+def lowered(traced: Trace, module: nn.Module) -> Graph:
+    """The graph that `traced`, which is of `module`, comes to with the module's weights; raises as `lower` does."""
+    lowering = _Lowering({**tensors_of(module), **traced.constants})
+    for node in traced.nodes:
+        if node.image:
             lowering.add(node, Image())
-        elif node.op == "call_function":
+        elif not node.tensor:
             lowering.call(node)
-        elif node.op == "output":
-            result, *more = node.args[0]
-            if more:
-                raise DepthwiseError("the network has more than one result: compile a plain classifier")
-    assert result is not None
+    if len(traced.results) != 1:
+        raise DepthwiseError("the network has more than one result: compile a plain classifier")
+    [result] = traced.results
     last = lowering.value(result)
     if (
         last.index != len(lowering.operations) - 1
@@ -73,7 +60,14 @@ def lower(module: nn.Module, example: Tensor) -> Graph:
         raise DepthwiseError(
             "the network's result is not the last thing it computes: compile a plain classifier"
         )
-    return Graph(tuple(lowering.operations), tuple(lowering.shapes), flat=result.meta["val"].ndim == 2)
+    graph = Graph(tuple(lowering.operations), tuple(lowering.shapes), flat=len(result.shape) == 2)
+    check(graph)
+    return graph
+
+
+def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    channels, height, width = (*shape, 1, 1)[:3]
+    return channels, height, width
 
 
 @dataclass(frozen=True)
@@ -93,47 +87,40 @@ class _Lowering:
         self.shapes: list[tuple[int, int, int]] = []
         self.makers: list[Node] = []
         self.values: dict[str, _Value] = {}
-        self.node: Node = None
+        self.node = Node("")
         """What is being lowered."""
 
     def add(self, node: Node, operation: Operation) -> None:
-        shape = tuple(node.meta["val"].shape[1:])
         self.operations.append(operation)
         self.makers.append(node)
-        self.shapes.append((*shape, 1, 1)[:3])
+        self.shapes.append(_three(node.shape[1:]))
         self.values[node.name] = _Value(len(self.operations) - 1)
 
     def value(self, node: Any) -> _Value:
         """Of an argument, which may be anything but must be a map."""
         if getattr(node, "name", None) not in self.values:
-            raise self.refusal(self.node, f"{self.name(self.node)} with something other than a map")
+            raise self.refusal(self.node, f"{self.node.target} with something other than a map")
         return self.values[node.name]
 
     def lone(self, node: Node) -> bool:
         """Whether nobody but one reads the operation behind `node`, by this name or another."""
         maker = self.makers[self.value(node).index]
-        while node is not maker and len(node.users) == 1:
+        while node is not maker and node.users == 1:
             node = node.args[0]
-        return len(node.users) == 1
-
-    def name(self, node: Node) -> str:
-        return str(node.target).removeprefix("aten.").partition(".")[0].removesuffix("_")
+        return node.users == 1
 
     def call(self, node: Node) -> None:
         self.node = node
-        name = self.name(node)
-        rule: Callable[[Node], None] | None = getattr(self, f"_{name}", None)
+        name = node.target
+        rule: Callable[[Node], None] | None = None
+        if name.isidentifier() and not name.startswith("_"):
+            rule = getattr(self, f"_{name}", None)
         if rule is None:
             raise self.refusal(node, name)
         rule(node)
 
     def refusal(self, node: Node, what: str) -> DepthwiseError:
-        return DepthwiseError(f"{what} in {self.place(node) or 'the network'} has no compiled form")
-
-    def place(self, node: Node) -> str:
-        """The path of the module that `node` is part of."""
-        paths = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-        return paths[-1] if paths else node.name
+        return DepthwiseError(f"{what} in {node.place or 'the network'} has no compiled form")
 
     def unique(self, place: str) -> str:
         """The name of a convolution at `place`, told from others of the same module."""
@@ -146,7 +133,7 @@ class _Lowering:
         return node.args[position] if len(node.args) > position else default
 
     def tensor(self, node: Any) -> Tensor | None:
-        return None if node is None else self.tensors[node.name].float()
+        return None if node is None else self.tensors[node.tensor].detach().float()
 
     def same(self, node: Node) -> None:
         self.values[node.name] = self.value(node.args[0])
@@ -156,12 +143,12 @@ class _Lowering:
     def _flatten(self, node: Node) -> None:
         value = self.value(node.args[0])
         channels, height, width = self.shapes[value.index]
-        shape = tuple(node.meta["val"].shape[1:])
+        shape = tuple(node.shape[1:])
         if value.padding or shape not in [
             (channels, height, width)[: len(shape)],
             (channels * height * width,),
         ]:
-            raise self.refusal(node, f"{self.name(node)} to other than the channels or all values of a map")
+            raise self.refusal(node, f"{node.target} to other than the channels or all values of a map")
         self.values[node.name] = replace(value, flat=(height, width) != (1, 1) and len(shape) == 1)
 
     _view = _reshape = _squeeze = _flatten
@@ -175,8 +162,7 @@ class _Lowering:
         self.values[node.name] = _Value(value.index, (top, left, bottom, right), float(fill))
 
     def _constant_pad_nd(self, node: Node) -> None:
-        node.args = (node.args[0], node.args[1], "constant", self.argument(node, 2, 0.0))
-        self._pad(node)
+        self._pad(replace(node, args=[*node.args[:2], "constant", self.argument(node, 2, 0.0)]))
 
     def padded(self, node: Node, fill: float) -> tuple[int, Sides]:
         """The operand and the padding before it, which must be with `fill`."""
@@ -213,7 +199,7 @@ class _Lowering:
         bias = torch.zeros(len(weight)) if bias is None else bias
         top, left, bottom, right = (a + b for a, b in zip(outside, own, strict=True))
         sides = (top, left, bottom, right)
-        name = self.unique(self.place(node))
+        name = self.unique(node.place)
         self.add(node, Convolution(source, weight, bias, stride[0], sides, groups, name))
 
     def _linear(self, node: Node) -> None:
@@ -225,7 +211,7 @@ class _Lowering:
             raise self.refusal(node, "a linear layer on a map")
         weight = weight.unflatten(1, self.shapes[value.index])
         sides = (0, 0, 0, 0)
-        name = self.unique(self.place(node))
+        name = self.unique(node.place)
         self.add(node, Convolution(value.index, weight, bias, 1, sides, 1, name))
 
     def _batch_norm(self, node: Node) -> None:
@@ -243,7 +229,7 @@ class _Lowering:
             self.operations[index] = replace(before, weight=weight.float(), bias=bias.float())
             self.values[node.name] = _Value(index)
         else:
-            weight, name = scale[:, None, None, None].float(), self.unique(self.place(node))
+            weight, name = scale[:, None, None, None].float(), self.unique(node.place)
             self.add(node, Convolution(index, weight, shift.float(), 1, (0, 0, 0, 0), len(weight), name))
 
     def activation(self, node: Node, kind: str) -> None:
@@ -290,19 +276,18 @@ class _Lowering:
         """Maxout: the largest of every so many neighbouring channels of a convolution, as so many convolutions."""
         what = "a maximum other than maxout behind a convolution"
         inner = node.args[0]
-        if self.name(inner) != "unflatten" or inner.meta["val"].ndim != 5 or node.args[1] != [2]:
+        if inner.target != "unflatten" or len(inner.shape) != 5 or node.args[1] != [2]:
             raise self.refusal(node, what)
-        index, pieces = self.plain(node, inner.args[0]), inner.meta["val"].shape[2]
+        index, pieces = self.plain(node, inner.args[0]), inner.shape[2]
         before = self.operations[index]
-        alone = len(inner.users) == 1 and self.lone(inner.args[0])
+        alone = inner.users == 1 and self.lone(inner.args[0])
         if not (isinstance(before, Convolution) and before.groups == 1 and alone):
             raise self.refusal(node, what)
-        shape = tuple(node.meta["val"].shape[1:])
         parts = [
             replace(before, weight=before.weight[piece::pieces], bias=before.bias[piece::pieces])
             for piece in range(pieces)
         ]
-        self.operations[index], self.shapes[index] = parts[0], (*shape, 1, 1)[:3]
+        self.operations[index], self.shapes[index] = parts[0], _three(node.shape[1:])
         for part in parts[1:]:
             self.add(node, replace(part, name=self.unique(before.name.partition("#")[0])))
             self.add(node, Sum(index, len(self.operations) - 1, largest=True))
@@ -355,7 +340,7 @@ class _Lowering:
         source, gate = (self.plain(node, operand) for operand in node.args[:2])
         if self.shapes[source][1:] == (1, 1):
             source, gate = gate, source
-        if self.shapes[gate] != (self.shapes[source][0], 1, 1) or len(node.meta["val"].shape) != 4:
+        if self.shapes[gate] != (self.shapes[source][0], 1, 1) or len(node.shape) != 4:
             raise self.refusal(node, "a product of two maps")
         self.add(node, Gate(source, gate))
 
@@ -367,7 +352,7 @@ class _Lowering:
     def _adaptive_avg_pool2d(self, node: Node) -> None:
         source = self.plain(node, node.args[0])
         _, *shape = self.shapes[source]
-        wanted = [*node.meta["val"].shape[2:]]
+        wanted = [*node.shape[2:]]
         height, width = (before // after for before, after in zip(shape, wanted, strict=True))
         if wanted == [1, 1]:
             self.add(node, Mean(source))

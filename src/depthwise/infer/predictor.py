@@ -1,8 +1,11 @@
 """Images in, classes and probabilities out: preprocessed as in training, whatever form an image comes in."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import overload
 
@@ -16,6 +19,8 @@ from depthwise.data.source import BadImage
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError, UsageError
 
+MOST_READERS = 4
+
 SINGLE = (str, os.PathLike, bytes, Image.Image, np.ndarray, Tensor)
 
 
@@ -27,6 +32,37 @@ class Prediction:
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
     indices: tuple[int, ...]
+
+
+Read = Callable[[], Tensor | DepthwiseError]
+_Image = tuple[str, Read]
+"""An image's name, and what waits for its pixels."""
+
+
+class _Readers:
+    """Threads that read images, made when the first is to be read; decoding leaves Python's lock."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+
+    def start(self, work: Callable[[ImageInput], Tensor | DepthwiseError], image: ImageInput) -> Read:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(min(MOST_READERS, os.cpu_count() or 1), "depthwise-read")
+        return self._pool.submit(work, image).result
+
+    def close(self) -> None:
+        """Without waiting for what has not begun."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _later(work: Callable[[ImageInput], Tensor | DepthwiseError], image: ImageInput) -> Read:
+    """The same without a thread: a single image is read by whoever wants it."""
+    return partial(work, image)
+
+
+def _name(number: int, image: ImageInput) -> str:
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
 
 
 class Predictor:
@@ -93,7 +129,7 @@ class Predictor:
         topk: int = 5,
         batch_size: int = 32,
         threshold: float = 0.0,
-    ) -> Iterator[Prediction | BadImage]:
+    ) -> Generator[Prediction | BadImage, None, None]:
         """The answers in the images' order, computed a batch at a time; an unreadable image gives a BadImage.
 
         Raises UsageError as a call does, DepthwiseError if an answer is not finite.
@@ -103,28 +139,45 @@ class Predictor:
                 raise UsageError(f"{name} is {value} and must be at least 1")
         if not 0 <= threshold <= 1:
             raise UsageError(f"threshold is {threshold} and must be a probability, from 0 to 1")
-        numbered = enumerate(images)
-        while batch := list(islice(numbered, batch_size)):
-            yield from self._answers(batch, min(topk, len(self.classes)), threshold)
+        return self._stream(images, min(topk, len(self.classes)), batch_size, threshold)
 
-    def _answers(
-        self, batch: list[tuple[int, ImageInput]], topk: int, threshold: float
-    ) -> Iterator[Prediction | BadImage]:
-        names = [
-            os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {i}" for i, image in batch
-        ]
-        pixels: list[Tensor] = []
-        bad: dict[int, BadImage] = {}
-        for k, (_, image) in enumerate(batch):
-            try:
-                pixels.append(self.preprocess.pixels(decode(image, self.preprocess.channels, self.decoding)))
-            except UnreadableImageError as error:
-                bad[k] = BadImage(names[k], error.reason)
-            except DepthwiseError as error:
-                bad[k] = BadImage(names[k], str(error))
+    def _stream(
+        self, images: Iterable[ImageInput], topk: int, batch_size: int, threshold: float
+    ) -> Generator[Prediction | BadImage, None, None]:
+        # Of a sequence the next batch is read while the network has this one; more is never in memory. Whoever makes
+        # images one by one gets the answer before the next is asked for.
+        ahead = isinstance(images, Sequence) and len(images) > 1
+        numbered = enumerate(images)
+        with closing(_Readers()) as readers:
+
+            def begun() -> list[_Image]:
+                part = list(islice(numbered, batch_size))
+                started = readers.start if ahead or len(part) > 1 else _later
+                return [(_name(number, image), started(self._pixels, image)) for number, image in part]
+
+            batch = begun()
+            while batch:
+                following = begun() if ahead else None
+                yield from self._answers(batch, topk, threshold)
+                batch = begun() if following is None else following
+
+    def _pixels(self, image: ImageInput) -> Tensor | DepthwiseError:
+        """uint8 [C, h, w], or why there are none."""
+        try:
+            return self.preprocess.pixels(decode(image, self.preprocess.channels, self.decoding))
+        except DepthwiseError as error:
+            return error
+
+    def _answers(self, batch: "list[_Image]", topk: int, threshold: float) -> Iterator[Prediction | BadImage]:
+        read = [(name, image()) for name, image in batch]
+        pixels = [image for _, image in read if isinstance(image, Tensor)]
         rows = iter(self._probabilities(torch.stack(pixels)) if pixels else ())
-        for k, name in enumerate(names):
-            yield bad[k] if k in bad else self._prediction(name, next(rows), topk, threshold)
+        for name, image in read:
+            if isinstance(image, Tensor):
+                yield self._prediction(name, next(rows), topk, threshold)
+            else:
+                reason = image.reason if isinstance(image, UnreadableImageError) else str(image)
+                yield BadImage(name, reason)
 
     def _probabilities(self, pixels: Tensor) -> Tensor:
         """uint8 [N, C, h, w] -> float32 [N, K] on the CPU."""

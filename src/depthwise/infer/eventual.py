@@ -1,0 +1,66 @@
+"""A network that runs on PyTorch for a few images and on the native kernels for many."""
+
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from depthwise.errors import DepthwiseError
+from depthwise.infer.compiled import compile
+from depthwise.native.library import library
+
+if TYPE_CHECKING:
+    from depthwise.infer.kept import Keeper
+
+FEW, FEW_KEPT = 32, 2
+"""Images that are not worth a plan: if the network must be traced for it, which takes seconds, or has been before."""
+
+TOLERANCE = 1e-4
+"""The largest difference of a logit from PyTorch's, relative to the largest logit, that is no mistake of the plan."""
+
+_alone = Lock()
+"""PyTorch's tracing changes what every module in the process does meanwhile: while one traces, no other runs here."""
+
+
+class Eventual(nn.Module):
+    """`module` in float32 until there have been FEW images, or FEW_KEPT if `keeper` knows its trace; then its plan.
+
+    A network without a plan stays on PyTorch, and so does one whose plan gives other answers. Any number of threads
+    may call it. Images are [N, C, H, W] of `shape` [C, H, W]; of another shape they run on PyTorch.
+    """
+
+    def __init__(self, module: nn.Module, shape: tuple[int, ...], keeper: "Keeper") -> None:
+        super().__init__()
+        self.shape, self.keeper = shape, keeper
+        self.seen = 0
+        self.decided = library.handle is None
+        self.run: nn.Module = module
+        """What answers; the plan in the end, and PyTorch's module is let go."""
+        self.few = FEW_KEPT if keeper.has(shape) else FEW
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.decided:
+            return self.run(x)
+        with _alone:
+            self.seen += len(x)
+            if not self.decided and self.seen > self.few and tuple(x.shape[1:]) == self.shape:
+                if x.device.type == "cpu":
+                    self.run = self._planned(self.run, x)
+                self.decided = True
+            return self.run(x)
+
+    def _planned(self, module: nn.Module, x: Tensor) -> nn.Module:
+        try:
+            # Tracing counts the module's versions of tensors, which those of inference mode do not have.
+            with torch.inference_mode(False):
+                plan = compile(module, torch.zeros(1, *self.shape), engine="native", lower=self.keeper.lower)
+        except DepthwiseError:
+            return module
+        expected, found = module(x[:1]), plan(x[:1])
+        if not (found - expected).abs().max() <= TOLERANCE * expected.abs().max():
+            if expected.isfinite().all():
+                self.keeper.forget(self.shape)
+            return module
+        return plan

@@ -1,0 +1,137 @@
+"""What PyTorch's export says a network computes, as plain values: to be lowered, or kept in a file for the next time.
+
+Weights are not among them: a trace names them as the module does. So one serves all bundles of a network.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthwise.errors import DepthwiseError
+
+
+@dataclass(eq=False)
+class Node:
+    """One call of an operator: `target` is its name, `args` are Nodes, plain values and lists of these.
+
+    shape: of what it makes. place: the path of the module that it is part of. users: how many nodes read it.
+    tensor: for a weight, its name in the module; image: whether it is what the network is called with.
+    """
+
+    name: str
+    target: str = ""
+    args: list[Any] = field(default_factory=list)
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    place: str = ""
+    users: int = 0
+    tensor: str = ""
+    image: bool = False
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Nodes in an order in which they can run; results: some of them, or plain values. constants: of no module."""
+
+    nodes: tuple[Node, ...]
+    results: tuple[Any, ...]
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def trace(module: nn.Module, example: Tensor) -> Trace:
+    """The trace of `module` in evaluation on [N, C, H, W] like `example`; DepthwiseError if export cannot read it."""
+    try:
+        program = torch.export.export(module, (example,))
+    except DepthwiseError:
+        raise
+    except Exception as error:  # whatever the module's own code and PyTorch's tracing of it raise
+        reason = str(error).strip().partition("\n")[0]
+        raise DepthwiseError(f"torch.export does not read {type(module).__name__}: {reason}") from error
+    signature = program.graph_signature
+    origin = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    nodes: dict[str, Node] = {}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, torch.fx.Node):
+            return nodes[value.name]
+        if isinstance(value, list | tuple):
+            return [plain(part) for part in value]
+        return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+    results: list[Any] = []
+    for node in program.graph.nodes:
+        if node.op == "output":
+            results = plain(node.args[0])
+            continue
+        made = node.meta.get("val")
+        paths = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+        nodes[node.name] = Node(
+            node.name,
+            str(node.target).removeprefix("aten.").partition(".")[0].removesuffix("_"),
+            plain(node.args),
+            {key: plain(value) for key, value in node.kwargs.items()},
+            tuple(made.shape) if isinstance(made, Tensor) else (),
+            paths[-1] if paths else node.name,
+            len(node.users),
+            origin.get(node.name, "") if node.op == "placeholder" else "",
+            node.op == "placeholder" and node.name not in origin,
+        )
+    own = tensors_of(module)
+    state = {**program.state_dict, **program.constants}
+    constants = {key: state[key] for key in origin.values() if key not in own}
+    return Trace(tuple(nodes.values()), tuple(results), constants)
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of `module`, by every name they have."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def to_json(traced: Trace) -> list[Any] | None:
+    """As plain values; None if there is more to it, constants or results that are none of the nodes."""
+    numbers = {node: number for number, node in enumerate(traced.nodes)}
+    if traced.constants or not all(isinstance(result, Node) for result in traced.results):
+        return None
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Node):
+            return {"node": numbers[value]}
+        if isinstance(value, dict):
+            return {key: plain(part) for key, part in value.items()}
+        return [plain(part) for part in value] if isinstance(value, list) else value
+
+    nodes = [{**vars(node), "args": plain(node.args), "kwargs": plain(node.kwargs)} for node in traced.nodes]
+    return [nodes, [numbers[node] for node in traced.results]]
+
+
+def from_json(values: Any) -> Trace:
+    """What `to_json` gave. Raises some exception if it is something else, and lets no node read a later one."""
+    kept, results = values
+    nodes: list[Node] = []
+
+    def read(value: Any) -> Any:
+        if isinstance(value, dict):
+            return nodes[_natural(value["node"])]
+        return [read(part) for part in value] if isinstance(value, list) else value
+
+    for node in kept:
+        kwargs = {key: read(value) for key, value in node["kwargs"].items()}
+        shape = tuple(map(_natural, node["shape"]))
+        nodes.append(Node(**{**node, "args": [*map(read, node["args"])], "kwargs": kwargs, "shape": shape}))
+    return Trace(tuple(nodes), tuple(nodes[_natural(number)] for number in results))
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ValueError(f"{value!r} is no size")
+    return value
