@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from depthwise.words import command_line, number_of, quote, quote_path
+from depthwise.words import command_line, number_of, pace, quote, quote_path
 
 WORDS = [
     "plain/path.png",
@@ -76,3 +76,10 @@ def test_one_is_singular(number: float, words: str) -> None:
 
 def test_an_irregular_plural() -> None:
     assert [number_of(n, "class", "classes") for n in (1, 2)] == ["1 class", "2 classes"]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(0.505, "0.505"), (12.34, "12.3"), (1234.5, "1,234"), (99.96, "100")]
+)
+def test_a_pace_keeps_its_digits(number: float, said: str) -> None:
+    assert pace(number) == said

@@ -1,4 +1,4 @@
-"""Words for people: a command that can be pasted into a shell, a number with its noun."""
+"""Words for people: a command that can be pasted into a shell, a number with its noun, a pace."""
 
 import os
 import shlex
@@ -31,6 +31,11 @@ def number_of(number: float, noun: str, plural: str | None = None) -> str:
     """1 image, 2 images, 1,000 images, 0.5 epochs; `plural` where it is not the noun with an s."""
     shown = f"{number:,}" if isinstance(number, int) else f"{number:,.4g}"
     return f"{shown} {noun if number == 1 else plural or noun + 's'}"
+
+
+def pace(number: float) -> str:
+    """How many a second: 1,234; 12.3; 0.505."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _spelled(c: str) -> str:

@@ -86,7 +86,7 @@ def test_a_broken_image_fails_the_check_and_is_named(
     assert checked["ok"] is False
     assert [image["path"] for image in checked["unreadable"]] == ["class0/broken.png"]
     assert run(["data", "check", str(tmp_path)]) == 1
-    assert "problem: 1 images cannot be read: class0/broken.png (" in capsys.readouterr().out
+    assert "problem: 1 image cannot be read: class0/broken.png (" in capsys.readouterr().out
 
 
 def test_what_the_check_has_found_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,10 +107,10 @@ def test_what_the_check_has_found_is_told_once(tmp_path: Path, capsys: pytest.Ca
     told = capsys.readouterr().out
     for name in (*copies, *copies.values(), "train/a/broken.png"):
         assert told.count(name) == 1, told
-    assert "note: 1 images are there more than once: train/a/0.png = train/a/again.png" in told
-    assert "problem: 1 images are in two classes: train/a/1.png = train/b/again.png" in told
-    assert "problem: 1 images are in two parts: train/a/2.png = val/a/again.png" in told
-    assert "problem: 1 images are in two classes and two parts: train/a/3.png = val/b/again.png" in told
+    assert "note: 1 image is there more than once: train/a/0.png = train/a/again.png" in told
+    assert "problem: 1 image is in two classes: train/a/1.png = train/b/again.png" in told
+    assert "problem: 1 image is in two parts: train/a/2.png = val/a/again.png" in told
+    assert "problem: 1 image is in two classes and two parts: train/a/3.png = val/b/again.png" in told
     assert "problem: over 1% of the 25 images cannot be read, which stops a training: mend" in told
 
 

@@ -11,7 +11,7 @@ from report_parts import Open, Write
 from depthwise.evaluate import settings
 from depthwise.evaluate.metrics import from_logits
 from depthwise.evaluate.report import Mistake, ReportData
-from depthwise.evaluate.sections import cut_name, cut_path, pace
+from depthwise.evaluate.sections import cut_name, cut_path
 
 LONG = "/home/someone/pictures of birds/2026/robin/IMG_20260101_000027_edited-final-version.jpeg"
 
@@ -189,10 +189,3 @@ def test_paths_and_names_are_cut_where_it_hurts_least() -> None:
     assert cut_name("short name") == ("", "short name")
     assert cut_name("abcdefghe\u0301fghi") == ("abcdefgh", "e\u0301fghi")
     assert "".join(cut_name("a family: 👨\u200d👩\u200d👧 x")) == "a family: 👨\u200d👩\u200d👧 x"
-
-
-@pytest.mark.parametrize(
-    ("number", "said"), [(0.505, "0.505"), (12.34, "12.3"), (1234.5, "1,234"), (99.96, "100")]
-)
-def test_a_pace_keeps_its_digits(number: float, said: str) -> None:
-    assert pace(number) == said

@@ -85,6 +85,13 @@ READ: dict[str, Callable[[], bytes]] = {
     ),
     "Lightning, self.net": lambda: pth({"state_dict": under("net.")}),
     "optimizer beside it": lambda: pth({"model": STATE, "optimizer": optimizer.state_dict(), "epoch": 3}),
+    "torchvision's and timm's scripts": lambda: pth(
+        {
+            "model": STATE,
+            "epoch": 3,
+            "args": argparse.Namespace(lr=0.1, data_path="/data", nested=argparse.Namespace(a=1)),
+        }
+    ),
     "model_state_dict": lambda: pth({"model_state_dict": STATE, "loss": 0.5}),
     "nested twice": lambda: pth({"model": {"state_dict": under("module.")}}),
     "AveragedModel": lambda: pth(AveragedModel(NETWORK).state_dict()),
@@ -177,10 +184,6 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "a whole module": (
         lambda: pth(NETWORK),
         "is a pickle that wants to run code (torch.nn.modules.container.Sequential)",
-    ),
-    "a script's arguments": (
-        lambda: pth({"model": STATE, "args": argparse.Namespace()}),
-        f"code (argparse.Namespace), {NO_CODE}",
     ),
     "NumPy's scalars": (
         lambda: pth({"model": STATE, "best": np.float64(0.5)}),

@@ -232,6 +232,13 @@ def test_an_h5_that_points_elsewhere_is_not_followed(tmp_path: Path) -> None:
     assert "leads in a circle" in refusal(tmp_path / "circle.h5")
 
 
+def test_an_h5_that_is_nested_is_no_circle(tmp_path: Path) -> None:
+    save_h5(tmp_path / "deep.h5", {f"{'layers/' * 30}dense/vars/0": np.ones((4, 2), np.float32)})
+    assert len(read_weights(tmp_path / "deep.h5").tensors) == 1
+    save_h5(tmp_path / "deeper.h5", {f"{'layers/' * 90}dense/vars/0": np.ones((4, 2), np.float32)})
+    assert "holds groups over 64 deep" in refusal(tmp_path / "deeper.h5")
+
+
 def test_an_h5_of_something_else_is_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "text.h5", "w") as file:
         file["layers/dense/vars/0"] = "import os"

@@ -12,6 +12,7 @@ from depthwise.cli.options import Json, flag
 from depthwise.cli.output import console, counting, print_json, say, table
 from depthwise.cli.subject import Settings, Size, Subject, build_subject, find_subject
 from depthwise.errors import UsageError, unknown_name
+from depthwise.words import number_of
 from depthwise.writing import check_free
 
 if TYPE_CHECKING:
@@ -173,7 +174,9 @@ def _count(progress: Callable[[int, int], None], number: int, points: int, done:
 
 def _title(document: dict[str, Any], batch: int | str, threads: int | str) -> str:
     shape = "x".join(map(str, (batch, *document["image"])))
-    return f"{document['network']}, {shape}, {threads} threads, {document['rounds']} rounds"
+    turns = number_of(document["rounds"], "round")
+    many = number_of(threads, "thread") if isinstance(threads, int) else f"{threads} threads"
+    return f"{document['network']}, {shape}, {many}, {turns}"
 
 
 def _print_run(document: dict[str, Any], run: dict[str, Any]) -> None:

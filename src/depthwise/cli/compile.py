@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from depthwise.cli.evaluate import open_part
 from depthwise.cli.options import BundlePath, IgnoreUnknown, Json, flag
 from depthwise.cli.output import console, counting, note, print_json, table
+from depthwise.words import number_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -118,7 +119,9 @@ def _print(result: "Compiled") -> None:
     rows.add_row("largest difference of a logit", f"{result.error:.1e} of the largest")
     if result.accuracy is not None and result.agreement is not None:
         before, after = result.accuracy
-        rows.add_row(f"top-1 on {result.num_images:,} images", f"{before:.2%} before, {after:.2%} after")
+        rows.add_row(
+            f"top-1 on {number_of(result.num_images, 'image')}", f"{before:.2%} before, {after:.2%} after"
+        )
         rows.add_row("same answer", f"{result.agreement:.2%}")
     console().print(rows)
     if result.layers:

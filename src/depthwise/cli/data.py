@@ -135,7 +135,7 @@ def export(
         for part, images in dataset.splits.items()
         if split in (None, part)
     )
-    note(f"{num_images} images written to {out}")
+    note(f"{number_of(num_images, 'image')} written to {out}")
 
 
 def _print_counts(data: str, counts: dict[str, dict[str, int]]) -> None:
@@ -163,17 +163,21 @@ def _print_check(found: "Check") -> None:
         say(f"note: ignored: {', '.join(found.ignored_kinds)}")
     conflicts, leaks = set(found.conflicts), set(found.leaks)
     if harmless := [group for group in found.duplicates if group not in conflicts | leaks]:
-        say(f"note: {len(harmless):,} images are there more than once: {_groups(harmless)}")
+        say(
+            f"note: {number_of(len(harmless), 'image is', 'images are')} there more than once: {_groups(harmless)}"
+        )
     if found.unreadable:
         bad = [f"{image.path} ({image.reason})" for image in found.unreadable]
-        say(f"problem: {len(bad):,} images cannot be read: {_some(bad)}")
+        say(f"problem: {number_of(len(bad), 'image')} cannot be read: {_some(bad)}")
     for where, groups in (
         ("two classes", conflicts - leaks),
         ("two classes and two parts", conflicts & leaks),
         ("two parts", leaks - conflicts),
     ):
         if groups:
-            say(f"problem: {len(groups):,} images are in {where}: {_groups(sorted(groups))}")
+            say(
+                f"problem: {number_of(len(groups), 'image is', 'images are')} in {where}: {_groups(sorted(groups))}"
+            )
     if found.error:
         say(f"problem: {printable(found.error)}")
     say("ready to train on" if found.ok else "mend the problems before you train")
@@ -187,7 +191,7 @@ def _print_stats(found: "Stats") -> None:
         "height": _span(found.heights),
         "channels": str(found.channels),
         "mean": _channels(found.mean),
-        "std": f"{_channels(found.std)} (of {found.measured:,} images)",
+        "std": f"{_channels(found.std)} (of {number_of(found.measured, 'image')})",
         "unreadable": f"{found.unreadable:,}",
         **({"values": _values(found.deep)} if found.deep else {}),
     }

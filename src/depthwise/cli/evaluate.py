@@ -22,6 +22,7 @@ from depthwise.cli.options import (
 )
 from depthwise.cli.output import console, counting, note, print_json, printable, table
 from depthwise.errors import UsageError
+from depthwise.words import number_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,7 +96,8 @@ def evaluate(
         batches.close()
     bad = [*measured.dataset.bad, *batches.bad]
     if bad:
-        note(f"{len(bad)} unreadable images are left out, {bad[0].path} ({bad[0].reason}) for one")
+        left_out = number_of(len(bad), "unreadable image is", "unreadable images are")
+        note(f"{left_out} left out, {bad[0].path} ({bad[0].reason}) for one")
     if report:
         _write_report(report, load_module(source), config, measured, evaluation, data)
         note(f"the report is {report}")

@@ -9,7 +9,7 @@ from depthwise.cli.options import Json, flag
 from depthwise.cli.output import note, print_json, say
 from depthwise.errors import UsageError
 from depthwise.reading import read_regular
-from depthwise.words import quote_path
+from depthwise.words import number_of, quote_path
 
 if TYPE_CHECKING:
     from depthwise.importing import Imported
@@ -56,7 +56,9 @@ def import_(
         print_json(_document(result))
         return
     size = "x".join(map(str, result.config.preprocess.size))
-    what = f"{len(result.config.classes):,} classes" if result.config.classes else "a backbone"
+    what = (
+        number_of(len(result.config.classes), "class", "classes") if result.config.classes else "a backbone"
+    )
     say(f"{model} from {result.source}, {what}, images of {size}")
     say(
         f"predict: depthwise predict {quote_path(out)} IMAGE"

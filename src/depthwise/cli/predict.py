@@ -105,7 +105,7 @@ def predict(
     elif out is None:
         num_bad = forms.as_table(results, threshold)
     if num_bad:
-        note(f"{num_bad} of {len(names)} images could not be read")
+        note(f"{num_bad} of {number_of(len(names), 'image')} could not be read")
     return 1 if num_bad else 0
 
 

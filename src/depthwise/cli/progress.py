@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from depthwise.cli import output
 from depthwise.cli.output import printable
+from depthwise.words import pace
 
 LOG_INTERVAL = 10.0  # seconds between two lines about steps where there is no terminal
 # So many steps and seconds after the first news the time left is estimated; the first steps are slow ones.
@@ -45,7 +46,7 @@ class TrainProgress:
         numbers = f"loss {loss:.3f}  "
         if accuracy is not None:
             numbers += f"accuracy {accuracy:.1%}  "
-        numbers += f"{images_per_second:,.0f} images/s{self._time_left(step)}"
+        numbers += f"{pace(images_per_second)} images/s{self._time_left(step)}"
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step, numbers=numbers)
         elif time.monotonic() - self._logged_at >= LOG_INTERVAL:

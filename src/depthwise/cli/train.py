@@ -255,7 +255,8 @@ def _open(
         note(f"ignored: {', '.join(dataset.ignored_kinds)}")
     if dataset.bad:
         first = dataset.bad[0]
-        note(f"{len(dataset.bad)} unreadable images are left out, {first.path} ({first.reason}) for one")
+        left_out = number_of(len(dataset.bad), "unreadable image is", "unreadable images are")
+        note(f"{left_out} left out, {first.path} ({first.reason}) for one")
     if before and dataset.num_trusted:
         note(
             f"{number_of(dataset.num_trusted, 'file')} not read again, size, times and inode being as they were: "
@@ -302,7 +303,7 @@ def _print(result: "Result", *, as_json: bool) -> None:
         return
     of_step = f" of step {result.step:,}" if result.weights == "best" else ""
     say(
-        f"{evaluation.top1:.2%} of {evaluation.num_images:,} {result.split} images are right "
+        f"{evaluation.top1:.2%} of {number_of(evaluation.num_images, f'{result.split} image')} are right "
         f"({result.weights} weights{of_step}, {result.seconds:,.0f} s)"
     )
     say(f"report:  {printable(out)}/report.html")

@@ -24,7 +24,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.evaluate import sections, settings
 from depthwise.evaluate.metrics import Evaluation
 from depthwise.evaluate.pictures import picture
-from depthwise.words import command_line, number_of
+from depthwise.words import command_line, number_of, pace
 from depthwise.writing import written_whole
 
 MISTAKE_PIXELS = 224
@@ -203,7 +203,7 @@ def _environment() -> Environment:
     environment.filters.update(
         duration=sections.duration,
         magnitude=sections.magnitude,
-        pace=sections.pace,
+        pace=pace,
         number_of=number_of,
         cut_path=sections.cut_path,
         cut_name=sections.cut_name,

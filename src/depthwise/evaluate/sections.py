@@ -250,11 +250,6 @@ def magnitude(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def pace(number: float) -> str:
-    """How many a second: 1,234; 12.3; 0.505."""
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
 def cut_path(name: str) -> tuple[str, str]:
     """A path as its folders, with the stroke, and its own name, which a narrow place should show whole."""
     folders, stroke, own = name.rpartition("/")

@@ -302,7 +302,9 @@ def _finish(session: Session, facts: dict[str, Any]) -> Result:
     """Measure the final weights on the test part; write bundle, evaluation.json and, last of all, the report."""
     files, dataset, recipe = session.files, session.dataset, session.trainer.recipe
     name, split = test_split(dataset)
-    session.watcher.message(f"measuring the final weights on the {name} part ({len(split)} images)")
+    session.watcher.message(
+        f"measuring the final weights on the {name} part ({number_of(len(split), 'image')})"
+    )
     # float32 whatever the training computed in: it is what prediction computes in.
     final = session.final_weights()
     measured = {kind: session.measure(split, module, "float32") for kind, module in final.items()}

@@ -8,6 +8,7 @@ import json
 import re
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,7 @@ def _zip_names(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise _damaged(path, error) from None
+        raise formats.damaged(path, error) from None
     hdf5.check_archive(path, entries)
     return [entry.filename for entry in entries]
 
@@ -124,7 +125,12 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
                 )
     try:
         # Of a name, torch.load believes the suffix.
-        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+        # The arguments that torchvision's and timm's scripts save with the weights are names with values, no more.
+        with (
+            path.open("rb") as file,
+            warnings.catch_warnings(action="ignore"),
+            torch.serialization.safe_globals([Namespace]),
+        ):
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle makes torch raise nearly anything
         raise _refused_pickle(path, error) from None
@@ -162,7 +168,7 @@ def _refused_pickle(path: Path, error: Exception) -> DepthwiseError:
             f"{path} is a pickle that wants to run code{what}, and none was run: "
             f"ask for the weights as .safetensors, or save the state_dict alone"
         )
-    return _damaged(path, error)
+    return formats.damaged(path, error)
 
 
 def _state_dict(loaded: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -195,7 +201,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _damaged(path, error) from None
+        raise formats.damaged(path, error) from None
 
 
 def _hub_config(path: Path) -> dict[str, Any]:
@@ -248,8 +254,3 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             if tensors and all(name.startswith(prefix) for name in tensors):
                 tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def _damaged(path: Path, error: Exception) -> DepthwiseError:
-    reason = str(error).partition("\n")[0] or type(error).__name__
-    return DepthwiseError(f"{path} is damaged or cut off ({reason}): get the file again")

@@ -88,6 +88,13 @@ _PROGRAMS: tuple[tuple[str, str, str], ...] = (
 _WEIGHTS = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".keras", ".onnx", ".pb")
 
 
+def damaged(name: object, error: Exception) -> DepthwiseError:
+    """The error for a file of a known format that its reader stumbled over."""
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    reason = re.sub(r"(?i)\bunexpected (EOF|end of file)", "it ends early", reason)
+    return DepthwiseError(f"{name} is damaged or cut off ({reason}): get the file again")
+
+
 def refuse_folder(path: Path) -> DepthwiseError:
     """The error for a folder without model.safetensors, which says what the folder is."""
     for pattern, what, remedy in _FOLDERS:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
+from depthwise.weights.formats import damaged
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 
@@ -21,7 +22,7 @@ CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 MOST_EXPANSION = 20
 MOST_CONFIG = 64 << 20
 MOST_OBJECTS = 100_000
-MOST_DEPTH = 24
+MOST_DEPTH = 64
 
 Tensors = dict[str, Tensor]
 
@@ -56,7 +57,7 @@ def read_keras(path: Path) -> tuple[Tensors, dict[str, Any]]:
                 raise DepthwiseError(f"{path}: {CONFIG} is over {MOST_CONFIG:,} bytes: get the file again")
             config, weights = archive.read(CONFIG), archive.read(WEIGHTS)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise DepthwiseError(f"{path} is damaged or cut off ({error}): get the file again") from None
+        raise damaged(path, error) from None
     tensors, _ = read_h5(io.BytesIO(weights), f"{path}: {WEIGHTS}")
     return tensors, parse_config(config, f"{path}: {CONFIG}")
 
@@ -93,7 +94,7 @@ def read_h5(file: Path | io.BytesIO, name: str) -> tuple[Tensors, dict[str, Any]
                     tensors[dataset.name] = tensor
             return tensors, parsed
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise DepthwiseError(f"{name} is damaged or cut off ({error}): get the file again") from None
+        raise damaged(name, error) from None
 
 
 def _check_links(root: h5py.Group, name: str) -> None:
@@ -103,9 +104,14 @@ def _check_links(root: h5py.Group, name: str) -> None:
     while waiting:
         group, depth = waiting.pop()
         address = h5py.h5o.get_info(group.id).addr
-        if address in seen or depth > MOST_DEPTH or len(seen) > MOST_OBJECTS:
+        if address in seen:
             raise DepthwiseError(
                 f"{name}: {group.name} leads in a circle, Keras writes no such file: get it again"
+            )
+        if depth > MOST_DEPTH or len(seen) > MOST_OBJECTS:
+            raise DepthwiseError(
+                f"{name} holds groups over {MOST_DEPTH} deep or over {MOST_OBJECTS:,} of them, more than networks "
+                f"have: get the file again"
             )
         seen.add(address)
         for key in group:
