@@ -133,7 +133,7 @@ def test_what_nobody_foresaw_is_a_sentence_too(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(path: str) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(import_module("depthwise.load"), "load", fail)

@@ -3,7 +3,11 @@
 Nothing here imports torch before a command runs, so that help, and a mistyped option, answer at once.
 """
 
+import os
+import signal
 import sys
+from types import FrameType
+from typing import NoReturn
 
 
 def main() -> None:
@@ -14,4 +18,13 @@ def main() -> None:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:
         code = 130
+    # All is said. Python, which now waits for threads and clears up, would answer another Ctrl-C, and whatever a
+    # library then cannot do for want of memory, with a traceback.
+    sys.unraisablehook = lambda _: None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     sys.exit(code)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    os._exit(130)

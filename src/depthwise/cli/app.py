@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError
 
 from depthwise import telemetry
 from depthwise.cli import bench, compile, cost, data, draw, evaluate, export, import_, models, predict, train
+from depthwise.cli.limits import limit_reached, spare_threads
 from depthwise.cli.options import STANDARD_INPUT
 from depthwise.cli.output import note, printable
 from depthwise.errors import DepthwiseError, UsageError
@@ -59,6 +60,7 @@ def run(tokens: list[str]) -> int:
     cast(TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", errors="surrogateescape")
     warnings.formatwarning = lambda message, *_: f"warning: {printable(str(message))}\n"
     tokens, debug = _take_debug(tokens)
+    spare_threads()
     # The parser takes a lone - for an option.
     tokens = [STANDARD_INPUT if token == "-" else token for token in tokens]
     try:
@@ -78,6 +80,8 @@ def run(tokens: list[str]) -> int:
     except BrokenPipeError:
         return FAILED  # quietly: the reader, `head` say, has what it wants
     except Exception as error:
+        if limit := limit_reached(error):
+            return _fail(limit, FAILED, debug)
         hint = "" if debug else f" (run again with {DEBUG} for the traceback)"
         return _fail(_describe(error) + hint, FAILED, debug)
     finally:
@@ -100,8 +104,6 @@ def _take_debug(tokens: list[str]) -> tuple[list[str], bool]:
 
 
 def _describe(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "out of memory: use a smaller batch, a smaller image size or a narrower network"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
     reason = str(error).partition("\n")[0]  # behind it torch lists its own C++ calls

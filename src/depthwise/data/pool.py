@@ -30,6 +30,7 @@ _CONTEXT = (
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _TASKS_A_WORKER = 2  # one at work, one waiting
+_FILES, _FILES_A_WORKER = 24, 4  # that the server of the workers, or this process, has open at most
 
 Task = tuple[Any, ...]
 Fill = Callable[..., Any]
@@ -44,15 +45,23 @@ class Pool:
         self._awaited: deque[int] = deque()
         self._connections: list[Connection] = []
         self._processes = []
+        _require_files(workers)
         _CONTEXT.set_forkserver_preload(["depthwise.data.loader"])
-        with _stops_held_back():
-            for _ in range(workers):
-                ours, theirs = _CONTEXT.Pipe()
-                process = _CONTEXT.Process(target=_work, args=(theirs, fill, self._places), daemon=True)
-                process.start()
-                theirs.close()
-                self._connections.append(ours)
-                self._processes.append(process)
+        try:
+            with _stops_held_back():
+                for _ in range(workers):
+                    ours, theirs = _CONTEXT.Pipe()
+                    process = _CONTEXT.Process(target=_work, args=(theirs, fill, self._places), daemon=True)
+                    process.start()
+                    theirs.close()
+                    self._connections.append(ours)
+                    self._processes.append(process)
+        except (OSError, EOFError) as error:
+            self.close()
+            reason = getattr(error, "strerror", None) or "the server that starts them ended"
+            raise DepthwiseError(
+                f"{workers} data workers cannot be started ({reason}): use fewer, or --workers 0 to decode here"
+            ) from None
 
     def run(self, tasks: Sequence[Task], finish: Callable[[Task, Any, Tensor], Any]) -> Iterator[Any]:
         """finish(task, answer, place) of each task in order; `finish` must leave nothing in `place`.
@@ -160,6 +169,23 @@ def _work(connection: Connection, fill: Fill, places: Tensor) -> None:
             return
 
 
+def _require_files(workers: int) -> None:
+    """Raise DepthwiseError where a process may open too few files: the server of the workers would fail with a
+    traceback of its own, and this process later on."""
+    try:
+        import resource
+
+        limit, opened = resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(os.listdir("/dev/fd"))
+    except (ImportError, OSError):
+        return
+    needed = opened + _FILES + _FILES_A_WORKER * workers
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise DepthwiseError(
+            f"{workers} data workers take up to {needed} open files, and this process may have {limit}: allow more "
+            f"(ulimit -n {needed}), or use --workers 0 to decode in this process"
+        )
+
+
 def _shared(shape: tuple[int, ...]) -> Tensor:
     """uint8 memory that worker processes see, too. Raises DepthwiseError if there is not enough: writing to what is
     not there would kill the program without a word."""
@@ -174,4 +200,11 @@ def _shared(shape: tuple[int, ...]) -> Tensor:
                 f"{shape[0]} batches under way take {size >> 20} MiB of shared memory, and /dev/shm has {free >> 20}: "
                 "give a container more (docker run --shm-size=1g), or use smaller batches or fewer workers"
             )
-    return torch.empty(shape, dtype=torch.uint8).share_memory_()
+    try:
+        return torch.empty(shape, dtype=torch.uint8).share_memory_()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise DepthwiseError(
+            f"no shared memory can be had for {shape[0]} batches ({reason}): make /dev/shm writable, or use "
+            f"--workers 0 to decode in this process"
+        ) from None
