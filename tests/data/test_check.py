@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depthwise.data import open_dataset
+from depthwise.data import Decoding, open_dataset
 from depthwise.data.check import check, contact_sheet, stats
+from depthwise.data.verify import verify
 from depthwise.errors import DepthwiseError, UsageError
 
 MakeFolder = Callable[[dict[str, int]], Path]
@@ -141,3 +142,36 @@ def test_the_contact_sheet_shows_images_of_each_class_in_its_row(
     assert sheet.size == (180 + 3 * 44, 3 * 44 + 4)
     with pytest.raises(DepthwiseError, match="cannot be written"):
         contact_sheet(dataset, tmp_path / "missing" / "sheet.png")
+
+
+def test_the_range_of_16_bit_images_is_said_with_the_setting_that_suits(tmp_path: Path) -> None:
+    for place, highest in (("train/a", 4011), ("train/b", 900), ("val/a", 1000), ("val/b", 30)):
+        (tmp_path / place).mkdir(parents=True)
+        for index in range(2):
+            values = np.full((6, 5), highest - index, np.uint16)
+            values[0, 0] = index
+            Image.fromarray(values).save(tmp_path / place / f"{index}.png")
+    dark, bright = check(str(tmp_path)), check(str(tmp_path), decoding=Decoding(white_level=4095))
+    assert dark.deep == bright.deep == (8, 0, 4011)
+    assert dark.to_json()["deep"]["note"].endswith(
+        "dark with white_level=65535: train with --set white_level=4095"
+    )
+    assert bright.to_json()["deep"]["note"] == ""
+    cut = stats(str(tmp_path), decoding=Decoding(white_level=255))
+    assert cut.to_json()["deep"]["note"].endswith(
+        "above white_level=255 is white: train with --set white_level=4095"
+    )
+    means = [stats(str(tmp_path), decoding=Decoding(white_level=level)).mean[0] for level in (65535, 4095)]
+    assert means[1] > 10 * means[0]
+
+
+def test_what_is_read_is_remembered_by_how_it_was_read(make_folder: MakeFolder) -> None:
+    root = make_folder({"train/a": 3, "train/b": 3, "val/a": 2, "val/b": 2})
+    path = root / "train/a/000.png"
+    path.write_bytes(path.read_bytes()[:-60])
+    taken = Decoding(allow_truncated=True)
+    for _ in range(2):
+        assert open_dataset(str(root), decoding=taken).bad == ()
+        assert [image.path for image in open_dataset(str(root), max_bad=0.5).bad] == ["train/a/000.png"]
+        assert verify(root, ["train/b/000.png"], decoding=Decoding(max_pixels=100)).bad
+    assert open_dataset(str(root), decoding=taken).splits["train"].image(0).shape[0] == 3

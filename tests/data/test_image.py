@@ -17,8 +17,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from depthwise.data.image import MAX_PIXELS, UnreadableImageError, decode, to_channels
-from depthwise.errors import DepthwiseError
+from depthwise.data.image import MAX_PIXELS, Decoding, UnreadableImageError, decode, examine, to_channels
+from depthwise.errors import DepthwiseError, UsageError
 
 HEIGHT, WIDTH = 7, 5
 
@@ -351,3 +351,150 @@ def test_what_is_no_image_is_refused_with_the_rule(source: object, message: str)
 def test_channels_are_1_3_or_4() -> None:
     with pytest.raises(DepthwiseError, match="2 channels"):
         decode(RGB, 2)
+
+
+PNG = encoded(Image.fromarray(noise(0, 40, 50, 3)), "PNG")
+JPEGS = {
+    "baseline": FULL_JPEG,
+    "progressive": encoded(Image.fromarray(load_sample_image("china.jpg")), "JPEG", progressive=True),
+    "restarts": encoded(Image.fromarray(RGB).resize((90, 70)), "JPEG", restart_marker_blocks=2),
+    "grey": encoded(Image.fromarray(load_sample_image("china.jpg")).convert("L"), "JPEG"),
+    "cmyk": encoded(Image.fromarray(load_sample_image("china.jpg")).convert("CMYK"), "JPEG"),
+}
+TAKEN = Decoding(allow_truncated=True)
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_jpeg_that_lacks_its_end_marker_alone_lacks_no_pixel(name: str) -> None:
+    whole = JPEGS[name]
+    for data in (whole[:-1], whole[:-2]):
+        assert torch.equal(decode(data), decode(whole))
+
+
+@pytest.mark.parametrize("name", JPEGS)
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9"], ids=["no end", "end"])
+def test_a_jpeg_that_lacks_more_is_named_and_read_only_if_allowed(
+    name: str, end: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = JPEGS[name]
+    for kept in (-3, -40, len(whole) * 9 // 10, len(whole) // 2):
+        data = whole[:kept] + end
+        with pytest.raises(UnreadableImageError, match=r"pixels are missing .* --allow-truncated"):
+            decode(data)
+        assert decode(data, decoding=TAKEN).shape == decode(whole).shape
+    half = decode(whole[: len(whole) // 2] + end, decoding=TAKEN)
+    if name in ("baseline", "grey"):
+        rows = half.shape[1] // 3
+        assert torch.equal(half[:, :rows], decode(whole)[:, :rows])
+    assert capfd.readouterr().err == ""
+
+
+def test_a_progressive_jpeg_cut_between_two_scans_lacks_pixels() -> None:
+    data = JPEGS["progressive"]
+    scan = data.rindex(b"\xff\xda")
+    tables = data.rfind(b"\xff\xc4", 0, scan)
+    for at in (scan, tables):
+        with pytest.raises(UnreadableImageError, match="pixels are missing"):
+            decode(data[:at])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "PPM", "TIFF"])
+def test_other_formats_follow_the_same_rule(kind: str) -> None:
+    whole = encoded(Image.fromarray(noise(0, 40, 50, 3)), kind)
+    data = whole[: len(whole) * 3 // 5] if kind != "TIFF" else whole[:-500]
+    with pytest.raises(UnreadableImageError, match="--allow-truncated"):
+        decode(data)
+    seen, expected = decode(data, decoding=TAKEN), decode(whole)
+    assert seen.shape == expected.shape
+    if kind not in ("BMP", "GIF"):  # whose first rows are the lowest, or not one after the other
+        assert torch.equal(seen[:, :15], expected[:, :15])
+    if kind == "PNG":
+        assert torch.equal(decode(whole[:-12]), expected)  # without IEND
+
+
+# From 16 bits to 8 by a white level: value, white level, result.
+WHITES = [
+    (0, 4095, 0),
+    (15, 4095, 0),
+    (16, 4095, 1),
+    (4095, 4095, 255),
+    (60000, 4095, 255),
+    (2048, 4095, 128),
+]
+WHITES += [
+    (255, 65535, 0),
+    (256, 65535, 1),
+    (65535, 65535, 255),
+    (100, 255, 100),
+    (256, 255, 255),
+    (1000, 1500, 170),
+]
+
+
+@pytest.mark.parametrize(("value", "white", "expected"), WHITES)
+def test_a_white_level_scales_16_bits_and_cuts_off_above(value: int, white: int, expected: int) -> None:
+    assert expected == min(value, white) * 256 // (white + 1)
+    grey = np.full((HEIGHT, WIDTH), value, np.uint16)
+    rows = [np.full((WIDTH, 3), value).astype(">u2").tobytes()] * HEIGHT
+    sources = {
+        "png": encoded(Image.fromarray(grey), "PNG"),
+        "tiff": encoded(Image.fromarray(grey), "TIFF"),
+        "array": grey,
+        "tensor": torch.from_numpy(grey),
+        "pillow": Image.fromarray(grey),
+        "rgb png": png(16, 2, rows, WIDTH),
+        "rgb array": np.repeat(grey[..., None], 3, axis=2),
+    }
+    for name, source in sources.items():
+        seen = decode(source, decoding=Decoding(white_level=white))  # type: ignore[arg-type]
+        assert seen.unique().tolist() == [expected], name
+
+
+def test_opacity_is_a_part_of_the_whole_range_whatever_white_is() -> None:
+    rgba = np.full((HEIGHT, WIDTH, 4), 4095, np.uint16)
+    rgba[..., 3] = 65535
+    grey = [rgba[row, :, 2:].astype(">u2").tobytes() for row in range(HEIGHT)]
+    rows = [rgba[row].astype(">u2").tobytes() for row in range(HEIGHT)]
+    bright = Decoding(white_level=4095)
+    for source in (rgba, png(16, 6, rows, WIDTH), png(16, 4, grey, WIDTH)):
+        assert decode(source, 4, bright).unique().tolist() == [255]
+        assert decode(source, 3).unique().tolist() == [15]
+
+
+def test_colours_of_16_bits_keep_all_their_steps() -> None:
+    rows = [row.astype(">u2").tobytes() for row in DEEP_RGB >> 4]
+    tiff_rows = (DEEP_RGB >> 4).astype("<u2").tobytes()
+    expected = (DEEP_RGB >> 8).astype(np.uint8)
+    assert np.array_equal(
+        pixels(decode(png(16, 2, rows, WIDTH), decoding=Decoding(white_level=4095))), expected
+    )
+    tags = {
+        256: (4, WIDTH),
+        257: (4, HEIGHT),
+        258: (3, 0),
+        259: (4, 1),
+        262: (4, 2),
+        273: (4, 134),
+        277: (4, 3),
+    }
+    tags |= {279: (4, len(tiff_rows))}
+    entries = b"".join(
+        struct.pack("<HHII", tag, kind, 3 if tag == 258 else 1, 128 if tag == 258 else value)
+        for tag, (kind, value) in tags.items()
+    )
+    head = (b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries).ljust(128, b"\0")
+    data = head + struct.pack("<HHH", 16, 16, 16) + tiff_rows
+    assert np.array_equal(pixels(decode(data, decoding=Decoding(white_level=4095))), expected)
+
+
+def test_the_range_of_16_bits_is_told() -> None:
+    assert examine(encoded(Image.fromarray(DEEP >> 4), "PNG")).values == (DEEP.min() >> 4, DEEP.max() >> 4)
+    rows = [row.astype(">u2").tobytes() for row in DEEP_RGB >> 4]
+    assert examine(png(16, 2, rows, WIDTH)).values == (DEEP_RGB.min() >> 4, DEEP_RGB.max() >> 4)
+    assert examine(PNG).values is None
+
+
+@pytest.mark.parametrize("white", [0, 254, 65536, 4095.5, "4095", True])
+def test_a_white_level_has_bounds(white: object) -> None:
+    with pytest.raises(UsageError, match="white_level"):
+        Decoding(white_level=white)  # type: ignore[arg-type]

@@ -4,13 +4,16 @@ What is not on it stays closed, above all formats whose reading starts a program
 was plugged in (WMF, BUFR, GRIB, HDF5) or looks into other files.
 """
 
+import ctypes
 import io
 import os
 import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from typing import Any
 
 from PIL import Image, ImageFile
 
@@ -109,6 +112,7 @@ def load_image(image: Image.Image, max_pixels: int = 0) -> str:
     large = image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or 0)
     if large or image.format == "TIFF":  # which looks into its EXIF once more when it is loaded
         alone.enter_context(without_warnings())
+        alone.enter_context(_libtiff_silent())
         alone.enter_context(_pillows_limit(max_pixels))
     with alone:
         try:
@@ -156,6 +160,29 @@ def _strip_pixels(image: Image.Image) -> int:
         return image.width * min(image.height, int(tags.get(278, image.height)))
     except Exception:  # a damaged tag is nearly anything
         return image.width * image.height
+
+
+@cache
+def _libtiff() -> tuple[Any, ...]:
+    """The functions of Pillow's libtiff that say who prints its errors and warnings; none where it is not a library."""
+    found = []
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(Image.core.__file__)  # which has been loaded long ago, with its libtiff
+        for function in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+            function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
+            found.append(function)
+    return tuple(found)
+
+
+@contextmanager
+def _libtiff_silent() -> Iterator[None]:
+    """libtiff prints nothing inside: it would write to standard error, without the file's name."""
+    before = [(function, function(None)) for function in _libtiff()]
+    try:
+        yield
+    finally:
+        for function, handler in before:
+            function(handler)
 
 
 @contextmanager

@@ -258,8 +258,8 @@ def _is_deep(image: Image.Image) -> bool:
 def _values_of_16_bits(image: Image.Image, name: str) -> tuple[int, int]:
     """The lowest and the highest. Some 16-bit files Pillow opens with 32; what needs those, or is real, has no known
     white."""
-    bands = [np.array(image.crop(box)) for box in _bands(image)]
-    low, high = min(band.min() for band in bands), max(band.max() for band in bands)
+    spans = [(band.min(), band.max()) for band in (np.array(image.crop(box)) for box in _bands(image))]
+    low, high = min(low for low, _ in spans), max(high for _, high in spans)
     if image.mode == "F" or low < 0 or high > 65535:
         kind = "float" if image.mode == "F" else "integer"
         reason = f"32-bit {kind} pixels ({low} to {high}) have no known white: save 8 or 16 bits"
