@@ -260,7 +260,7 @@ def _open(
     if before and dataset.num_trusted:
         note(
             f"{number_of(dataset.num_trusted, 'file')} not read again, size, times and inode being as they were: "
-            f"`depthwise data check {quote_path(data)}` reads every one"
+            f"`depthwise data check {quote_path(data)}{' --nested' if dataset.nested else ''}` reads every one"
         )
     require_trainable(dataset)
     return dataset

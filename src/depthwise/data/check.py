@@ -131,7 +131,7 @@ def check(
         modes=dict(Counter(image.mode for image in look.images).most_common()),
         ignored=look.ignored,
         ignored_kinds=look.ignored_kinds,
-        notes=(*look.notes, *_about_balance(counts)),
+        notes=(*look.notes, *_about_balance(counts, look.dataset)),
         deep=look.deep,
         white_level=decoding.white_level,
     )
@@ -167,7 +167,7 @@ def stats(
         std=std,
         measured=measured,
         unreadable=len(look.bad),
-        notes=(*look.notes, *_about_balance(counts)),
+        notes=(*look.notes, *_about_balance(counts, look.dataset)),
         deep=look.deep,
         white_level=decoding.white_level,
     )
@@ -331,9 +331,11 @@ def _counts(images: Iterable[_Image]) -> dict[str, dict[str, int]]:
     }
 
 
-def _about_balance(counts: dict[str, dict[str, int]]) -> list[str]:
-    """A sentence if the first part's classes are far from even."""
-    by_class = next(iter(counts.values()))
+def _about_balance(counts: dict[str, dict[str, int]], dataset: Dataset | None) -> list[str]:
+    """A sentence if the classes are far from even: those of the first part, or of a set that was divided here."""
+    by_class = Counter(next(iter(counts.values())))
+    if dataset and dataset.seed is not None:
+        by_class = sum(map(Counter, counts.values()), Counter())
     largest, smallest = max(by_class, key=by_class.__getitem__), min(by_class, key=by_class.__getitem__)
     if by_class[largest] <= UNEVEN * by_class[smallest]:
         return []

@@ -26,13 +26,14 @@ Parts = dict[str, dict[str, list[str]]]
 class TooManyUnreadableError(DepthwiseError):
     """More of the files than allowed cannot be decoded; `bad` lists them all, `rule` is for where that was seen."""
 
-    def __init__(self, root: Path, bad: Sequence[BadImage], total: int, max_bad: float) -> None:
+    def __init__(self, listing: Listing, bad: Sequence[BadImage], total: int, max_bad: float) -> None:
+        root, nested = listing.root, " --nested" if listing.nested else ""
         over = f", over {max_bad:.0%}" if max_bad < 1 else ""
         otherwise = ", or leave them out of a training with --skip-bad" if len(bad) < total else ""
         super().__init__(
             f"{len(bad)} of {total} images in {root} cannot be read{over}: "
             f"{some(f'{image.path} ({image.reason})' for image in bad)}; "
-            f"see them all with `depthwise data check {quote_path(root)}`, and mend or remove them{otherwise}"
+            f"see them all with `depthwise data check {quote_path(root)}{nested}`, and mend or remove them{otherwise}"
         )
         self.bad = tuple(bad)
         self.rule = (
@@ -103,7 +104,7 @@ def build(
     listing, facts, bad = looked.listing, looked.facts, looked.bad
     total = len(facts) + len(bad)
     if not facts or len(bad) > max_bad * total:
-        raise TooManyUnreadableError(listing.root, bad, total, max_bad)
+        raise TooManyUnreadableError(listing, bad, total, max_bad)
     notes = [f"{place}/ holds no image" for place in listing.empty] + list(listing.notes)
     parts = _readable(listing.parts, facts)
     notes += _lost_classes(listing.parts, parts)

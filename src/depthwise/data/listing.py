@@ -159,7 +159,11 @@ class _Entries(NamedTuple):
 def _flat(root: Path, place: str, ignored: list[Ignored]) -> Iterator[tuple[str, list[str]]]:
     """Each folder in root/place and its images; what else lies in it goes to `ignored`."""
     remedy = "--nested makes a class of each folder with images"
+    above = {_identity(root), _identity(root / place)}
     for folder in _entries(root, place).folders:
+        if _identity(root / folder) in above:
+            ignored.append(Ignored(f"{folder}/", "link to a folder above it", "links to a folder above them"))
+            continue
         inside = _entries(root, folder)
         images, strays = _images(root, inside)
         ignored += (

@@ -24,7 +24,7 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     for piece in re.findall(r"[0-9]+|[^0-9]+", composed(name)):
         number = piece.lstrip("0")
         key.append((0, len(number), number) if piece[0] in "0123456789" else (1, 0, piece))
-    return [*key, (2, len(name), name)]
+    return [*key, (-1, len(name), name)]
 
 
 def shortened(text: str, most: int = SHOWN_CHARACTERS) -> str:

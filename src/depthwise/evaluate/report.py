@@ -7,7 +7,7 @@ dark setting and fits a phone. Every name that came with the data is escaped by 
 import base64
 import gzip
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from os import PathLike
@@ -23,6 +23,7 @@ from torch import Tensor
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate import sections, settings
 from depthwise.evaluate.metrics import Evaluation
+from depthwise.evaluate.order import natural_order, reordered
 from depthwise.evaluate.pictures import picture
 from depthwise.words import command_line, number_of, pace
 from depthwise.writing import written_whole
@@ -142,7 +143,8 @@ def write_report(data: ReportData, path: str | PathLike[str]) -> None:
 
 
 def render(data: ReportData) -> str:
-    """The page as text."""
+    """The page as text, with the classes in the order in which people count."""
+    data = _in_natural_order(data)
     classes, evaluation = data.classes, data.evaluation
     learning = sections.learning(data.history)
     certainty = sections.certainty(evaluation)
@@ -175,6 +177,24 @@ def render(data: ReportData) -> str:
             script=page_part("report.js"),
             plotly=packed_plotly(),
         )
+    )
+
+
+def _in_natural_order(data: ReportData) -> ReportData:
+    order = natural_order(data.classes)
+    if order == sorted(order):
+        return data
+    place = {k: shown for shown, k in enumerate(order)}
+    return replace(
+        data,
+        classes=[data.classes[k] for k in order],
+        evaluation=reordered(data.evaluation, order),
+        mistakes=[
+            replace(mistake, true=place[mistake.true], predicted=place[mistake.predicted])
+            for mistake in data.mistakes
+        ],
+        samples={place[k]: images for k, images in data.samples.items()},
+        counts={part: [counts[k] for k in order] for part, counts in data.counts.items()},
     )
 
 
