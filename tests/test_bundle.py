@@ -85,6 +85,10 @@ def change(name: str, value: Any) -> Callable[[Path], None]:
     return apply
 
 
+def preprocess(**values: Any) -> Callable[[Path], None]:
+    return change("preprocess", {**CONFIGURATION.preprocess.to_json(), **values})
+
+
 def drop(name: str) -> Callable[[Path], None]:
     def apply(bundle: Path) -> None:
         values = json.loads((bundle / CONFIG).read_text())
@@ -101,6 +105,10 @@ def write(name: str, content: bytes) -> Callable[[Path], None]:
 def truncate(size: int) -> Callable[[Path], None]:
     return lambda bundle: os.truncate(bundle / WEIGHTS, size)
 
+
+DEEP: list[Any] = []
+for _ in range(200):
+    DEEP = [DEEP]
 
 BROKEN = {
     "no folder": (
@@ -125,6 +133,47 @@ BROKEN = {
     "odd preprocessing": (change("preprocess", {"sise": 3}), "the field 'preprocess' is malformed"),
     "odd digests": (change("digests", []), "the field 'digests' must be a JSON object"),
     "odd digest": (change("digests", {WEIGHTS: 7}), "the field 'digests' must hold strings"),
+    "a key twice": (
+        write(CONFIG, b'{"model": "a", "model": "b"}'),
+        "config.json is not JSON (it says 'model' twice)",
+    ),
+    "huge version": (
+        change("format_version", 10**400),
+        "format_version (a number of about 401 digits) is newer",
+    ),
+    "long model": (change("model", "x" * 5000), "must have 1 to 200 characters"),
+    "deep arguments": (
+        change("model_args", {"a": [[[[[]]]]] * 3, "b": DEEP}),
+        "model_args is nested more than 32 deep",
+    ),
+    "huge size": (
+        preprocess(size=[2**40, 24]),
+        "size=[1099511627776, 24]: 1099511627776 must be at least 1 and at most",
+    ),
+    "true size": (preprocess(size=[True, 24]), "size=[True, 24]: True must be a whole number"),
+    "infinite size": (preprocess(size=[float("inf"), 24]), "inf must be a whole number"),
+    "tiny crop": (preprocess(crop_fraction=1e-9), "crop_fraction=1e-09 must be at least 0.01 and at most 1"),
+    "giant cover": (preprocess(size=[4096, 4096], crop_fraction=0.1), "resize images to 40,960 pixels"),
+    "infinite mean": (preprocess(mean=[float("-inf")], std=[1.0]), "mean=[-inf]: -inf is no finite number"),
+    "zero deviation": (preprocess(mean=[0.5], std=[0.0]), "std=[0.0]: 0.0 must be at least 1e-06"),
+    "odd precision": (
+        change("compiled", {"precision": "fp8"}),
+        "unknown compiled.precision 'fp8': use one of fp32",
+    ),
+    "odd engine": (
+        change("compiled", {"engine": ["native"]}),
+        "compiled.engine=['native'] must be 'native' or",
+    ),
+    "infinite error": (change("compiled", {"error": float("inf")}), "compiled.error=inf is no finite number"),
+    "negative time": (
+        change("compiled", {"milliseconds": -1}),
+        "compiled.milliseconds=-1 must be at least 0",
+    ),
+    "true time": (change("compiled", {"milliseconds": True}), "compiled.milliseconds=True must be a number"),
+    "odd share": (
+        change("compiled", {"accuracy": [0.5, 1.5]}),
+        "compiled.accuracy=[0.5, 1.5]: 1.5 must be at least 0",
+    ),
     "empty weights": (write(WEIGHTS, b""), "model.safetensors is damaged"),
     "cut-off header": (truncate(20), "model.safetensors is damaged"),
     "cut-off weights": (truncate(500), "model.safetensors is damaged"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from depthwise.cost import cost, multiply_adds
+from depthwise.cost import cost, multiply_adds, without_memory
 from depthwise.layers import ConvNorm, SeparableConv2d, conv2d, relu
 from depthwise.models import create_model
 
@@ -275,3 +275,13 @@ def test_the_allocator_agrees(name: str) -> None:
         peak = max(accumulate(allocations(network.eval(), torch.zeros(1, 3, 64, 64))))
     # Beyond the bill is what operators allocate for themselves.
     assert bill.inference_bytes - image <= peak < 1.5 * (bill.inference_bytes - image)
+
+
+def test_a_copy_without_memory_costs_the_same() -> None:
+    module = create_model("xception", num_classes=5, stem="small", width=0.25, middle=(64,))
+    copy = without_memory(module)
+    assert all(tensor.is_meta for tensor in copy.state_dict().values())
+    assert not any(tensor.is_meta for tensor in module.state_dict().values())
+    own, copied = cost(module, (3, 32, 32)), cost(copy, (3, 32, 32))
+    assert (own.parameters, own.macs, own.trainable) == (copied.parameters, copied.macs, copied.trainable)
+    assert cost(copy, (3, 4096, 4096)).training_bytes > 4e9

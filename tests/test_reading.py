@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from depthwise import reading
-from depthwise.reading import open_regular, read_regular
+from depthwise.reading import open_regular, parse_json, read_regular
 
 
 def _socket(path: Path) -> None:
@@ -54,3 +54,24 @@ def test_a_file_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "a").write_bytes(bytes(2**20 + 1))
     with pytest.raises(OSError, match="GiB, more than is read"):
         read_regular(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "Expecting"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"a": {"b": 1, "b": 2}}', "it says 'b' twice"),
+        (b"\xff\xfe\x00", "codec can't decode"),
+        ('{"a": "\\ud800"}', "half a surrogate pair"),
+        ("1" * 5000, "digits"),
+    ],
+    ids=["cut off", "deep", "twice", "no text", "surrogate", "long"],
+)
+def test_json_of_strangers_is_read_or_refused_in_one_way(text: str | bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_json(text)
+
+
+def test_json_keeps_the_bytes_of_a_name_that_is_no_utf8() -> None:
+    assert parse_json('{"classes": ["caf\\udce9"]}') == {"classes": ["caf\udce9"]}

@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, wraps
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -83,15 +83,20 @@ def check(instance: Any, part: str = "") -> None:
         object.__setattr__(instance, field.name, value)
 
 
-def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """The `function`, held to the annotations of its arguments: raises UsageError, which names the argument."""
+def checked(function: Callable[P, R], named: Callable[[str], str] = str) -> Callable[P, R]:
+    """The `function`, held to the annotations of its arguments: raises UsageError, which names the argument.
+
+    named: what a person calls the argument of this name.
+    """
     signature = inspect.signature(function)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         bound, hints = signature.bind(*args, **kwargs), _hints(function)
         for name, value in bound.arguments.items():
-            bound.arguments[name] = fit(value, hints[name], name, signature.parameters[name].default)
+            default = signature.parameters[name].default
+            example = None if default is inspect.Parameter.empty else default
+            bound.arguments[name] = fit(value, hints[name], named(name), example)
         return function(*bound.args, **bound.kwargs)
 
     return call
@@ -121,29 +126,26 @@ def fit(value: Any, hint: Any, name: str, example: Any = None) -> Any:
 
 
 def _fit(value: Any, hint: Any, place: _Place) -> Any:
-    options = [
-        option
-        for one in (get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,))
-        for option in (get_args(one) if get_origin(one) in (UnionType, Union) else (one,))
-    ]
-    for option in options:
-        kind, limit = _plain(option)
+    options = list(_options(hint))
+    for kind, limit in options:
         if _is_a(value, kind):
-            return _within(value, kind, limit, place)
-    wanted = " or ".join(
-        str(limit) if isinstance(limit, OneOf) else _called(kind) for kind, limit in map(_plain, options)
-    )
+            return value if kind in (Any, NoneType) else _within(value, kind, limit, place)
+    wanted = " or ".join(str(limit) if isinstance(limit, OneOf) else _called(kind) for kind, limit in options)
     raise place.refuse(value, f"must be {wanted}")
 
 
-def _plain(hint: Any) -> tuple[Any, Limit | None]:
-    """The type without its annotations, and what these allow."""
-    if get_origin(hint) is Literal:
-        return type(get_args(hint)[0]), OneOf(*get_args(hint))
-    if get_origin(hint) is not Annotated:
-        return hint, None
-    kind, *notes = get_args(hint)
-    return kind, next((note for note in notes if isinstance(note, Limit)), None)
+def _options(hint: Any, limit: Limit | None = None) -> Iterator[tuple[Any, Limit | None]]:
+    """The plain types that `hint` leaves open, each with what its annotations allow."""
+    if get_origin(hint) is Annotated:
+        kind, *notes = get_args(hint)
+        yield from _options(kind, next((note for note in notes if isinstance(note, Limit)), limit))
+    elif get_origin(hint) in (UnionType, Union):
+        for one in get_args(hint):
+            yield from _options(one, limit)
+    elif get_origin(hint) is Literal:
+        yield type(get_args(hint)[0]), OneOf(*get_args(hint))
+    else:
+        yield NoneType if hint is None else hint, limit
 
 
 def _is_a(value: Any, kind: Any) -> bool:
@@ -159,7 +161,7 @@ def _is_a(value: Any, kind: Any) -> bool:
         return isinstance(value, Mapping)
     if origin is Callable:
         return callable(value)
-    return isinstance(value, NoneType if kind is None else origin)
+    return isinstance(value, origin)
 
 
 def _within(value: Any, kind: Any, limit: Limit | None, place: _Place) -> Any:
@@ -219,11 +221,11 @@ def _called(kind: Any) -> str:
         float: "a number",
         str: "a text",
         tuple: "a tuple",
+        list: "a list",
         Sequence: "a tuple",
         dict: "an object",
         Callable: "a function",
         NoneType: "None",
-        None: "None",
     }
     return names.get(origin) or f"of type {origin.__name__}"
 

@@ -10,17 +10,19 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from depthwise.bounds import Bounds, Length, OneOf, check, fit
 from depthwise.data.transform import Preprocess
-from depthwise.errors import DepthwiseError
+from depthwise.errors import DepthwiseError, shown
+from depthwise.reading import parse_json, read_regular
 from depthwise.writing import named, written_folder
 
 FORMAT_VERSION = 1
@@ -29,6 +31,23 @@ ROUNDINGS = "roundings.safetensors"
 DIGESTS = "digests"
 TASKS = ("single-label",)
 T = TypeVar("T")
+
+Error = Annotated[float, Bounds(0, 1e6)]
+Times = Annotated[float, Bounds(0, 1e6)]
+Fraction = Annotated[float, Bounds(0, 1)]
+COMPILED: dict[str, Any] = {
+    "precision": Annotated[str, OneOf("fp32", "bf16", "int8")],
+    "engine": Annotated[str, OneOf("native", "openvino", "onnxruntime", "torch")],
+    "error": Error,
+    "milliseconds": Annotated[float, Bounds(0, 1e9)],
+    "speedup": Times | None,
+    "speedup_range": tuple[Times, Times],
+    "layers": Annotated[Sequence[dict[str, Any]], Length(0, 100_000)],
+    "num_images": Annotated[int, Bounds(0, 2**40)],
+    "accuracy": tuple[Fraction, Fraction],
+    "agreement": Fraction,
+}
+"""What `compiled` of a config may say, by its name there; what else it has nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +60,20 @@ class BundleConfig:
     measured to cost; None leaves it to PyTorch.
     """
 
-    model: str
-    classes: tuple[str, ...]
+    model: Annotated[str, Length(1, 200)]
+    classes: Annotated[tuple[Annotated[str, Length(0, 1000)], ...], Length(0, 1_000_000)]
     preprocess: Preprocess
     model_args: dict[str, Any] = field(default_factory=dict)
-    task: str = "single-label"
+    task: Annotated[str, OneOf(*TASKS)] = "single-label"
     training: dict[str, Any] = field(default_factory=dict)
     compiled: dict[str, Any] | None = None
-    format_version: int = FORMAT_VERSION
+    format_version: Annotated[int, Bounds(1, FORMAT_VERSION)] = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        check(self)
+        for key, value in (self.compiled or {}).items():
+            if key in COMPILED:
+                fit(value, COMPILED[key], f"compiled.{key}")
 
     def to_json(self) -> dict[str, Any]:
         """The content of `config.json`, as plain values."""
@@ -74,11 +99,11 @@ class BundleConfig:
         version = values.get("format_version")
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise DepthwiseError(
-                f"format_version is {version!r} and must be a whole number from 1 up: write the bundle anew"
+                f"format_version is {shown(version)} and must be a whole number from 1 up: write the bundle anew"
             )
         if version > FORMAT_VERSION:
             raise DepthwiseError(
-                f"format_version {version} is newer than this depthwise, which reads {FORMAT_VERSION}: update it"
+                f"format_version {shown(version)} is newer than this depthwise, which reads {FORMAT_VERSION}: update it"
             )
         classes = _field(values, "classes", list)
         model_args = _field(values, "model_args", dict)
@@ -91,7 +116,7 @@ class BundleConfig:
         task = _field(values, "task", str)
         if task not in TASKS:
             raise DepthwiseError(
-                f"the task {task!r} is unknown to this depthwise, it has {', '.join(TASKS)}: update it"
+                f"the task {shown(task)} is unknown to this depthwise, it has {', '.join(TASKS)}: update it"
             )
         return cls(
             model=_field(values, "model", str),
@@ -158,11 +183,11 @@ def read_bundle(path: str | os.PathLike[str], *, raw: bool = False) -> Bundle:
     """
     folder = find_bundle(path)
     try:
-        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        values = parse_json(read_regular(folder / CONFIG))
         config, digests = BundleConfig.from_json(values), _digests(values)
     except DepthwiseError as error:
         raise DepthwiseError(f"{folder / CONFIG}: {error}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DepthwiseError(f"{folder / CONFIG} is not JSON ({error}): write the bundle anew") from None
     except OSError as error:
         raise DepthwiseError(f"{folder / CONFIG} cannot be read: {error.strerror}") from None

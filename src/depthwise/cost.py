@@ -1,5 +1,7 @@
 """What a network costs: parameters, multiply-adds, memory and memory traffic of any module, layer by layer."""
 
+import copy
+import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -120,6 +122,17 @@ def multiply_adds(module: nn.Module, input_shape: Sequence[int]) -> int:
     with torch.no_grad(), _mode(module, training=False), _Meter() as meter:
         module(_blank(module, 1, input_shape))
     return meter.macs
+
+
+def without_memory(module: nn.Module) -> nn.Module:
+    """A copy of `module` on the meta device, to be counted in a moment whatever the size of its images."""
+    places = {id(p): nn.Parameter(p.to("meta"), requires_grad=p.requires_grad) for p in module.parameters()}
+    return copy.deepcopy(module, {**places, **{id(b): b.to("meta") for b in module.buffers()}})
+
+
+def machine_memory() -> int:
+    """The bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def is_leaf(module: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """From what a training run left to something that answers: the bundle's network with its weights in it."""
 
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.bundle import Bundle, read_bundle
+from depthwise.cost import cost, machine_memory
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import composed
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
+from depthwise.errors import shown as describe
 from depthwise.infer import Predictor, compile
 from depthwise.infer.engines import GENERAL
 from depthwise.infer.eventual import Eventual
@@ -22,6 +25,9 @@ from depthwise.models import create_model, list_models
 from depthwise.words import quote_path
 
 SHOWN_MISMATCHES = 3
+
+COUNTED_FROM = 2**20
+"""Pixels of an image, from where what it takes is counted before a network is loaded: that takes a moment."""
 
 
 Engine = Literal["auto", "bundle", "native", "torch", "openvino", "onnxruntime"]
@@ -149,9 +155,10 @@ def load_module(bundle: Bundle) -> nn.Module:
     arguments = {**defaults, **config.model_args}
     for name, value in defaults.items():
         if arguments[name] != value:
+            given = describe(arguments[name])
             raise DepthwiseError(
-                f"{bundle.path}: model_args say {name}={arguments[name]!r}, the rest of the config says {value}: "
-                f"write the bundle anew"
+                f"{bundle.path}: model_args say {name}={given}, the rest of the config says {value}: write the bundle "
+                f"anew"
             )
     try:
         # Without memory a network costs neither time nor random numbers, however large the config says it is.
@@ -159,10 +166,30 @@ def load_module(bundle: Bundle) -> nn.Module:
             module = create_model(config.model, **arguments)
     except DepthwiseError as error:
         raise DepthwiseError(f"{bundle.path}: {error}") from None
+    _check_size(bundle, module)
     expected = module.state_dict()
     check_fit(bundle.path, config.model, bundle.weights, expected)
     module.load_state_dict(_like(expected, bundle.weights), assign=True)
     return module.eval()
+
+
+def _check_size(bundle: Bundle, module: Any) -> None:
+    """Raise DepthwiseError if the network, which has no memory yet, cannot take images of the config's size here."""
+    preprocess = bundle.config.preprocess
+    size = "x".join(map(str, preprocess.size))
+    if min(preprocess.size) < module.min_size:
+        raise DepthwiseError(
+            f"{bundle.path}: {bundle.config.model} takes images from {module.min_size}x{module.min_size} pixels, and "
+            f"the config says {size}: write the bundle anew"
+        )
+    if math.prod(preprocess.size) <= COUNTED_FROM:
+        return
+    needed, most = cost(module, (preprocess.channels, *preprocess.size)).inference_bytes, machine_memory()
+    if needed > most:
+        raise DepthwiseError(
+            f"{bundle.path}: an image of {size} takes {bundle.config.model} {needed / 1e9:,.0f} GB, and this machine "
+            f"has {most / 1e9:,.0f}: write the bundle anew with a smaller size, or load it on a larger machine"
+        )
 
 
 def transfer(bundle: Bundle, module: nn.Module, classes: Sequence[str]) -> bool:

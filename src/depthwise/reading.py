@@ -1,9 +1,12 @@
 """Files that a person names are read only if they are regular: a pipe or a device may never end, or make us wait."""
 
 import errno
+import json
 import os
 import stat
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from depthwise.errors import shown
 
 MOST_BYTES = 2**30
 """Of a file that is taken into memory whole."""
@@ -52,6 +55,32 @@ def read_bounded(file: BinaryIO, name: str | os.PathLike[str]) -> bytes:
     if part is None:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), os.fspath(name))
     return b"".join(parts)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON that anybody may have written says.
+
+    Raises ValueError: it is no JSON or not UTF-8, nested too deep for Python, says one thing twice, or has a text
+    that no file and no terminal can hold.
+    """
+    try:
+        values = json.loads(text, object_pairs_hook=_object)
+        # What no UTF-8 can hold but for the bytes of a file's name that is none, which Python keeps in this way.
+        json.dumps(values, ensure_ascii=False).encode(errors="surrogateescape")
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a surrogate pair, which is no character") from None
+    return values
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it says {shown(twice)} twice")
+    return values
 
 
 def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:

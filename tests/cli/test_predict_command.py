@@ -286,4 +286,4 @@ def test_a_threshold_is_a_probability(
 ) -> None:
     command = ["predict", str(tiny_bundle), str(folder / "pics"), f"--threshold={threshold}"]
     assert run(command) == 2
-    assert "must be a probability, from 0 to 1" in capsys.readouterr().err
+    assert "must be at least 0 and at most 1" in capsys.readouterr().err

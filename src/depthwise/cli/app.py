@@ -1,6 +1,7 @@
 """The table of commands, and how each of them ends: which exit code, which sentence."""
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -13,7 +14,7 @@ from cyclopts import App, CycloptsError
 from depthwise import telemetry
 from depthwise.cli import bench, compile, cost, data, draw, evaluate, export, import_, models, predict, train
 from depthwise.cli.limits import limit_reached, spare_threads
-from depthwise.cli.options import STANDARD_INPUT
+from depthwise.cli.options import STANDARD_INPUT, command
 from depthwise.cli.output import note, printable
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.words import quote
@@ -21,6 +22,8 @@ from depthwise.words import quote
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 DEBUG = "--debug"
+
+_LONG = re.compile(r"(\S{300})\S{100,}")  # a word that no sentence can hold
 
 
 def _version() -> str:
@@ -38,16 +41,16 @@ app = App(
     version=_version,
     suppress_keyboard_interrupt=False,
 )
-app.command(train.train)
-app.command(evaluate.evaluate, name="eval")
-app.command(predict.predict)
-app.command(import_.import_, name="import")
-app.command(export.export)
-app.command(compile.compile)
-app.command(bench.bench)
-app.command(models.models)
-app.command(cost.cost)
-app.command(draw.draw)
+app.command(command(train.train))
+app.command(command(evaluate.evaluate), name="eval")
+app.command(command(predict.predict))
+app.command(command(import_.import_), name="import")
+app.command(command(export.export))
+app.command(command(compile.compile))
+app.command(command(bench.bench))
+app.command(command(models.models))
+app.command(command(cost.cost))
+app.command(command(draw.draw))
 app.command(data.app)
 
 
@@ -114,5 +117,5 @@ def _fail(sentence: str, code: int, debug: bool) -> int:
     if debug:
         for line in traceback.format_exc().splitlines():
             note(line)
-    note(f"error: {sentence}")
+    note(_LONG.sub(r"\1...", f"error: {sentence}"))
     return code

@@ -1,5 +1,6 @@
 """`depthwise bench`: the compiled network and the general engines on this machine."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -8,17 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from depthwise.bounds import Bounds, fit
 from depthwise.cli.options import Json, flag
 from depthwise.cli.output import console, counting, print_json, say, table
 from depthwise.cli.subject import Settings, Size, Subject, build_subject, find_subject
-from depthwise.errors import UsageError, unknown_name
+from depthwise.errors import UsageError, shown, unknown_name
 from depthwise.words import number_of
 from depthwise.writing import check_free
 
 if TYPE_CHECKING:
     from depthwise.bench import Comparison
 
-SWEEPS = ("batch", "threads")
+Batch = Annotated[int, Bounds(1, 4096)]
+Threads = Annotated[int, Bounds(1, 1024)]
+SWEEPS = {"batch": Batch, "threads": Threads}
 
 
 def bench(
@@ -28,9 +32,9 @@ def bench(
     /,
     *,
     size: Size = None,
-    batch: Annotated[int, Parameter(help="Images at a time.")] = 1,
-    threads: Annotated[int | None, Parameter(help="Of each engine; all cores by default.")] = None,
-    rounds: Annotated[int, Parameter(help="How often each engine has its turn.")] = 20,
+    batch: Annotated[Batch, Parameter(help="Images at a time.")] = 1,
+    threads: Annotated[Threads | None, Parameter(help="Of each engine; all cores by default.")] = None,
+    rounds: Annotated[int, Bounds(2, 10_000), Parameter(help="How often each engine has its turn.")] = 20,
     engines: Annotated[
         list[str] | None,
         Parameter(
@@ -65,8 +69,6 @@ def bench(
 
     Example: depthwise bench mobilenet_v2 --batch 16
     """
-    if batch < 1 or rounds < 2 or (threads is not None and threads < 1):
-        raise UsageError(f"batch {batch}, rounds {rounds} and threads {threads}: give at least 1, 2 and 1")
     sweeps = dict(_values(text) for text in sweep or [])
     for file in filter(None, (out, chart)):
         check_free(file, force)
@@ -131,9 +133,9 @@ def _values(text: str) -> tuple[str, list[int]]:
     if key not in SWEEPS:
         raise unknown_name("sweep", key, SWEEPS)
     values = listed.split(",")
-    if not all(value.isascii() and value.isdigit() and int(value) for value in values):
-        raise UsageError(f"--sweep {text}: give numbers from 1 on, for example {key}=1,2,4")
-    return key, [int(value) for value in dict.fromkeys(values)]
+    if not all(re.fullmatch("[1-9][0-9]{0,8}", value) for value in values):
+        raise UsageError(f"--sweep {shown(text)}: give numbers from 1 on, for example {key}=1,2,4")
+    return key, [fit(int(value), SWEEPS[key], f"--sweep {key}", 4) for value in dict.fromkeys(values)]
 
 
 def _points(batch: int, threads: int, sweeps: dict[str, list[int]]) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from depthwise.cli.evaluate import open_part
-from depthwise.cli.options import BundlePath, IgnoreUnknown, Json, flag
+from depthwise.cli.options import BundlePath, IgnoreUnknown, Json, Workers, flag
 from depthwise.cli.output import console, counting, note, print_json, table
 from depthwise.words import number_of
 
@@ -49,7 +49,7 @@ def compile(
         Parameter(help="Images that int8 is read off; the training part of --data by default."),
     ] = None,
     ignore_unknown: IgnoreUnknown = False,
-    workers: Annotated[int, Parameter(help="Processes that read image files.")] = 2,
+    workers: Workers = 2,
     allow_drop: Annotated[bool, flag("Accept a loss of over half a point of accuracy.")] = False,
     force: Annotated[bool, flag("Replace the bundle that --out names.")] = False,
     json: Json = False,

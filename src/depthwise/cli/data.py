@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, decoding, flag
+from depthwise.bounds import Bounds
+from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, command, decoding, flag
 from depthwise.cli.output import console, counting, note, print_json, printable, say, table
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.words import number_of
@@ -25,6 +26,7 @@ app = App(name="data", help="Look a data set over before training on it.")
 
 
 @app.command
+@command
 def check(
     data: Data,
     /,
@@ -54,6 +56,7 @@ def check(
 
 
 @app.command
+@command
 def stats(
     data: Data,
     /,
@@ -92,6 +95,7 @@ def stats(
 
 
 @app.command
+@command
 def export(
     data: Data,
     /,
@@ -101,7 +105,8 @@ def export(
         Literal["train", "val", "test"] | None, Parameter(help="One part only, not all.")
     ] = None,
     limit: Annotated[
-        int | None, Parameter(help="At most this many images of a part, evenly spaced over it.")
+        Annotated[int, Bounds(1, 2**40)] | None,
+        Parameter(help="At most this many images of a part, evenly spaced over it."),
     ] = None,
     nested: Nested = False,
     force: Annotated[bool, flag("Write into a folder that holds something already.")] = False,
@@ -110,8 +115,6 @@ def export(
 
     Example: depthwise data export digits --split test --limit 8 --out pictures
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit {limit} must be at least 1")
     if out.exists() and not (out.is_dir() and (force or not any(out.iterdir()))):
         raise DepthwiseError(f"{out} exists: choose another folder, or write into it with --force")
     from depthwise.data import open_dataset

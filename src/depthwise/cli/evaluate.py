@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from depthwise.cli.options import (
     AllowTruncated,
+    BatchSize,
     BundlePath,
     Data,
     EngineOption,
@@ -18,10 +19,10 @@ from depthwise.cli.options import (
     MaxPixels,
     Nested,
     PrecisionOption,
+    Workers,
     decoding,
 )
 from depthwise.cli.output import console, counting, note, print_json, printable, table
-from depthwise.errors import UsageError
 from depthwise.words import number_of
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def evaluate(
             "network was trained on it."
         ),
     ] = None,
-    batch_size: Annotated[int, Parameter(help="How many images go through the network at once.")] = 64,
-    workers: Annotated[int, Parameter(help="Processes that read image files.")] = 2,
+    batch_size: BatchSize = 64,
+    workers: Workers = 2,
     ignore_unknown: IgnoreUnknown = False,
     nested: Nested = False,
     report: Annotated[
@@ -66,8 +67,6 @@ def evaluate(
 
     Example: depthwise eval runs/first --data digits --report digits.html
     """
-    if batch_size < 1:
-        raise UsageError(f"batch size {batch_size} must be at least 1")
     from depthwise.bundle import read_bundle
     from depthwise.data import Batches
     from depthwise.evaluate.metrics import evaluate as measure

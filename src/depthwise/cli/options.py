@@ -1,20 +1,35 @@
 """The options that several commands share, described once."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
 
 from cyclopts import Parameter
+
+from depthwise.bounds import Bounds, checked
 
 if TYPE_CHECKING:
     from depthwise.data import Decoding
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 STANDARD_INPUT = "/dev/stdin"
 """What a command sees where a person wrote -."""
+
+
+def command(function: Callable[P, R]) -> Callable[P, R]:
+    """The `function` as a command, whose options are held to the bounds in their annotations."""
+    return checked(function, lambda name: f"--{name.replace('_', '-')}")
 
 
 def flag(help: str, *, name: str | None = None) -> Parameter:
     """An option that is off unless it is given."""
     return Parameter(name=name, negative="", show_default=False, help=help)
 
+
+Workers = Annotated[int, Bounds(0, 256), Parameter(help="Processes that read image files.")]
+
+BatchSize = Annotated[int, Bounds(1, 4096), Parameter(help="How many images go through the network at once.")]
 
 Json = Annotated[
     bool, flag("Print one JSON document on standard output, all else on standard error.", name="--json")

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from depthwise.bounds import Bounds
 from depthwise.cli import answers as forms
 from depthwise.cli.answers import Result
 from depthwise.cli.options import (
     STANDARD_INPUT,
     AllowTruncated,
+    BatchSize,
     BundlePath,
     EngineOption,
     Json,
@@ -48,11 +50,15 @@ def predict(
     ],
     /,
     *,
-    topk: Annotated[int, Parameter(help="How many classes to name for each image, at most.")] = 5,
+    topk: Annotated[
+        int, Bounds(1, 1_000_000), Parameter(help="How many classes to name for each image, at most.")
+    ] = 5,
     threshold: Annotated[
-        float, Parameter(help="Name only classes of at least this probability, from 0 to 1; maybe none.")
+        float,
+        Bounds(0, 1),
+        Parameter(help="Name only classes of at least this probability, from 0 to 1; maybe none."),
     ] = 0.0,
-    batch_size: Annotated[int, Parameter(help="How many images go through the network at once.")] = 32,
+    batch_size: BatchSize = 32,
     out: Annotated[
         Path | None,
         Parameter(help="Write the answers here instead: FILE.csv, FILE.json or FILE.jsonl, a line an image."),

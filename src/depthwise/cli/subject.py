@@ -1,18 +1,22 @@
 """What `cost` and `draw` look at: a network of the catalogue, that of a bundle or a run, or a kind of layer."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from depthwise.errors import UsageError, unknown_name
+from depthwise.bounds import Bounds, fit
+from depthwise.errors import UsageError, shown, unknown_name
 
 if TYPE_CHECKING:
     from torch import nn
 
 LAYER_SIZE = 32
+
+Side = Annotated[int, Bounds(1, 8192)]
 
 Name = Annotated[
     str,
@@ -80,10 +84,11 @@ def parse_sides(text: str) -> tuple[int, int]:
     """The height and width that `text`, S or HxW, means."""
     height, _, width = text.partition("x")
     width = width or height
-    digits = all(side.isascii() and side.isdigit() for side in (height, width))
-    if not digits or 0 in (int(height), int(width)):
-        raise UsageError(f"size {text!r} is no size: write S or HxW, for example 224 or 192x256")
-    return int(height), int(width)
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", height) or not re.fullmatch(r"[1-9][0-9]{0,8}", width):
+        raise UsageError(
+            f"size {shown(text)} is no size: write S or HxW, for example 224 or 192x256, of at most 8,192 pixels"
+        )
+    return fit((int(height), int(width)), tuple[Side, Side], "size", (224, 224))
 
 
 def build_subject(subject: Subject) -> "tuple[nn.Module, tuple[int, ...]]":

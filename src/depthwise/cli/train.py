@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from depthwise.bounds import Bounds
 from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, decoding, flag
 from depthwise.cli.output import counting, note, print_json, printable, say
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
@@ -65,9 +66,15 @@ def train(
     nested: Nested = False,
     max_pixels: MaxPixels = None,
     allow_truncated: AllowTruncated = False,
-    workers: Annotated[int, Parameter(help="Processes that read and augment image files.")] = 2,
-    checkpoint_minutes: Annotated[float, Parameter(help="Save the state so often; 0 = not by time.")] = 5.0,
-    checkpoint_steps: Annotated[int, Parameter(help="And after so many updates; 0 = not by updates.")] = 0,
+    workers: Annotated[
+        int, Bounds(0, 256), Parameter(help="Processes that read and augment image files.")
+    ] = 2,
+    checkpoint_minutes: Annotated[
+        float, Bounds(0, 1e6), Parameter(help="Save the state so often; 0 = not by time.")
+    ] = 5.0,
+    checkpoint_steps: Annotated[
+        int, Bounds(0, 2**40), Parameter(help="And after so many updates; 0 = not by updates.")
+    ] = 0,
     device: Annotated[
         str, Parameter(help="cpu, cuda, mps; auto takes an accelerator if there is one.")
     ] = "auto",

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from depthwise.bounds import Bounds, Length, OneOf, check
 from depthwise.data.deep import WHITE, WhiteLevel
 from depthwise.data.image import CHANNELS, to_channels
-from depthwise.errors import DepthwiseError, UsageError
+from depthwise.errors import DepthwiseError, UsageError, shown
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")  # as Pillow has them
 Interpolation = Annotated[str, OneOf(*INTERPOLATIONS)]
@@ -125,9 +125,8 @@ class Preprocess:
         known = {field.name for field in fields(Preprocess)}
         wrong = sorted((set(data) | _LATER) ^ known) if isinstance(data, dict) else [type(data).__name__]
         if wrong:
-            raise DepthwiseError(
-                f"preprocessing with {', '.join(wrong)}: its fields are {', '.join(sorted(known))}"
-            )
+            names = ", ".join(name if name in known else shown(name) for name in wrong[:9])
+            raise DepthwiseError(f"preprocessing with {names}: its fields are {', '.join(sorted(known))}")
         return Preprocess(**data)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from depthwise import native
 from depthwise.bundle import RAW_WEIGHTS, BundleConfig, read_bundle, write_bundle
-from depthwise.cost import cost
+from depthwise.cost import cost, machine_memory, without_memory
 from depthwise.data.dataset import Dataset, Split, require_trainable, test_split
 from depthwise.data.numbering import as_before, with_white_level
 from depthwise.errors import DepthwiseError, UsageError
@@ -153,7 +153,7 @@ def _facts(
         "recipe": recipe.to_json(),
         "versions": environment(device, native.status()),
         "data": _describe(dataset, options.spec),
-        "cost": _bill(module, recipe, dataset),
+        "cost": _bill(module, recipe, dataset, device),
         "command": list(options.command),
         "resumes": [],
         "budget": budget and budget.to_json(),
@@ -292,9 +292,19 @@ def _describe(dataset: Dataset, spec: str) -> dict[str, Any]:
     }
 
 
-def _bill(module: nn.Module, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+def _bill(module: nn.Module, recipe: Recipe, dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    """What the network costs. Raises UsageError if this machine has not the memory to train it so."""
     shape = (recipe.channels or dataset.channels, *recipe.size)
-    costs = cost(module, shape)
+    costs = cost(without_memory(module), shape)
+    batch = min(recipe.batch_size, len(dataset.splits["train"]))
+    # A quarter: bfloat16 halves what is counted in float32, and the native kernels keep less than PyTorch's own.
+    needed, most = costs.training_bytes * batch // 4, machine_memory()
+    if device.type == "cpu" and needed > most:
+        size = "x".join(map(str, recipe.size))
+        raise UsageError(
+            f"a batch of {batch:,} images of {size} takes {recipe.model} at least {needed / 1e9:,.0f} GB to train on, "
+            f"and this machine has {most / 1e9:,.0f}: set a smaller batch_size (and accumulate), size or width"
+        )
     return {"parameters": costs.parameters, "macs": costs.macs, "input_shape": list(shape)}
 
 

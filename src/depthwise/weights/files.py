@@ -4,7 +4,6 @@ The format is told by the first bytes, never by the name. What a file declares i
 it is believed; what it holds is checked for plausibility, which is where bytes in the wrong order show.
 """
 
-import json
 import re
 import warnings
 import zipfile
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
-from depthwise.reading import open_regular, read_regular
+from depthwise.reading import open_regular, parse_json, read_regular
 from depthwise.weights import formats, hdf5
 
 # Trained weights and statistics stay many orders of magnitude below; a float32 read backwards is above it every
@@ -207,8 +206,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _hub_config(path: Path) -> dict[str, Any]:
     """The config.json that the hub keeps beside the weights; empty if there is none to be read."""
     try:
-        config = json.loads(read_regular(path))
-    except (OSError, ValueError, RecursionError):
+        config = parse_json(read_regular(path))
+    except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
 

@@ -1,7 +1,6 @@
 """Keras' files: HDF5 in the legacy layout (.h5) and in Keras 3's (.weights.h5), and the archive around it (.keras)."""
 
 import io
-import json
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depthwise.errors import DepthwiseError
+from depthwise.errors import DepthwiseError, shown
+from depthwise.reading import parse_json
 from depthwise.weights.formats import damaged
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
@@ -65,8 +65,8 @@ def read_keras(path: Path) -> tuple[Tensors, dict[str, Any]]:
 def parse_config(text: str | bytes, name: str) -> dict[str, Any]:
     """Keras' configuration as plain values: nothing of it is built or run."""
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        config = parse_json(text)
+    except ValueError as error:
         raise DepthwiseError(f"{name} is not JSON ({error}): get the file again") from None
     if not isinstance(config, dict):
         raise DepthwiseError(f"{name} is no JSON object: get the file again")
@@ -106,7 +106,7 @@ def _check_links(root: h5py.Group, name: str) -> None:
         address = h5py.h5o.get_info(group.id).addr
         if address in seen:
             raise DepthwiseError(
-                f"{name}: {group.name} leads in a circle, Keras writes no such file: get it again"
+                f"{name}: {shown(group.name)} leads in a circle, Keras writes no such file: get it again"
             )
         if depth > MOST_DEPTH or len(seen) > MOST_OBJECTS:
             raise DepthwiseError(

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
-from depthwise.errors import DepthwiseError
+from depthwise.bounds import Bounds, fit
+from depthwise.errors import DepthwiseError, UsageError, shown
 
 Config = Mapping[str, Any]
 
@@ -23,6 +23,8 @@ _IDLE = (
 _HEAD_BEGINS = ("GlobalAveragePooling2D", "GlobalMaxPooling2D", "Flatten", "Dense")
 _HEAD_IDLE = ("InputLayer", "Dropout", "Flatten", "Reshape", "Identity", "ActivityRegularization")
 _LINEAR = (None, "linear")
+
+_Number = Annotated[float, Bounds(-1e12, 1e12)]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def _entries(config: Config) -> Iterator[Entry]:
         if "layers" in arguments:
             yield from _entries(layer)
         else:
-            yield Entry(str(layer["class_name"]), arguments, layer.get("inbound_nodes"))
+            yield Entry(str(layer["class_name"])[:60], arguments, layer.get("inbound_nodes"))
 
 
 def epsilon(layers: list[Entry]) -> float | None:
@@ -113,13 +115,13 @@ def _affine(entry: Entry, channels: int, statistics: Sequence[Tensor]) -> tuple[
     constant = _constant(entry.calls)
     match entry.kind:
         case "Rescaling":
-            return _each(arguments["scale"], channels), _each(arguments.get("offset", 0.0), channels)
+            return _each(arguments.get("scale"), channels), _each(arguments.get("offset", 0.0), channels)
         case "Normalization" if not arguments.get("invert"):
             mean, variance = arguments.get("mean"), arguments.get("variance")
             if mean is None and len(statistics) == 2:
                 mean, variance = (tensor.flatten().tolist() for tensor in statistics)
             if mean is not None and variance is not None:
-                std = [max(v**0.5, 1e-7) for v in _each(variance, channels)]
+                std = [max(max(v, 0.0) ** 0.5, 1e-7) for v in _each(variance, channels)]
                 means = _each(mean, channels)
                 return [1 / s for s in std], [-m / s for m, s in zip(means, std, strict=True)]
         case "TrueDivide" | "Divide" if constant:
@@ -140,18 +142,26 @@ def _each(value: Any, channels: int) -> list[float]:
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     values = value if isinstance(value, list) else [value] * channels
-    if len(values) != channels or not all(isinstance(v, int | float) and isfinite(v) for v in values):
+    if len(values) != channels:
         raise DepthwiseError(
-            f"a scaling of {value!r} does not fit {channels} channels: save the network behind it"
+            f"a scaling of {shown(value)} does not fit {channels} channels: save the network behind it"
         )
-    return [float(v) for v in values]
+    return [_number(v) for v in values]
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(fit(value, _Number, "scaling"))
+    except UsageError as error:
+        sentence = str(error).rpartition(": ")[0]
+        raise DepthwiseError(f"the Keras configuration has a {sentence}: save the model again") from None
 
 
 def _constant(calls: Any) -> float | None:
     """The number in `x / 127.5`: the second argument of an operation's only call."""
     match calls:
         case [{"args": [_, int() | float() as number]}]:
-            return float(number)
+            return _number(number)
     return None
 
 
@@ -183,9 +193,13 @@ class Head:
         return Head(_fault(head, config), head[0].kind in ("Flatten", "Dense"), activation)
 
 
+def _named(value: Any) -> str:
+    return value if isinstance(value, str) and len(value) < 60 else shown(value)
+
+
 def _fault(head: list[Entry], config: Config) -> str:
     outputs = config.get("config", {}).get("output_layers", [])
-    if len(outputs) > 1 and all(isinstance(output, list) for output in outputs):
+    if isinstance(outputs, list) and len(outputs) > 1 and all(isinstance(output, list) for output in outputs):
         return f"the model has {len(outputs)} outputs"
     if head[0].kind not in ("GlobalAveragePooling2D", "Flatten"):
         return f"its head begins with {head[0].kind}"
@@ -195,10 +209,10 @@ def _fault(head: list[Entry], config: Config) -> str:
         if entry.kind == "Dense":
             allowed = ("softmax", "sigmoid", *_LINEAR) if entry is dense[-1] else ("relu",)
             if activation not in allowed:
-                return f"a dense layer of its head has the activation {activation}"
+                return f"a dense layer of its head has the activation {_named(activation)}"
         elif entry.kind == "Activation":
             if activation not in ("softmax", "sigmoid", *_LINEAR) or (dense and entry is not head[-1]):
-                return f"its head has the activation {activation} on its own"
+                return f"its head has the activation {_named(activation)} on its own"
         elif entry.kind not in (*_HEAD_IDLE, "Conv2D", "Softmax"):
             return f"its head has a {entry.kind} layer"
     return ""
