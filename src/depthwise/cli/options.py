@@ -37,6 +37,7 @@ Json = Annotated[
 
 MaxPixels = Annotated[
     int | None,
+    Bounds(1, 2**40),
     Parameter(
         help="The largest image that is read, in pixels; one that takes over 8 bytes a pixel to decode counts for more "
         "[default: 178956970]."
