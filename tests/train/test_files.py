@@ -409,3 +409,13 @@ def test_a_run_of_an_older_version_goes_on(
     save_checkpoint(files.checkpoint, checkpoint)
     resume(files, make_trainer, digits)
     assert content(files.root)["bundle/model.safetensors"] == content(finished)["bundle/model.safetensors"]
+
+
+def test_a_network_that_run_json_cannot_mean_is_named(finished: Path, tmp_path: Path) -> None:
+    files = copy(finished, tmp_path / "run")
+    values = json.loads(files.run.read_text())
+    values["recipe"]["model_args"]["width"] = "x"
+    write_json(files.run, values)
+    done = command("--out", str(files.root), "--resume")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {files.run}: width='x' must be a number")

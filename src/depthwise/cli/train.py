@@ -139,7 +139,12 @@ def train(
     chosen = chosen.override(given, _model_arguments(chosen.model))
     if dataset.deep and (text := dataset.deep.note(chosen.white_level)):
         note(text)
-    module = _build(chosen, dataset, bundle)
+    try:
+        module = _build(chosen, dataset, bundle)
+    except UsageError as error:
+        if not before or given:
+            raise
+        raise DepthwiseError(f"{out}/run.json: {error}") from None
     from depthwise.cli.progress import TrainProgress
 
     result = run(
