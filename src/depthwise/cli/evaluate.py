@@ -65,6 +65,9 @@ def evaluate(
     Nothing is divided for it: a folder without parts is measured whole, unless the network was trained on it; then on
     the part that its training kept from it. Classes are matched by name, so the data set may lack some of them.
 
+    Loss is in nats: the natural logarithm of 1 / the probability it gave the right class, on average. Calibration
+    error is how far its certainty is from how often it is right, on average.
+
     Example: depthwise eval runs/first --data digits --report digits.html
     """
     from depthwise.bundle import read_bundle

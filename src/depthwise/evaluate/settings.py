@@ -12,6 +12,7 @@ _OFF = (
     "clip_norm",
     "averaging",
     "label_smoothing",
+    "early_stop",
     "warmup",
     "color",
     "randaugment",

@@ -364,6 +364,9 @@ def _report(
         so_far = f"unfinished, {session.trainer.step} of {session.trainer.total_steps} updates"
         title += f" ({so_far})"
         session.watcher.message(f"{files.root} is {so_far}: --resume goes on")
+    used: dict[str, Any] = {"log_every": session.trainer.log_every}
+    if recipe.keep == "auto":
+        used["keep"] = "averaged" if recipe.averaging else "last"
     return ReportData(
         title=title,
         history=read_lines(files.metrics),
@@ -374,7 +377,7 @@ def _report(
         samples=collect_samples(dataset.splits["train"], len(dataset.classes)),
         counts=facts["data"]["counts"],
         cost=facts["cost"],
-        recipe={**facts["recipe"], "log_every": session.trainer.log_every},
+        recipe=facts["recipe"] | used,
         versions=facts["versions"],
         command=facts["command"],
         data=facts["data"],
