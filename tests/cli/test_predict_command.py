@@ -287,3 +287,16 @@ def test_a_threshold_is_a_probability(
     command = ["predict", str(tiny_bundle), str(folder / "pics"), f"--threshold={threshold}"]
     assert run(command) == 2
     assert "must be at least 0 and at most 1" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it_at_once_with_images_being_read(tiny_bundle: Path, folder: Path) -> None:
+    command = [sys.executable, "-u", "-m", "depthwise", "predict", str(tiny_bundle), *["pics"] * 400]
+    with subprocess.Popen(
+        [*command, "--csv", "--batch-size", "2"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"image,")
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, b"error: interrupted\n")
