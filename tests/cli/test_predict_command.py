@@ -300,3 +300,20 @@ def test_ctrl_c_ends_it_at_once_with_images_being_read(tiny_bundle: Path, folder
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, b"error: interrupted\n")
+
+
+def test_files_that_lack_pixels_and_large_ones_are_read_if_that_is_asked_for(
+    folder: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "pics" / "b.JPG"
+    path.write_bytes(path.read_bytes()[:-20])
+    asked = ["predict", str(tiny_bundle), str(path), "--json"]
+    for options, code, said in (
+        ([], 1, "--allow-truncated"),
+        (["--allow-truncated"], 0, "predictions"),
+        (["--allow-truncated", "--max-pixels", "1999"], 1, "--max-pixels 2000"),
+        (["--allow-truncated", "--max-pixels", "2000"], 0, "predictions"),
+        (["--max-pixels", "0"], 2, ""),
+    ):
+        assert run([*asked, *options]) == code
+        assert said in capsys.readouterr().out

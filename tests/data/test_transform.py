@@ -270,3 +270,12 @@ def test_the_same_generator_gives_the_same_batch() -> None:
 def test_json_gives_lists_for_tuples() -> None:
     assert Augment(scale=[0.5, 1.0]) == Augment(scale=(0.5, 1.0))  # type: ignore[arg-type]
     assert math.isclose(Augment().ratio[1], 4 / 3)
+
+
+def test_preprocessing_written_before_there_was_a_white_level_is_read() -> None:
+    whole = Preprocess((32, 32), 1)
+    older = whole.to_json()
+    del older["white_level"]
+    assert Preprocess.from_json(older) == whole
+    with pytest.raises(DepthwiseError, match="white_level"):
+        Preprocess.from_json(older | {"white_level": 70000})
