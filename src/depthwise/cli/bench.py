@@ -208,7 +208,7 @@ def _print_run(document: dict[str, Any], run: dict[str, Any]) -> None:
         )
     console().print(result)
     if any("ours" in row and row["ours"] is None for row in run["engines"]):
-        print("too noisy: the rounds are too far apart to say more, measure again on a quiet machine")
+        say("too noisy: the rounds are too far apart to say more, measure again on a quiet machine")
     peaks = [f"{name} {rate:.0f}" for name, rate in run["peak_gmacs_per_second"].items()]
     if peaks:
         memory = run["memory_gb_per_second"]
