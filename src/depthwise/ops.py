@@ -6,6 +6,7 @@ large as the input, lives in a processor's cache only.
 """
 
 import ctypes
+import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -218,6 +219,8 @@ class _Entry:
 _entries = WeakIdKeyDictionary()
 """By pointwise weight; an entry goes when that tensor goes."""
 _lock = threading.Lock()
+# Nobody may hold it while another thread forks, for in the child nobody would let it go.
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def _packed(tensors: _Tensors) -> Packed:

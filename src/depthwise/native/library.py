@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from depthwise.errors import DepthwiseError
-from depthwise.native import structs
+from depthwise.native import openmp, structs
 
 PATHS = ("amx", "avx512bf16", "avx512", "avx2", "portable")
 
@@ -48,8 +48,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     file = next(iter(sorted(folder.glob("_kernels*.so"))), None)
     if file is None:
         return None, "no C++ compiler was found when the package was installed"
-    pool = _thread_pool()
-    if pool is None:
+    runtime = openmp.find()
+    if runtime is None:
         return None, "this PyTorch does not run on an OpenMP library whose threads can be shared"
     try:
         library = ctypes.CDLL(str(file))
@@ -76,7 +76,9 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         for name in names:
             function = getattr(library, f"depthwise_{name}")
             function.argtypes, function.restype = [ctypes.POINTER(struct)], None
-    library.depthwise_threads(*pool)
+    library.depthwise_threads(
+        *(ctypes.cast(getattr(runtime, name), ctypes.c_void_p) for name in openmp.ENTRIES)
+    )
     return library, ""
 
 
@@ -90,26 +92,8 @@ def _struct_sizes(library: ctypes.CDLL) -> list[int]:
     return list(sizes) if count == len(sizes) else []
 
 
-def _thread_pool() -> tuple[int, int, int] | None:
-    """Addresses of fork, thread index and team size in the OpenMP library that PyTorch has loaded."""
-    import torch  # noqa: F401 (its OpenMP library must be loaded before it can be found)
-
-    try:
-        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
-    except OSError:
-        return None
-    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-    for file in sorted(m for m in mapped if Path(m).name.startswith(("libgomp", "libomp", "libiomp5"))):
-        runtime = ctypes.CDLL(file)
-        if all(hasattr(runtime, name) for name in names):
-            first, second, third = (
-                ctypes.cast(getattr(runtime, n), ctypes.c_void_p).value or 0 for n in names
-            )
-            return first, second, third
-    return None
-
-
 library = Library()
+openmp.survive_forks(openmp.find())
 
 
 def status() -> str:
