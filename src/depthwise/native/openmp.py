@@ -44,15 +44,13 @@ class _Forks:
     def in_child(self) -> None:
         import torch
 
-        # Of an OpenMP before 5.0, or where C code forked and told Python afterwards only: one thread waits for nobody.
-        if not self.released:
-            torch.set_num_threads(1)
+        # One thread waits for nobody: with an OpenMP before 5.0, or where C code forked and told Python afterwards.
+        # Setting the number also renews PyTorch's own pool, which its threads for backward would do all at once.
+        torch.set_num_threads(torch.get_num_threads() if self.released else 1)
         self.released = False
 
 
 def survive_forks(runtime: ctypes.CDLL | None) -> None:
     """From now on a forked child can run what it likes, with as many threads, or with one where that cannot be had."""
     forks = _Forks(runtime)
-    os.register_at_fork(
-        before=forks.before, after_in_parent=forks.in_parent, after_in_child=forks.in_child
-    )
+    os.register_at_fork(before=forks.before, after_in_parent=forks.in_parent, after_in_child=forks.in_child)
