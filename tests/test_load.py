@@ -1,17 +1,25 @@
 """A bundle's network comes back with its own weights, or not at all."""
 
+import dataclasses
 import json
+import random
+import re
 import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 import depthwise
-from depthwise.bundle import CONFIG, read_bundle
+from depthwise.bundle import CONFIG, ROUNDINGS, WEIGHTS, read_bundle, write_bundle
 from depthwise.errors import DepthwiseError
-from depthwise.load import load, load_module, transfer
+from depthwise.infer import compile
+from depthwise.infer.quantize import to_tensors
+from depthwise.load import load, load_compiled, load_module, transfer
 from depthwise.models import create_model
 
 
@@ -139,3 +147,82 @@ def test_transferred_weights_are_trainable_and_the_modules_own(tiny_bundle: Path
     transfer(bundle, module, bundle.config.classes)
     assert [id(parameter) for parameter in module.parameters()] == parameters
     assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def broken(good: Path, tmp_path: Path, file: str, name: str, tensor: torch.Tensor) -> Path:
+    """A copy of a bundle with another tensor `name`, without digests, as somebody else's program writes one."""
+    path = tmp_path / "broken"
+    shutil.copytree(good, path, dirs_exist_ok=True)
+    config = json.loads((path / CONFIG).read_text())
+    config.pop("digests", None)
+    (path / CONFIG).write_text(json.dumps(config))
+    tensors = safetensors.torch.load_file(path / file)
+    safetensors.torch.save_file({**tensors, name: tensor}, path / file)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.index_fill(0, torch.tensor([1]), torch.nan), "is not finite"),
+        (lambda t: t.index_fill(0, torch.tensor([1]), torch.inf), "is not finite"),
+        (lambda t: t.double() + 1e300, "is not finite"),
+        (lambda t: -1 - t, "goes down to -.* and must be at least 0"),
+        (lambda t: t.int(), r"is \[\d+\] of whole numbers in the file"),
+    ],
+)
+def test_weights_that_no_network_computes_with_are_named(
+    tiny_bundle: Path, tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    weights = read_bundle(tiny_bundle).weights
+    name = next(name for name in weights if name.endswith("running_var"))
+    path = broken(tiny_bundle, tmp_path, WEIGHTS, name, change(weights[name]))
+    with pytest.raises(DepthwiseError, match=re.escape(name)) as raised:
+        load(path)
+    assert re.search(message, str(raised.value))
+    assert str(path) in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_bundle` in int8."""
+    bundle = read_bundle(tiny_bundle)
+    images = torch.randn(4, 3, *bundle.config.preprocess.size, generator=torch.Generator().manual_seed(0))
+    fast = compile(load_module(bundle), images[:1], precision="int8", engine="native", calibration=images)
+    config = dataclasses.replace(bundle.config, compiled={"precision": "int8", "engine": "native"})
+    path = tmp_path_factory.mktemp("int8") / "bundle"
+    write_bundle(path, config, bundle.weights, roundings=to_tensors(fast.roundings))
+    return path
+
+
+def mutated(tensor: torch.Tensor, draw: random.Random) -> torch.Tensor:
+    """What no calibration gives: another size, another type, a number that is none or out of its range."""
+    flat = tensor.clone().flatten()
+    match draw.randrange(5):
+        case 0:
+            return torch.cat([flat, flat])
+        case 1:
+            return tensor.to(draw.choice([torch.float64, torch.bfloat16, torch.int32]))
+        case 2:
+            return tensor[None]
+        case _:
+            flat[draw.randrange(len(flat))] = draw.choice([torch.inf, -torch.inf, torch.nan])
+            return flat.view_as(tensor)
+
+
+def test_of_100_mutated_roundings_each_is_named(int8_bundle: Path, tmp_path: Path) -> None:
+    roundings = safetensors.torch.load_file(int8_bundle / ROUNDINGS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(int8_bundle)
+        bundle = read_bundle(int8_bundle)
+        for seed in range(100):
+            draw = random.Random(seed)
+            name = draw.choice(sorted(roundings))
+            changed = {**roundings, name: mutated(roundings[name], draw)}
+            with pytest.raises(DepthwiseError, match=re.escape(f"{ROUNDINGS}: {name} ")) as raised:
+                load_compiled(dataclasses.replace(bundle, roundings=changed))
+            assert "compile the bundle anew" in str(raised.value), seed
+        path = broken(int8_bundle, tmp_path, ROUNDINGS, name, changed[name])
+        with pytest.raises(DepthwiseError, match=re.escape(f"{path / ROUNDINGS}: {name} ")):
+            load(path)

@@ -191,7 +191,13 @@ def read_bundle(path: str | os.PathLike[str], *, raw: bool = False) -> Bundle:
         raise DepthwiseError(f"{folder / CONFIG} is not JSON ({error}): write the bundle anew") from None
     except OSError as error:
         raise DepthwiseError(f"{folder / CONFIG} cannot be read: {error.strerror}") from None
-    weights = _read_weights(folder / (RAW_WEIGHTS if raw else WEIGHTS), digests)
+    file = folder / (RAW_WEIGHTS if raw else WEIGHTS)
+    weights = _read_weights(file, digests)
+    for name, tensor in weights.items():
+        if fault := weight_fault(name, tensor):
+            raise DepthwiseError(
+                f"{file}: {name} {fault}: copy the bundle again, or train anew with a lower learning rate"
+            )
     in_bytes = config.compiled is not None and config.compiled.get("precision") == "int8"
     return Bundle(config, weights, folder, _read_weights(folder / ROUNDINGS, digests) if in_bytes else None)
 
@@ -274,6 +280,16 @@ def _read_weights(path: Path, digests: Mapping[str, str]) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise DepthwiseError(f"{path} is damaged ({error}): copy it again or write it anew") from None
+
+
+def weight_fault(name: str, tensor: Tensor) -> str | None:
+    """What no network can compute with in its tensor `name`, for a sentence; None if it can."""
+    # As float32, which the network computes in: larger numbers are infinite there.
+    if not (tensor.float() if tensor.is_floating_point() else tensor).isfinite().all():
+        return "is not finite"
+    if name.rpartition(".")[2] in ("running_var", "num_batches_tracked") and (tensor < 0).any():
+        return f"goes down to {float(tensor.min()):g} and must be at least 0"
+    return None
 
 
 def digest(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from depthwise.bundle import Bundle, read_bundle
+from depthwise.bundle import ROUNDINGS, Bundle, read_bundle
 from depthwise.cost import cost, machine_memory
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import composed
@@ -20,7 +20,7 @@ from depthwise.infer import Predictor, compile
 from depthwise.infer.engines import GENERAL
 from depthwise.infer.eventual import Eventual
 from depthwise.infer.kept import Keeper
-from depthwise.infer.quantize import from_tensors
+from depthwise.infer.quantize import RoundingError, from_tensors
 from depthwise.models import create_model, list_models
 from depthwise.words import quote_path
 
@@ -98,6 +98,8 @@ def load_compiled(
             roundings=roundings,
             lower=keeper.lower,
         )
+    except RoundingError as error:
+        raise DepthwiseError(f"{bundle.path / ROUNDINGS}: {error}: compile the bundle anew") from None
     except DepthwiseError as error:
         if chosen != "auto":
             raise DepthwiseError(f"{bundle.path} is not run by {chosen} in {wanted}: {error}") from None
@@ -231,7 +233,7 @@ def check_fit(
     """
     mismatches = []
     for name in dict.fromkeys([*expected, *weights]):
-        wanted, found = (_shape(tensors.get(name)) for tensors in (expected, weights))
+        wanted, found = (_kind(tensors.get(name)) for tensors in (expected, weights))
         if wanted != found:
             module, _, leaf = name.rpartition(".")
             shown = f"{names[module]}.{leaf}" if names and module in names else name
@@ -245,5 +247,8 @@ def check_fit(
         )
 
 
-def _shape(tensor: Tensor | None) -> str:
-    return "absent" if tensor is None else str(list(tensor.shape))
+def _kind(tensor: Tensor | None) -> str:
+    """The shape; with whole numbers, which are no weights, or with others where these should be, so it says."""
+    if tensor is None:
+        return "absent"
+    return f"{list(tensor.shape)}{'' if tensor.is_floating_point() else ' of whole numbers'}"

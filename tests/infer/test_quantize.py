@@ -1,5 +1,6 @@
 """Products in bytes: exact where the numbers are whole, near the network elsewhere, on every instruction set."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -9,9 +10,17 @@ from tests.infer.test_compiled import Gated, Maxout, halve, randomise
 from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
+from depthwise.infer.graph import Graph
 from depthwise.infer.lower import lower
 from depthwise.infer.plan import Plan
-from depthwise.infer.quantize import Rounding, calibrate, from_tensors, to_tensors
+from depthwise.infer.quantize import (
+    Rounding,
+    RoundingError,
+    calibrate,
+    check_roundings,
+    from_tensors,
+    to_tensors,
+)
 from depthwise.infer.reference import evaluate
 from depthwise.layers import ConvNorm, PointwiseConv2d, Residual, SeparableConv2d, conv2d
 from depthwise.models import create_model
@@ -247,8 +256,112 @@ def test_roundings_survive_a_file_of_tensors() -> None:
         )
     broken = to_tensors(roundings)
     broken.popitem()
-    with pytest.raises(DepthwiseError, match="is missing: compile the bundle anew"):
+    with pytest.raises(RoundingError, match=r"^\S+\.error is missing$"):
         from_tensors(broken)
+
+
+class Pair(nn.Module):
+    """Two products of one map, which is padded for one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = conv2d(3, 6, 1)
+        self.one, self.other = conv2d(6, 10, 3, 1, 1), conv2d(6, 10, 1)
+        self.last = PointwiseConv2d(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.before(x)
+        return self.last(self.one(y) + self.other(y))
+
+
+@pytest.fixture(scope="module")
+def of_pair() -> tuple[Graph, dict[str, Tensor]]:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        graph = lower(Pair().eval(), torch.zeros(1, 3, 5, 5))
+        return graph, to_tensors(calibrate(graph, [torch.randn(4, 3, 5, 5)]))
+
+
+def refusal(graph: Graph, tensors: dict[str, Tensor]) -> str:
+    with pytest.raises(RoundingError) as raised:
+        check_roundings(graph, from_tensors(tensors))
+    return str(raised.value)
+
+
+def with_first(tensor: Tensor, value: float) -> Tensor:
+    changed = tensor.clone().flatten()
+    changed[0] = value
+    return changed.view_as(tensor)
+
+
+WRONG: list[tuple[str, Callable[[Tensor], Tensor | None], str]] = [
+    (f"one.{part}", lambda t, value=value: with_first(t, value), f"one.{part} is not finite")
+    for part in ("scale", "zero", "step", "bias", "error")
+    for value in (torch.inf, -torch.inf, torch.nan)
+]
+WRONG += [
+    (
+        f"one.{part}",
+        lambda t, value=value: with_first(t, value),
+        f"one.{part} goes down to .* must be above 0",
+    )
+    for part in ("scale", "step")
+    for value in (0.0, -1.0, 1e-45)
+]
+WRONG += [
+    (
+        "one.zero",
+        lambda t, value=value: with_first(t, value),
+        "one.zero must hold whole numbers from 0 to 255",
+    )
+    for value in (-1.0, 256.0, 0.5)
+]
+WRONG += [
+    (f"one.{part}", change, f"one.{part} (has|is) ")
+    for part in ("scale", "zero", "step", "bias")
+    for change in (lambda t: t[:-1], lambda t: torch.cat([t, t]), lambda t: t[None], lambda t: t.double())
+]
+WRONG += [
+    ("one.error", lambda t: -1 - t, "one.error is -1.* at least 0"),
+    ("one.error", lambda t: t[None], r"one.error is float32 \[1\] and must be float32 with 0 dimensions"),
+    ("one.scale", lambda t: t.half(), r"one.scale is float16 \[6\] and must be float32 with 1"),
+    ("one.scale", lambda t: None, "one.scale is missing"),
+    ("one.error", lambda t: None, "one.error is missing"),
+    ("one.zero", lambda t: with_first(t, float(t[0]) - 1), "one.zero must be one number"),
+    (
+        "other.scale",
+        lambda t: with_first(t, 1.001 * float(t[0])),
+        "other.scale differs from one.scale, of the same map",
+    ),
+    ("one.step", lambda t: t * 2, "one.step does not fit the weights and one.scale"),
+    ("one.scale", lambda t: t / 2, "one.step does not fit the weights and one.scale"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), WRONG)
+def test_a_tensor_that_is_no_rounding_is_named(
+    of_pair: tuple[Graph, dict[str, Tensor]],
+    name: str,
+    change: Callable[[Tensor], Tensor | None],
+    message: str,
+) -> None:
+    graph, tensors = of_pair
+    changed = change(tensors[name])
+    tensors = {key: tensor for key, tensor in tensors.items() if key != name}
+    assert re.search(message, refusal(graph, tensors if changed is None else {**tensors, name: changed}))
+
+
+def test_roundings_of_other_products_are_named(of_pair: tuple[Graph, dict[str, Tensor]]) -> None:
+    graph, tensors = of_pair
+    parts = {key.removeprefix("one."): tensor for key, tensor in tensors.items() if key.startswith("one.")}
+    assert "last.scale is of no product" in refusal(
+        graph, {**tensors, **{f"last.{part}": tensor for part, tensor in parts.items()}}
+    )
+    missing = {key: tensor for key, tensor in tensors.items() if not key.startswith("other.")}
+    assert refusal(graph, missing) == "other.scale is missing"
+    for odd in ("odd", "one.odd", ".scale", ""):
+        assert f"{odd} is no part of a rounding" in refusal(graph, {**tensors, odd: torch.ones(1)})
+    check_roundings(graph, from_tensors(tensors))
 
 
 def test_the_error_of_a_layer_is_told() -> None:

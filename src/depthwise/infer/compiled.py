@@ -11,7 +11,7 @@ from depthwise.infer.engines import GENERAL, General, fastest, installed
 from depthwise.infer.graph import Graph
 from depthwise.infer.lower import lower
 from depthwise.infer.plan import Plan
-from depthwise.infer.quantize import MOST_ERROR, Rounding, calibrate
+from depthwise.infer.quantize import MOST_ERROR, Rounding, RoundingError, calibrate, check_roundings
 
 Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
@@ -69,7 +69,7 @@ def compile(
     lower: what finds out the graph, see lower.py and kept.py.
 
     The weights are copied: later changes of `module` do not reach the compiled one. Raises DepthwiseError naming what
-    has no compiled form.
+    has no compiled form, or the tensor of `roundings` that is not this network's.
     """
     for name, value, known in (("precision", precision, PRECISIONS), ("engine", engine, ENGINES)):
         if value not in known:
@@ -85,6 +85,8 @@ def compile(
         if precision == "int8" and found is None:
             assert calibration is not None
             found = _calibrate(graph, calibration)
+        elif precision == "int8" and found is not None:
+            check_roundings(graph, found)
         used = {name: rounding for name, rounding in (found or {}).items() if rounding.error <= MOST_ERROR}
         return CompiledModule(Plan(graph, bf16=precision != "fp32", roundings=used), precision, found)
 
@@ -120,6 +122,8 @@ def _choose(
         candidates.append(native())
         if engine != "fastest":
             return candidates[0]
+    except RoundingError:
+        raise
     except DepthwiseError as error:
         if engine == "native":
             raise

@@ -28,6 +28,10 @@ MOST_DEPTH = 2**31 // (255 * 127)
 """Of a product whose sums of bytes fit into 32 bits, whatever the image."""
 
 
+class RoundingError(DepthwiseError):
+    """A rounding that is not, or not of this network, what a calibration gives; its text names the tensor."""
+
+
 @dataclass(frozen=True)
 class Rounding:
     """One product in bytes: an input v is v / scale + zero, rounded, a weight w times its input's scale is w / step.
@@ -43,16 +47,7 @@ class Rounding:
     error: float
 
     def product(self, product: Convolution) -> Convolution:
-        """`product` for bytes: the weights are whole numbers from -127 to 127, in float32; a sum is worth `step`.
-
-        Raises DepthwiseError if this is the rounding of a product of another size.
-        """
-        sizes = len(self.scale), len(self.step)
-        if sizes != (product.groups * product.weight.shape[1], len(product.weight)):
-            raise DepthwiseError(
-                f"{product.name} was calibrated with {sizes[0]} inputs and {sizes[1]} outputs and has others now: "
-                f"compile the bundle anew"
-            )
+        """`product` for bytes: the weights are whole numbers from -127 to 127, in float32; a sum is worth `step`."""
         weight = (_times(product, self.scale) / self.step[:, None, None, None]).round().clamp(-127, 127)
         rounded = replace(product, weight=weight)
         # What the zero points add to every sum.
@@ -75,6 +70,11 @@ def _times(product: Convolution, factors: Tensor) -> Tensor:
     """The weights times a factor [M] for each input channel."""
     factors = factors.view(product.groups, -1).repeat_interleave(len(product.weight) // product.groups, 0)
     return product.weight * factors[:, :, None, None]
+
+
+def _step(product: Convolution, scale: Tensor) -> Tensor:
+    """What makes the largest weight of each output 127, [K]."""
+    return _times(product, scale).abs().amax((1, 2, 3)).clamp(min=1e-30) / 127
 
 
 def quantizable(graph: Graph) -> dict[int, Convolution]:
@@ -114,8 +114,7 @@ def calibrate(graph: Graph, batches: Iterable[Tensor]) -> dict[str, Rounding]:
     for index, product in products.items():
         low, high = ranges[product.source]
         scale, zero = _bytes(low, high, one_zero=product.source in padded)
-        step = _times(product, scale).abs().amax((1, 2, 3)).clamp(min=1e-30) / 127
-        roundings[index] = Rounding(scale, zero, step, product.bias, 0.0)
+        roundings[index] = Rounding(scale, zero, _step(product, scale), product.bias, 0.0)
     corrected = _measure(graph, products, roundings, batches)
     return {product.name: corrected[index] for index, product in products.items()}
 
@@ -200,13 +199,72 @@ def to_tensors(roundings: Mapping[str, Rounding]) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Rounding]:
-    """What `to_tensors` made. Raises DepthwiseError if a tensor is missing."""
+    """What `to_tensors` made. Raises RoundingError, naming the tensor, if one is missing or cannot be what it says."""
+    parts = [part.name for part in fields(Rounding)]
+    for key, tensor in tensors.items():
+        name, _, part = key.rpartition(".")
+        if not name or part not in parts:
+            raise RoundingError(f"{key} is no part of a rounding, which has {', '.join(parts)}")
+        _check_part(key, part, tensor)
 
     def rounding(name: str) -> Rounding:
-        scale, zero, step, bias, error = (tensors[f"{name}.{part.name}"].float() for part in fields(Rounding))
+        scale, zero, step, bias, error = (tensors[f"{name}.{part}"] for part in parts)
         return Rounding(scale, zero, step, bias, float(error))
 
     try:
         return {name: rounding(name) for name in dict.fromkeys(key.rpartition(".")[0] for key in tensors)}
     except KeyError as error:
-        raise DepthwiseError(f"{error.args[0]} is missing: compile the bundle anew") from None
+        raise RoundingError(f"{error.args[0]} is missing") from None
+
+
+def _check_part(key: str, part: str, tensor: Tensor) -> None:
+    wanted = 0 if part == "error" else 1
+    if tensor.dtype != torch.float32 or tensor.ndim != wanted:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise RoundingError(
+            f"{key} is {kind} {list(tensor.shape)} and must be float32 with {wanted} dimensions"
+        )
+    if not tensor.isfinite().all():
+        raise RoundingError(f"{key} is not finite")
+    least = torch.finfo(torch.float32).tiny
+    if part in ("scale", "step") and not (tensor >= least).all():
+        raise RoundingError(f"{key} goes down to {float(tensor.min()):g} and must be above 0")
+    if part == "zero" and not ((tensor >= 0) & (tensor <= 255) & (tensor == tensor.round())).all():
+        raise RoundingError(f"{key} must hold whole numbers from 0 to 255")
+    if part == "error" and tensor < 0:
+        raise RoundingError(f"{key} is {float(tensor):g} and must be at least 0")
+
+
+def check_roundings(graph: Graph, roundings: Mapping[str, Rounding]) -> None:
+    """Raise RoundingError, naming the tensor, unless `roundings` are those that a calibration of `graph` gives."""
+    products = quantizable(graph)
+    named = {product.name: product for product in products.values()}
+    for name in dict.fromkeys([*named, *roundings]):
+        if name not in roundings:
+            raise RoundingError(f"{name}.scale is missing")
+        if name not in named:
+            raise RoundingError(f"{name}.scale is of no product of this network that is done in bytes")
+        _check_sizes(named[name], roundings[name])
+    padded = {product.source for product in products.values() if any(product.padding)}
+    first: dict[int, str] = {}
+    for product in products.values():
+        rounding, other = roundings[product.name], roundings[first.setdefault(product.source, product.name)]
+        if product.source in padded and not (rounding.zero == rounding.zero[0]).all():
+            raise RoundingError(f"{product.name}.zero must be one number, for its map is padded")
+        for part in ("scale", "zero"):
+            if not torch.equal(getattr(rounding, part), getattr(other, part)):
+                one = first[product.source]
+                raise RoundingError(f"{product.name}.{part} differs from {one}.{part}, of the same map")
+
+
+def _check_sizes(product: Convolution, rounding: Rounding) -> None:
+    inputs, outputs = product.groups * product.weight.shape[1], len(product.weight)
+    for part, count in {"scale": inputs, "zero": inputs, "step": outputs, "bias": outputs}.items():
+        found = len(getattr(rounding, part))
+        if found != count:
+            raise RoundingError(
+                f"{product.name}.{part} has {found} numbers and its product has {count} channels"
+            )
+    # Both numbers were made of these weights; others would cut them off, or leave bits of the bytes without use.
+    if not torch.allclose(rounding.step, _step(product, rounding.scale), rtol=0.01, atol=0):
+        raise RoundingError(f"{product.name}.step does not fit the weights and {product.name}.scale")
