@@ -230,7 +230,7 @@ def test_what_cannot_be_written(tiny_bundle: Path, tmp_path: Path, monkeypatch: 
 
 def test_images_to_compare_on(tiny_bundle: Path, pictures: list[Path], tmp_path: Path) -> None:
     found = find_images(str(pictures[0].parent))
-    assert sorted(found) == sorted(pictures)
+    assert sorted(found) == sorted(map(str, pictures))
     assert found == find_images(str(pictures[0].parent)) != sorted(found)
     assert [image.shape for image in find_images("digits")[:2]] == [(1, 8, 8)] * 2
     with pytest.raises(UsageError, match="is not there"):
