@@ -15,17 +15,11 @@ def switch_off() -> None:
         os.environ.setdefault(name, "1")
     loaded = sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     if loaded is not None:
-        loaded.Telemetry = _Silent  # type: ignore[attr-defined]
+        from openvino_telemetry.utils.opt_in_checker import ConsentCheckResult, OptInChecker
+        from openvino_telemetry.utils.sender import TelemetrySender
+
+        OptInChecker.check = lambda *_, **__: ConsentCheckResult.DECLINED
+        TelemetrySender.send = lambda *_, **__: None
     silence = getattr(sys.modules.get("onnxruntime"), "disable_telemetry_events", None)
     if silence is not None:
         silence()
-
-
-class _Silent:
-    """openvino_telemetry.Telemetry, every method of which does nothing."""
-
-    def __init__(self, *args: object, **options: object) -> None:
-        pass
-
-    def __getattr__(self, name: str) -> object:
-        return lambda *args, **options: None
