@@ -231,7 +231,8 @@ def _called(kind: Any) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) and abs(value) < 10**12 else f"{value:g}"
+    # 1000 and 1000.0 are written alike: typing keeps one of two annotations that are equal.
+    return f"{int(value):,}" if abs(value) < 1e12 and value == int(value) else f"{value:g}"
 
 
 @cache
