@@ -68,9 +68,49 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 """
 
 
+# A thread of the parent is in the middle of an answer, and of packing weights, when another forks.
+LOCKS = """
+import os, threading, time, torch
+from types import SimpleNamespace
+from depthwise import ops
+from depthwise.infer import eventual
+
+started = threading.Event()
+
+class Slow(torch.nn.Module):
+    def forward(self, x):
+        started.set()
+        time.sleep(0.5)
+        return x
+
+network = eventual.Eventual(Slow(), (1, 1, 1), SimpleNamespace(has=lambda shape: False))
+packing = ops._pack
+
+def pack(tensors):
+    started.set()
+    time.sleep(0.5)
+    return packing(tensors)
+
+ops._pack = pack
+weights = torch.ones(1, 1, 3, 3), None, torch.ones(16, 1, 1, 1)
+
+for work in (lambda: network(torch.ones(1, 1, 1, 1)), lambda: ops.separable_conv2d(torch.ones(1, 1, 5, 5), *weights)):
+    thread = threading.Thread(target=work)
+    thread.start()
+    started.wait()
+    started.clear()
+    pid = os.fork()
+    if not pid:
+        work()
+        os._exit(0)
+    print(os.waitpid(pid, 0)[1])
+    thread.join()
+"""
+
+
 def python(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", WORK + code], capture_output=True, text=True, timeout=SECONDS, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -78,11 +118,15 @@ def python(code: str) -> str:
 
 @pytest.mark.parametrize(("fork", "threads"), [("os.fork", 2), ("fork_in_c", 1)])
 def test_a_child_does_what_its_parent_did(fork: str, threads: int) -> None:
-    assert python(FORKS.format(fork=fork, threads=threads)) == "True True"
+    assert python(WORK + FORKS.format(fork=fork, threads=threads)) == "True True"
 
 
 def test_so_do_the_processes_of_a_pool() -> None:
-    assert python(POOL) == "[True, True, True] True"
+    assert python(WORK + POOL) == "[True, True, True] True"
+
+
+def test_no_lock_stays_shut_in_a_child() -> None:
+    assert python(LOCKS) == "0\n0"
 
 
 def test_the_openmp_that_pytorch_runs_on_is_found() -> None:

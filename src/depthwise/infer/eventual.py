@@ -1,5 +1,6 @@
 """A network that runs on PyTorch for a few images and on the native kernels for many."""
 
+import os
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ TOLERANCE = 1e-4
 
 _alone = Lock()
 """PyTorch's tracing changes what every module in the process does meanwhile: while one traces, no other runs here."""
+# Nobody may hold it while another thread forks, for in the child nobody would let it go.
+os.register_at_fork(before=_alone.acquire, after_in_parent=_alone.release, after_in_child=_alone.release)
 
 
 class Eventual(nn.Module):
