@@ -1,4 +1,4 @@
-"""No command asks for a name or connects anywhere, whatever library it loads, and none writes into the home."""
+"""No command asks for a name or connects anywhere, whatever library it loads, and nobody is numbered."""
 
 import json
 import os
@@ -87,8 +87,9 @@ def test_no_command_reaches_for_the_internet(tiny_bundle: Path, tmp_path: Path) 
     codes = json.loads(shown.partition("@")[2].partition("]")[0] + "]")
     assert codes == [0] * len(commands), shown
     assert reached == []
-    assert {path.name for path in (tmp_path / "home").iterdir()} <= {".cache"}
-    assert {path.name for path in (tmp_path / "home" / ".cache").iterdir()} <= {"depthwise", "matplotlib"}
+    # Where OpenVINO and ONNX Runtime keep the number that they report a person by.
+    assert not (tmp_path / "home" / "intel").exists()
+    assert not (tmp_path / "home" / ".cache" / "Microsoft").exists()
 
 
 def test_what_is_loaded_already_is_silenced(tmp_path: Path) -> None:
