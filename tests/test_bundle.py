@@ -89,6 +89,12 @@ def preprocess(**values: Any) -> Callable[[Path], None]:
     return change("preprocess", {**CONFIGURATION.preprocess.to_json(), **values})
 
 
+def one_tensor(dtype: str, size: int) -> bytes:
+    """A safetensors file with 64 values."""
+    header = json.dumps({"w": {"dtype": dtype, "shape": [64], "data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
 def drop(name: str) -> Callable[[Path], None]:
     def apply(bundle: Path) -> None:
         values = json.loads((bundle / CONFIG).read_text())
@@ -100,6 +106,16 @@ def drop(name: str) -> Callable[[Path], None]:
 
 def write(name: str, content: bytes) -> Callable[[Path], None]:
     return lambda bundle: (bundle / name).write_bytes(content) and None
+
+
+def foreign(content: bytes) -> Callable[[Path], None]:
+    """Weights that say nothing of their digest."""
+
+    def apply(bundle: Path) -> None:
+        drop("digests")(bundle)
+        (bundle / WEIGHTS).write_bytes(content)
+
+    return apply
 
 
 def truncate(size: int) -> Callable[[Path], None]:
@@ -174,6 +190,15 @@ BROKEN = {
         change("compiled", {"accuracy": [0.5, 1.5]}),
         "compiled.accuracy=[0.5, 1.5]: 1.5 must be at least 0",
     ),
+    **{
+        f"weights in {dtype}": (foreign(one_tensor(dtype, size)), sentence)
+        for dtype, size, sentence in (
+            ("F4", 32, "float4_e2m1fn_x2, in which no network here computes"),
+            ("F8_E8M0", 64, "float8_e8m0fnu, in which no network here computes"),
+            ("F6_E2M3", 48, "model.safetensors is damaged (Dtype not understood"),
+            ("C64", 512, "complex64, in which no network here computes"),
+        )
+    },
     "empty weights": (write(WEIGHTS, b""), "model.safetensors is damaged"),
     "cut-off header": (truncate(20), "model.safetensors is damaged"),
     "cut-off weights": (truncate(500), "model.safetensors is damaged"),

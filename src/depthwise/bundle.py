@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from depthwise.bounds import Bounds, Length, OneOf, check, fit
@@ -31,6 +32,12 @@ ROUNDINGS = "roundings.safetensors"
 DIGESTS = "digests"
 TASKS = ("single-label",)
 T = TypeVar("T")
+
+DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+"""What a bundle's tensors may be; safetensors knows others, of 4 bits for example, that PyTorch cannot convert."""
 
 Error = Annotated[float, Bounds(0, 1e6)]
 Times = Annotated[float, Bounds(0, 1e6)]
@@ -284,6 +291,8 @@ def _read_weights(path: Path, digests: Mapping[str, str]) -> dict[str, Tensor]:
 
 def weight_fault(name: str, tensor: Tensor) -> str | None:
     """What no network can compute with in its tensor `name`, for a sentence; None if it can."""
+    if tensor.dtype not in DTYPES:
+        return f"is {str(tensor.dtype).removeprefix('torch.')}, in which no network here computes"
     # As float32, which the network computes in: larger numbers are infinite there.
     if not (tensor.float() if tensor.is_floating_point() else tensor).isfinite().all():
         return "is not finite"
