@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
 from depthwise.layers import PointwiseConv2d
+from depthwise.modes import in_mode
 
 KINDS = ("regular", "grouped", "depthwise", "pointwise", "linear")
 """The kinds of layer that multiply and add; grouped is anything between regular and depthwise."""
@@ -101,9 +102,9 @@ def cost(module: nn.Module, input_shape: Sequence[int]) -> Cost:
     image, images = _blank(module, 1, input_shape), _blank(module, 2, input_shape)
     ledger = _Ledger(image, [*parameters, *module.buffers()])
     with torch.random.fork_rng([image.device] if image.is_cuda else []):
-        with torch.no_grad(), _mode(module, training=False), ledger.watch(module):
+        with torch.no_grad(), in_mode(module, training=False), ledger.watch(module):
             module(image)
-        with torch.enable_grad(), _mode(module, training=True):
+        with torch.enable_grad(), in_mode(module, training=True):
             training_bytes = _kept(module, images) // len(images)
     return Cost(
         parameters=sum(p.numel() for p in parameters),
@@ -119,7 +120,7 @@ def cost(module: nn.Module, input_shape: Sequence[int]) -> Cost:
 
 def multiply_adds(module: nn.Module, input_shape: Sequence[int]) -> int:
     """The `macs` of `cost` alone, in a fraction of its time."""
-    with torch.no_grad(), _mode(module, training=False), _Meter() as meter:
+    with torch.no_grad(), in_mode(module, training=False), _Meter() as meter:
         module(_blank(module, 1, input_shape))
     return meter.macs
 
@@ -277,14 +278,3 @@ def _storages(tensors: Iterable[Tensor]) -> set[int]:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
-
-
-@contextmanager
-def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    modes = {part: part.training for part in module.modules()}
-    module.train(training)
-    try:
-        yield
-    finally:
-        for part, before in modes.items():
-            part.training = before

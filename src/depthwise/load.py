@@ -20,6 +20,7 @@ from depthwise.infer import Predictor, compile
 from depthwise.infer.engines import GENERAL
 from depthwise.infer.eventual import Eventual
 from depthwise.infer.kept import Keeper
+from depthwise.infer.predictor import ready
 from depthwise.infer.quantize import RoundingError, from_tensors
 from depthwise.models import create_model, list_models
 from depthwise.words import quote_path
@@ -68,7 +69,11 @@ def load(
     bundle = read_bundle(path)
     module = load_compiled(bundle, engine=engine, precision=precision) if on_cpu else load_module(bundle)
     return Predictor(
-        module, bundle.config.preprocess, bundle.config.classes, device=device, decoding=decoding
+        ready(module, device),
+        bundle.config.preprocess,
+        bundle.config.classes,
+        device=device,
+        decoding=decoding,
     )
 
 

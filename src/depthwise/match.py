@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import ceil, floor
 from statistics import median
@@ -16,6 +17,7 @@ from depthwise.errors import DepthwiseError, UsageError
 from depthwise.models import create_model
 from depthwise.models.arguments import Side
 from depthwise.models.catalogue import MAX_PARAMETERS, TooLargeError
+from depthwise.modes import in_mode
 
 STEP = 1000  # widths are told apart to a thousandth
 NARROWEST, WIDEST = 1 / 64, 64.0
@@ -94,15 +96,16 @@ def match(
 
 
 def latencies(modules: Sequence[nn.Module], image: Tensor, rounds: int = ROUNDS) -> list[float]:
-    """The median milliseconds in which each module, put into evaluation mode, answers for `image` [N, C, H, W].
+    """The median milliseconds in which each module, in evaluation mode, answers for `image` [N, C, H, W].
 
     They take turns, so that whatever else keeps the machine busy meets all of them.
     """
     seconds: list[list[float]] = [[] for _ in modules]
     image = image.contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
+    with torch.inference_mode(), ExitStack() as stack:
         for module in modules:
-            module.eval()(image)
+            stack.enter_context(in_mode(module, training=False))
+            module(image)
         for _ in range(rounds):
             for module, taken in zip(modules, seconds, strict=True):
                 start = time.perf_counter()

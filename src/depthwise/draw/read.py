@@ -34,6 +34,7 @@ from depthwise.layers import (
     SeparableConv2d,
     SqueezeExcite,
 )
+from depthwise.modes import in_mode
 
 Shape = tuple[int, ...]
 
@@ -102,17 +103,11 @@ class _Reader:
     def run(self, module: nn.Module, name: str, shape: Shape) -> None:
         """Note what `module`, called `name`, makes of a blank input of `shape`, and all its parts."""
         reference = next(module.parameters(), torch.empty(0))
-        modes = {part: part.training for part in module.modules()}
-        with ExitStack() as stack, torch.no_grad():
+        with ExitStack() as stack, in_mode(module, training=False), torch.no_grad():
             for inner, part in module.named_modules(prefix=name):
                 stack.callback(part.register_forward_pre_hook(partial(self._start, inner)).remove)
                 stack.callback(part.register_forward_hook(partial(self._stop, inner)).remove)
-            module.eval()
-            try:
-                module(torch.zeros(1, *shape, dtype=reference.dtype, device=reference.device))
-            finally:
-                for part, training in modes.items():
-                    part.training = training
+            module(torch.zeros(1, *shape, dtype=reference.dtype, device=reference.device))
 
     def _start(self, name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._started.setdefault(name, len(self._started))

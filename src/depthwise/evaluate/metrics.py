@@ -5,7 +5,6 @@ Nothing is averaged over batches, so neither the batch size nor a short last bat
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.modes import in_mode
 
 PRECISIONS = ("float32", "bfloat16")
 TOP = 5
@@ -131,7 +131,7 @@ def evaluate(
         raise UsageError(f"precision {precision!r} is not known: use {' or '.join(PRECISIONS)}")
     device = torch.device(device)
     logits, labels, indices = [], [], []
-    with _evaluation_mode(module), torch.inference_mode():
+    with in_mode(module, training=False), torch.inference_mode():
         for done, batch in enumerate(batches.epoch(0), start=1):
             if not len(batch.targets):  # every file of it turned out to be unreadable
                 continue
@@ -203,18 +203,6 @@ def _check(scores: Any, targets: Tensor, num_classes: int) -> None:
             f"labels run from {lowest} to {highest}, but {num_classes} classes are numbered "
             f"from 0 to {num_classes - 1}: check the data set's list of classes"
         )
-
-
-@contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
-    # Each part on its own: `module.train()` afterwards would wake batch norms that are frozen on purpose.
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _finite(value: float) -> float | None:

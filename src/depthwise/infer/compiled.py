@@ -12,6 +12,7 @@ from depthwise.infer.graph import Graph
 from depthwise.infer.lower import lower
 from depthwise.infer.plan import Plan
 from depthwise.infer.quantize import MOST_ERROR, Rounding, RoundingError, calibrate, check_roundings
+from depthwise.modes import in_mode
 
 Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
@@ -68,8 +69,9 @@ def compile(
 
     lower: what finds out the graph, see lower.py and kept.py.
 
-    The weights are copied: later changes of `module` do not reach the compiled one. Raises DepthwiseError naming what
-    has no compiled form, or the tensor of `roundings` that is not this network's.
+    `module` stays as it is, each part of it in its mode. The weights are copied: later changes of `module` do not reach
+    the compiled one. Raises DepthwiseError naming what has no compiled form, or the tensor of `roundings` that is not
+    this network's.
     """
     for name, value, known in (("precision", precision, PRECISIONS), ("engine", engine, ENGINES)):
         if value not in known:
@@ -90,13 +92,8 @@ def compile(
         used = {name: rounding for name, rounding in (found or {}).items() if rounding.error <= MOST_ERROR}
         return CompiledModule(Plan(graph, bf16=precision != "fp32", roundings=used), precision, found)
 
-    training = module.training
-    try:
-        module.eval()
-        with torch.no_grad():
-            return _choose(module, example, precision, engine, native)
-    finally:
-        module.train(training)
+    with in_mode(module, training=False), torch.no_grad():
+        return _choose(module, example, precision, engine, native)
 
 
 def _calibrate(graph: Graph, images: Tensor) -> dict[str, Rounding]:

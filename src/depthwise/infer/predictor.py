@@ -1,12 +1,13 @@
 """Images in, classes and probabilities out: preprocessed as in training, whatever form an image comes in."""
 
+import copy
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import overload
 
 import numpy as np
@@ -61,6 +62,21 @@ def _later(work: Callable[[ImageInput], Tensor | DepthwiseError], image: ImageIn
     return partial(work, image)
 
 
+def ready(module: nn.Module, device: str | torch.device) -> nn.Module:
+    """`module` itself as a Predictor runs it: on `device`, laid out channels-last, in evaluation mode."""
+    return module.to(device).to(memory_format=torch.channels_last).eval()
+
+
+def _is_ready(module: nn.Module, device: torch.device) -> bool:
+    place = torch.empty(0, device=device).device  # with its number
+    tensors = chain(module.parameters(), module.buffers())
+    return not any(part.training for part in module.modules()) and all(
+        tensor.device == place
+        and (tensor.ndim != 4 or tensor.is_contiguous(memory_format=torch.channels_last))
+        for tensor in tensors
+    )
+
+
 def _name(number: int, image: ImageInput) -> str:
     return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
 
@@ -68,7 +84,7 @@ def _name(number: int, image: ImageInput) -> str:
 class Predictor:
     """Answers for a trained `module` whose logits [N, K] are for the K `classes`; many threads may call it.
 
-    The module is taken over: moved to `device`, laid out channels-last and set to evaluation mode.
+    A module that is in evaluation mode, on `device` and channels-last is used itself, of any other a copy that is.
     decoding: how image files are read; the white level is the preprocessing's own.
     """
 
@@ -82,7 +98,7 @@ class Predictor:
         decoding: Decoding = DEFAULT,
     ) -> None:
         self.device = torch.device(device)
-        self.module = module.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.module = module if _is_ready(module, self.device) else ready(copy.deepcopy(module), self.device)
         self.preprocess = preprocess
         self.decoding = replace(decoding, white_level=preprocess.white_level)
         self.classes = tuple(classes)

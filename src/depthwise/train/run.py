@@ -19,6 +19,7 @@ from depthwise.data.numbering import as_before, with_white_level
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.evaluate.metrics import Evaluation
 from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
+from depthwise.modes import in_mode, in_place
 from depthwise.train.budget import Budget, check_minutes, lay_out
 from depthwise.train.checkpoint import load_checkpoint
 from depthwise.train.files import RunFiles, environment, write_json
@@ -98,7 +99,8 @@ def train(
     the recipe may be another then where that changes nothing of what is done (see `train/resume.py`). `finish` makes
     bundle and report from the last checkpoint instead, which stays as it is. `force` then accepts any other recipe,
     data set or version, and without either replaces the run that is there. `minutes` lays a new run out over so much
-    time, in epochs of its own: see `train/budget.py`.
+    time, in epochs of its own: see `train/budget.py`. `module` comes out with the last
+    weights, its batch norms with `recipe.norm_momentum`, and in all else as it went in.
 
     Raises:
         DepthwiseError: `out` holds a run (or none to go on with), another process has it, one of its files is damaged,
@@ -125,7 +127,7 @@ def train(
         recipe, budget = lay_out(recipe, module, dataset, minutes, device, options.workers, began)
         watcher.message(f"an update takes {budget.pace.update:.3g} s: {recipe.epochs:g} epochs fit")
     facts = _facts(recipe, module, dataset, options, device, budget)
-    with _full_disk_said(files):
+    with _full_disk_said(files), in_place(module), in_mode(module, training=True):
         # Before anything is replaced: what cannot be trained does not cost the run that is there.
         trainer = Trainer(recipe, module, dataset, device=device, workers=options.workers)
         try:
