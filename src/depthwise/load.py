@@ -82,8 +82,8 @@ def load_compiled(
 ) -> nn.Module:
     """The bundle's network as it is to be run on the CPU; `engine` and `precision` as in `load`.
 
-    With "auto" a network in float32 runs on PyTorch until a plan pays (see infer/eventual.py); one that is compiled in
-    another precision runs in its plan from the start. Where that cannot be, it runs on PyTorch and a warning says why.
+    With "auto" a network in float32 runs on PyTorch until a plan pays (see infer/eventual.py); one that is compiled for
+    the native kernels runs in its plan from the start. Where that cannot be, it runs on PyTorch and a warning says why.
     """
     chosen, wanted = _choice(bundle, engine, precision)
     module = load_module(bundle)
@@ -91,7 +91,8 @@ def load_compiled(
         return module
     preprocess, keeper = bundle.config.preprocess, keeper_of(bundle)
     shape = (preprocess.channels, *preprocess.size)
-    if (chosen, wanted) == ("auto", "fp32"):
+    for_kernels = (bundle.config.compiled or {}).get("engine") == "native"
+    if (chosen, wanted) == ("auto", "fp32") and not for_kernels:
         return Eventual(module, shape, keeper)
     try:
         roundings = None if bundle.roundings is None else from_tensors(bundle.roundings)

@@ -1,7 +1,7 @@
 """A network that runs on PyTorch for a few images and on the native kernels for many."""
 
 import os
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +20,7 @@ FEW, FEW_KEPT = 32, 2
 TOLERANCE = 1e-4
 """The largest difference of a logit from PyTorch's, relative to the largest logit, that is no mistake of the plan."""
 
-_alone = Lock()
+_alone = RLock()
 """PyTorch's tracing changes what every module in the process does meanwhile: while one traces, no other runs here."""
 # Nobody may hold it while another thread forks, for in the child nobody would let it go.
 os.register_at_fork(before=_alone.acquire, after_in_parent=_alone.release, after_in_child=_alone.release)
