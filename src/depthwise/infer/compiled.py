@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
+from depthwise.infer.arguments import check_calibration, check_example, check_network
 from depthwise.infer.engines import GENERAL, General, fastest, installed
 from depthwise.infer.graph import Graph
 from depthwise.infer.lower import lower
@@ -70,9 +71,15 @@ def compile(
     lower: what finds out the graph, see lower.py and kept.py.
 
     `module` stays as it is, each part of it in its mode. The weights are copied: later changes of `module` do not reach
-    the compiled one. Raises DepthwiseError naming what has no compiled form, or the tensor of `roundings` that is not
-    this network's.
+    the compiled one. Raises DepthwiseError naming what has no compiled form, the argument that is wrong, or the tensor of
+    `roundings` that is not this network's.
     """
+    check_network(module)
+    if any(isinstance(part, CompiledModule) for part in module.modules()):
+        raise DepthwiseError(
+            "the network is compiled already: use it as it is, or give what it was made from"
+        )
+    check_example(example)
     for name, value, known in (("precision", precision, PRECISIONS), ("engine", engine, ENGINES)):
         if value not in known:
             raise DepthwiseError(f"{name}={value!r} is none of {', '.join(known)}")
@@ -81,12 +88,14 @@ def compile(
             "precision int8 is calibrated on images like those to come: give some hundred as "
             "calibration=[N, C, H, W]"
         )
+    if precision == "int8" and roundings is None:
+        check_calibration(calibration, tuple(example.shape[1:]))
 
     def native() -> CompiledModule:
         graph, found = lower(module, example), roundings
         if precision == "int8" and found is None:
             assert calibration is not None
-            found = _calibrate(graph, calibration)
+            found = calibrate(graph, calibration.float().split(BATCH))
         elif precision == "int8" and found is not None:
             check_roundings(graph, found)
         used = {name: rounding for name, rounding in (found or {}).items() if rounding.error <= MOST_ERROR}
@@ -94,15 +103,6 @@ def compile(
 
     with in_mode(module, training=False), torch.no_grad():
         return _choose(module, example, precision, engine, native)
-
-
-def _calibrate(graph: Graph, images: Tensor) -> dict[str, Rounding]:
-    if images.shape[1:] != graph.shapes[0]:
-        raise DepthwiseError(
-            f"the calibration images are {list(images.shape)} and must be [N, {', '.join(map(str, graph.shapes[0]))}] "
-            f"as the example is: prepare them alike"
-        )
-    return calibrate(graph, images.float().split(BATCH))
 
 
 def _choose(

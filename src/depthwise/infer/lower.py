@@ -321,7 +321,11 @@ class _Lowering:
     def _cat(self, node: Node) -> None:
         parts = tuple(self.plain(node, part) for part in node.args[0])
         widths = [self.shapes[part][0] for part in parts]
-        if self.argument(node, 1, 0) not in (1, -3) or any(width % LANES for width in widths):
+        axis = self.argument(node, 1, 0)
+        if axis not in (1, -3):
+            along = "the batch" if axis % max(1, len(node.shape)) == 0 else f"axis {axis}"
+            raise self.refusal(node, f"a concatenation along {along}")
+        if any(width % LANES for width in widths):
             raise self.refusal(node, f"a concatenation of {', '.join(map(str, widths))} channels")
         self.add(node, Concatenation(parts))
 
