@@ -1,5 +1,7 @@
 """PyTorch's files become bundles: heads, towers, widths, names of classes; of what does not fit nothing is left."""
 
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,201 @@ def test_more_layers_leave_a_backbone(tmp_path: Path, state: dict[str, Tensor]) 
     assert result.config.model_args["num_classes"] == 0
     with pytest.raises(DepthwiseError, match="is a backbone without a classifier"):
         load(tmp_path / "bundle")
+
+
+def linear(*widths: int) -> nn.Sequential:
+    return nn.Sequential(*(nn.Linear(m, n) for m, n in pairwise(widths)))
+
+
+def headless(network: nn.Module, root: str) -> dict[str, Tensor]:
+    return {name: t for name, t in network.state_dict().items() if not name.startswith(f"{root}.")}
+
+
+def with_head(network: nn.Module, root: str, head: nn.Module, at: str) -> dict[str, Tensor]:
+    return {**headless(network, root), **{f"{at}.{name}": t for name, t in head.state_dict().items()}}
+
+
+def deep_vgg(classifier: nn.Module) -> dict[str, Tensor]:
+    return with_head(models.vgg16(init_weights=False), "classifier", classifier, "classifier")
+
+
+# Of which network, and what of its head is named.
+HEADS: dict[str, tuple[Callable[[], dict[str, Tensor]], str, str]] = {
+    "1280-64-5": (
+        lambda: with_head(
+            models.mobilenet_v2(),
+            "classifier",
+            nn.Sequential(nn.Dropout(), nn.Linear(1280, 64), nn.ReLU(), nn.Linear(64, 5)),
+            "classifier",
+        ),
+        "mobilenet_v2",
+        "its head has the layers classifier.1, classifier.3",
+    ),
+    "pretrainedmodels": (
+        lambda: with_head(models.resnet50(num_classes=2), "fc", nn.Linear(2048, 5), "last_linear"),
+        "resnet50",
+        "its head has the layers last_linear",
+    ),
+    "batch norm": (
+        lambda: with_head(
+            models.resnet50(num_classes=2),
+            "fc",
+            nn.Sequential(nn.BatchNorm1d(2048), nn.Linear(2048, 5)),
+            "fc",
+        ),
+        "resnet50",
+        "its head has the layers fc.0, fc.1",
+    ),
+    "an embedding before the classifier": (
+        lambda: {**models.resnet50(num_classes=2).state_dict(), "embedding.weight": torch.zeros(2, 2)},
+        "resnet50",
+        "its head has the layers fc, embedding",
+    ),
+    "beside the network": (
+        lambda: {
+            **{f"backbone.{name}": t for name, t in headless(models.resnet50(), "fc").items()},
+            "head.weight": torch.zeros(5, 2048),
+            "head.bias": torch.zeros(5),
+        },
+        "resnet50",
+        "its head stands beside it (head.weight)",
+    ),
+    "VGG, of two layers": (
+        lambda: deep_vgg(nn.Sequential(nn.Linear(25088, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 5))),
+        "vgg16",
+        "its head has the layers classifier.0, classifier.3",
+    ),
+    "VGG, of one": (
+        lambda: deep_vgg(nn.Linear(25088, 5)),
+        "vgg16",
+        "its head has the layers classifier",
+    ),
+    "VGG, a longer end": (
+        lambda: {
+            **deep_vgg(nn.Sequential(nn.Linear(25088, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 8))),
+            "classifier.6.0.weight": torch.zeros(4, 8),
+            "classifier.6.3.weight": torch.zeros(2, 4),
+        },
+        "vgg16",
+        "its head has the layers classifier.0, classifier.3, classifier.6.0, classifier.6.3",
+    ),
+    "VGG, none": (
+        lambda: headless(models.vgg16(init_weights=False), "classifier"),
+        "vgg16",
+        "the file has no head",
+    ),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_of_another_form_leaves_a_backbone(tmp_path: Path, head: str) -> None:
+    make, model, reason = HEADS[head]
+    path = saved(tmp_path / "a.pth", make())
+    with pytest.raises(DepthwiseError) as raised:
+        import_weights(path, model, tmp_path / "bundle")
+    assert (
+        f"{path} can only be imported as a backbone, {reason}: add --backbone, and train a classifier"
+        in str(raised.value)
+    )
+    result = import_weights(path, model, tmp_path / "bundle", backbone=True)
+    assert result.config.model_args["num_classes"] == 0
+    trunk = read_bundle(tmp_path / "bundle").weights
+    assert trunk
+    assert all(name.startswith("stages.") for name in trunk)
+
+
+def test_hidden_layers_of_other_widths(tmp_path: Path) -> None:
+    theirs = models.vgg16(num_classes=5, init_weights=False).eval()
+    theirs.classifier[0], theirs.classifier[3], theirs.classifier[6] = linear(25088, 24, 16, 5)
+    result = import_weights(saved(tmp_path / "a.pth", theirs.state_dict()), "vgg16", tmp_path / "bundle")
+    assert result.config.model_args["hidden"] == (24, 16)
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(load_module(read_bundle(tmp_path / "bundle"))(x), theirs(x))
+
+
+def test_a_gate_is_no_head(tmp_path: Path) -> None:
+    """What stands inside the network and has no place in it is named, with --backbone too."""
+    state = {
+        **models.resnet50(num_classes=2).state_dict(),
+        "layer1.0.se.fc1.weight": torch.zeros(4, 256, 1, 1),
+    }
+    for backbone in (False, True):
+        with pytest.raises(
+            DepthwiseError, match=r"layer1\.0\.se\.fc1\.weight is \[4, 256, 1, 1\] in the file and absent"
+        ):
+            import_weights(
+                saved(tmp_path / "a.pth", state), "resnet50", tmp_path / "bundle", backbone=backbone
+            )
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "net.", "backbone.", "model.module.", "_orig_mod.module.", "cnn.0."]
+)
+def test_what_stands_before_every_name_is_taken_off_and_said(
+    tmp_path: Path, state: dict[str, Tensor], prefix: str
+) -> None:
+    under = {f"{prefix}{name}": tensor for name, tensor in state.items()} | {
+        "criterion.weight": torch.ones(5)
+    }
+    result = import_weights(saved(tmp_path / "a.pth", under), "mobilenet_v2", tmp_path / "bundle")
+    assert (
+        f"all its names but criterion.weight stand under {prefix}, which is taken off; what stands beside is left out"
+        in result.notes
+    )
+    weights = read_bundle(tmp_path / "bundle").weights
+    assert torch.equal(weights["classifier.weight"], state["classifier.1.weight"])
+
+
+def test_another_network_under_a_prefix_is_named(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    under = {f"net.{name}": tensor for name, tensor in state.items()}
+    with pytest.raises(DepthwiseError, match="which may be mobilenet_v2"):
+        import_weights(saved(tmp_path / "a.pth", under), "resnet50", tmp_path / "bundle")
+
+
+def test_averaged_weights_are_taken_unless_the_raw_are_asked_for(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    averaged = {name: tensor / 2 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    path = saved(tmp_path / "a.pth", {"state_dict": state, "state_dict_ema": averaged})  # type: ignore[dict-item]
+    for choice, expected in ((None, averaged), ("ema", averaged), ("raw", state)):
+        result = import_weights(path, "mobilenet_v2", tmp_path / "bundle", weights=choice, overwrite=True)  # type: ignore[arg-type]
+        assert any("taken are the averaged ones (state_dict_ema)" in n for n in result.notes) is (
+            choice is None
+        )
+        weights = read_bundle(tmp_path / "bundle").weights
+        assert torch.equal(weights["classifier.weight"], expected["classifier.1.weight"])
+    with pytest.raises(UsageError, match="unknown weights 'both': use one of ema, raw"):
+        import_weights(path, "mobilenet_v2", tmp_path / "other", weights="both")  # type: ignore[arg-type]
+
+
+def test_mean_and_deviation_of_the_training(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    path = saved(tmp_path / "a.pth", state)
+    for mean, std, expected in (
+        ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))),
+        ((), (0.25,), ((0.485, 0.456, 0.406), (0.25,) * 3)),
+        ((0.0,), (1.0,), ((0.0,) * 3, (1.0,) * 3)),
+    ):
+        result = import_weights(path, "mobilenet_v2", tmp_path / "bundle", mean=mean, std=std, overwrite=True)
+        assert (result.config.preprocess.mean, result.config.preprocess.std) == expected
+    with pytest.raises(UsageError, match="--mean has 2 numbers for images of 3 channels: give one for all"):
+        import_weights(path, "mobilenet_v2", tmp_path / "other", mean=(0.1, 0.2))
+    with pytest.raises(DepthwiseError, match="std"):
+        import_weights(path, "mobilenet_v2", tmp_path / "other", std=(0.0,))
+    assert not (tmp_path / "other").exists()
+
+
+def test_inception_trained_without_transform_input(tmp_path: Path) -> None:
+    path = saved(
+        tmp_path / "a.pth", models.googlenet(num_classes=3, aux_logits=False, init_weights=False).state_dict()
+    )
+    usual = import_weights(path, "inception_v1", tmp_path / "usual")
+    assert usual.config.preprocess.mean == (0.5,) * 3
+    assert any("give --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225" in note for note in usual.notes)
+    theirs = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    own = import_weights(path, "inception_v1", tmp_path / "own", mean=theirs[0], std=theirs[1])
+    assert (own.config.preprocess.mean, own.config.preprocess.std) == theirs
+    assert not any("transform_input" in note for note in own.notes)
 
 
 def test_towers_come_along_if_they_are_for_the_same_classes() -> None:

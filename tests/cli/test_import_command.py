@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torchvision import models
 
+from depthwise.bundle import read_bundle
 from depthwise.cli.app import DONE, FAILED, USAGE, run
 
 
@@ -47,6 +48,31 @@ def test_one_json_document(tmp_path: Path, weights: Path, capsys: pytest.Capture
     assert run(command) == FAILED
     assert "exists and is not overwritten" in capsys.readouterr().err
     assert run([*command, "--force"]) == DONE
+
+
+def test_of_a_checkpoint_averaged_weights_are_taken_and_said(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torch.load(weights, weights_only=True)
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    path = tmp_path / "last.pth"
+    torch.save({"state_dict": zeros, "state_dict_ema": {f"module.{n}": t for n, t in state.items()}}, path)
+    command = ["import", str(path), "--model", "mobilenet_v2", "--force"]
+    command += ["--out", str(tmp_path / "bundle"), "--mean", "0.1", "0.2", "0.3", "--std", "0.5"]
+    for choice, averaged in (([], True), (["--weights", "ema"], True), (["--weights", "raw"], False)):
+        assert run([*command, *choice]) == DONE
+        said = capsys.readouterr().err
+        assert ("taken are the averaged ones (state_dict_ema), as timm does" in said) is not bool(choice)
+        assert ("all its names stand under module., which is taken off" in said) is averaged
+        bundle = read_bundle(tmp_path / "bundle")
+        assert bundle.weights["classifier.weight"].any().item() is averaged
+        assert bundle.config.preprocess.mean == (0.1, 0.2, 0.3)
+        assert bundle.config.preprocess.std == (0.5, 0.5, 0.5)
+    assert run([*command, "--weights", "best"]) == USAGE
+    assert "--weights" in capsys.readouterr().err
+    assert run([*command, "--mean", "x"]) == USAGE
+    assert run(["import", str(weights), *command[2:], "--weights", "ema"]) == FAILED
+    assert "holds no averaged weights" in capsys.readouterr().err
 
 
 def test_a_backbone_begins_a_training(

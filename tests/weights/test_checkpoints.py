@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 import struct
 import zipfile
 from collections.abc import Callable
@@ -12,11 +13,15 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from depthwise.errors import DepthwiseError
 from depthwise.weights.files import WeightsFile, read_weights
+from depthwise.weights.layout import Layout
+from depthwise.weights.torchvision import IMAGENET
+from depthwise.weights.wrapping import Choice
 
 # What is old is what is tried here.
 pytestmark = [
@@ -33,6 +38,7 @@ pytestmark = [
 NETWORK = nn.Sequential()
 NETWORK.add_module("conv", nn.Conv2d(1, 8, 3))
 NETWORK.add_module("bn", nn.BatchNorm2d(8))
+LAYOUT = Layout("tiny", lambda: (("conv", "conv"), ("bn", "bn")), IMAGENET)
 STATE = {name: tensor.clone() for name, tensor in NETWORK.state_dict().items()}
 
 
@@ -67,52 +73,130 @@ def same(file: WeightsFile, tolerance: float = 0.0) -> bool:
 
 optimizer = torch.optim.AdamW(NETWORK.parameters())
 
-READ: dict[str, Callable[[], bytes]] = {
-    "a state_dict": lambda: pth(STATE),
-    "in the format before PyTorch 1.6": lambda: pth(STATE, _use_new_zipfile_serialization=False),
-    "DataParallel": lambda: pth(under("module.")),
-    "torch.compile": lambda: pth(under("_orig_mod.")),
-    "compiled, then distributed": lambda: pth(under("module._orig_mod.")),
-    "distributed, then compiled": lambda: pth(under("_orig_mod.module.")),
-    "Lightning": lambda: pth(
-        {
-            "epoch": 3,
-            "pytorch-lightning_version": "2.5.0",
-            "state_dict": under("model."),
-            "optimizer_states": [optimizer.state_dict()],
-            "hyper_parameters": {"lr": 0.1},
-        }
+
+def taken_off(prefix: str, but: str = "") -> tuple[str, ...]:
+    left = "; what stands beside is left out" if but else ""
+    return (f"all its names{but} stand under {prefix}, which is taken off{left}",)
+
+
+AVERAGE = "taken are averaged weights ({}), the only ones in the file"
+COUNTED = {**{f"module.{name}": tensor for name, tensor in STATE.items()}, "n_averaged": torch.tensor(2)}
+
+# What is read, and what is said of it.
+READ: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
+    "a state_dict": (lambda: pth(STATE), ()),
+    "in the format before PyTorch 1.6": (lambda: pth(STATE, _use_new_zipfile_serialization=False), ()),
+    "Lightning": (
+        lambda: pth(
+            {
+                "epoch": 3,
+                "pytorch-lightning_version": "2.5.0",
+                "state_dict": under("model."),
+                "optimizer_states": [optimizer.state_dict()],
+                "hyper_parameters": {"lr": 0.1},
+            }
+        ),
+        taken_off("model."),
     ),
-    "Lightning, self.net": lambda: pth({"state_dict": under("net.")}),
-    "optimizer beside it": lambda: pth({"model": STATE, "optimizer": optimizer.state_dict(), "epoch": 3}),
-    "torchvision's and timm's scripts": lambda: pth(
-        {
-            "model": STATE,
-            "epoch": 3,
-            "args": argparse.Namespace(lr=0.1, data_path="/data", nested=argparse.Namespace(a=1)),
-        }
+    "Lightning, a loss with weights": (
+        lambda: pth({"state_dict": {**under("model."), "criterion.weight": torch.ones(3)}}),
+        taken_off("model.", " but criterion.weight"),
     ),
-    "model_state_dict": lambda: pth({"model_state_dict": STATE, "loss": 0.5}),
-    "nested twice": lambda: pth({"model": {"state_dict": under("module.")}}),
-    "AveragedModel": lambda: pth(AveragedModel(NETWORK).state_dict()),
-    "nothing but an average": lambda: pth({"model_ema": {**under("module."), "n_averaged": torch.tensor(2)}}),
-    "parameters, not plain tensors": lambda: pth(
-        {**dict(NETWORK.named_parameters()), **dict(NETWORK.named_buffers())}
+    "Lightning, metrics that are not finite": (
+        lambda: pth(
+            {"state_dict": {"best.value": torch.tensor(-torch.inf), **under("net."), "a.b": torch.ones(1)}}
+        ),
+        taken_off("net.", " but best.value and 1 other"),
     ),
-    "channels last": lambda: pth(
-        {k: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for k, t in STATE.items()}
+    "optimizer beside it": (
+        lambda: pth({"model": STATE, "optimizer": optimizer.state_dict(), "epoch": 3}),
+        (),
     ),
-    "safetensors": lambda: safetensors.torch.save(STATE),
-    "safetensors with metadata": lambda: safetensors.torch.save(STATE, {"format": "pt", "licence": "mit"}),
-    "float64": lambda: pth(cast(torch.float64)),
+    "an optimizer's copy of the weights": (
+        lambda: pth({"optimizer": {"master": under("module.")}, "weights": STATE}),
+        (),
+    ),
+    "torchvision's and timm's scripts": (
+        lambda: pth(
+            {
+                "model": STATE,
+                "epoch": 3,
+                "args": argparse.Namespace(lr=0.1, data_path="/data", nested=argparse.Namespace(a=1)),
+            }
+        ),
+        (),
+    ),
+    "nested twice": (lambda: pth({"model": {"state_dict": under("module.")}}), taken_off("module.")),
+    "AveragedModel": (
+        lambda: pth(AveragedModel(NETWORK).state_dict()),
+        (AVERAGE.format("AveragedModel"), *taken_off("module.")),
+    ),
+    "the counter alone": (
+        lambda: pth({**STATE, "n_averaged": torch.tensor(2)}),
+        (AVERAGE.format("AveragedModel"),),
+    ),
+    "an average without names beside it": (
+        lambda: pth({"model": STATE, "ema": {"decay": 0.9, "shadow_params": list(STATE.values())}}),
+        ("the averaged weights (ema) have no names and are passed over",),
+    ),
+    "an average under other names": (
+        lambda: pth(
+            {"model": STATE, "ema": {"convweight": torch.ones(1), "conv.bias2.weight": torch.ones(2)}}
+        ),
+        ("the averaged weights (ema) have other names and are passed over",),
+    ),
+    "parameters, not plain tensors": (
+        lambda: pth({**dict(NETWORK.named_parameters()), **dict(NETWORK.named_buffers())}),
+        (),
+    ),
+    "channels last": (
+        lambda: pth(
+            {k: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for k, t in STATE.items()}
+        ),
+        (),
+    ),
+    "safetensors": (lambda: safetensors.torch.save(STATE), ()),
+    "safetensors, a prefix": (lambda: safetensors.torch.save(under("backbone.")), taken_off("backbone.")),
+    "safetensors with metadata": (
+        lambda: safetensors.torch.save(STATE, {"format": "pt", "licence": "mit"}),
+        (),
+    ),
+    "float64": (lambda: pth(cast(torch.float64)), ()),
+    **{
+        f"under {prefix}": (lambda prefix=prefix: pth(under(prefix)), taken_off(prefix))  # type: ignore[misc]
+        for prefix in (
+            "module.",
+            "_orig_mod.",
+            "module._orig_mod.",
+            "_orig_mod.module.",
+            "model.",
+            "model.module.",
+            "net.",
+            "backbone.",
+            "student.encoder.",
+            "0.",
+        )
+    },
+    **{
+        f"only {key} inside": (lambda key=key: pth({key: STATE, "epoch": 1}), ())  # type: ignore[misc]
+        for key in ("params", "net", "weights", "model_state_dict", "generator", "state")
+    },
+    **{
+        f"only {key} inside": (  # type: ignore[misc]
+            lambda key=key: pth({key: COUNTED, "epoch": 1}),
+            (AVERAGE.format(key), *taken_off("module.")),
+        )
+        for key in ("ema", "model_ema", "state_dict_ema", "params_ema", "swa_model")
+    },
 }
 
 
 @pytest.mark.parametrize("layout", READ)
 def test_it_is_read(tmp_path: Path, layout: str) -> None:
-    file = read_weights(written(tmp_path / "weights.pth", READ[layout]()))
+    make, notes = READ[layout]
+    file = read_weights(written(tmp_path / "weights.pth", make()), layouts=[LAYOUT])
     assert same(file)
-    assert file.notes == ()
+    assert file.notes == notes
     assert all(not tensor.requires_grad for tensor in file.tensors.values())
 
 
@@ -128,14 +212,108 @@ def test_what_is_stored_shorter_is_read_as_float32(
         assert file.tensors["conv.weight"].dtype == torch.float32
 
 
-def test_of_raw_and_averaged_weights_the_choice_is_said(tmp_path: Path) -> None:
-    zeros = {name: torch.zeros_like(tensor) for name, tensor in STATE.items()}
-    file = read_weights(written(tmp_path / "timm.pth", pth({"state_dict": STATE, "state_dict_ema": zeros})))
+ZEROS = {name: torch.zeros_like(tensor) for name, tensor in STATE.items()}
+LEARNED = {name: STATE[name] for name, _ in NETWORK.named_parameters()}
+
+# What is raw in each is zero. The keys of both kinds as the note has them.
+BOTH: dict[str, tuple[Callable[[], Any], str, str]] = {
+    "timm": (lambda: {"state_dict": ZEROS, "state_dict_ema": STATE}, "state_dict_ema", "state_dict"),
+    "timm, distributed": (
+        lambda: {"state_dict_ema": under("module."), "model_ema": ZEROS, "state_dict": ZEROS},
+        "state_dict_ema",
+        "state_dict",
+    ),
+    "torchvision": (lambda: {"model": ZEROS, "model_ema": COUNTED, "epoch": 1}, "model_ema", "model"),
+    "ema, nested": (lambda: {"model": ZEROS, "ema": {"decay": 0.9, "shadow": STATE}}, "ema.shadow", "model"),
+    "BasicSR": (lambda: {"params": ZEROS, "params_ema": STATE}, "params_ema", "params"),
+    "beside the network's own names": (
+        lambda: {**ZEROS, "ema_state_dict": STATE},
+        "ema_state_dict",
+        "the network itself",
+    ),
+    "Lightning, a module of its own": (
+        lambda: {"state_dict": {**{f"model.{n}": t for n, t in ZEROS.items()}, **under("ema_model.module.")}},
+        "ema_model",
+        "state_dict",
+    ),
+    "Lightning's WeightAveraging": (
+        lambda: {"state_dict": STATE, "current_model_state": ZEROS},
+        "state_dict",
+        "current_model_state",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BOTH)
+def test_of_raw_and_averaged_weights_the_averaged_are_taken_as_timm_does(tmp_path: Path, what: str) -> None:
+    make, average, raw = BOTH[what]
+    path = written(tmp_path / "last.pth", pth(make()))
+    file = read_weights(path, layouts=[LAYOUT])
     assert same(file)
-    assert file.notes == (
-        "the file holds averaged weights too (state_dict_ema): taken are those of state_dict, save the others alone to "
-        "take them",
+    assert file.notes[0] == (
+        f"the file holds raw and averaged weights: taken are the averaged ones ({average}), as timm does; "
+        f"--weights raw takes those of {raw}"
     )
+    assert same(read_weights(path, "ema", [LAYOUT]))
+    taken = read_weights(path, "raw", [LAYOUT]).tensors
+    assert taken.keys() == STATE.keys()
+    assert not any(tensor.any() for tensor in taken.values())
+
+
+def test_what_timm_takes_is_what_is_taken(tmp_path: Path) -> None:
+    for number, checkpoint in enumerate(
+        (
+            {"state_dict": STATE, "state_dict_ema": ZEROS},
+            {"state_dict": STATE, "model_ema": ZEROS},
+            {"state_dict": STATE, "state_dict_ema": None},
+            {"model": STATE, "model_ema": ZEROS, "state_dict_ema": STATE},
+            {"model": ZEROS, "state_dict": STATE},
+        )
+    ):
+        path = written(tmp_path / f"{number}.pth", pth(checkpoint))
+        found, expected = read_weights(path, layouts=[LAYOUT]).tensors, load_state_dict(str(path))
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_an_average_of_parameters_alone_is_completed(tmp_path: Path) -> None:
+    raw = {
+        name: tensor if "running" in name or "num_" in name else ZEROS[name] for name, tensor in STATE.items()
+    }
+    file = read_weights(written(tmp_path / "a.pth", pth({"model": raw, "ema": LEARNED})), layouts=[LAYOUT])
+    assert same(file)
+    assert file.notes[1] == "3 tensors of which no average is kept (bn.running_mean) are the raw"
+
+
+@pytest.mark.parametrize(
+    ("value", "choice", "sentence"),
+    [
+        (STATE, "ema", "holds no averaged weights: name a file that has them, or leave --weights ema out"),
+        ({"ema": STATE}, "raw", "holds averaged weights alone (ema): leave --weights raw out"),
+        (COUNTED, "raw", "holds averaged weights alone (AveragedModel)"),
+        (
+            {"student": STATE, "teacher": STATE},
+            None,
+            "holds tensors by name under student, teacher, and which are the network's is open: save those alone",
+        ),
+        (
+            {**under("student."), **under("teacher.")},
+            None,
+            "holds a network under student. and another under teacher.: save one of them alone",
+        ),
+        (
+            {"ema": {"shadow_params": [torch.ones(3)]}},
+            None,
+            "holds no tensors by name: save the network's state_dict",
+        ),
+    ],
+)
+def test_which_weights_are_meant_is_asked(
+    tmp_path: Path, value: Any, choice: Choice | None, sentence: str
+) -> None:
+    path = written(tmp_path / "a.pth", pth(value))
+    with pytest.raises(DepthwiseError) as raised:
+        read_weights(path, choice, [LAYOUT])
+    assert f"{path} {sentence}" in str(raised.value)
 
 
 def script(file: Any) -> None:
@@ -294,13 +472,89 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
     safetensors.torch.save_file(STATE, tmp_path / "model-00002-of-00003.safetensors")
     with pytest.raises(DepthwiseError, match="is part 2 of 3 of the weights: join the tensors of all parts"):
         read_weights(tmp_path / "model-00002-of-00003.safetensors")
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(
-        DepthwiseError, match="is a folder whose weights are divided over several files: join"
-    ):
-        read_weights(tmp_path)
     safetensors.torch.save_file(STATE, tmp_path / "model-00001-of-00001.safetensors")
     assert same(read_weights(tmp_path / "model-00001-of-00001.safetensors"))
+
+
+def divided(folder: Path, suffix: str, save: Callable[[Any, Path], Any], **changed: str) -> Path:
+    """STATE over two files with their index, as the hub's tools write them."""
+    folder.mkdir()
+    names = {"model": ".safetensors", "pytorch_model": ".bin"}
+    stem = next(stem for stem, end in names.items() if end == suffix)
+    files = [f"{stem}-0000{number}-of-00002{suffix}" for number in (1, 2)]
+    places = {name: files[name.startswith("bn")] for name in STATE}
+    for file in files:
+        save({name: STATE[name] for name in STATE if places[name] == file}, folder / file)
+    index = folder / f"{stem}{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": {**places, **changed}}))
+    return index
+
+
+KINDS = {".safetensors": safetensors.torch.save_file, ".bin": torch.save}
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_weights_that_are_divided_over_files(tmp_path: Path, suffix: str) -> None:
+    index = divided(tmp_path / "a", suffix, KINDS[suffix])
+    (tmp_path / "a" / "config.json").write_text('{"architecture": "x"}')
+    for path in (index, tmp_path / "a"):
+        file = read_weights(path)
+        assert same(file)
+        assert file.config == {"architecture": "x"}
+        assert len(file.files) == 3
+    part = next((tmp_path / "a").glob(f"*-00002-of-00002{suffix}"))
+    with pytest.raises(DepthwiseError, match=f"is part 2 of 2 of the weights: name {index}"):
+        read_weights(part)
+    part.unlink()
+    with pytest.raises(DepthwiseError, match=f"names {part.name}, which is not beside it: get that file too"):
+        read_weights(index)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (
+            {"other": "model-00001-of-00002.safetensors"},
+            "has no 'other', though model.safetensors.index.json says so",
+        ),
+        (
+            {"other": "../secret.safetensors"},
+            "names '../secret.safetensors', and the files of an index stand beside it",
+        ),
+        ({"other": "/etc/passwd"}, "the files of an index stand beside it"),
+        ({"other": "config.json"}, "names config.json, which is not beside it"),
+        ({"other": "copy.safetensors"}, "has 'bn.weight', as another file of model.safetensors.index.json"),
+    ],
+)
+def test_an_index_that_is_wrong(tmp_path: Path, changed: dict[str, str], sentence: str) -> None:
+    index = divided(tmp_path / "a", ".safetensors", safetensors.torch.save_file, **changed)
+    safetensors.torch.save_file({**STATE, "other": torch.ones(1)}, tmp_path / "secret.safetensors")
+    safetensors.torch.save_file(
+        {"bn.weight": STATE["bn.weight"], "other": torch.ones(1)}, tmp_path / "a" / "copy.safetensors"
+    )
+    with pytest.raises(DepthwiseError) as raised:
+        read_weights(index)
+    assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[1]", '{"weight_map": {"a": 1}}', '{"weight_map"', '{"weight_map": {}}']
+)
+def test_an_index_that_says_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(
+        DepthwiseError, match=r"index.json (has no weight_map|is damaged).*: get the file again"
+    ):
+        read_weights(tmp_path)
+
+
+def test_the_hubs_folder_of_either_format(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architecture": "x"}')
+    torch.save(STATE, tmp_path / "pytorch_model.bin")
+    assert same(read_weights(tmp_path))
+    assert read_weights(tmp_path).config == {"architecture": "x"}
+    safetensors.torch.save_file(ZEROS, tmp_path / "model.safetensors")
+    assert not read_weights(tmp_path).tensors["conv.weight"].any()
 
 
 @pytest.mark.parametrize(

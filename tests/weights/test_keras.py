@@ -382,6 +382,25 @@ def test_the_weights_of_another_network_are_named_with_both_shapes(tmp_path: Pat
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_convolution_before_the_network_is_not_lost(tmp_path: Path) -> None:
+    """Grey pictures made three channels, in a graph of their own or in one with the network's."""
+    inputs = keras.Input((64, 64, 1))
+    flat = keras.Model(inputs, small(input_shape=None, input_tensor=layers.Conv2D(3, 1)(inputs)).output)
+    nested = keras.Sequential(
+        [keras.Input((64, 64, 1)), layers.Conv2D(3, 1), small(), *(make() for make in HEAD)]
+    )
+    for name, model in {"flat": flat, "nested": nested}.items():
+        model.save(tmp_path / f"{name}.keras")
+        model.save_weights(tmp_path / f"{name}.weights.h5")
+    for path in sorted(tmp_path.iterdir()):
+        for backbone in (False, True):
+            with pytest.raises(
+                DepthwiseError, match="makes three channels of 1 channel before the network, and would"
+            ):
+                import_weights(path, "mobilenet_v1", tmp_path / "bundle", backbone=backbone)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_grey_picture_of_any_shape(tmp_path: Path) -> None:
     base = applications.MobileNet(
         weights=None, include_top=False, input_shape=(64, 96, 1), alpha=0.25, pooling="avg"

@@ -1,7 +1,7 @@
 """`depthwise import`: weights from Keras, timm and torchvision into a bundle."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -19,8 +19,9 @@ def import_(
     source: Annotated[
         str,
         Parameter(
-            help="A .keras, .weights.h5, .h5, .safetensors or .pth file, a folder of timm's from the hub, or a name: "
-            "torchvision:resnet50, timm:legacy_xception.tf_in1k."
+            help="A .keras, .weights.h5, .h5, .safetensors or .pth file, the .index.json of several, a folder from the "
+            "hub with model.safetensors or pytorch_model.bin, or a name: torchvision:resnet50, "
+            "timm:legacy_xception.tf_in1k."
         ),
     ],
     /,
@@ -33,6 +34,32 @@ def import_(
     interpolation: Annotated[
         str | None,
         Parameter(help="How the training resized its images: nearest, bilinear or bicubic."),
+    ] = None,
+    mean: Annotated[
+        tuple[float, ...],
+        Parameter(
+            help="The mean that the training took from images, as a part of the full range: one number, or one a "
+            "channel. For torchvision's Inception trained without transform_input: 0.485 0.456 0.406.",
+            consume_multiple=True,
+            negative=(),
+            show_default=False,
+        ),
+    ] = (),
+    std: Annotated[
+        tuple[float, ...],
+        Parameter(
+            help="The deviation that it divided by, likewise.",
+            consume_multiple=True,
+            negative=(),
+            show_default=False,
+        ),
+    ] = (),
+    weights: Annotated[
+        Literal["raw", "ema"] | None,
+        Parameter(
+            help="Of a checkpoint that keeps averaged weights beside the raw: which to take. The averaged ones (ema), "
+            "unless it is given, as timm does."
+        ),
     ] = None,
     backbone: Annotated[bool, flag("Leave the head out: a bundle to begin a training with.")] = False,
     force: Annotated[bool, flag("Replace the bundle that --out names.")] = False,
@@ -48,7 +75,16 @@ def import_(
     from depthwise.importing import import_weights
 
     result = import_weights(
-        source, model, out, classes=names, interpolation=interpolation, backbone=backbone, overwrite=force
+        source,
+        model,
+        out,
+        classes=names,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
+        weights=weights,
+        backbone=backbone,
+        overwrite=force,
     )
     for text in result.notes:
         note(text)

@@ -8,7 +8,7 @@ import re
 import warnings
 import zipfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,29 +20,15 @@ from torch import Tensor
 
 from depthwise.errors import DepthwiseError
 from depthwise.reading import open_regular, parse_json, read_regular
-from depthwise.weights import formats, hdf5
+from depthwise.weights import formats, hdf5, pieces
+from depthwise.weights.layout import Layout
+from depthwise.weights.wrapping import LEAVES, Choice, unwrap
 
 # Trained weights and statistics stay many orders of magnitude below; a float32 read backwards is above it every
 # other time.
 LARGEST = 1e20
-MOST_WRAPPERS = 5
 
 _ZIP, _HDF5, _PICKLE = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"\x80\x02"
-# What training scripts call the weights among the rest of a checkpoint, and their average if they keep one.
-_STATE_DICTS = (
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "net",
-    "network",
-    "weights",
-    "params",
-)
-_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-_AVERAGED = "n_averaged"  # torch.optim.swa_utils' counter beside the averaged weights
-_LEAVES = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +37,7 @@ class WeightsFile:
 
     kind: "torch" (PyTorch's layout of tensors) or "keras". config: Keras' model configuration, or the hub's
     config.json beside a timm file; empty if there is none. notes: what a person should know of the choice made in it.
+    beside: names of what stood beside the network and was left out. files: all that were read.
     """
 
     path: Path
@@ -58,41 +45,53 @@ class WeightsFile:
     tensors: dict[str, Tensor]
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
-def read_weights(path: Path) -> WeightsFile:
-    """Read a .safetensors, .pth, .keras or .h5 file, or a folder with the hub's model.safetensors and config.json.
+def read_weights(path: Path, choice: Choice | None = None, layouts: Sequence[Layout] = ()) -> WeightsFile:
+    """Read a .safetensors, .pth, .keras or .h5 file, the index of several, or a folder of the hub's with one of them.
 
+    choice: of raw and averaged weights, see `wrapping.unwrap`. layouts: the networks whose names a prefix is told by.
     Raises DepthwiseError, naming the file, for what is missing, damaged, hostile or of another format.
     """
-    config: Mapping[str, Any] = {}
-    notes: tuple[str, ...] = ()
     if path.is_dir():
-        if not (path / "model.safetensors").is_file():
-            raise formats.refuse_folder(path)
-        path = path / "model.safetensors"
-    formats.refuse_piece(path)
+        path = pieces.file_in(path)
+    files: tuple[Path, ...] = (path,)
+    kind, config = "torch", dict[str, Any]()
+    if pieces.is_index(path):
+        loaded, parts = pieces.joined(path, lambda piece: _load(piece)[1])
+        files = (path, *parts)
+    else:
+        formats.refuse_piece(path)
+        kind, loaded, config = _load(path)
+    if kind == "keras":
+        if choice == "ema":
+            raise DepthwiseError(f"{path} holds no averaged weights apart: leave --weights ema out")
+        return WeightsFile(path, kind, _plausible(path, loaded), config, files=files)
+    if path.name in pieces.NAMES or pieces.is_index(path):
+        config = _hub_config(path.with_name("config.json"))
+    found = unwrap(path, loaded, choice, layouts)
+    _check_dense(path, found.tensors, sum(file.stat().st_size for file in files))
+    return WeightsFile(path, kind, _plausible(path, found.tensors), config, found.notes, found.beside, files)
+
+
+def _load(path: Path) -> tuple[str, Any, dict[str, Any]]:
+    """What kind of file it is, what it holds, and the configuration that is in it or beside it."""
     head = _head(path)
-    kind = "torch"
     if head.startswith(_HDF5):
-        kind = "keras"
-        tensors, config = hdf5.read_h5(path, str(path))
-    elif head.startswith(_ZIP):
+        return "keras", *hdf5.read_h5(path, str(path))
+    if head.startswith(_ZIP):
         names = _zip_names(path)
         formats.refuse_archive(path, names)
-        if any(name.endswith("/data.pkl") for name in names):
-            tensors, notes = _read_torch(path)
-        else:
-            kind = "keras"
-            tensors, config = hdf5.read_keras(path)
-    elif head.startswith(_PICKLE):
-        tensors, notes = _read_torch(path)
-    elif head[8:9] == b"{":
-        tensors = _read_safetensors(path)
-        config = _hub_config(path.with_name("config.json"))
-    else:
-        raise formats.refuse_file(path, head)
-    return WeightsFile(path, kind, _plausible(path, tensors), config, notes)
+        if not any(name.endswith("/data.pkl") for name in names):
+            return "keras", *hdf5.read_keras(path)
+        return "torch", _read_torch(path), {}
+    if head.startswith(_PICKLE):
+        return "torch", _read_torch(path), {}
+    if head[8:9] == b"{":
+        return "torch", _read_safetensors(path), _hub_config(path.with_name("config.json"))
+    raise formats.refuse_file(path, head)
 
 
 def _head(path: Path) -> bytes:
@@ -114,8 +113,8 @@ def _zip_names(path: Path) -> list[str]:
     return [entry.filename for entry in entries]
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors of a file of torch.save, and remarks on which of several were taken."""
+def _read_torch(path: Path) -> Any:
+    """What a file of torch.save holds."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -130,14 +129,14 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             warnings.catch_warnings(action="ignore"),
             torch.serialization.safe_globals([Namespace]),
         ):
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle makes torch raise nearly anything
         raise _refused_pickle(path, error) from None
-    state, notes = _state_dict(loaded)
-    if not state:
-        raise DepthwiseError(f"{path} holds no tensors by name: save the network's state_dict")
-    size = path.stat().st_size
-    for name, tensor in state.items():
+
+
+def _check_dense(path: Path, tensors: dict[str, Tensor], size: int) -> None:
+    """Raise DepthwiseError for a tensor that is none of plain numbers, or of more than the file's `size` in bytes."""
+    for name, tensor in tensors.items():
         # A view can claim any shape over one number.
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             raise DepthwiseError(
@@ -148,7 +147,6 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
                 f"{path}: {name} claims the shape {list(tensor.shape)}, more than the file's {size} bytes: "
                 f"get the file again"
             )
-    return state, notes
 
 
 def _refused_pickle(path: Path, error: Exception) -> DepthwiseError:
@@ -170,32 +168,6 @@ def _refused_pickle(path: Path, error: Exception) -> DepthwiseError:
     return formats.damaged(path, error)
 
 
-def _state_dict(loaded: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The named tensors in what torch.load gave: itself, or what a training script wrapped around them."""
-    notes: list[str] = []
-    for _ in range(MOST_WRAPPERS):
-        inner = [
-            key
-            for key in _STATE_DICTS + _AVERAGES
-            if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)
-        ]
-        if not inner:
-            break
-        unused = [key for key in inner[1:] if key in _AVERAGES]
-        if unused:
-            notes.append(
-                f"the file holds averaged weights too ({unused[0]}): taken are those of {inner[0]}, save the others "
-                f"alone to take them"
-            )
-        loaded = loaded[inner[0]]
-    if not isinstance(loaded, dict):
-        return {}, ()
-    tensors = {
-        name: t.detach() for name, t in loaded.items() if isinstance(name, str) and isinstance(t, Tensor)
-    }
-    return tensors, tuple(notes)
-
-
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
@@ -213,7 +185,7 @@ def _hub_config(path: Path) -> dict[str, Any]:
 
 
 def _plausible(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in float32 (counters as they are) under the network's own names."""
+    """The tensors in float32 (counters as they are)."""
     result = {}
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
@@ -224,10 +196,10 @@ def _plausible(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
                     f"{path}: {name} holds {largest:g}, which no trained network has: the bytes are in the wrong "
                     f"order, or the training diverged; get the file again or save it anew"
                 )
-        elif name.rpartition(".")[2] in _LEAVES:
+        elif name.rpartition(".")[2] in LEAVES:
             raise _no_float(path, name, tensor)
         result[name] = tensor
-    return _unwrapped(result)
+    return result
 
 
 def _float32(path: Path, name: str, tensor: Tensor) -> Tensor:
@@ -242,14 +214,3 @@ def _no_float(path: Path, name: str, tensor: Tensor) -> DepthwiseError:
         f"{path}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, weights are floating point of 8 bits at "
         f"least: save the network's state_dict in float32"
     )
-
-
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names that the network gives them, without what wrappers put before every one."""
-    if any(name.startswith("module.") for name in tensors):
-        tensors.pop(_AVERAGED, None)
-    for _ in range(MOST_WRAPPERS):
-        for prefix in _PREFIXES:
-            if tensors and all(name.startswith(prefix) for name in tensors):
-                tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors

@@ -56,11 +56,6 @@ _FOLDERS: tuple[tuple[str, str, str], ...] = (
     ("bundle/config.json", "the directory of a training run, with a bundle already", "use it as it is"),
     ("saved_model.pb", "a SavedModel of TensorFlow", "load it there and save the Keras model as .keras"),
     (
-        "*.index.json",
-        "a folder whose weights are divided over several files",
-        "join their tensors into one .safetensors file",
-    ),
-    (
         "*.distcp",
         "a distributed checkpoint of PyTorch",
         "turn it into one file with torch.distributed.checkpoint.format_utils.dcp_to_torch_save",
@@ -107,6 +102,10 @@ def refuse_piece(path: Path) -> None:
     """Raise DepthwiseError if the name says that the file holds one of several parts of the weights."""
     found = re.search(r"-(\d{5})-of-(\d{5})\.", path.name)
     if found and int(found[2]) > 1:
+        for index in sorted(path.parent.glob("*.index.json")):
+            raise DepthwiseError(
+                f"{path} is part {int(found[1])} of {int(found[2])} of the weights: name {index}"
+            )
         raise DepthwiseError(
             f"{path} is part {int(found[1])} of {int(found[2])} of the weights: join the tensors of all parts into "
             f"one .safetensors file"

@@ -24,6 +24,7 @@ from depthwise.weights.keras_networks import (
     Graph,
 )
 from depthwise.weights.layout import CLASSIFIER, Translation, add_counters
+from depthwise.words import number_of
 
 CAFFE_MEAN = (123.68, 116.779, 103.939)  # of red, green and blue, 0 to 255
 
@@ -102,6 +103,7 @@ def translate(
     layers = layers_of(tensors)
     statistics = [layer for layer in layers if layer.path.rpartition("/")[2].startswith("normalization")]
     layers = [layer for layer in layers if layer not in statistics]
+    _refuse_front(layers)
     entries = keras_config.entries(config)
     weights, names, rest = _trunk(family, layers)
     arguments = _arguments(family, weights, entries)
@@ -122,6 +124,17 @@ def translate(
     preprocess = _preprocess(family, keras_config.image_size(entries), channels, scaling, interpolation)
     notes = (*head.notes, *_notes(model, preprocess, configured=bool(entries)))
     return Import(Translation(weights, arguments, names, head.fault), preprocess, notes)
+
+
+def _refuse_front(layers: Sequence[Layer]) -> None:
+    """Raise DepthwiseError for a convolution that makes three channels of a picture's: none of a network's does."""
+    for layer in layers:
+        kernel = next(iter(layer.tensors.values()))
+        if layer.kind == CONV and kernel.shape[2] in CHANNELS and kernel.shape[3] == 3:
+            raise DepthwiseError(
+                f"{layer.path.rpartition('/')[2]} makes three channels of {number_of(kernel.shape[2], 'channel')} "
+                f"before the network, and would be lost: save the network behind it alone, for pictures in colour"
+            )
 
 
 def _arguments(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class Layout:
     (weight, bias, running_mean, running_var). The last linear layer is ours as "classifier".
     arguments: of our builder, where their geometry is not its default.
     aux: the pairs of auxiliary towers, taken where the file has them; the network is then built with aux=True.
-    preprocess: theirs, for files that do not say.
+    preprocess: theirs, for files that do not say. hidden: the published widths of VGG's linear layers before the last.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Layout:
     preprocess: Preprocess
     arguments: Mapping[str, Any] = field(default_factory=dict)
     aux: Pairs | None = None
+    hidden: tuple[int, ...] = (4096, 4096)
 
     def translate(self, weights: Mapping[str, Tensor]) -> Translation:
         """`weights` under our names; what no pair mentions keeps its own name."""
@@ -63,15 +65,13 @@ class Layout:
         first = translated.get(f"{pairs[0][0]}.weight")
         if first is not None and first.ndim == 4:
             arguments["in_channels"] = first.shape[1]
-        foreign_head = ""
         notes: tuple[str, ...] = ()
-        if f"{CLASSIFIER}.weight" not in translated:
-            head, foreign_head = self._other_head(modules)
-            translated |= head
-        classifier = translated.get(f"{CLASSIFIER}.weight")
-        num_classes = arguments["num_classes"] = 0 if classifier is None else len(classifier)
         aux_pairs = list(self.aux()) if self.aux else []
         towers = _take(aux_pairs, modules)
+        head, foreign_head = self._head(pairs, translated, modules)
+        arguments |= head
+        classifier = translated.get(f"{CLASSIFIER}.weight")
+        num_classes = arguments["num_classes"] = 0 if classifier is None else len(classifier)
         if any(len(t) != num_classes for name, t in towers.items() if name.endswith(f".{CLASSIFIER}.weight")):
             notes = ("the auxiliary classifiers are for other classes than the main one and were left out",)
         elif towers:
@@ -86,16 +86,41 @@ class Layout:
         names = {ours: theirs for ours, theirs, *_ in [*pairs, *aux_pairs]}
         return Translation(translated | rest, arguments, names, foreign_head, notes)
 
-    def _other_head(self, modules: Modules) -> tuple[dict[str, Tensor], str]:
-        """A head that is not where the published one is, taken from `modules`: as a linear layer, or a clause on it."""
-        path = next(theirs for ours, theirs, *_ in self.pairs() if ours == CLASSIFIER)
-        root = path.partition(".")[0]
-        head = {name: modules.pop(name) for name in list(modules) if name.partition(".")[0] == root}
-        if len(head) == 1 and all(
-            "weight" in leaves and leaves["weight"].ndim == 2 for leaves in head.values()
-        ):
-            return {f"{CLASSIFIER}.{leaf}": t for leaves in head.values() for leaf, t in leaves.items()}, ""
-        return {}, f"its head has the layers {', '.join(head)}" if head else ""
+    def _head(
+        self, pairs: Sequence[Pair], translated: dict[str, Tensor], modules: Modules
+    ) -> tuple[dict[str, Any], str]:
+        """Arguments of our builder for the head that was `translated`, or a clause on one that it has no form for.
+
+        What belongs to a head is moved out of `modules`, and out of `translated` if it is not taken.
+        """
+        trunk = [(ours, theirs) for ours, theirs, *_ in pairs if ours.startswith("stages.")]
+        ends = {ours: theirs for ours, theirs, *_ in pairs if not ours.startswith("stages.")}
+        if not all(f"{ours}.weight" in translated for ours, _ in trunk):
+            return {}, ""  # another network's: that it does not fit is found out later
+        roots = {theirs.partition(".")[0] for _, theirs in trunk}
+        others = {
+            name: modules.pop(name)
+            for name in list(modules)
+            if name.partition(".")[0] not in roots and "weight" in modules[name]
+        }
+        own = [ours for ours in ends if f"{ours}.weight" in translated]
+        if not own and len(ends) == 1 and len(others) == 1:
+            # A linear layer where the published one is, or in a module that is there.
+            [(name, leaves)] = others.items()
+            if name.partition(".")[0] == ends[CLASSIFIER].partition(".")[0] and leaves["weight"].ndim == 2:
+                translated |= {f"{CLASSIFIER}.{leaf}": t for leaf, t in leaves.items()}
+                return {}, ""
+        weights = [translated[f"{ours}.weight"] for ours in own]
+        fits = all(m.shape[0] == n.shape[1] for m, n in pairwise(weights))
+        if not others and fits and len(own) == len(ends):
+            hidden = tuple(map(len, weights[:-1]))
+            return ({"hidden": hidden} if hidden and hidden != self.hidden else {}), ""
+        for name in [name for name in translated if name.rpartition(".")[0] in ends]:
+            del translated[name]
+        layers = [*(ends[ours] for ours in own), *others]
+        return ({"hidden": ()} if len(ends) > 1 else {}), (
+            f"its head has the layers {', '.join(layers)}" if layers else ""
+        )
 
     def num_known(self, weights: Mapping[str, Tensor]) -> int:
         """How many of their modules `weights` has tensors for."""
