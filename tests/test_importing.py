@@ -97,8 +97,17 @@ def with_head(network: nn.Module, root: str, head: nn.Module, at: str) -> dict[s
     return {**headless(network, root), **{f"{at}.{name}": t for name, t in head.state_dict().items()}}
 
 
+def vgg(classifier: nn.Module) -> models.VGG:
+    """Without the published head, which is half a gigabyte."""
+    with torch.device("meta"):
+        network = models.vgg16(init_weights=False)
+    network.features = models.vgg.make_layers(models.vgg.cfgs["D"])
+    network.classifier = classifier
+    return network
+
+
 def deep_vgg(classifier: nn.Module) -> dict[str, Tensor]:
-    return with_head(models.vgg16(init_weights=False), "classifier", classifier, "classifier")
+    return vgg(classifier).state_dict()
 
 
 # Of which network, and what of its head is named.
@@ -187,8 +196,9 @@ def test_a_head_of_another_form_leaves_a_backbone(tmp_path: Path, head: str) -> 
 
 
 def test_hidden_layers_of_other_widths(tmp_path: Path) -> None:
-    theirs = models.vgg16(num_classes=5, init_weights=False).eval()
-    theirs.classifier[0], theirs.classifier[3], theirs.classifier[6] = linear(25088, 24, 16, 5)
+    first, second, last = linear(25088, 24, 16, 5)
+    idle = nn.Dropout()
+    theirs = vgg(nn.Sequential(first, nn.ReLU(), idle, second, nn.ReLU(), idle, last)).eval()
     result = import_weights(saved(tmp_path / "a.pth", theirs.state_dict()), "vgg16", tmp_path / "bundle")
     assert result.config.model_args["hidden"] == (24, 16)
     x = torch.randn(1, 3, 224, 224)
