@@ -71,7 +71,7 @@ def compile(
     lower: what finds out the graph, see lower.py and kept.py.
 
     `module` stays as it is, each part of it in its mode. The weights are copied: later changes of `module` do not reach
-    the compiled one. Raises DepthwiseError naming what has no compiled form, the argument that is wrong, or the tensor of
+    the compiled one. Raises DepthwiseError naming what has no compiled form, the wrong argument, or the tensor of
     `roundings` that is not this network's.
     """
     check_network(module)
