@@ -2,6 +2,9 @@
 
 Weights are laid out as in PyTorch; the geometry is TensorFlow's where the two differ, so that weights
 published for TensorFlow give the same numbers here.
+
+What looks at a tensor before it computes is a function under `torch.fx.wrap`: a symbolic trace keeps the call, and the
+decision is made when the graph runs.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,13 +41,18 @@ def same_pad(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+@torch.fx.wrap
+def padded(x: Tensor, kernel_size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """`x` with the zeros of SAME padding."""
+    height, width = (same_pad(*side) for side in zip(x.shape[2:], kernel_size, stride, strict=True))
+    return F.pad(x, (*width, *height))
+
+
 class SameConv2d(nn.Conv2d):
     """A convolution with SAME padding at any stride: [N, M, H, W] -> [N, K, ceil(H / stride), ceil(W / stride)]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        sides = zip(x.shape[2:], self.kernel_size, self.stride, strict=True)
-        height, width = (same_pad(*side) for side in sides)
-        return super().forward(F.pad(x, (*width, *height)))
+        return super().forward(padded(x, self.kernel_size, self.stride))
 
 
 def conv2d(
@@ -69,6 +77,18 @@ def tensorflow_norm(channels: int, eps: float = 1e-3) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=eps, momentum=0.01)
 
 
+@torch.fx.wrap
+def max_pool(
+    x: Tensor, kernel_size: int, stride: int, padding: str, norm: nn.BatchNorm2d | None = None
+) -> Tensor:
+    """What MaxPool2d computes."""
+    edge = kernel_size // 2
+    height, width = (
+        same_pad(side, kernel_size, stride) if padding == "same" else (edge, edge) for side in x.shape[2:]
+    )
+    return native.max_pool2d(x, kernel_size, stride, (*width, *height), norm)
+
+
 class MaxPool2d(nn.Module):
     """Max pooling: [N, C, H, W] -> [N, C, ceil(H / stride), ceil(W / stride)].
 
@@ -84,15 +104,24 @@ class MaxPool2d(nn.Module):
 
     def pool(self, x: Tensor, norm: nn.BatchNorm2d | None = None) -> Tensor:
         """The same of norm(x), which in training takes one pass less than the two after one another."""
-        edge = self.kernel_size // 2
-        height, width = (
-            same_pad(side, self.kernel_size, self.stride) if self.padding == "same" else (edge, edge)
-            for side in x.shape[2:]
-        )
-        return native.max_pool2d(x, self.kernel_size, self.stride, (*width, *height), norm)
+        return max_pool(x, self.kernel_size, self.stride, self.padding, norm)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+@torch.fx.wrap
+def pointwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """What PointwiseConv2d computes."""
+    on_cpu = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+    if on_cpu and stride > 1:
+        # The strided convolution's backward writes beyond its memory in PyTorch 2.14 when maps are narrow.
+        # A pooling window of one pixel takes the same pixels as x[:, :, ::stride, ::stride], whose backward
+        # leaves a map of another layout behind, slow to add to.
+        x = native.max_pool2d(x, 1, stride, (0, 0, 0, 0))
+    if on_cpu and x.requires_grad and x.dtype == torch.bfloat16:
+        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
+    return F.conv2d(x, weight, stride=1 if on_cpu else stride)
 
 
 class PointwiseConv2d(nn.Module):
@@ -111,15 +140,7 @@ class PointwiseConv2d(nn.Module):
         nn.init.kaiming_normal_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        on_cpu = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
-        if on_cpu and self.stride > 1:
-            # The strided convolution's backward writes beyond its memory in PyTorch 2.14 when maps are narrow.
-            # A pooling window of one pixel takes the same pixels as x[:, :, ::stride, ::stride], whose backward
-            # leaves a map of another layout behind, slow to add to.
-            x = native.max_pool2d(x, 1, self.stride, (0, 0, 0, 0))
-        if on_cpu and x.requires_grad and x.dtype == torch.bfloat16:
-            return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
-        return F.conv2d(x, self.weight, stride=1 if on_cpu else self.stride)
+        return pointwise(x, self.weight, self.stride)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
@@ -279,6 +300,20 @@ def _steps(module: nn.Module) -> Iterator[nn.Module]:
             yield from _steps(child)
     else:
         yield module
+
+
+def blocks(stage: nn.Module) -> list[nn.Module]:
+    """`stage` cut where one part hands the next a plain map, so that what runs in one pass stays together."""
+    if type(stage) is not nn.Sequential or native.watched(stage):
+        return [stage]
+    found: list[nn.Module] = []
+    begun = nn.Sequential()
+    for part in stage:
+        begun.append(part)
+        if isinstance(part, Residual | Branches):
+            found.append(begun)
+            begun = nn.Sequential()
+    return [*found, begun] if len(begun) else found
 
 
 def initialise(network: nn.Module) -> None:

@@ -1,13 +1,20 @@
 """What every network of the catalogue is: named stages from map to map, a neck, and a classifier."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from typing import NoReturn, cast
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from depthwise.layers import GlobalAverage, check_input, initialise, run
+from depthwise.errors import DepthwiseError
+from depthwise.layers import GlobalAverage, blocks, check_input, initialise, run
+
+torch.fx.wrap("check_input")  # a symbolic trace keeps the call: it looks at what no trace knows
 
 Classifier = Callable[[int, int], nn.Module]
 """(num_features, num_classes) -> the module that makes logits of pooled features."""
@@ -30,6 +37,8 @@ class Network(nn.Module):
     logits. A tower of `aux` looks at the output of the stage whose name it has; in training mode its logits follow
     the others, (logits, aux_logits, ...), for a loss that weighs them by `aux_weight`. `input_size` is the side the
     network was published for.
+
+    torch.fx, torch.export, torch.compile and torch.jit.trace read it, torch.jit.script does not.
     """
 
     def __init__(
@@ -52,6 +61,7 @@ class Network(nn.Module):
         self.in_channels, self.input_size, self.min_size = in_channels, input_size, min_size
         self.num_features = num_features or stages[-1].channels
         self.aux_weight = aux_weight
+        self.grad_checkpointing = False
         self._last_of = {f"stride{stage.stride}": stage for stage in stages}
         self._init, self._classifier = init, classifier
         self.stages = nn.Sequential(OrderedDict((stage.name, stage.module) for stage in stages))
@@ -66,7 +76,7 @@ class Network(nn.Module):
         check_input(x, self.in_channels, self.min_size)
         auxiliary = []
         for name, stage in self.stages.named_children():
-            x = run(stage, x)
+            x = self._run(stage, x)
             if self.training and name in self.aux:
                 auxiliary.append(self.aux[name](x))
         logits = self.classifier(self.dropout(self.neck(x)))
@@ -78,7 +88,7 @@ class Network(nn.Module):
         last = {stage.name: key for key, stage in self._last_of.items()}
         maps = {}
         for name, stage in self.stages.named_children():
-            x = run(stage, x)
+            x = self._run(stage, x)
             if name in last:
                 maps[last[name]] = x
         return maps
@@ -92,8 +102,33 @@ class Network(nn.Module):
         """The features that the classifier looks at: [N, num_features]."""
         check_input(x, self.in_channels, self.min_size)
         for stage in self.stages.children():
-            x = run(stage, x)
+            x = self._run(stage, x)
         return self.neck(x)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep for the backward pass only what the stages' blocks are given, and compute what is in them again there.
+
+        Weights, gradients, dropout and batch norms' statistics stay the same bits; training takes less memory and more
+        time (Chen 2016, arXiv 1604.06174). Forward hooks on parts of stages are called again with them. torch.compile
+        and graphs that are traced keep what they choose.
+        """
+        self.grad_checkpointing = enable
+
+    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+        traced = not isinstance(x, Tensor) or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if not self.grad_checkpointing or traced or not torch.is_grad_enabled():
+            return run(stage, x)
+        for block in blocks(stage):
+            again = partial(_recomputation, block)
+            x = checkpoint(run, block, x, use_reentrant=False, context_fn=again)
+        return x
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        # What torch.jit.script calls first.
+        raise DepthwiseError(
+            f"torch.jit.script does not read {type(self).__name__}, whose layers decide in Python what runs: use "
+            f"torch.jit.trace, torch.export or depthwise export"
+        )
 
     def replace_classifier(self, num_classes: int) -> None:
         """Put fresh classifiers for `num_classes` in place; 0 removes them, and `forward` returns pooled features."""
@@ -106,3 +141,21 @@ class Network(nn.Module):
         for tower in self.aux.values():
             tower.classifier = nn.Linear(cast(nn.Linear, tower.classifier).in_features, num_classes)
             self._init(tower.classifier)
+
+
+def _recomputation(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Where `block` runs first, and where it runs again: there its buffers, the statistics, are copies."""
+    return nullcontext(), _with_copied_buffers(block)
+
+
+@contextmanager
+def _with_copied_buffers(block: nn.Module) -> Iterator[None]:
+    # Put in place of the buffers, not written back into them: autograd would take that for a change of what it keeps.
+    own = [(part, dict(part.named_buffers(recurse=False))) for part in block.modules()]
+    try:
+        for part, buffers in own:
+            part._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
+        yield
+    finally:
+        for part, buffers in own:
+            part._buffers.update(buffers)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -149,9 +150,13 @@ class Aux(nn.Module):
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        # As published the windows make 5x5 out of 17x17; smaller maps get the 5x5 that the convolution needs.
-        x = F.avg_pool2d(x, 5, stride=3) if min(x.shape[2:]) >= 17 else F.adaptive_avg_pool2d(x, 5)
-        return self.classifier(self.features(x).mean((2, 3)))
+        return self.classifier(self.features(averaged(x)).mean((2, 3)))
+
+
+@torch.fx.wrap
+def averaged(x: Tensor) -> Tensor:
+    """As published the windows make 5x5 out of 17x17; smaller maps get the 5x5 that the convolution needs."""
+    return F.avg_pool2d(x, 5, stride=3) if min(x.shape[2:]) >= 17 else F.adaptive_avg_pool2d(x, 5)
 
 
 def truncated_normal(network: nn.Module, std: float | None = None) -> None:
