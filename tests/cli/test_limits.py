@@ -52,6 +52,15 @@ def test_little_memory(megabytes: int, tiny_bundle: Path, digits: Path) -> None:
         assert "error: out of memory: use a smaller batch" in done.stderr
 
 
+def test_little_memory_for_the_import_of_torch(tiny_bundle: Path, digits: Path) -> None:
+    """About what torch takes, its C++ ends the process itself, or OpenBLAS waits for ever."""
+    program = "import torch\nprint(open('/proc/self/status').read())"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    peak = int(re.findall(r"VmPeak:\s+(\d+) kB", said)[0]) * 1024
+    for share in (0.93, 0.97, 1.05):
+        ends(*limited(f"--as={int(peak * share)}"), "eval", str(tiny_bundle), "--data", str(digits))
+
+
 @pytest.mark.parametrize("files", [12, 16])
 def test_few_open_files_for_workers(files: int, digits: Path, tmp_path: Path) -> None:
     arguments = ["train", "--data", str(digits), "--out", str(tmp_path / "run"), *SMALL]

@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError
 
 from depthwise import telemetry
 from depthwise.cli import bench, compile, cost, data, draw, evaluate, export, import_, models, predict, train
-from depthwise.cli.limits import limit_reached, spare_threads
+from depthwise.cli.limits import limit_reached, spare_threads, try_torch_first
 from depthwise.cli.options import STANDARD_INPUT, command
 from depthwise.cli.output import note, printable
 from depthwise.errors import DepthwiseError, UsageError
@@ -64,6 +64,7 @@ def run(tokens: list[str]) -> int:
     warnings.formatwarning = lambda message, *_: f"warning: {printable(str(message))}\n"
     tokens, debug = _take_debug(tokens)
     spare_threads()
+    try_torch_first()
     # The parser takes a lone - for an option.
     tokens = [STANDARD_INPUT if token == "-" else token for token in tokens]
     try:

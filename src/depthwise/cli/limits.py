@@ -1,7 +1,9 @@
 """What the system does not give: told in a sentence, and where it can be, done without."""
 
 import errno
+import mmap
 import os
+import sys
 import threading
 
 _REMEDIES = {
@@ -25,6 +27,9 @@ _WORDS = {
     "too many open files": errno.EMFILE,
 }
 """How libraries tell of a limit in errors that are not the system's own."""
+
+
+_RESERVE = 1 << 29  # addresses
 
 
 def limit_reached(error: BaseException) -> str:
@@ -68,3 +73,44 @@ def spare_threads() -> None:
         stop.set()
         for thread in started:
             thread.join()
+
+
+def try_torch_first() -> None:
+    """Where addresses are limited, have a forked child import torch first: short of some, libraries end the process,
+    or wait for them for ever."""
+    try:
+        import resource
+
+        limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    except (ImportError, OSError):
+        return
+    if limited and "torch" not in sys.modules:
+        sys.meta_path.insert(0, _TorchTried())
+
+
+class _TorchTried:
+    """An importer that finds nothing, and at the first import of torch raises MemoryError if a child lacks memory."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name != "torch":
+            return
+        sys.meta_path.remove(self)
+        child = os.fork()
+        if child == 0:
+            os._exit(_import_torch())
+        if os.waitpid(child, 0)[1] != 0:
+            raise MemoryError("torch cannot be loaded")
+
+
+def _import_torch() -> int:
+    """In a child, silently; 1 if memory is short, with what is loaded after torch."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    try:
+        import torch  # noqa: F401
+
+        mmap.mmap(-1, _RESERVE).close()
+    except BaseException as error:
+        return 1 if limit_reached(error) else 0  # any other is the parent's own to see
+    return 0
