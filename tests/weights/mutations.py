@@ -4,6 +4,7 @@ Arguments: a folder with files NETWORK-NAME.SUFFIX, a seed, how many. Prints a J
 code, what the command said and the seed it was made with; the most memory (bytes); what was done that no import does.
 """
 
+import codecs
 import contextlib
 import io
 import json
@@ -30,6 +31,9 @@ FORBIDDEN = (
     "os.rename",
 )
 FORBIDDEN += ("socket.connect", "socket.getaddrinfo", "exec", "ctypes.dlopen")
+
+for codec in ("unicode_escape", "raw_unicode_escape", "latin-1", "ascii"):
+    codecs.lookup(codec)  # whose code Python runs when a pickle first needs it
 
 
 class Payload:
