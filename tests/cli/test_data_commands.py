@@ -141,7 +141,7 @@ def test_train_says_what_it_ignores_and_keeps_it(capsys: pytest.CaptureFixture[s
     _, err = said(capsys, ["train", "--data", "photos", "--out", "run", "--workers", "0", *SETTINGS])
     ignored = [
         "3 .mov files (cat/0.mov, ...)",
-        "1 folder inside a class (dog/old/: --nested makes a class of each folder with images)",
+        "1 image in 1 folder inside a class (dog/old/: --nested makes a class of each folder with images)",
     ]
     assert f"ignored: {', '.join(ignored)}\n" in err
     assert json.loads(Path("run/run.json").read_text())["data"]["ignored"] == ignored

@@ -222,7 +222,7 @@ def test_answers_are_written_to_a_file_whole_or_not_at_all(
     assert run(command) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == f"5 images in {out}\n1 of 5 images could not be read\n"
+    assert captured.err == (f"5 images in {out}\n1 of 5 images could not be read, the reasons are in {out}\n")
     written = out.read_text()
     assert run([*command, "--json"]) == 1
     assert "exists and is not overwritten: choose another name or add --force" in capsys.readouterr().err

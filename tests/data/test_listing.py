@@ -137,7 +137,7 @@ def test_what_is_ignored_is_said_by_kind(make_folder: MakeFolder, monkeypatch: p
         server.bind("socket")
         assert kinds(root) == (
             "4 .nef files (cat/0.NEF, ...)",
-            "2 folders inside classes (dog/more/, ...: --nested makes a class of each folder with images)",
+            "1 image in 2 folders inside classes (dog/more/, ...: --nested makes a class of each folder with images)",
             "1 image beside the classes' folders (loose.png: move it into one)",
             "1 socket (socket)",
             "1 .md file (README.md)",

@@ -111,7 +111,8 @@ def predict(
     elif out is None:
         num_bad = forms.as_table(results, threshold)
     if num_bad:
-        note(f"{num_bad} of {number_of(len(names), 'image')} could not be read")
+        where = "" if out is None else f", the reasons are in {out}"
+        note(f"{num_bad} of {number_of(len(names), 'image')} could not be read{where}")
     return 1 if num_bad else 0
 
 

@@ -48,12 +48,14 @@ def passed_over(name: str) -> bool:
 
 
 class Ignored(NamedTuple):
-    """A path that is no image of a class: what it is, as one and as many, and what can be done about it, or ""."""
+    """A path that is no image of a class: what it is, as one and as many, what can be done about it, or "", and how
+    many images are in it."""
 
     path: str
     kind: str
     kinds: str
     remedy: str = ""
+    num_images: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,15 @@ def list_folder(root: Path, *, nested: bool = False) -> Listing:
 def ignored_kinds(ignored: Iterable[Ignored]) -> tuple[str, ...]:
     """A phrase for each kind of what is ignored, the most frequent first: "2 .txt files (cat/a.txt, ...)"."""
     groups: dict[tuple[str, str, str], list[str]] = {}
-    for path, kind, kinds, remedy in ignored:
+    images: Counter[str] = Counter()
+    for path, kind, kinds, remedy, num_images in ignored:
         groups.setdefault((kind, kinds, remedy), []).append(path)
+        images[kind] += num_images
     phrases = []
     for (kind, kinds, remedy), paths in sorted(groups.items(), key=lambda group: -len(group[1])):
         example = shortened(paths[0]) + (", ..." if len(paths) > 1 else "")
-        phrases.append(f"{number_of(len(paths), kind, kinds)} ({example}{remedy and f': {remedy}'})")
+        within = f"{number_of(images[kind], 'image')} in " if images[kind] else ""
+        phrases.append(f"{within}{number_of(len(paths), kind, kinds)} ({example}{remedy and f': {remedy}'})")
     return tuple(phrases)
 
 
@@ -167,7 +172,13 @@ def _flat(root: Path, place: str, ignored: list[Ignored]) -> Iterator[tuple[str,
         inside = _entries(root, folder)
         images, strays = _images(root, inside)
         ignored += (
-            Ignored(f"{name}/", "folder inside a class", "folders inside classes", remedy)
+            Ignored(
+                f"{name}/",
+                "folder inside a class",
+                "folders inside classes",
+                remedy,
+                len(images_below(root / name)),
+            )
             for name in inside.folders
         )
         ignored += strays

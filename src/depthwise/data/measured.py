@@ -98,9 +98,10 @@ def open_measured(
         dataset = build(looked, seed=network.seed, channels=channels, max_bad=1.0, whole=not trained_on)
     name = _choice(dataset, part)
     split = joined(list(dataset.splits.values())) if name == ALL else dataset.splits[name]
-    said = _about_choice(dataset, name, split, trained_on, asked=part is not None)
     places = numbers(dataset.classes, network.classes)
     left_out = _unknown(dataset, split, places)
+    num_images = len(split) - sum(left_out.values())
+    said = _about_choice(dataset, name, num_images, trained_on, asked=part is not None)
     if left_out:
         said.append(_about_unknown(dataset, network, left_out, len(split), ignore_unknown))
     split = numbered(split, places)
@@ -128,8 +129,10 @@ def _choice(dataset: Dataset, part: str | None) -> str:
     return part
 
 
-def _about_choice(dataset: Dataset, name: str, split: Split, trained_on: bool, *, asked: bool) -> list[str]:
-    parts, images = list(dataset.splits), number_of(len(split), "image")
+def _about_choice(
+    dataset: Dataset, name: str, num_images: int, trained_on: bool, *, asked: bool
+) -> list[str]:
+    parts, images = list(dataset.splits), number_of(num_images, "image")
     said = []
     if trained_on and dataset.seed is not None and not asked:
         said.append(

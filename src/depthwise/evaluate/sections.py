@@ -82,6 +82,8 @@ def _extreme(drawn: Sequence[dict[str, Any]], value: str, pick: Any, form: str) 
     ]
     if not points:
         return None
+    # Of equals the earlier one, and of one step the average, as `keep=best` takes them.
+    points.sort(key=lambda point: (point[1], "averaged" not in point[2]))
     best, step, name = pick(points, key=lambda point: point[0])
     return f"best {form.format(best)} ({name}) at step {step:,.0f}"
 
