@@ -76,6 +76,9 @@ def _windows(
     ):
         room = before + inside + after - size
         most = -(-room // stride) if rounded_up else room // stride
-        if not room // stride <= outside - 1 <= most or (outside - 1) * stride >= before + inside:
+        if not room // stride <= outside - 1 <= most:
+            return False
+        # Of a convolution the last window may see padding alone, as where a kernel of 1 is padded.
+        if rounded_up and (outside - 1) * stride >= before + inside:
             return False
     return True
