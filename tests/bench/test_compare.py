@@ -202,8 +202,8 @@ def test_a_sweep_measures_each_point_once(capsys: pytest.CaptureFixture[str], tm
     ("options", "sentence"),
     [
         (["separable"], "is a kind of layer"),
-        (["--rounds", "1"], "give at least 1, 2 and 1"),
-        (["--batch", "0"], "batch 0"),
+        (["--rounds", "1"], "--rounds=1 must be at least 2"),
+        (["--batch", "0"], "--batch=0 must be at least 1"),
         (["--sweep", "bach=1,2"], "unknown sweep 'bach': use one of batch"),
         (["--sweep", "batch=1,0"], "give numbers from 1 on, for example batch=1,2,4"),
         (["--sweep", "batch"], "give numbers from 1 on"),
