@@ -14,6 +14,7 @@ from playwright.sync_api import Page, expect
 from report_parts import Open, Pictures, Write
 from torch import Tensor
 
+from depthwise.data.names import natural_key
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate.metrics import from_logits
 from depthwise.evaluate.pictures import picture
@@ -284,7 +285,8 @@ CONTRAST = """(() => {
 
 
 def test_names_that_are_markup_stay_text(write: Write, open_page: Open, digits: ReportData) -> None:
-    classes = [*EVIL, *[f"digit {k}" for k in range(4, 10)]]
+    # In the order in which a report shows them.
+    classes = sorted([*EVIL, *[f"digit {k}" for k in range(4, 10)]], key=natural_key)
     mistakes = [Mistake(f"test/{evil}.png", digits.mistakes[0].image, 0, 1, 0.9, 0.1) for evil in EVIL]
     history = [line | ({"split": EVIL[0]} if "split" in line else {}) for line in digits.history]
     path = write(

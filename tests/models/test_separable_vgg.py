@@ -104,7 +104,7 @@ def test_errors_name_the_value() -> None:
         match=re.escape("widths=((8,), ()): () must hold 1 to 256 values"),
     ):
         small(widths=((8,), ()))
-    with pytest.raises(DepthwiseError, match=re.escape("0): 0 must be at least 1 and at most 65,536")):
+    with pytest.raises(DepthwiseError, match=re.escape("0,): 0 must be at least 1 and at most 65,536")):
         small(widths=((8,), (0,)))
     with pytest.raises(
         DepthwiseError, match=re.escape("conv='segments-3' must cut 16, 32, 64, 248 channels into equal")
