@@ -198,7 +198,7 @@ def test_damaged_weights_are_not_exported(tiny_bundle: Path, tmp_path: Path) -> 
     bundle = read_bundle(tiny_bundle)
     weights = {**bundle.weights, "classifier.bias": torch.full((len(CLASSES),), torch.nan)}
     write_bundle(tmp_path / "bundle", bundle.config, weights)
-    with pytest.raises(DepthwiseError, match="classifier.bias is not finite: copy the bundle again"):
+    with pytest.raises(DepthwiseError, match=r"classifier\.bias is not finite: copy the bundle again"):
         export_bundle(tmp_path / "bundle", tmp_path / "network.pt2", "torch")
     assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
 

@@ -28,11 +28,13 @@ class _Short(Repr):
 
 
 _SHORT = _Short()
+_MOST_SHOWN = 300
 
 
 def shown(value: Any) -> str:
     """`value` as a sentence shows it: as it is written in Python, shortened."""
-    return _SHORT.repr(value)
+    text = _SHORT.repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
