@@ -139,3 +139,19 @@ def test_pillows_own_limit_gives_way_and_is_as_before(monkeypatch: pytest.Monkey
 def test_a_limit_is_a_number_of_pixels(value: object) -> None:
     with pytest.raises(UsageError, match="max_pixels"):
         Decoding(max_pixels=value)  # type: ignore[arg-type]
+
+
+def test_too_little_memory_to_decode_is_told(tmp_path: Path) -> None:
+    Image.new("L", (12_000, 12_000)).save(tmp_path / "large.png")
+    code = (
+        "import resource, sys; from depthwise.data.image import decode\n"
+        "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + 2**26,) * 2)\n"
+        "try:\n    decode(sys.argv[1])\nexcept Exception as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "large.png"], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == (
+        f"{tmp_path}/large.png: there is not the memory to decode it: free some, or scale the image down\n"
+    ), done.stderr

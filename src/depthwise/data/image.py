@@ -178,6 +178,9 @@ def _told(name: str) -> Iterator[None]:
         raise
     except UnknownFormatError as error:
         raise UnreadableImageError(name, str(error)) from None
+    except MemoryError as error:
+        reason = "there is not the memory to decode it: free some, or scale the image down"
+        raise UnreadableImageError(name, reason) from error
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         raise UnreadableImageError(name, str(error) or type(error).__name__) from error
 

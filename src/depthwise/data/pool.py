@@ -162,6 +162,8 @@ def _work(connection: Connection, fill: Fill, places: Tensor) -> None:
                 answer = fill(*task, places[place])
             except DepthwiseError as error:
                 answer = DepthwiseError(str(error))
+            except MemoryError as error:  # the main program says what can be done
+                answer = error
             except Exception:
                 answer = RuntimeError(f"in a data worker:\n{traceback.format_exc()}")
             connection.send(answer)
