@@ -118,6 +118,17 @@ def test_formats_that_are_not_listed_stay_closed(kind: str) -> None:
         decode(file.getvalue())
 
 
+def test_what_pillow_logs_is_not_printed() -> None:
+    file = io.BytesIO()
+    Image.fromarray(GREY).convert("RGB").save(file, "TIFF")
+    at = file.getvalue().index(b"\x15\x01\x03\0")  # SamplesPerPixel, a short
+    data = file.getvalue()[: at + 8] + b"\x03\x3d" + file.getvalue()[at + 10 :]
+    code = f"from depthwise.data.image import decode\ntry: decode({data!r})\nexcept Exception as e: print(e)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("image: ")
+    assert done.stderr == ""
+
+
 def test_each_suffix_belongs_to_a_format_and_pillow_agrees() -> None:
     Image.init()
     for name, suffixes in FORMATS.items():

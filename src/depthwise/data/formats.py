@@ -6,6 +6,7 @@ was plugged in (WMF, BUFR, GRIB, HDF5) or looks into other files.
 
 import ctypes
 import io
+import logging
 import os
 import struct
 import threading
@@ -47,6 +48,9 @@ _DECODER_BYTES = {"WEBP": 13.0, "AVIF": 12.0, "HEIF": 8.0}
 _DECODER_SAYS = ("decoder error", "when reading image file")
 
 _quiet = threading.RLock()
+
+# Python prints what no handler takes. Pillow logs errors without the file's name, and what is wrong is judged here.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class UnknownFormatError(Exception):
