@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer import compile
-from depthwise.infer.engines import GENERAL, General, fastest, installed
+from depthwise.infer.engines import GENERAL, General, fastest, usable
 
 
 class Shuffled(nn.Module):
@@ -122,7 +122,8 @@ def test_the_fastest_is_the_one_that_waits_least(network: nn.Module, monkeypatch
             monkeypatch.delitem(GENERAL, name)
         for name in names:
             monkeypatch.setitem(GENERAL, name, {"fp32": prepare if name == quickest else slow})
-        assert fastest(installed(network, IMAGES[:1], "fp32"), IMAGES[:1]).name == quickest
+        engines = [General(name, network, IMAGES[:1], "fp32") for name in usable("fp32")]
+        assert fastest(engines, IMAGES[:1]).name == quickest
 
 
 def test_the_fastest_of_all_has_been_timed_with_the_native_plan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The fast form of a network for the CPU at hand."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -7,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
+from depthwise.infer.answers import Answers, Form, WrongAnswerError, answers
 from depthwise.infer.arguments import check_calibration, check_example, check_network
-from depthwise.infer.engines import GENERAL, General, fastest, installed
+from depthwise.infer.engines import GENERAL, General, fastest, usable
 from depthwise.infer.graph import Graph
 from depthwise.infer.lower import lower
 from depthwise.infer.plan import Plan
 from depthwise.infer.quantize import MOST_ERROR, Rounding, RoundingError, calibrate, check_roundings
+from depthwise.infer.reference import evaluate
 from depthwise.modes import in_mode
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -27,20 +30,34 @@ BATCH = 16  # calibration images at a time
 class CompiledModule(nn.Module):
     """Called like the network it was made from: float32 [N, C, H, W] of one image size to float32 logits [N, K].
 
-    `engine` says what runs it: "native", or the name of a general engine. `roundings` has, by the name of its module,
-    how each product that bytes are for was rounded; those with an error over quantize.MOST_ERROR stay bfloat16.
+    `engine` says what runs it: "native", or the name of a general engine; `dropped`, by their names, why the engines
+    that were tried before do not. `roundings` has, by the name of its module, how each product that bytes are for was
+    rounded; those with an error over quantize.MOST_ERROR stay bfloat16. `form` is that of the result.
+
+    One that the native kernels run can be copied, pickled and saved; where it is loaded, it is packed for the
+    processor there.
     """
 
     def __init__(
-        self, plan: Plan | General, precision: Precision, roundings: Mapping[str, Rounding] | None = None
+        self,
+        plan: Plan | General,
+        precision: Precision,
+        form: Form,
+        roundings: Mapping[str, Rounding] | None = None,
     ) -> None:
         super().__init__()
-        self.plan, self.precision, self.roundings = plan, precision, roundings or {}
+        self.plan, self.precision, self.form, self.roundings = plan, precision, form, roundings or {}
         self.engine = plan.name if isinstance(plan, General) else "native"
+        self.dropped: dict[str, str] = {}
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.plan(x)
+        if x.requires_grad and torch.is_grad_enabled():
+            raise DepthwiseError(
+                "the images require a gradient and a compiled network has none: call it on images.detach() or under "
+                "torch.no_grad(), and for gradients call the network that it was compiled from"
+            )
+        return self.form.of(self.plan(x), len(x))
 
     def extra_repr(self) -> str:
         shown = f"precision={self.precision}, engine={self.engine}"
@@ -63,7 +80,8 @@ def compile(
 
     engine="native" plans it for the native kernels; "openvino", "onnxruntime" and "torch" are general engines, which
     run what has no plan; "auto" is native if there is a plan, else the fastest with `example` of those installed;
-    "fastest" times the native plan with them.
+    "fastest" times the native plan with them. An engine that answers otherwise than PyTorch, on `example` or an image
+    that is drawn, by more than the precision explains, is not used, see answers.py: a warning says so.
 
     precision="bf16" keeps weights and maps in bfloat16 and adds in float32; "int8" also multiplies in bytes, rounded as
     some hundred images `calibration` [N, C, H, W] ask for, or as the `roundings` that an earlier calibration found.
@@ -72,7 +90,8 @@ def compile(
 
     `module` stays as it is, each part of it in its mode. The weights are copied: later changes of `module` do not reach
     the compiled one. Raises DepthwiseError naming what has no compiled form, the wrong argument, or the tensor of
-    `roundings` that is not this network's.
+    `roundings` that is not this network's; if the result is anything but one float32 tensor with a row for each image;
+    and if the engine that was asked for answers otherwise than PyTorch.
     """
     check_network(module)
     if any(isinstance(part, CompiledModule) for part in module.modules()):
@@ -91,41 +110,67 @@ def compile(
     if precision == "int8" and roundings is None:
         check_calibration(calibration, tuple(example.shape[1:]))
 
-    def native() -> CompiledModule:
+    def native(expected: Answers) -> CompiledModule:
         graph, found = lower(module, example), roundings
         if precision == "int8" and found is None:
             assert calibration is not None
             found = calibrate(graph, calibration.float().split(BATCH))
         elif precision == "int8" and found is not None:
             check_roundings(graph, found)
+        if precision != "fp32":
+            # What rounding cannot hide.
+            expected.check("native", lambda x: expected.form.of(evaluate(graph, x), len(x)), "fp32")
         used = {name: rounding for name, rounding in (found or {}).items() if rounding.error <= MOST_ERROR}
-        return CompiledModule(Plan(graph, bf16=precision != "fp32", roundings=used), precision, found)
+        plan = Plan(graph, bf16=precision != "fp32", roundings=used)
+        return CompiledModule(plan, precision, expected.form, found)
+
+    def made(name: str, expected: Answers) -> CompiledModule:
+        if name == "native":
+            compiled = native(expected)
+        else:
+            compiled = CompiledModule(General(name, module, example, precision), precision, expected.form)
+        expected.check(name, compiled, precision)
+        if isinstance(compiled.plan, Plan):
+            compiled.plan.release()
+        return compiled
 
     with in_mode(module, training=False), torch.no_grad():
-        return _choose(module, example, precision, engine, native)
+        expected = answers(module, example, _second(example, precision, calibration))
+        return _choose(engine, precision, example, lambda name: made(name, expected))
+
+
+def _second(example: Tensor, precision: Precision, calibration: Tensor | None) -> Tensor | None:
+    """The image that answers are compared on beside the example; None for any, where no bytes are calibrated."""
+    if precision != "int8":
+        return None
+    like = calibration is not None and len(calibration) and calibration.shape[1:] == example.shape[1:]
+    return calibration[0].float() if calibration is not None and like else example[0]
 
 
 def _choose(
-    module: nn.Module,
-    example: Tensor,
-    precision: Precision,
-    engine: Engine,
-    native: Callable[[], CompiledModule],
+    engine: Engine, precision: Precision, example: Tensor, made: Callable[[str], CompiledModule]
 ) -> CompiledModule:
-    if engine in GENERAL:
-        return CompiledModule(General(engine, module, example, precision), precision)
+    """What is `made` with the engine of that name, or with the fastest that answers rightly."""
+    names = ["native", *usable(precision)] if engine in ("auto", "fastest") else [engine]
     candidates: list[CompiledModule] = []
-    try:
-        candidates.append(native())
-        if engine != "fastest":
-            return candidates[0]
-    except RoundingError:
-        raise
-    except DepthwiseError as error:
-        if engine == "native":
+    dropped: dict[str, str] = {}
+    for name in names:
+        try:
+            candidates.append(made(name))
+        except RoundingError:
             raise
-        refusal = error
-    candidates += [CompiledModule(general, precision) for general in installed(module, example, precision)]
+        except DepthwiseError as error:
+            if len(names) == 1:
+                raise
+            dropped[name] = str(error)
+            if isinstance(error, WrongAnswerError):
+                warnings.warn(f"{name} is not used for this network: {error}", stacklevel=3)
+            continue
+        if engine == "auto" and name == "native":
+            break
     if not candidates:
-        raise refusal
-    return fastest(candidates, example)
+        reasons = "; ".join(dict.fromkeys(dropped.values()))
+        raise DepthwiseError(f"no engine runs this network as PyTorch does: {reasons}")
+    chosen = fastest(candidates, example)
+    chosen.dropped = dropped
+    return chosen

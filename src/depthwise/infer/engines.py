@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from queue import Empty, SimpleQueue
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from depthwise import telemetry
 from depthwise.errors import DepthwiseError
 from depthwise.infer.plan import check_images
+from depthwise.infer.trace import exported
 
 Run = Callable[[Tensor], Tensor]
 """float32 [N, C, H, W] -> logits [N, K]."""
@@ -23,19 +24,37 @@ Prepare = Callable[[nn.Module, Tensor, int], Run]
 """(network in evaluation mode, example, threads) -> Run."""
 
 ROUNDS = 5
+MOST_MOVED = 0.01
+"""Of values, relative to the largest, where maps that lie otherwise are added up in another order."""
 REST = 0.03  # seconds between two engines' runs: the threads of the one before still spin
 
 
 def eager(dtype: torch.dtype) -> Prepare:
-    """PyTorch as it is, under autocast below float32, with maps channels-last, which it turns the network to."""
+    """PyTorch as it is, under autocast below float32, with maps channels-last, which it turns the network to.
+
+    A network that views maps as if they lay in order gets them so.
+    """
 
     def prepare(network: nn.Module, x: Tensor, threads: int) -> Run:
-        network = network.to(memory_format=torch.channels_last)
+        layout = torch.contiguous_format
 
         def run(x: Tensor) -> Tensor:
             with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
-                return network(x.contiguous(memory_format=torch.channels_last)).float()
+                # A copy: the network may change its images in place.
+                return network(x.clone(memory_format=layout)).float()
 
+        if x.ndim != 4:
+            return run
+        plain = run(x)
+        layout = torch.channels_last
+        network = network.to(memory_format=layout)
+        try:
+            same = bool((run(x) - plain).abs().max() <= MOST_MOVED * plain.abs().max())
+        except RuntimeError:
+            same = False
+        if not same and bool(plain.isfinite().all()):
+            layout = torch.contiguous_format
+            network = network.to(memory_format=layout)
         return run
 
     return prepare
@@ -104,12 +123,12 @@ def openvino_requests(model: Any, settings: dict[str, Any]) -> Run:
 
 
 def export(network: nn.Module, x: Tensor, *, any_batch: bool = False) -> torch.export.ExportedProgram:
-    """PyTorch's graph of `network`, for the example's batch size unless `any_batch`."""
+    """PyTorch's graph of `network`, see trace.exported, for the example's batch size unless `any_batch`."""
     if not any_batch:
-        return torch.export.export(network, (x,))
+        return exported(network, x)
     batch = torch.export.Dim.DYNAMIC
     # Of two images, for a batch of one would be taken as the only one there is.
-    return torch.export.export(network, (torch.cat([x[:1]] * 2),), dynamic_shapes=({0: batch},))
+    return exported(network, torch.cat([x[:1]] * 2), ({0: batch},))
 
 
 GENERAL: dict[str, dict[str, Prepare]] = {
@@ -138,7 +157,7 @@ class General:
         try:
             network = copy.deepcopy(network).requires_grad_(False)
             self._run = GENERAL[name][precision](network, example, torch.get_num_threads())
-            self._empty = self._run(example)[:0]
+            self._run(example)
         except Exception as error:  # whatever the library raises
             reason = str(error).strip().partition("\n")[0]
             raise DepthwiseError(f"{name} does not run this network: {reason}") from error
@@ -146,18 +165,18 @@ class General:
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [N, C, H, W] to the network's result."""
         check_images(x, self.shape)
-        return self._run(x.detach()) if len(x) else self._empty.clone()
+        return self._run(x.detach()) if len(x) else x.new_empty(0)
+
+    def __reduce__(self) -> NoReturn:
+        raise DepthwiseError(
+            f"a network that {self.name} runs cannot be copied, pickled or saved: keep the network that it was "
+            f"compiled from, and compile that where it is needed"
+        )
 
 
-def installed(network: nn.Module, example: Tensor, precision: str) -> list[General]:
-    """`network` on every engine that is installed and takes it."""
-    found: list[General] = []
-    for name in GENERAL:
-        try:
-            found.append(General(name, network, example, precision))
-        except DepthwiseError:
-            continue
-    return found
+def usable(precision: str) -> list[str]:
+    """The engines that are installed and have `precision`."""
+    return [name for name in GENERAL if precision in GENERAL[name] and find_spec(name) is not None]
 
 
 T = TypeVar("T", bound=Callable[[Tensor], Any])

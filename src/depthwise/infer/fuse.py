@@ -1,5 +1,6 @@
 """From operations to steps: what the kernels do in one go, a separable convolution with all that stands around it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -257,15 +258,23 @@ def block(operation: Convolution, outputs: range, inputs: range) -> Tensor:
 
     `inputs` must hold all that the `outputs` read.
     """
-    share, width = len(operation.weight) // operation.groups, operation.weight.shape[1]
     weight = operation.weight.new_zeros(*operation.weight.shape[2:], len(inputs), len(outputs))
+    for rows, read, columns in parts(operation, outputs, inputs):
+        weight[:, :, read, columns] = operation.weight[rows].permute(2, 3, 1, 0)
+    return weight
+
+
+def parts(operation: Convolution, outputs: range, inputs: range) -> Iterator[tuple[slice, slice, slice]]:
+    """Of each group that `outputs` has a share in: these channels, and where they and what they read lie in a block."""
+    share, width = len(operation.weight) // operation.groups, operation.weight.shape[1]
     for group in range(outputs.start // share, min(operation.groups, -(-outputs.stop // share))):
         first, end = max(outputs.start, group * share), min(outputs.stop, (group + 1) * share)
         source = group * width - inputs.start
-        weight[:, :, source : source + width, first - outputs.start : end - outputs.start] = operation.weight[
-            first:end
-        ].permute(2, 3, 1, 0)
-    return weight
+        yield (
+            slice(first, end),
+            slice(source, source + width),
+            slice(first - outputs.start, end - outputs.start),
+        )
 
 
 def _inputs(operation: Convolution) -> int:

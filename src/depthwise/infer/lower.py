@@ -7,6 +7,8 @@ have, away.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -30,6 +32,9 @@ from depthwise.infer.graph import (
 )
 from depthwise.infer.trace import Node, Trace, tensors_of, trace
 
+SIMPLE = ("relu", "relu6", "sigmoid", "silu", "hardsigmoid", "hardswish")
+"""Activations without a number of their own, named as PyTorch's operators."""
+
 
 def lower(module: nn.Module, example: Tensor) -> Graph:
     """The graph of `module` in evaluation on [N, C, H, W] like `example`.
@@ -44,23 +49,23 @@ def lowered(traced: Trace, module: nn.Module) -> Graph:
     lowering = _Lowering({**tensors_of(module), **traced.constants})
     for node in traced.nodes:
         if node.image:
-            lowering.add(node, Image())
+            lowering.image(node)
         elif not node.tensor:
             lowering.call(node)
     if len(traced.results) != 1:
         raise DepthwiseError("the network has more than one result: compile a plain classifier")
-    [result] = traced.results
-    last = lowering.value(result)
+    last = lowering.value(traced.results[0])
     if (
         last.index != len(lowering.operations) - 1
         or last.padding
-        or last.flat
         or isinstance(lowering.operations[-1], Concatenation | Image)
     ):
         raise DepthwiseError(
             "the network's result is not the last thing it computes: compile a plain classifier"
         )
-    graph = Graph(tuple(lowering.operations), tuple(lowering.shapes), flat=len(result.shape) == 2)
+    graph = Graph(
+        tuple(lowering.operations), tuple(lowering.shapes), flat=last.shape == (lowering.shapes[-1][0],)
+    )
     check(graph)
     return graph
 
@@ -72,12 +77,15 @@ def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class _Value:
-    """An operation's result, padded or not: padding waits for who reads it. A `flat` one stands as [N, C * H * W]."""
+    """An operation's result, padded or not: padding waits for who reads it.
+
+    shape: of one image's values, which are the map's own [C, H, W] or another view of the same values in their order.
+    """
 
     index: int
+    shape: tuple[int, ...]
     padding: Sides | None = None
     fill: float = 0.0
-    flat: bool = False
 
 
 class _Lowering:
@@ -89,12 +97,22 @@ class _Lowering:
         self.values: dict[str, _Value] = {}
         self.node = Node("")
         """What is being lowered."""
+        self.images = 0
 
-    def add(self, node: Node, operation: Operation) -> None:
+    def image(self, node: Node) -> None:
+        if len(node.shape) != 4 or self.images:
+            raise DepthwiseError(
+                f"the network takes {list(node.shape)}: native plans take images [N, C, H, W]"
+            )
+        self.images = node.shape[0]
+        self.add(node, Image())
+
+    def add(self, node: Node, operation: Operation, shape: tuple[int, int, int] | None = None) -> None:
+        """What `node` computes; `shape` is the map's, where it stands as another view."""
         self.operations.append(operation)
         self.makers.append(node)
-        self.shapes.append(_three(node.shape[1:]))
-        self.values[node.name] = _Value(len(self.operations) - 1)
+        self.shapes.append(shape or _three(node.shape[1:]))
+        self.values[node.name] = _Value(len(self.operations) - 1, node.shape[1:])
 
     def value(self, node: Any) -> _Value:
         """Of an argument, which may be anything but must be a map."""
@@ -113,11 +131,20 @@ class _Lowering:
         self.node = node
         name = node.target
         rule: Callable[[Node], None] | None = None
-        if name.isidentifier() and not name.startswith("_"):
+        if name in SIMPLE:
+            rule = partial(self.activation, kind=name)
+        elif name.isidentifier() and not name.startswith("_"):
             rule = getattr(self, f"_{name}", None)
         if rule is None:
             raise self.refusal(node, name)
-        rule(node)
+        try:
+            rule(node)
+        except DepthwiseError:
+            raise
+        except (
+            Exception
+        ) as error:  # arguments that the rule does not foresee, of an operator that anybody may call
+            raise self.refusal(node, f"{name} with such arguments") from error
 
     def refusal(self, node: Node, what: str) -> DepthwiseError:
         return DepthwiseError(f"{what} in {node.place or 'the network'} has no compiled form")
@@ -133,51 +160,72 @@ class _Lowering:
         return node.args[position] if len(node.args) > position else default
 
     def tensor(self, node: Any) -> Tensor | None:
-        return None if node is None else self.tensors[node.tensor].detach().float()
+        if node is None:
+            return None
+        if getattr(node, "tensor", "") not in self.tensors:
+            raise self.refusal(self.node, f"{self.node.target} with weights that are computed")
+        return self.tensors[node.tensor].detach().float()
 
     def same(self, node: Node) -> None:
         self.values[node.name] = self.value(node.args[0])
 
-    _dropout = _feature_dropout = _clone = _detach = _contiguous = _alias = same
+    _clone = _detach = _contiguous = _alias = same
 
-    def _flatten(self, node: Node) -> None:
-        value = self.value(node.args[0])
-        channels, height, width = self.shapes[value.index]
-        shape = tuple(node.shape[1:])
-        if value.padding or shape not in [
-            (channels, height, width)[: len(shape)],
-            (channels * height * width,),
-        ]:
-            raise self.refusal(node, f"{node.target} to other than the channels or all values of a map")
-        self.values[node.name] = replace(value, flat=(height, width) != (1, 1) and len(shape) == 1)
+    def _dropout(self, node: Node) -> None:
+        if self.argument(node, 2, False):
+            raise self.refusal(node, "dropout in evaluation")
+        self.same(node)
 
-    _view = _reshape = _squeeze = _flatten
+    _feature_dropout = _dropout
+
+    def _view(self, node: Node) -> None:
+        value, shape = self.value(node.args[0]), tuple(node.shape[1:])
+        alike = node.shape[:1] == (self.images,) and prod(shape) == prod(self.shapes[value.index])
+        if value.padding or not alike or isinstance(self.argument(node, 1), str):
+            raise self.refusal(node, f"{node.target} to other than all values of each image")
+        self.values[node.name] = replace(value, shape=shape)
+
+    _reshape = _flatten = _squeeze = _unsqueeze = _unflatten = _view
 
     def _pad(self, node: Node) -> None:
-        left, right, top, bottom = (*node.args[1], 0, 0)[:4]
+        left, right, top, bottom, *others = (*node.args[1], 0, 0)[: max(4, len(node.args[1]))]
         mode, fill = self.argument(node, 2, "constant"), self.argument(node, 3) or 0.0
-        value = self.value(node.args[0])
-        if mode != "constant" or value.padding or min(left, right, top, bottom) < 0:
+        index = self.map(node, node.args[0])
+        if mode != "constant" or any(others) or min(left, right, top, bottom) < 0:
             raise self.refusal(node, "this padding")
-        self.values[node.name] = _Value(value.index, (top, left, bottom, right), float(fill))
+        sides = (top, left, bottom, right)
+        self.values[node.name] = _Value(index, self.shapes[index], sides, float(fill))
 
     def _constant_pad_nd(self, node: Node) -> None:
         self._pad(replace(node, args=[*node.args[:2], "constant", self.argument(node, 2, 0.0)]))
 
     def padded(self, node: Node, fill: float) -> tuple[int, Sides]:
-        """The operand and the padding before it, which must be with `fill`."""
+        """The map and the padding before it, which must be with `fill`."""
         value = self.value(node.args[0])
-        if value.flat:
-            raise self.refusal(node, "a flattened map")
         if value.padding and value.fill != fill:
             raise self.refusal(node, f"padding with {value.fill}")
-        return value.index, value.padding or (0, 0, 0, 0)
+        return self.map(node, node.args[0], padded=True), value.padding or (0, 0, 0, 0)
 
     def plain(self, node: Node, operand: Any) -> int:
+        """An operand in any view."""
         value = self.value(operand)
-        if value.padding or value.flat:
-            raise self.refusal(node, "padding" if value.padding else "a flattened map")
+        if value.padding:
+            raise self.refusal(node, f"{node.target} of a padded map")
         return value.index
+
+    def map(self, node: Node, operand: Any, *, padded: bool = False) -> int:
+        """An operand that is a map [N, C, H, W]."""
+        value = self.value(operand)
+        if value.shape != self.shapes[value.index]:
+            raise self.refusal(node, f"{node.target} of {len(value.shape)} dimensions an image")
+        return value.index if padded else self.plain(node, operand)
+
+    def channels(self, node: Node, operand: Any) -> int:
+        """An operand that is a map, or one number a channel, [N, C]."""
+        value = self.value(operand)
+        if value.shape == self.shapes[value.index][:1]:
+            return self.plain(node, operand)
+        return self.map(node, operand)
 
     def _conv2d(self, node: Node) -> None:
         source, outside = self.padded(node, 0.0)
@@ -206,19 +254,17 @@ class _Lowering:
         weight, bias = self.tensor(node.args[1]), self.tensor(self.argument(node, 2))
         assert weight is not None
         bias = torch.zeros(len(weight)) if bias is None else bias
-        value = self.value(node.args[0])
-        if not value.flat and self.shapes[self.plain(node, node.args[0])][1:] != (1, 1):
+        index = self.plain(node, node.args[0])
+        if len(self.value(node.args[0]).shape) != 1:
             raise self.refusal(node, "a linear layer on a map")
-        weight = weight.unflatten(1, self.shapes[value.index])
-        sides = (0, 0, 0, 0)
-        name = self.unique(node.place)
-        self.add(node, Convolution(value.index, weight, bias, 1, sides, 1, name))
+        weight = weight.unflatten(1, self.shapes[index])
+        self.add(node, Convolution(index, weight, bias, 1, (0, 0, 0, 0), 1, self.unique(node.place)))
 
     def _batch_norm(self, node: Node) -> None:
-        index = self.plain(node, node.args[0])
-        before = self.operations[index]
         if node.args[5]:
             raise self.refusal(node, "a batch norm by the batch's own statistics")
+        index = self.channels(node, node.args[0])
+        before = self.operations[index]
         gamma, beta, mean, variance = (self.tensor(argument) for argument in node.args[1:5])
         assert mean is not None
         assert variance is not None
@@ -227,31 +273,14 @@ class _Lowering:
         if isinstance(before, Convolution) and self.lone(node.args[0]):
             weight, bias = before.weight * scale[:, None, None, None], before.bias * scale + shift
             self.operations[index] = replace(before, weight=weight.float(), bias=bias.float())
-            self.values[node.name] = _Value(index)
+            self.same(node)
         else:
             weight, name = scale[:, None, None, None].float(), self.unique(node.place)
             self.add(node, Convolution(index, weight, shift.float(), 1, (0, 0, 0, 0), len(weight), name))
 
     def activation(self, node: Node, kind: str) -> None:
-        self.add(node, Activation(self.plain(node, node.args[0]), kind))
-
-    def _relu(self, node: Node) -> None:
-        self.activation(node, "relu")
-
-    def _relu6(self, node: Node) -> None:
-        self.activation(node, "relu6")
-
-    def _sigmoid(self, node: Node) -> None:
-        self.activation(node, "sigmoid")
-
-    def _silu(self, node: Node) -> None:
-        self.activation(node, "silu")
-
-    def _hardsigmoid(self, node: Node) -> None:
-        self.activation(node, "hardsigmoid")
-
-    def _hardswish(self, node: Node) -> None:
-        self.activation(node, "hardswish")
+        index = self.plain(node, node.args[0])
+        self.add(node, Activation(index, kind), self.shapes[index])
 
     def _hardtanh(self, node: Node) -> None:
         if (self.argument(node, 1, -1.0), self.argument(node, 2, 1.0)) != (0, 6):
@@ -264,25 +293,28 @@ class _Lowering:
         self.activation(node, "elu")
 
     def _add(self, node: Node) -> None:
-        operands = [self.plain(node, operand) for operand in node.args[:2]]
-        if node.kwargs.get("alpha", 1) != 1 or self.shapes[operands[0]] != self.shapes[operands[1]]:
+        one, other = (self.plain(node, operand) for operand in node.args[:2])
+        views = {self.value(operand).shape for operand in node.args[:2]}
+        if node.kwargs.get("alpha", 1) != 1 or self.shapes[one] != self.shapes[other] or len(views) > 1:
             raise self.refusal(node, "a sum of unequal shapes")
-        self.add(node, Sum(operands[0], operands[1]))
-
-    def _unflatten(self, node: Node) -> None:
-        """Of channels: what `amax` stands behind; nobody else finds a map here."""
+        self.add(node, Sum(one, other), self.shapes[one])
 
     def _amax(self, node: Node) -> None:
         """Maxout: the largest of every so many neighbouring channels of a convolution, as so many convolutions."""
         what = "a maximum other than maxout behind a convolution"
         inner = node.args[0]
-        if inner.target != "unflatten" or len(inner.shape) != 5 or node.args[1] != [2]:
-            raise self.refusal(node, what)
-        index, pieces = self.plain(node, inner.args[0]), inner.shape[2]
+        index, view = self.plain(node, inner), self.value(inner).shape
         before = self.operations[index]
-        alone = inner.users == 1 and self.lone(inner.args[0])
-        if not (isinstance(before, Convolution) and before.groups == 1 and alone):
+        if (
+            len(view) != 4
+            or view[2:] != self.shapes[index][1:]
+            or node.args[1] != [2]
+            or len(node.shape) != 4
+        ):
             raise self.refusal(node, what)
+        if not (isinstance(before, Convolution) and before.groups == 1 and self.lone(inner)):
+            raise self.refusal(node, what)
+        pieces = view[1]
         parts = [
             replace(before, weight=before.weight[piece::pieces], bias=before.bias[piece::pieces])
             for piece in range(pieces)
@@ -319,12 +351,11 @@ class _Lowering:
         self.add(node, Pool(source, kernel, stride[0], sides, average, count_padding))
 
     def _cat(self, node: Node) -> None:
-        parts = tuple(self.plain(node, part) for part in node.args[0])
+        parts = tuple(self.channels(node, part) for part in node.args[0])
         widths = [self.shapes[part][0] for part in parts]
-        axis = self.argument(node, 1, 0)
-        if axis not in (1, -3):
-            along = "the batch" if axis % max(1, len(node.shape)) == 0 else f"axis {axis}"
-            raise self.refusal(node, f"a concatenation along {along}")
+        axis = self.argument(node, 1, 0) % len(node.shape)
+        if axis != 1:
+            raise self.refusal(node, f"a concatenation along {f'axis {axis}' if axis else 'the batch'}")
         if any(width % LANES for width in widths):
             raise self.refusal(node, f"a concatenation of {', '.join(map(str, widths))} channels")
         self.add(node, Concatenation(parts))
@@ -338,23 +369,24 @@ class _Lowering:
         if not (isinstance(before, Convolution) and self.lone(node.args[0])):
             raise self.refusal(node, "a map times a number, but not behind a convolution,")
         self.operations[index] = replace(before, weight=before.weight * factor, bias=before.bias * factor)
-        self.values[node.name] = _Value(index)
+        self.same(node)
 
     def gate(self, node: Node) -> None:
-        source, gate = (self.plain(node, operand) for operand in node.args[:2])
+        source, gate = (self.map(node, operand) for operand in node.args[:2])
         if self.shapes[source][1:] == (1, 1):
             source, gate = gate, source
-        if self.shapes[gate] != (self.shapes[source][0], 1, 1) or len(node.shape) != 4:
+        if self.shapes[gate] != (self.shapes[source][0], 1, 1):
             raise self.refusal(node, "a product of two maps")
         self.add(node, Gate(source, gate))
 
     def _mean(self, node: Node) -> None:
-        if sorted(axis % 4 for axis in node.args[1]) != [2, 3]:
+        axes = self.argument(node, 1) or []
+        if sorted(axis % 4 for axis in axes) != [2, 3] or node.kwargs:
             raise self.refusal(node, "a mean over other axes than a map's")
-        self.add(node, Mean(self.plain(node, node.args[0])))
+        self.add(node, Mean(self.map(node, node.args[0])))
 
     def _adaptive_avg_pool2d(self, node: Node) -> None:
-        source = self.plain(node, node.args[0])
+        source = self.map(node, node.args[0])
         _, *shape = self.shapes[source]
         wanted = [*node.shape[2:]]
         height, width = (before // after for before, after in zip(shape, wanted, strict=True))

@@ -1,11 +1,11 @@
 """A step's numbers in the kernels' layout: panels of weights, with channels filled up to whole vectors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from depthwise.infer.fuse import Step, block
+from depthwise.infer.fuse import Step, block, parts
 from depthwise.infer.graph import LANES, Convolution
 from depthwise.infer.quantize import Rounding
 from depthwise.native.library import library
@@ -25,6 +25,8 @@ class Packed:
     between_bias: Tensor | None
     scale: Tensor | None
     between_bytes: Tensor | None
+    order: Tensor | None
+    """In which the depthwise convolution's channels lie, unless in theirs."""
     runs: int
     taps: int
     length: int
@@ -78,7 +80,55 @@ def pack(
         between_bias = ordered(_filled(step.depthwise.bias, inputs))
     if rounding and not source_bytes:
         between_bytes = ordered(bytes_of(rounding, inputs))
-    return Packed(weights, panels, bias, depthwise, between_bias, scale, between_bytes, runs, taps, length)
+    return Packed(
+        weights, panels, bias, depthwise, between_bias, scale, between_bytes, order, runs, taps, length
+    )
+
+
+def unpack(
+    packed: Packed, step: Step, rounding: Rounding | None
+) -> tuple[Convolution | None, Convolution | None]:
+    """The depthwise convolution and the product of `step` that `packed` was made of: what packs to the same numbers."""
+    depthwise, product, order = step.depthwise, step.product, packed.order
+    if depthwise is not None:
+        assert packed.depthwise is not None
+        assert packed.between_bias is not None
+        values = torch.cat([packed.depthwise, packed.between_bias[None]])
+        if order is not None:
+            values = torch.empty_like(values).index_copy_(1, order, values)
+        *filters, bias = values[:, : len(depthwise.weight)]
+        weight = torch.stack(filters, 1).view(depthwise.weight.shape)
+        depthwise = replace(depthwise, weight=weight, bias=bias.clone())
+    if product is not None:
+        assert packed.bias is not None
+        weight = _unpacked(packed, product)
+        if rounding is not None:
+            weight = rounding.weight(replace(product, weight=weight))
+        product = replace(product, weight=weight, bias=packed.bias[: len(weight)].clone())
+    return depthwise, product
+
+
+def _unpacked(packed: Packed, product: Convolution) -> Tensor:
+    """The product's weights, read out of all panels."""
+    assert packed.weights is not None
+    assert packed.panels is not None
+    weight = torch.zeros(product.weight.shape)
+    height, width = weight.shape[2:]
+    panels = packed.panels.tolist()
+    depth = packed.weights.numel() // sum(wide for wide, _ in panels)
+    first = 0
+    for (wide, start), values in zip(
+        panels, packed.weights.split([depth * wide for wide, _ in panels]), strict=True
+    ):
+        matrix = values.float().view(-1, wide, 4 // values.itemsize).transpose(1, 2).reshape(depth, wide)
+        if packed.order is not None:
+            matrix = torch.empty_like(matrix).index_copy_(0, packed.order[:depth], matrix)
+        inputs = range(start, start + depth // (height * width))
+        panel = matrix.view(height, width, len(inputs), wide)
+        for outputs, read, columns in parts(product, range(first, first + wide), inputs):
+            weight[outputs] = panel[:, :, read, columns].permute(3, 2, 0, 1)
+        first += wide
+    return weight
 
 
 def bytes_of(rounding: Rounding, channels: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from depthwise.errors import DepthwiseError
 from depthwise.infer.fuse import Step, fuse
 from depthwise.infer.graph import ACTIVATIONS, LANES, Convolution, Graph
-from depthwise.infer.pack import Packed, bytes_of, pack
+from depthwise.infer.pack import Packed, bytes_of, pack, unpack
 from depthwise.infer.quantize import Rounding
 from depthwise.native import structs
 from depthwise.native.library import library
@@ -63,6 +63,8 @@ class Plan:
             for step in self.steps
         ]
         self.out_bytes = {index: bytes_of(r, self.channels[index]) for index, r in self.byte_maps.items()}
+        numbers = {id(operation): number for number, operation in enumerate(graph.operations)}
+        self.made_of = [(numbers.get(id(s.depthwise)), numbers.get(id(s.product))) for s in self.steps]
         # The weights were packed: the network's own need not stay in memory beside them.
         self.graph = replace(graph, operations=tuple(map(_weightless, graph.operations)))
         self.steps = [
@@ -91,6 +93,23 @@ class Plan:
                 self._idle[images, threads].put(context)
             done += beside * images
         return results[0] if len(results) == 1 else torch.cat(results)
+
+    def release(self) -> None:
+        """Let go of the memory of earlier runs."""
+        self._idle.clear()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Plan":
+        return self  # nothing in it changes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its graph, with the weights as they were packed: another processor packs them anew."""
+        operations = list(self.graph.operations)
+        for step, packed, numbers in zip(self.steps, self.packed, self.made_of, strict=True):
+            for number, made in zip(numbers, unpack(packed, step, self.rounding(step.product)), strict=True):
+                if number is not None and made is not None:
+                    operations[number] = made
+        graph = replace(self.graph, operations=tuple(operations))
+        return _planned, (graph, self.bf16, self.roundings)
 
     def _turns(self, images: int, threads: int) -> Iterator[tuple[int, int, int]]:
         """Turns in which images are run: so many runs beside each other, the images and the threads of each run.
@@ -189,6 +208,10 @@ class Plan:
                 behind = (outside - 1) * stride + kernel - before - inside
                 borders[step.source] = max(borders[step.source], before, behind)
         return borders
+
+
+def _planned(graph: Graph, bf16: bool, roundings: Mapping[str, Rounding]) -> Plan:
+    return Plan(graph, bf16=bf16, roundings=roundings)
 
 
 def check_images(x: Tensor, shape: tuple[int, ...]) -> None:

@@ -54,6 +54,10 @@ class Rounding:
         zeros = _times(rounded, self.zero).sum((1, 2, 3))
         return replace(rounded, bias=self.bias - self.step * zeros)
 
+    def weight(self, rounded: Convolution) -> Tensor:
+        """The weights of the whole numbers that `product` gave."""
+        return _times(rounded, 1 / self.scale) * self.step[:, None, None, None]
+
     def saturates(self, activation: str) -> bool:
         """Whether bytes, which end at 0 and 255, cut off by themselves what `activation` would."""
         if activation not in ("relu", "relu6") or self.zero.any():

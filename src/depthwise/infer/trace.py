@@ -3,12 +3,14 @@
 Weights are not among them: a trace names them as the module does. So one serves all bundles of a network.
 """
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import OutputKind
 
 from depthwise.errors import DepthwiseError
 
@@ -32,6 +34,20 @@ class Node:
     image: bool = False
 
 
+NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
+"""A batch norm of a graph that has been made functional, by running statistics; of its three results one is read."""
+
+
+FRESH = (
+    torch.ops.aten.conv2d.default,
+    torch.ops.aten.conv2d.padding,
+    torch.ops.aten.batch_norm.default,
+    torch.ops.aten.linear.default,
+    torch.ops.aten.add.Tensor,
+)
+"""Operators whose result is no view of anything."""
+
+
 @dataclass(frozen=True)
 class Trace:
     """Nodes in an order in which they can run; results: some of them, or plain values. constants: of no module."""
@@ -41,10 +57,46 @@ class Trace:
     constants: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def exported(
+    module: nn.Module, example: Tensor, dynamic_shapes: Any | None = None
+) -> torch.export.ExportedProgram:
+    """PyTorch's graph of `module` on images like `example`, in which no operator changes a tensor in place.
+
+    What is changed in place may be read by another name, of a view: as values that are made anew it cannot be mistaken.
+    """
+    program = torch.export.export(module, (example,), dynamic_shapes=dynamic_shapes)
+    if not all(map(_harmless, program.graph.nodes)):
+        program = program.run_decompositions({})
+    return program
+
+
+def _harmless(node: torch.fx.Node) -> bool:
+    """Whether nobody but whoever reads `node` could tell that it changes something in place.
+
+    So it is for the ReLU of most networks, and as good, for to make a graph functional takes longer than to export it.
+    """
+    if not _in_place(node):
+        return True
+    changed = node.args[0]
+    return (
+        isinstance(changed, torch.fx.Node)
+        and len(changed.users) == 1
+        and (changed.target in FRESH or (_in_place(changed) and _harmless(changed)))
+    )
+
+
+def _in_place(node: torch.fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
+
+
 def trace(module: nn.Module, example: Tensor) -> Trace:
-    """The trace of `module` in evaluation on [N, C, H, W] like `example`; DepthwiseError if export cannot read it."""
+    """The trace of `module` in evaluation on [N, C, H, W] like `example`; DepthwiseError if export cannot read it.
+
+    It is of two images: with one, a number of images is not told from a side of one.
+    """
     try:
-        program = torch.export.export(module, (example,))
+        program = exported(module, torch.cat([example[:1]] * 2))
     except DepthwiseError:
         raise
     except Exception as error:  # whatever the module's own code and PyTorch's tracing of it raise
@@ -71,22 +123,36 @@ def trace(module: nn.Module, example: Tensor) -> Trace:
             results = plain(node.args[0])
             continue
         made = node.meta.get("val")
+        target, args = node.target, plain(node.args)
+        if target is operator.getitem and node.args[0].target is NORM:
+            nodes[node.name] = args[0]
+            continue
+        if target is NORM:
+            target, args = torch.ops.aten.batch_norm.default, [*args[:5], False, *args[5:], False]
+            made = made[0]
         paths = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
         nodes[node.name] = Node(
             node.name,
-            str(node.target).removeprefix("aten.").partition(".")[0].removesuffix("_"),
-            plain(node.args),
+            str(target).removeprefix("aten.").partition(".")[0].removesuffix("_"),
+            args,
             {key: plain(value) for key, value in node.kwargs.items()},
             tuple(made.shape) if isinstance(made, Tensor) else (),
             paths[-1] if paths else node.name,
-            len(node.users),
+            sum(len(user.users) if node.target is NORM else 1 for user in node.users),
             origin.get(node.name, "") if node.op == "placeholder" else "",
             node.op == "placeholder" and node.name not in origin,
         )
+    for spec in signature.output_specs:
+        if spec.kind == OutputKind.BUFFER_MUTATION:
+            raise DepthwiseError(
+                f"the network changes its buffer {spec.target} as it runs and has no compiled form"
+            )
+    kinds = [spec.kind for spec in signature.output_specs]
+    results = [made for made, kind in zip(results, kinds, strict=True) if kind == OutputKind.USER_OUTPUT]
     own = tensors_of(module)
     state = {**program.state_dict, **program.constants}
     constants = {key: state[key] for key in origin.values() if key not in own}
-    return Trace(tuple(nodes.values()), tuple(results), constants)
+    return Trace(tuple(dict.fromkeys(nodes.values())), tuple(results), constants)
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,165 @@
+"""Whether an engine answers as PyTorch does: what it gives for a few images, and how far off is too far."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthwise.errors import DepthwiseError
+
+TOLERANCES = {"fp32": 1e-4, "bf16": 3e-2, "int8": 0.3}
+"""The largest difference of a value, relative to the largest value, that a precision explains in any network."""
+
+STEPS = {"fp32": 1e-6, "bf16": 2**-8, "int8": 2**-7}
+"""A precision's own error, relative to the largest value of an image."""
+
+MOST_STEPS = 10
+"""A network that magnifies differences may be off by as many times what one of STEPS in its images changes.
+
+But by no more than as many TOLERANCES, for one that gives another answer each time would excuse anything.
+"""
+
+
+class WrongAnswerError(DepthwiseError):
+    """An engine runs the network and answers otherwise than PyTorch."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The shape of a result: `one` of a single image, [N, *each] of any other number of them.
+
+    The two differ where the network squeezes its result.
+    """
+
+    one: tuple[int, ...]
+    each: tuple[int, ...]
+
+    def of(self, result: Tensor, images: int) -> Tensor:
+        """`result` of so many images, in its shape."""
+        return result.reshape(self.one if images == 1 else (images, *self.each))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What `network` gives on PyTorch: `results` of the batches `images`, all of one `form`."""
+
+    network: nn.Module
+    images: tuple[Tensor, ...]
+    results: tuple[Tensor, ...]
+    form: Form
+
+    def check(self, name: str, run: Callable[[Tensor], Tensor], precision: str) -> None:
+        """Raise WrongAnswerError that names the engine unless `run` answers as the network, within `precision`."""
+        worst = 0.0
+        for x, wanted in zip(self.images, self.results, strict=True):
+            try:
+                found = run(x.clone())
+            except Exception as error:  # whatever the library raises
+                reason = str(error).strip().partition("\n")[0]
+                raise WrongAnswerError(
+                    f"{name} does not run this network on {len(x)} images: {reason}"
+                ) from error
+            if found.shape != wanted.shape or found.dtype != wanted.dtype:
+                raise WrongAnswerError(
+                    f"{name} answers {_described(found)} where PyTorch answers {_described(wanted)}: choose another"
+                    f" engine"
+                )
+            finite = wanted.isfinite()
+            if not torch.equal(found[~finite].nan_to_num(2.0), wanted[~finite].nan_to_num(2.0)) or not bool(
+                found[finite].isfinite().all()
+            ):
+                raise WrongAnswerError(
+                    f"{name} and PyTorch differ in which values are infinite or not a number: choose another engine"
+                )
+            worst = max(worst, _largest(found[finite] - wanted[finite]))
+        largest = max(map(_largest, self.results))
+        most = TOLERANCES[precision] * largest
+        if worst > most and worst > min(MOST_STEPS * self._sensitivity(precision), MOST_STEPS * most):
+            raise WrongAnswerError(
+                f"{name} answers otherwise than PyTorch, by {worst / max(largest, 1e-30):.2g} of the largest value "
+                f"where {precision} explains {TOLERANCES[precision]:g}: choose another engine"
+            )
+
+    def _sensitivity(self, precision: str) -> float:
+        """How far the results move with the images by one of STEPS."""
+        generator = torch.Generator().manual_seed(0)
+        moved = 0.0
+        for x, wanted in zip(self.images, self.results, strict=True):
+            step = STEPS[precision] * max(1.0, _largest(x))
+            result = eager(self.network, x + step * torch.randn(x.shape, generator=generator))
+            moved = max(moved, _largest(result - wanted))
+        return moved
+
+
+def answers(network: nn.Module, example: Tensor, second: Tensor | None = None) -> Answers:
+    """What `network`, in evaluation, makes of `example` [N, C, H, W]: of its first image, of two, and of all of it.
+
+    The other image is `second` [C, H, W], or is drawn with the example's mean and deviation.
+
+    Raises DepthwiseError if the network does not run, if what it gives is not one float32 tensor, or if that has not
+    a row for each image.
+    """
+    if (
+        not isinstance(example, Tensor)
+        or example.dtype != torch.float32
+        or example.ndim < 2
+        or not len(example)
+    ):
+        what = _described(example)
+        raise DepthwiseError(f"the example is {what} and must be float32 images [N, C, H, W], at least one")
+    one = example[:1].detach()
+    images = [one, torch.cat([one, (_drawn(example.detach()) if second is None else second)[None]])]
+    if len(example) > 2:
+        images.append(example.detach())
+    results = [eager(network, x) for x in images]
+    first, each = results[0].shape, results[1].shape[1:]
+    rows = [(len(x), *each) for x in images[1:]]
+    lone = [side for side in first if side != 1] == [side for side in each if side != 1]
+    if not lone or [tuple(result.shape) for result in results[1:]] != rows:
+        raise DepthwiseError(
+            f"the network's result is {[*first]} of one image and {[*results[1].shape]} of two, and a compiled one's "
+            f"has a row for each image, [N, ...]: compile a module that returns that"
+        )
+    return Answers(network, tuple(images), tuple(results), Form(tuple(first), tuple(each)))
+
+
+def eager(network: nn.Module, x: Tensor) -> Tensor:
+    """What `network` gives on PyTorch, which may change a copy of `x` only; raises as `answers` does."""
+    try:
+        result: Any = network(x.clone())
+    except DepthwiseError:
+        raise
+    except Exception as error:  # whatever the module's own code raises
+        reason = str(error).strip().partition("\n")[0]
+        raise DepthwiseError(f"the network does not run on images {list(x.shape)}: {reason}") from error
+    if not isinstance(result, Tensor) or result.dtype != torch.float32 or result.device.type != "cpu":
+        raise DepthwiseError(
+            f"the network's result is {_described(result)} and a compiled one's is one float32 tensor: compile a "
+            f"module that returns just that"
+        )
+    return result.detach()
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        place = "" if value.device.type == "cpu" else f" on {value.device.type}"
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}{place}"
+    if isinstance(value, dict):
+        return f"a {type(value).__name__} of {', '.join(map(repr, value)) or 'nothing'}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _drawn(example: Tensor) -> Tensor:
+    """An image [C, H, W] of noise, for in one like zeros no window differs from another."""
+    noise = torch.randn(example.shape[1:], generator=torch.Generator().manual_seed(0))
+    deviation, mean = example.std(correction=0), example.mean()
+    return noise * deviation + mean if 0 < deviation < torch.inf else noise
+
+
+def _largest(values: Tensor) -> float:
+    finite = values[values.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
