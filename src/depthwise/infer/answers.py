@@ -101,14 +101,10 @@ def answers(network: nn.Module, example: Tensor, second: Tensor | None = None) -
     Raises DepthwiseError if the network does not run, if what it gives is not one float32 tensor, or if that has not
     a row for each image.
     """
-    if (
-        not isinstance(example, Tensor)
-        or example.dtype != torch.float32
-        or example.ndim < 2
-        or not len(example)
-    ):
-        what = _described(example)
-        raise DepthwiseError(f"the example is {what} and must be float32 images [N, C, H, W], at least one")
+    if not len(example):
+        raise DepthwiseError(
+            f"the example is {[*example.shape]} and must hold an image: give [1, C, H, W] or more"
+        )
     one = example[:1].detach()
     images = [one, torch.cat([one, (_drawn(example.detach()) if second is None else second)[None]])]
     if len(example) > 2:

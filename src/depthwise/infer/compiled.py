@@ -143,8 +143,7 @@ def _second(example: Tensor, precision: Precision, calibration: Tensor | None) -
     """The image that answers are compared on beside the example; None for any, where no bytes are calibrated."""
     if precision != "int8":
         return None
-    like = calibration is not None and len(calibration) and calibration.shape[1:] == example.shape[1:]
-    return calibration[0].float() if calibration is not None and like else example[0]
+    return example[0] if calibration is None or not len(calibration) else calibration[0].float()
 
 
 def _choose(
