@@ -355,3 +355,14 @@ def test_images_that_require_a_gradient_are_refused_where_one_would_be_missed(en
         compiled(x)
     with torch.no_grad():
         assert torch.equal(compiled(x), compiled(IMAGES))
+
+
+def test_an_image_of_zeros_that_a_network_says_nothing_about_is_no_reason_to_refuse_bytes() -> None:
+    torch.manual_seed(0)
+    parts = (nn.Conv2d(3, 16, 1, bias=False), nn.ReLU(), nn.Conv2d(16, 16, 1, bias=False), nn.ReLU())
+    network = nn.Sequential(*parts, nn.Conv2d(16, 16, 1, bias=False)).eval()
+    roundings = compile(network, IMAGES, precision="int8", engine="native", calibration=IMAGES).roundings
+    compiled = compile(
+        network, torch.zeros(1, 3, 10, 10), precision="int8", engine="native", roundings=roundings
+    )
+    assert compiled.engine == "native"

@@ -43,12 +43,16 @@ class Form:
 
 @dataclass(frozen=True)
 class Answers:
-    """What `network` gives on PyTorch: `results` of the batches `images`, all of one `form`."""
+    """What `network` gives on PyTorch: `results` of the batches `images`, all of one `form`.
+
+    largest: of the results' values and of those of an image of noise, for that of zeros alone may be next to nothing.
+    """
 
     network: nn.Module
     images: tuple[Tensor, ...]
     results: tuple[Tensor, ...]
     form: Form
+    largest: float
 
     def check(self, name: str, run: Callable[[Tensor], Tensor], precision: str) -> None:
         """Raise WrongAnswerError that names the engine unless `run` answers as the network, within `precision`."""
@@ -74,12 +78,11 @@ class Answers:
                     f"{name} and PyTorch differ in which values are infinite or not a number: choose another engine"
                 )
             worst = max(worst, _largest(found[finite] - wanted[finite]))
-        largest = max(map(_largest, self.results))
-        most = TOLERANCES[precision] * largest
+        most = TOLERANCES[precision] * self.largest
         if worst > most and worst > min(MOST_STEPS * self._sensitivity(precision), MOST_STEPS * most):
             raise WrongAnswerError(
-                f"{name} answers otherwise than PyTorch, by {worst / max(largest, 1e-30):.2g} of the largest value "
-                f"where {precision} explains {TOLERANCES[precision]:g}: choose another engine"
+                f"{name} answers otherwise than PyTorch, by {worst / max(self.largest, 1e-30):.2g} of the largest "
+                f"value where {precision} explains {TOLERANCES[precision]:g}: choose another engine"
             )
 
     def _sensitivity(self, precision: str) -> float:
@@ -106,7 +109,8 @@ def answers(network: nn.Module, example: Tensor, second: Tensor | None = None) -
             f"the example is {[*example.shape]} and must hold an image: give [1, C, H, W] or more"
         )
     one = example[:1].detach()
-    images = [one, torch.cat([one, (_drawn(example.detach()) if second is None else second)[None]])]
+    drawn = _drawn(example.detach())[None]
+    images = [one, torch.cat([one, drawn if second is None else second[None]])]
     if len(example) > 2:
         images.append(example.detach())
     results = [eager(network, x) for x in images]
@@ -118,7 +122,9 @@ def answers(network: nn.Module, example: Tensor, second: Tensor | None = None) -
             f"the network's result is {[*first]} of one image and {[*results[1].shape]} of two, and a compiled one's "
             f"has a row for each image, [N, ...]: compile a module that returns that"
         )
-    return Answers(network, tuple(images), tuple(results), Form(tuple(first), tuple(each)))
+    scale = results if second is None else [*results, eager(network, drawn)]
+    largest = max(map(_largest, scale))
+    return Answers(network, tuple(images), tuple(results), Form(tuple(first), tuple(each)), largest)
 
 
 def eager(network: nn.Module, x: Tensor) -> Tensor:
