@@ -1,0 +1,146 @@
+"""What lowering knows while it goes through a trace, and the table of rules, by the names of PyTorch's operators."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from depthwise.errors import DepthwiseError
+from depthwise.infer.graph import Convolution, Image, Operation, Sides
+from depthwise.infer.trace import Node
+
+
+@dataclass(frozen=True)
+class Value:
+    """An operation's result, padded or not: padding waits for who reads it.
+
+    shape: of one image's values, which are the map's own [C, H, W] or another view of the same values in their order.
+    """
+
+    index: int
+    shape: tuple[int, ...]
+    padding: Sides | None = None
+    fill: float = 0.0
+
+
+class Lowering:
+    """Operations so far, the shapes [C, H, W] that they make, and which node's value is which operation's."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.operations: list[Operation] = []
+        self.shapes: list[tuple[int, int, int]] = []
+        self.makers: list[Node] = []
+        self.values: dict[str, Value] = {}
+        self.node = Node("")
+        """What is being lowered."""
+        self.images = 0
+
+    def image(self, node: Node) -> None:
+        """What the network is called with."""
+        if len(node.shape) != 4 or self.images:
+            raise DepthwiseError(
+                f"the network takes {list(node.shape)}: native plans take images [N, C, H, W]"
+            )
+        self.images = node.shape[0]
+        self.add(node, Image())
+
+    def refusal(self, node: Node, what: str) -> DepthwiseError:
+        """The error that says of `what`, and where it stands, that it has no counterpart."""
+        return DepthwiseError(f"{what} in {node.place or 'the network'} has no compiled form")
+
+    def add(self, node: Node, operation: Operation, shape: tuple[int, int, int] | None = None) -> None:
+        """What `node` computes; `shape` is the map's, where it stands as another view."""
+        self.operations.append(operation)
+        self.makers.append(node)
+        self.shapes.append(shape or three(node.shape[1:]))
+        self.values[node.name] = Value(len(self.operations) - 1, node.shape[1:])
+
+    def same(self, node: Node) -> None:
+        """`node` is another name of what it reads."""
+        self.values[node.name] = self.value(node.args[0])
+
+    def value(self, node: Any) -> Value:
+        """Of an argument, which may be anything but must be a map."""
+        if getattr(node, "name", None) not in self.values:
+            raise self.refusal(self.node, f"{self.node.target} with something other than a map")
+        return self.values[node.name]
+
+    def lone(self, node: Node) -> bool:
+        """Whether nobody but one reads the operation behind `node`, by this name or another."""
+        maker = self.makers[self.value(node).index]
+        while node is not maker and node.users == 1:
+            node = node.args[0]
+        return node.users == 1
+
+    def unique(self, place: str) -> str:
+        """The name of a convolution at `place`, told from others of the same module."""
+        earlier = sum(
+            isinstance(made, Convolution) and made.name.partition("#")[0] == place for made in self.operations
+        )
+        return f"{place}#{earlier + 1}" if earlier else place
+
+    def tensor(self, node: Any) -> Tensor | None:
+        """An argument that is a weight, in float32."""
+        if node is None:
+            return None
+        if getattr(node, "tensor", "") not in self.tensors:
+            raise self.refusal(self.node, f"{self.node.target} with weights that are computed")
+        return self.tensors[node.tensor].detach().float()
+
+    def padded(self, node: Node, fill: float) -> tuple[int, Sides]:
+        """The map and the padding before it, which must be with `fill`."""
+        value = self.value(node.args[0])
+        if value.padding and value.fill != fill:
+            raise self.refusal(node, f"padding with {value.fill}")
+        return self.map(node, node.args[0], padded=True), value.padding or (0, 0, 0, 0)
+
+    def plain(self, node: Node, operand: Any) -> int:
+        """An operand in any view."""
+        value = self.value(operand)
+        if value.padding:
+            raise self.refusal(node, f"{node.target} of a padded map")
+        return value.index
+
+    def map(self, node: Node, operand: Any, *, padded: bool = False) -> int:
+        """An operand that is a map [N, C, H, W]."""
+        value = self.value(operand)
+        if value.shape != self.shapes[value.index]:
+            raise self.refusal(node, f"{node.target} of {len(value.shape)} dimensions an image")
+        return value.index if padded else self.plain(node, operand)
+
+    def channels(self, node: Node, operand: Any) -> int:
+        """An operand that is a map, or one number a channel, [N, C]."""
+        value = self.value(operand)
+        if value.shape == self.shapes[value.index][:1]:
+            return self.plain(node, operand)
+        return self.map(node, operand)
+
+
+Rule = Callable[[Lowering, Node], None]
+"""Adds what a node computes, or raises DepthwiseError; any other exception is told as a refusal."""
+
+RULES: dict[str, Rule] = {}
+"""Of all operators that have a compiled form; `rules/` fills it."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """A decorator: the function is the rule of these operators of PyTorch."""
+
+    def entered(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return entered
+
+
+def argument(node: Node, position: int, default: Any = None) -> Any:
+    """The positional argument of `node`, which PyTorch leaves out where it is the default."""
+    return node.args[position] if len(node.args) > position else default
+
+
+def three(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """[C, H, W] of one image's shape."""
+    channels, height, width = (*shape, 1, 1)[:3]
+    return channels, height, width

@@ -1,0 +1,6 @@
+"""What each operator of PyTorch becomes, by kind: together they fill the table."""
+
+from depthwise.infer.lowering import RULES
+from depthwise.infer.rules import joins, pointwise, products, views, windows
+
+__all__ = ["RULES", "joins", "pointwise", "products", "views", "windows"]
