@@ -178,8 +178,25 @@ def test_an_inception_module_is_columns_that_join(trouble: Callable[[str], list[
     assert written.count("auxiliary classifier") == 1
     assert "ReLU" not in written
     assert "ReLU follows every convolution." in written
-    assert texts(picture("inception_v1", aux=True)).count("auxiliary classifier") == 2
-    assert trouble(picture("inception_v1", aux=True)) == []
+    for name in ("inception_v1", "inception_v2"):
+        svg = picture(name, aux=True)
+        assert texts(svg).count("auxiliary classifier") == 2
+        assert trouble(svg) == []
+
+
+def test_a_tower_within_a_stage_stands_where_it_looks() -> None:
+    reading = read(create_model("inception_v2", width=0.125, aux=True), (3, 224, 224))
+    plain = read(create_model("inception_v2", width=0.125), (3, 224, 224))
+    sections = {section.name: section for section in reading.sections}
+    names = ["stem1", "stem2", "mixed3", "mixed3c", "mixed4", "mixed4e", "mixed5", "classifier"]
+    assert list(sections) == names
+    for name, section in sections.items():
+        assert bool(section.side) == (name in ("mixed3c", "mixed4e"))
+    assert sections["mixed3c"].output[1:] == (14, 14)
+    assert sections["mixed4e"].output[1:] == (7, 7)
+    for kind in ("parameters", "macs"):
+        total = sum(getattr(section, kind) for section in reading.sections)
+        assert total == sum(getattr(section, kind) for section in plain.sections)
 
 
 def test_repeats_are_folded() -> None:

@@ -7,7 +7,7 @@ What looks at a tensor before it computes is a function under `torch.fx.wrap`: a
 decision is made when the graph runs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -247,6 +247,29 @@ class GlobalAverage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))
+
+
+class Tapped(nn.Sequential):
+    """Parts one after another, of which some hand their outputs to others too: `taps` has their names by place.
+
+    Whoever wants these maps gives a dictionary for them, stage(x, maps={}), and `each` to run a part in another way.
+    """
+
+    def __init__(self, *parts: Any, taps: Mapping[int, str] | None = None) -> None:
+        super().__init__(*parts)
+        self.taps = dict(taps or {})
+
+    def forward(
+        self,
+        x: Tensor,
+        maps: dict[str, Tensor] | None = None,
+        each: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        for place, part in enumerate(self):
+            x = (each or run)(part, x)
+            if maps is not None and place in self.taps:
+                maps[self.taps[place]] = x
+        return x
 
 
 def run(

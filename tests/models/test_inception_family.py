@@ -18,16 +18,15 @@ from depthwise.models.network import Network
 
 Builder = Callable[..., Network]
 
-# The smallest side, how many times smaller the small stem's last map is, and the towers' stages.
+# The smallest side, how many times smaller the small stem's last map is, and the towers.
 FAMILY: dict[Builder, tuple[int, int, tuple[str, ...]]] = {
     inception_v1: (15, 8, ("mixed4a", "mixed4d")),
-    inception_v2: (7, 8, ()),
+    inception_v2: (7, 8, ("mixed3c", "mixed4e")),
     inception_v3: (75, 16, ("mixed6",)),
     inception_v3_table3: (75, 16, ("mixed6",)),
     inception_v4: (75, 16, ("mixed6",)),
     inception_resnet_v2: (75, 16, ("mixed6",)),
 }
-WITH_TOWERS = [builder for builder, (_, _, towers) in FAMILY.items() if towers]
 
 # inception_v3_table3 is inception_v3 with other arguments.
 DISTINCT = [builder for builder in FAMILY if builder is not inception_v3_table3]
@@ -43,11 +42,11 @@ def small(builder: Builder, **arguments: Any) -> Network:
 
 @family
 def test_min_size_is_the_smallest_that_works(builder: Builder) -> None:
-    min_size, _, towers = FAMILY[builder]
-    network = builder(10, width=0.125, **({"aux": True} if towers else {}))
+    min_size, _, _ = FAMILY[builder]
+    network = builder(10, width=0.125, aux=True)
     assert network.min_size == min_size
     outputs = network(torch.randn(2, 3, min_size, min_size + 16))
-    assert all(logits.shape == (2, 10) for logits in (outputs if towers else [outputs]))
+    assert all(logits.shape == (2, 10) for logits in outputs)
     below = min_size - 1
     with pytest.raises(
         DepthwiseError,
@@ -89,10 +88,8 @@ def test_features_by_stride(builder: Builder) -> None:
 
 @family
 def test_gradients_reach_every_parameter(builder: Builder) -> None:
-    towers = FAMILY[builder][2]
-    network = small(builder, **({"aux": True} if towers else {}))
-    output = network(torch.randn(8, 1, 32, 32))
-    logits, *auxiliary = output if towers else (output,)
+    network = small(builder, aux=True)
+    logits, *auxiliary = network(torch.randn(8, 1, 32, 32))
     target = torch.arange(8)
     loss = nn.functional.cross_entropy(logits, target)
     loss = loss + network.aux_weight * sum(nn.functional.cross_entropy(aux, target) for aux in auxiliary)
@@ -102,7 +99,7 @@ def test_gradients_reach_every_parameter(builder: Builder) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("builder", WITH_TOWERS)
+@family
 def test_auxiliary_towers_speak_in_training_only(builder: Builder) -> None:
     towers = FAMILY[builder][2]
     network = small(builder, aux=True)
@@ -110,7 +107,7 @@ def test_auxiliary_towers_speak_in_training_only(builder: Builder) -> None:
     outputs = network.train()(x)
     assert len(outputs) == 1 + len(towers)
     assert all(logits.shape == (2, 10) for logits in outputs)
-    assert network.aux_weight == (0.3 if builder is inception_v1 else 0.4)
+    assert network.aux_weight == (0.3 if builder in (inception_v1, inception_v2) else 0.4)
     assert tuple(network.aux) == towers
     assert network.eval()(x).shape == (2, 10)
     plain = small(builder)

@@ -1,6 +1,7 @@
 """BN-Inception against the public Caffe model's count and a plain restatement of its layers."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -68,12 +69,35 @@ def caffe(units: list[ConvNorm], classifier: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x.mean((2, 3)), classifier.weight, classifier.bias)
 
 
+def caffe_tower(tower: Any, grid: int, x: Tensor) -> Tensor:
+    """The auxiliary logits of lim0606's train_val.prototxt for a map `x`, by the tensors of `tower`."""
+
+    def norm(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
+        return F.batch_norm(x, None, None, layer.weight, layer.bias, training=True, eps=layer.eps).relu()
+
+    first, second = tower.features
+    x = F.avg_pool2d(x, 5, 3, ceil_mode=True)
+    assert x.shape[2:] == (grid, grid)
+    x = norm(F.conv2d(x, first.conv.weight), first.norm)
+    # Caffe flattens a blob as PyTorch does, channel by channel, and multiplies by one row for each of the 1024.
+    x = norm(F.linear(x.flatten(1), second.conv.weight.flatten(1)), second.norm)
+    return F.linear(x, tower.classifier.weight, tower.classifier.bias)
+
+
 def test_parameters_with_biases_are_the_caffe_models() -> None:
     with torch.device("meta"):
         assert count(inception_v2(bias=True)) == 11_295_240
         network = inception_v2()
         norms = sum(m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d))
         assert count(network) == 11_295_240 - norms == 11_285_224
+        towers = inception_v2(aux=True)
+        assert count(towers) == 16_170_168
+        assert [count(tower) for tower in towers.aux.values()] == [
+            128 * (channels + 2) + 1024 * (128 * grid * grid + 2) + 1000 * (1024 + 1)
+            for channels, grid in ((576, 4), (1056, 2))
+        ]
+        shared = {name: tensor.shape for name, tensor in towers.state_dict().items() if name[:4] != "aux."}
+        assert shared == {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 def test_work_is_2_03_gmac_and_2_05_with_all_else() -> None:
@@ -104,6 +128,44 @@ def test_equal_to_the_caffe_model(
         for size in ((224, 224), (225, 161)):
             x = torch.randn(2, 3, *size)
             assert difference(ours(x), caffe(units, ours.classifier, x)) < 1e-4
+
+
+def test_auxiliary_towers_are_those_of_the_caffe_training(
+    randomise: Callable[[nn.Module], None], difference: Callable[[Tensor, Tensor], float]
+) -> None:
+    ours = inception_v2(40, width=0.25, aux=True)
+    randomise(ours)
+    seen: dict[str, Tensor] = {}
+    for name in ("stages.mixed4.0", "stages.mixed5.0", "stages.mixed4", "stages.mixed5"):
+        ours.get_submodule(name).register_forward_hook(lambda _, __, y, name=name: seen.update({name: y}))
+    x = torch.randn(4, 3, 224, 224)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        seen.clear()
+        logits, behind_3c, behind_4e = ours(x.contiguous(memory_format=layout))
+        # Whoever watches a stage or a part of it sees what it puts out, once.
+        assert [list(y.shape[2:]) for y in seen.values()] == [[14, 14], [14, 14], [7, 7], [7, 7]]
+        for stage, tower, grid, found in (
+            ("mixed4", "mixed3c", 4, behind_3c),
+            ("mixed5", "mixed4e", 2, behind_4e),
+        ):
+            expected = caffe_tower(ours.aux[tower], grid, seen[f"stages.{stage}.0"])
+            assert difference(found.detach(), expected.detach()) < 1e-4
+        expected = ours.classifier(seen["stages.mixed5"].mean((2, 3)))
+        assert difference(logits.detach(), expected.detach()) < 1e-5
+
+
+def test_the_towers_change_nothing_else() -> None:
+    with_towers = inception_v2(10, 1, width=0.25, stem="small", aux=True).eval()
+    plain = inception_v2(10, 1, width=0.25, stem="small").eval()
+    state = with_towers.state_dict()
+    plain.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("aux.")})
+    x = torch.randn(4, 1, 24, 29).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert torch.equal(with_towers(x), plain(x))
+        assert torch.equal(with_towers.pooled(x), plain.pooled(x))
+        assert torch.equal(with_towers.stages(x), plain.stages(x))
+        assert all(torch.equal(one, plain.features(x)[key]) for key, one in with_towers.features(x).items())
+    assert torch.equal(with_towers.train()(x)[0], plain.train()(x))
 
 
 def test_the_papers_first_convolution_is_separable() -> None:

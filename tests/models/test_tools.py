@@ -17,6 +17,7 @@ from depthwise.models.catalogue import CATALOGUE
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in list_models()),
     ("inception_v1", {"aux": True}),
+    ("inception_v2", {"aux": True}),
     ("inception_v3", {"aux": True, "count_padding": False}),
     *(("xception", {"conv": conv}) for conv in ("regular", "segments-4", "separable-relu", "towers-4")),
     ("xception", {"stem": "small", "residual": False}),
@@ -48,9 +49,13 @@ def test_a_symbolic_trace_computes_the_same(name: str, arguments: dict[str, Any]
             assert torch.equal(graph(x), module(x))
 
 
-@pytest.mark.parametrize("arguments", [{}, {"aux": True}], ids=str)
-def test_a_symbolic_trace_of_training_computes_the_same(arguments: dict[str, Any]) -> None:
-    module = network("inception_v3", dropout=0.0, **arguments).train()
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("inception_v3", {}), ("inception_v3", {"aux": True}), ("inception_v2", {"aux": True})],
+    ids=str,
+)
+def test_a_symbolic_trace_of_training_computes_the_same(name: str, arguments: dict[str, Any]) -> None:
+    module = network(name, dropout=0.0, **arguments).train()
     graph = torch.fx.symbolic_trace(copy.deepcopy(module))
     x = images(module, 4)
     # The graph runs norm and ReLU one after another, the network in one pass where the kernels are.
@@ -61,9 +66,11 @@ def test_a_symbolic_trace_of_training_computes_the_same(arguments: dict[str, Any
         assert torch.equal(buffer, module.get_buffer(name)), name
 
 
-@pytest.mark.parametrize("name", list_models())
-def test_torchvision_extracts_the_maps_of_every_stride(name: str) -> None:
-    module: Any = network(name).eval()
+@pytest.mark.parametrize(
+    ("name", "arguments"), [*((name, {}) for name in list_models()), ("inception_v2", {"aux": True})], ids=str
+)
+def test_torchvision_extracts_the_maps_of_every_stride(name: str, arguments: dict[str, Any]) -> None:
+    module: Any = network(name, **arguments).eval()
     stages = {f"stages.{stage.name}": stride for stride, stage in module._last_of.items()}
     extractor = create_feature_extractor(module, stages)
     with torch.no_grad():
@@ -92,6 +99,7 @@ def step(module: Any, x: Tensor) -> tuple[int, Tensor]:
 
 CHECKPOINTED: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in list_models()),
+    ("inception_v2", {"aux": True}),
     ("inception_v3", {"aux": True}),
     ("xception", {"stem": "small", "dropout": 0.5}),
 ]

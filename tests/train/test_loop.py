@@ -224,13 +224,16 @@ def test_more_accumulation_than_batches_is_refused(make_trainer: MakeTrainer) ->
         make_trainer(accumulate=1000)
 
 
-def test_the_auxiliary_tower_takes_part(make_trainer: MakeTrainer, digits: Dataset) -> None:
+@pytest.mark.parametrize(("name", "weight"), [("inception_v2", 0.3), ("inception_v3", 0.4)])
+def test_the_auxiliary_towers_take_part(
+    make_trainer: MakeTrainer, digits: Dataset, name: str, weight: float
+) -> None:
     torch.manual_seed(0)
     arguments = {"stem": "small", "width": 0.1, "dropout": 0.0}
-    module = create_model("inception_v3", num_classes=10, in_channels=1, aux=True, **arguments)
+    module = create_model(name, num_classes=10, in_channels=1, aux=True, **arguments)
     trainer = make_trainer(module, size=(32, 32), batch_size=8)
     trainer.update()
-    assert module.aux["mixed6"].classifier.weight.grad.abs().sum() > 0
+    assert all(tower.classifier.weight.grad.abs().sum() > 0 for tower in module.aux.values())
     batch = next(
         Batches(
             digits.splits["train"], replace(trainer.recipe).preprocess(1), batch_size=8, num_classes=10
@@ -238,9 +241,10 @@ def test_the_auxiliary_tower_takes_part(make_trainer: MakeTrainer, digits: Datas
     )
     module.train()
     torch.manual_seed(0)
-    logits, auxiliary = module(batch.images)
-    _, loss = trainer._loss((logits, auxiliary), batch.targets)
-    expected = F.cross_entropy(logits, batch.targets) + 0.4 * F.cross_entropy(auxiliary, batch.targets)
+    logits, *auxiliary = module(batch.images)
+    _, loss = trainer._loss((logits, *auxiliary), batch.targets)
+    aside = torch.stack([F.cross_entropy(each, batch.targets) for each in auxiliary])
+    expected = F.cross_entropy(logits, batch.targets) + weight * aside.sum()
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 

@@ -33,6 +33,7 @@ from depthwise.layers import (
     Residual,
     SeparableConv2d,
     SqueezeExcite,
+    Tapped,
 )
 from depthwise.modes import in_mode
 
@@ -46,7 +47,7 @@ UNSEEN = (nn.Identity, nn.Flatten, nn.modules.batchnorm._BatchNorm)
 class Section:
     """A stage as drawn: its name, its pieces, the shape behind it and what it costs, for one image.
 
-    `side` is the auxiliary tower that looks at its output.
+    `side` is the auxiliary tower that looks at its output; a stage with one within is two sections.
     """
 
     name: str
@@ -121,13 +122,13 @@ class _Reader:
 
     def network(self, network: nn.Module, stages: nn.Sequential) -> Iterator[Section]:
         towers = getattr(network, "aux", None) or {}
-        for name, stage in stages.named_children():
+        for name, parts in _sections(stages):
             side = None
             if name in towers:
                 tower, path = towers[name], f"aux.{name}"
-                self.run(tower, path, self.shapes[f"stages.{name}"][1])
+                self.run(tower, path, self.shapes[parts[-1][0]][1])
                 side = self.section("auxiliary classifier", [(path, tower)])
-            yield self.section(name, [(f"stages.{name}", stage)], side)
+            yield self.section(name, parts, side)
         head = [(name, part) for name, part in network.named_children() if name not in ("stages", "aux")]
         yield self.section("classifier", sorted(head, key=lambda item: self._started.get(item[0], 0)))
 
@@ -232,6 +233,20 @@ class _Reader:
 
 _WHOLE = (SeparableConv2d, SqueezeExcite)
 """Modules with children that are drawn as one layer."""
+
+
+def _sections(stages: nn.Sequential) -> Iterator[tuple[str, list[tuple[str, nn.Module]]]]:
+    """Each stage, cut behind the parts with names of their own, as its name and its parts with theirs."""
+    for name, stage in stages.named_children():
+        parts = [(f"stages.{name}", stage)]
+        if isinstance(stage, Tapped):
+            parts = []
+            for place, (number, part) in enumerate(stage.named_children()):
+                parts.append((f"stages.{name}.{number}", part))
+                if place in stage.taps:
+                    yield stage.taps[place], parts
+                    parts = []
+        yield name, parts
 
 
 def shape_text(shape: Shape) -> str:

@@ -2,8 +2,8 @@
 
 The network of the paper's Figure 5: Inception V1 with batch norm, every 5x5 as two 3x3, average pooling in most
 branches, and strided modules in place of poolings. With `bias` it has the 11,295,240 parameters of the public Caffe
-model, which pretrainedmodels has for PyTorch as bninception. Hu 2018 counts 2.03 GMAC too; the 2.05 that one also
-finds come out if biases, batch norms and ReLUs are counted.
+model, which pretrainedmodels has for PyTorch as bninception; with both auxiliary classifiers it has 16,170,168. Hu 2018
+counts 2.03 GMAC too; the 2.05 that one also finds come out if biases, batch norms and ReLUs are counted.
 """
 
 from functools import partial
@@ -12,7 +12,17 @@ from depthwise.bounds import checked
 from depthwise.layers import MaxPool2d
 from depthwise.models.arguments import Classes, Dropout, ImageChannels, NormEps, Padding, Stem, Width
 from depthwise.models.network import Network
-from depthwise.models.parts import C, D, Part, Plan, average_pool, inception, strided_pool, truncated_normal
+from depthwise.models.parts import (
+    Aux,
+    C,
+    D,
+    Part,
+    Plan,
+    average_pool,
+    inception,
+    strided_pool,
+    truncated_normal,
+)
 
 # Figure 5 of the paper, a module a row: #1x1, #3x3 reduce, #3x3, double #3x3 reduce, double #3x3, pool proj.
 FIGURE5 = {
@@ -54,6 +64,7 @@ def inception_v2(
     *,
     width: Width = 1.0,
     dropout: Dropout = 0.0,
+    aux: bool = False,
     stem: Stem = "imagenet",
     norm_eps: NormEps = 1e-3,
     padding: Padding = "symmetric",
@@ -63,7 +74,11 @@ def inception_v2(
 ) -> Network:
     """Build BN-Inception: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
-    `width` scales all channels; `dropout` stands before the classifier, where the paper leaves it out.
+    `width` scales all channels, those of the auxiliary classifiers too; `dropout` stands before the classifier, where
+    the paper leaves it out. With `aux` the network returns (logits, those behind 3c, those behind 4e) in training mode,
+    for a loss that weighs the latter two by `aux_weight`, 0.3, and plain logits otherwise. The paper does not show
+    them, TF-slim and pretrainedmodels have none; they are those of lim0606's training in Caffe: GoogLeNet's with batch
+    norm in the hidden layer instead of dropout, where 14x14 and 7x7 begin.
 
     The branches have the channels of Figure 5. Its column of output sizes does not add up to them: modules 4c and
     4d come to 608 maps where it says 576, and 4e to 1056 where it says 1024. The public Caffe model takes the
@@ -88,7 +103,7 @@ def inception_v2(
     imagenet = stem == "imagenet"
     start, fine = (2, 4) if imagenet else (1, 1)
     edge = padding if imagenet else "same"
-    conv1: Part = (D(8, 7, start, edge), C(64, 1)) if separable else (C(64, 7, start, edge),)
+    conv1: tuple[Part, ...] = (D(8, 7, start, edge), C(64, 1)) if separable else (C(64, 7, start, edge),)
     pool = strided_pool(padding)
     first: tuple[Part, ...] = (pool,) if imagenet else ()
     average = average_pool(count_padding)
@@ -109,6 +124,14 @@ def inception_v2(
         width=width,
         norm_eps=norm_eps,
         bias=bias,
+        aux={
+            "mixed3c": partial(Aux, hidden=1024, ceil=True, grid=4),
+            "mixed4e": partial(Aux, hidden=1024, ceil=True, grid=2),
+        }
+        if aux
+        else None,
+        taps={"mixed4": {0: "mixed3c"}, "mixed5": {0: "mixed4e"}},
+        aux_weight=0.3,
         dropout=dropout,
         input_size=224 if imagenet else 32,
         min_size=7 if imagenet else 16,

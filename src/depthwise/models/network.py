@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from depthwise.errors import DepthwiseError
-from depthwise.layers import GlobalAverage, blocks, check_input, initialise, run
+from depthwise.layers import GlobalAverage, Tapped, blocks, check_input, initialise, run
 
 torch.fx.wrap("check_input")  # a symbolic trace keeps the call: it looks at what no trace knows
 
@@ -34,9 +34,9 @@ class Network(nn.Module):
     """[N, in_channels, H, W] -> logits [N, num_classes], for images of at least `min_size` pixels a side.
 
     The stages run in order; `neck` makes pooled features [N, num_features] of the last map, and `classifier` the
-    logits. A tower of `aux` looks at the output of the stage whose name it has; in training mode its logits follow
-    the others, (logits, aux_logits, ...), for a loss that weighs them by `aux_weight`. `input_size` is the side the
-    network was published for.
+    logits. A tower of `aux` looks at the output of the stage whose name it has, or of the part that a `Tapped` stage
+    calls so; in training mode its logits follow the others, (logits, aux_logits, ...), for a loss that weighs them by
+    `aux_weight`. `input_size` is the side the network was published for.
 
     torch.fx, torch.export, torch.compile and torch.jit.trace read it, torch.jit.script does not.
     """
@@ -74,11 +74,12 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         check_input(x, self.in_channels, self.min_size)
+        maps: dict[str, Tensor] = {}
         auxiliary = []
         for name, stage in self.stages.named_children():
-            x = self._run(stage, x)
-            if self.training and name in self.aux:
-                auxiliary.append(self.aux[name](x))
+            x = maps[name] = self._run(stage, x, maps)
+            auxiliary += [self.aux[seen](maps[seen]) for seen in maps if self.training and seen in self.aux]
+            maps.clear()
         logits = self.classifier(self.dropout(self.neck(x)))
         return (logits, *auxiliary) if auxiliary else logits
 
@@ -114,7 +115,9 @@ class Network(nn.Module):
         """
         self.grad_checkpointing = enable
 
-    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+    def _run(self, stage: nn.Module, x: Tensor, maps: dict[str, Tensor] | None = None) -> Tensor:
+        if isinstance(stage, Tapped):
+            return stage(x, maps=maps, each=self._run)
         traced = not isinstance(x, Tensor) or torch.compiler.is_compiling() or torch.jit.is_tracing()
         if not self.grad_checkpointing or traced or not torch.is_grad_enabled():
             return run(stage, x)

@@ -22,6 +22,7 @@ from depthwise.layers import (
     Norm,
     PointwiseConv2d,
     Residual,
+    Tapped,
     conv2d,
     relu,
     scale_width,
@@ -109,8 +110,8 @@ def build(
             return part(), channels
 
 
-Plan = Mapping[str, tuple[int, Part]]
-"""The stages of a network by name: how many times smaller than the image they end, and what they are."""
+Plan = Mapping[str, tuple[int, tuple[Part, ...]]]
+"""The stages of a network by name: how many times smaller than the image they end, and their parts in order."""
 
 Tower = Callable[..., nn.Module]
 """(channels, num_classes, width, norm) -> an auxiliary classifier for a stage's maps."""
@@ -125,38 +126,63 @@ def inception(
     norm_eps: float,
     bias: bool = False,
     aux: Mapping[str, Tower] | None = None,
+    taps: Mapping[str, Mapping[int, str]] | None = None,
     **arguments: Any,
 ) -> Network:
-    """The network of `plan`, with the towers of `aux` at the stages they are named for; the rest is `Network`'s."""
+    """The network of `plan`, with the towers of `aux` at the stages they are named for; the rest is `Network`'s.
+
+    taps: names for parts within stages, {stage: {place: name}}, for towers there.
+    """
     norm = partial(tensorflow_norm, eps=norm_eps)
+    aux = (aux if num_classes else None) or {}
     stages, towers, channels = [], {}, in_channels
-    for name, (stride, part) in plan.items():
-        module, channels = build(part, channels, width, norm, bias)
-        stages.append(Stage(name, module, channels, stride))
-        if aux and name in aux and num_classes:
-            towers[name] = aux[name](channels, num_classes, width, norm)
+    for stage, (stride, steps) in plan.items():
+        inside = {place: name for place, name in (taps or {}).get(stage, {}).items() if name in aux}
+        names = inside | {len(steps) - 1: stage}
+        parts = []
+        for place, step in enumerate(steps):
+            part, channels = build(step, channels, width, norm, bias)
+            parts.append(part)
+            name = names.get(place, "")
+            if name in aux:
+                towers[name] = aux[name](channels, num_classes, width, norm)
+        module = Tapped(*parts, taps=inside) if inside else nn.Sequential(*parts)
+        stages.append(Stage(stage, module, channels, stride))
     return Network(stages, num_classes=num_classes, in_channels=in_channels, aux=towers, **arguments)
 
 
 class Aux(nn.Module):
-    """Inception V3's auxiliary classifier, at training time a regulariser (Szegedy 2016, section 4).
+    """An auxiliary classifier, at training time a regulariser: [N, C, H, W] -> logits [N, K].
 
-    [N, C, H, W] -> logits [N, K].
+    Average pooling to `grid` x `grid`, two convolutions, the second over the whole grid, and a linear layer. Unless
+    said otherwise it is Inception V3's (Szegedy 2016, section 4). `ceil`: the last window may reach over the edge.
     """
 
-    def __init__(self, channels: int, num_classes: int, width: float, norm: Norm) -> None:
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        width: float,
+        norm: Norm,
+        hidden: int = 768,
+        grid: int = 5,
+        ceil: bool = False,
+    ) -> None:
         super().__init__()
-        self.features, channels = build((C(128, 1), C(768, 5, padding=0)), channels, width, norm)
+        self.grid, self.ceil = grid, ceil
+        self.features, channels = build((C(128, 1), C(hidden, grid, padding=0)), channels, width, norm)
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(averaged(x)).mean((2, 3)))
+        return self.classifier(self.features(averaged(x, self.grid, self.ceil)).mean((2, 3)))
 
 
 @torch.fx.wrap
-def averaged(x: Tensor) -> Tensor:
-    """As published the windows make 5x5 out of 17x17; smaller maps get the 5x5 that the convolution needs."""
-    return F.avg_pool2d(x, 5, stride=3) if min(x.shape[2:]) >= 17 else F.adaptive_avg_pool2d(x, 5)
+def averaged(x: Tensor, grid: int, ceil: bool) -> Tensor:
+    """Windows of 5x5, 3 pixels apart, 5x5 of them in 17x17; a map too small for the grid is divided evenly."""
+    if min(x.shape[2:]) >= 3 * grid + (0 if ceil else 2):
+        return F.avg_pool2d(x, 5, stride=3, ceil_mode=ceil)
+    return F.adaptive_avg_pool2d(x, grid)
 
 
 def truncated_normal(network: nn.Module, std: float | None = None) -> None:
