@@ -398,6 +398,29 @@ def test_a_progressive_jpeg_cut_between_two_scans_lacks_pixels() -> None:
             decode(data[:at])
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_cut_anywhere_is_whole_or_named(progressive: bool) -> None:
+    picture = Image.fromarray(load_sample_image("china.jpg")).resize((40, 30))
+    whole = encoded(picture, "JPEG", progressive=progressive)
+    expected = decode(whole)
+    for kept in range(whole.index(b"\xff\xda"), len(whole)):
+        try:
+            seen = decode(whole[:kept])
+        except UnreadableImageError:
+            continue
+        assert torch.equal(seen, expected), f"the first {kept} of {len(whole)} bytes"
+
+
+def test_a_harmless_oddity_does_not_hide_that_a_jpeg_is_cut() -> None:
+    picture = Image.fromarray(load_sample_image("china.jpg")).resize((40, 30))
+    whole = encoded(picture, "JPEG", progressive=True)
+    tables = whole.index(b"\xff\xc4", whole.index(b"\xff\xda"))  # of the second scan
+    odd = whole[:tables] + bytes(7) + whole[tables:]
+    assert torch.equal(decode(odd), decode(whole))
+    with pytest.raises(UnreadableImageError, match="pixels are missing"):
+        decode(odd[: len(odd) * 2 // 3])
+
+
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "PPM", "TIFF"])
 def test_other_formats_follow_the_same_rule(kind: str) -> None:
     whole = encoded(Image.fromarray(noise(0, 40, 50, 3)), kind)
@@ -463,28 +486,49 @@ def test_opacity_is_a_part_of_the_whole_range_whatever_white_is() -> None:
 
 def test_colours_of_16_bits_keep_all_their_steps() -> None:
     rows = [row.astype(">u2").tobytes() for row in DEEP_RGB >> 4]
-    tiff_rows = (DEEP_RGB >> 4).astype("<u2").tobytes()
     expected = (DEEP_RGB >> 8).astype(np.uint8)
     assert np.array_equal(
         pixels(decode(png(16, 2, rows, WIDTH), decoding=Decoding(white_level=4095))), expected
     )
-    tags = {
-        256: (4, WIDTH),
-        257: (4, HEIGHT),
-        258: (3, 0),
-        259: (4, 1),
-        262: (4, 2),
-        273: (4, 134),
-        277: (4, 3),
-    }
-    tags |= {279: (4, len(tiff_rows))}
-    entries = b"".join(
-        struct.pack("<HHII", tag, kind, 3 if tag == 258 else 1, 128 if tag == 258 else value)
-        for tag, (kind, value) in tags.items()
-    )
-    head = (b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries).ljust(128, b"\0")
-    data = head + struct.pack("<HHH", 16, 16, 16) + tiff_rows
-    assert np.array_equal(pixels(decode(data, decoding=Decoding(white_level=4095))), expected)
+    for planar in (1, 2):
+        for packed in (False, True):
+            for order in "<>":
+                data = deep_tiff(DEEP_RGB >> 4, order, planar=planar, packed=packed)
+                seen = examine(data, decoding=Decoding(white_level=4095))
+                assert np.array_equal(pixels(seen.pixels), expected)
+                assert seen.values == (DEEP_RGB.min() >> 4, DEEP_RGB.max() >> 4)
+                assert np.array_equal(pixels(decode(data)), expected >> 4)
+
+
+def deep_tiff(
+    array: np.ndarray, order: str, *, planar: int = 1, packed: bool = False, photo: int = 2
+) -> bytes:
+    """A TIFF 6.0 of 16 bits a sample, [H, W, C], its bands apart if `planar` is 2."""
+    height, width, count = array.shape
+    bands = [array] if planar == 1 else [array[..., k] for k in range(count)]
+    strips = [band.astype(f"{order}u2").tobytes() for band in bands]
+    strips = [zlib.compress(strip) for strip in strips] if packed else strips
+    places = [8 + sum(map(len, strips[:k])) for k in range(len(strips))]
+    tags = {256: [width], 257: [height], 258: [16] * count, 259: [8 if packed else 1], 262: [photo]}
+    tags |= {273: places, 277: [count], 278: [height], 279: [*map(len, strips)], 284: [planar]}
+    body = b"".join(strips) + bytes(sum(map(len, strips)) % 2)
+    entries, arrays = b"", b""
+    for tag, values in tags.items():
+        value = struct.pack(f"{order}{len(values)}I", *values)
+        if len(value) > 4:
+            arrays, value = arrays + value, struct.pack(f"{order}I", 8 + len(body) + len(arrays))
+        entries += struct.pack(f"{order}HHI", tag, 4, len(values)) + value
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", 8 + len(body) + len(arrays))
+    return head + body + arrays + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+
+
+def test_where_low_bytes_cannot_be_had_a_white_level_is_refused() -> None:
+    cmyk = np.full((HEIGHT, WIDTH, 4), 4095, np.uint16)
+    ppm = f"P6 {WIDTH} {HEIGHT} 65535\n".encode() + cmyk[..., :3].astype(">u2").tobytes()
+    for data in (deep_tiff(cmyk, "<", photo=5), ppm):
+        decode(data)
+        with pytest.raises(UnreadableImageError, match="white_level=4095 takes all: save it as an RGB"):
+            decode(data, decoding=Decoding(white_level=4095))
 
 
 def test_the_range_of_16_bits_is_told() -> None:

@@ -45,6 +45,8 @@ _HEIF_BRANDS = ("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs", 
 _DECODER_BYTES = {"WEBP": 13.0, "AVIF": 12.0, "HEIF": 8.0}
 """What decoders keep beside Pillow's image, in bytes a pixel, measured and rounded up."""
 
+_BITS, _PLANAR = 258, 284  # tags of TIFF 6.0
+
 _DECODER_SAYS = ("decoder error", "when reading image file")
 
 _quiet = threading.RLock()
@@ -95,10 +97,28 @@ def open_image(data: bytes, max_pixels: int = 0) -> Image.Image:
             if name == "HEIF" or factory is None or (accept and accept(data[:16]) is not True):
                 continue
             try:
-                return factory(io.BytesIO(data), "")
+                image = factory(io.BytesIO(data), "")
             except (SyntaxError, IndexError, TypeError, struct.error):
                 continue  # as Pillow does: another format may know it
+            _leave_planes_to_libtiff(image)
+            return image
         return _open_heif(data)
+
+
+def has_deep_planes(image: Image.Image) -> bool:
+    """Whether an opened image is a TIFF with 16 bits a sample, whose bands lie one after the other."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    return len(image.getbands()) > 1 and tags.get(_PLANAR) == 2 and tags.get(_BITS, (8,))[0] == 16
+
+
+def _leave_planes_to_libtiff(image: Image.Image) -> None:
+    """Where nothing is compressed Pillow reads itself, and planes of 16 bits as if they had 8."""
+    tiles = getattr(image, "tile", ())
+    if tiles and tiles[0].codec_name == "raw" and has_deep_planes(image):
+        args = (f"{image.mode};16N", False, image.tag_v2.offset)  # type: ignore[attr-defined]
+        whole = (0, 0, image.width, image.height)
+        image.tile = [ImageFile._Tile("libtiff", whole, 0, args)]  # type: ignore[attr-defined]
+        image.use_load_libtiff = True  # type: ignore[attr-defined]
 
 
 def check_format(image: Image.Image) -> None:
@@ -141,6 +161,7 @@ def bytes_a_pixel(image: Image.Image, channels: int) -> float:
         buffered = 5.5 * len(image.getbands())
     if image.format == "TIFF":  # its orientation makes a copy
         buffered = max(stored, 8 * _strip_pixels(image) / max(1, image.width * image.height))
+        buffered += 24 * has_deep_planes(image)  # a copy of the file and two bytes for each plane
     return stored + max(buffered, channels)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from depthwise.bounds import Bounds, check, fit
 from depthwise.data import jpeg
 from depthwise.data.channels import BAND, CHANNELS, own_or_asked, to_channels
-from depthwise.data.deep import WHITE, LowBytes, WhiteLevel, low_bytes, to_eight_bits
+from depthwise.data.deep import WHITE, LowBytes, WhiteLevel, lacks_low_bytes, low_bytes, to_eight_bits
 from depthwise.data.formats import (
     UnknownFormatError,
     bytes_a_pixel,
@@ -158,7 +158,13 @@ def examine(
             pass  # Pillow judges, and gives the reason
     with _told(name), open_image(data, decoding.max_pixels) as image:
         deep = values or decoding.white_level != WHITE
-        low = low_bytes(image, lambda: open_image(data, decoding.max_pixels)) if deep else None
+        if decoding.white_level != WHITE and lacks_low_bytes(image):
+            raise UnreadableImageError(
+                name,
+                f"of 16-bit {image.format} {image.mode} only the high bytes can be read, and "
+                f"white_level={decoding.white_level} takes all: save it as an RGB or RGBA PNG",
+            )
+        low = low_bytes(image, data, decoding.max_pixels) if deep else None
         return _from_pillow(image, name, channels, decoding, low)
 
 

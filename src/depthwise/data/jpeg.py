@@ -25,8 +25,12 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 
 _NO_END = "Premature end of JPEG file"
-# libjpeg's words, jerror.h. Extraneous bytes, odd versions and the like cost no pixel.
+# libjpeg's warnings, jerror.h, of which it tells the first alone. What is neither here nor there is an error.
 _LOSSES = (_NO_END, "premature end of data", "bad Huffman code", "bad arithmetic code", "instead of RST")
+_HARMLESS = (
+    *("extraneous bytes", "unknown JFIF revision", "Unknown Adobe color transform", "bad ICC marker"),
+    *("Invalid SOS parameters", "Inconsistent progression"),
+)
 
 
 class Frame(NamedTuple):
@@ -74,7 +78,7 @@ def read_frame(data: bytes) -> Frame | None:
 def decode(data: bytes, frame: Frame) -> tuple[np.ndarray, str]:
     """uint8 [H, W, components], grey, RGB or inverted CMYK; and what libjpeg says of pixels that are missing, or "".
 
-    A missing end marker alone is no loss. Raises ValueError for what cannot be read at all.
+    A missing end marker alone is no loss. Raises ValueError where libjpeg gives up, with nothing or a part decoded.
     """
     space, lost = _SPACES[frame.components], ""
     try:
@@ -91,6 +95,10 @@ def decode(data: bytes, frame: Frame) -> tuple[np.ndarray, str]:
             said = str(error)
     if any(loss in said for loss in _LOSSES):
         lost = said
+    elif not any(harmless in said for harmless in _HARMLESS):
+        raise ValueError(said)  # simplejpeg would return memory that nobody wrote to
+    elif not _has_end(data):  # and what was said hides that
+        lost = _NO_END
     return simplejpeg.decode_jpeg(data, space, strict=False), lost
 
 
@@ -105,6 +113,15 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         size = int.from_bytes(data[at : at + 2])
         yield marker, data[at + 2 : at + size]
         at += max(size, 2)
+
+
+def _has_end(data: bytes) -> bool:
+    at = 2
+    while match := _MARKER.search(data, at):
+        if match[1][0] == _EOI:
+            return True
+        at = match.end() + max(int.from_bytes(data[match.end() : match.end() + 2]), 2)
+    return False
 
 
 def _all_scans(data: bytes) -> bool:
