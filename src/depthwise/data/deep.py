@@ -98,7 +98,7 @@ def lacks_low_bytes(image: Image.Image) -> bool:
         return False
     for tile in getattr(image, "tile", ()):
         mode, args = _raw_mode(tile[3]), tile[3]
-        if tile[0] == "ppm" and args[-1] > 255 or ";16" in mode and mode not in _LOW_BYTES:
+        if (tile[0] == "ppm" and args[-1] > 255) or (";16" in mode and mode not in _LOW_BYTES):
             return True
     return False
 
