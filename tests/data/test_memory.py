@@ -41,6 +41,11 @@ KINDS = {
     "1-bit palette": (lambda: palette(False), {"format": "PNG", "bits": 1}, 3),
     "RGBA": (lambda: flat("RGBA", (1, 2, 3, 4)), {"format": "PNG"}, 4),
     "RGBA, turned": (lambda: flat("RGBA", (1, 2, 3, 4)), {"format": "PNG", "exif": exif()}, 4),
+    "RGBA, in one row": (
+        lambda: Image.new("RGBA", (SIDE * SIDE, 1), (1, 2, 3, 4)),
+        {"format": "PNG", "exif": exif()},
+        4,
+    ),
     "LA": (lambda: flat("LA", (1, 2)), {"format": "PNG"}, 2),
     "16-bit grey": (lambda: flat("I;16", 4000), {"format": "PNG"}, 1),
     "32-bit grey": (lambda: flat("I", 4000), {"format": "TIFF"}, 2),
@@ -117,6 +122,12 @@ def test_the_limit_counts_what_decoding_takes_and_the_sentence_says_how_to_raise
     with pytest.raises(UnreadableImageError, match=rf"50 x 40 pixels .* --max-pixels {counted}$"):
         decode(data, decoding=Decoding(max_pixels=counted - 1))
     assert decode(data, decoding=Decoding(max_pixels=counted)).shape == (3, 40, 50)
+
+
+def test_rows_of_a_pixel_count_for_what_pillow_keeps_of_a_row() -> None:
+    data = encoded(Image.new("L", (1, 1000)), "PNG")
+    with pytest.raises(UnreadableImageError, match="--max-pixels 1750$"):
+        decode(data, decoding=Decoding(max_pixels=1000))
 
 
 def test_a_tile_larger_than_its_image_counts() -> None:

@@ -45,6 +45,9 @@ _HEIF_BRANDS = ("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs", 
 _DECODER_BYTES = {"WEBP": 13.0, "AVIF": 12.0, "HEIF": 8.0}
 """What decoders keep beside Pillow's image, in bytes a pixel, measured and rounded up."""
 
+_ROW_BYTES = 12
+"""Of Pillow's for each row, which count where rows are of a pixel or two."""
+
 _BITS, _PLANAR = 258, 284  # tags of TIFF 6.0
 
 _DECODER_SAYS = ("decoder error", "when reading image file")
@@ -162,7 +165,7 @@ def bytes_a_pixel(image: Image.Image, channels: int) -> float:
     if image.format == "TIFF":  # its orientation makes a copy
         buffered = max(stored, 8 * _strip_pixels(image) / max(1, image.width * image.height))
         buffered += 24 * has_deep_planes(image)  # a copy of the file and two bytes for each plane
-    return stored + max(buffered, channels)
+    return stored + max(buffered, channels) + _ROW_BYTES // max(1, image.width)
 
 
 @contextmanager

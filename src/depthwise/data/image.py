@@ -277,10 +277,11 @@ def _values_of_16_bits(image: Image.Image, name: str) -> tuple[int, int]:
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes of whole rows, from top to bottom."""
-    rows = max(1, BAND // image.width)
+    """Boxes of at most BAND pixels, from top to bottom: whole rows, or a part of one."""
+    rows, columns = max(1, BAND // image.width), min(image.width, BAND)
     for top in range(0, image.height, rows):
-        yield 0, top, image.width, min(top + rows, image.height)
+        for left in range(0, image.width, columns):
+            yield left, top, min(left + columns, image.width), min(top + rows, image.height)
 
 
 def _converted(
@@ -304,7 +305,7 @@ def _converted(
         if not seen.size:
             whole = np.broadcast_to(pixels[:1, :1], (image.height, image.width, pixels.shape[2]))
             seen = np.empty(upright(whole, turned).shape, np.uint8)
-        as_stored(seen, turned)[box[1] : box[3]] = pixels
+        as_stored(seen, turned)[box[1] : box[3], box[0] : box[2]] = pixels
     return torch.from_numpy(seen).permute(2, 0, 1), (min(span), max(span)) if span else None
 
 
