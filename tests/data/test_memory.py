@@ -126,7 +126,7 @@ def test_the_limit_counts_what_decoding_takes_and_the_sentence_says_how_to_raise
 
 def test_rows_of_a_pixel_count_for_what_pillow_keeps_of_a_row() -> None:
     data = encoded(Image.new("L", (1, 1000)), "PNG")
-    with pytest.raises(UnreadableImageError, match="--max-pixels 1750$"):
+    with pytest.raises(UnreadableImageError, match=r"--max-pixels 1750$"):
         decode(data, decoding=Decoding(max_pixels=1000))
 
 
