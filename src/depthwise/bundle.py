@@ -238,8 +238,13 @@ def _restore_previous(path: Path) -> None:
         _previous(path).rename(path)
 
 
+def is_replaceable(path: Path) -> bool:
+    """Whether `write_bundle` would overwrite what is at `path`: a bundle, or nothing."""
+    return not os.path.lexists(path) or (path / CONFIG).is_file()
+
+
 def _refuse_existing(path: Path, *, overwrite: bool) -> None:
-    if not os.path.lexists(path) or (overwrite and (path / CONFIG).is_file()):
+    if is_replaceable(path) if overwrite else not os.path.lexists(path):
         return
     if overwrite:
         raise DepthwiseError(

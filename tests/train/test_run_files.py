@@ -19,7 +19,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from depthwise.train.files import RunFiles, write_json
 from depthwise.train.loop import Trainer
-from depthwise.train.run import train
+from depthwise.train.run import Silent, train
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -44,12 +44,31 @@ def copy(run: Path, to: Path) -> RunFiles:
     return RunFiles(to)
 
 
-def resume(files: RunFiles, make_trainer: MakeTrainer, digits: Dataset, **options: bool) -> None:
+class Heard(Silent):
+    """A Watcher that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def resume(
+    files: RunFiles,
+    make_trainer: MakeTrainer,
+    digits: Dataset,
+    watcher: Silent | None = None,
+    *,
+    finish: bool = False,
+    **options: bool,
+) -> None:
     from depthwise.train.recipe import Recipe
 
     recipe = Recipe.from_json(json.loads(files.run.read_text())["recipe"])
     trainer = make_trainer(**vars(recipe))
-    train(recipe, trainer.module, digits, files.root, resume=True, **options)
+    how = {"resume": not finish, "finish": finish, **options}
+    train(recipe, trainer.module, digits, files.root, watcher=watcher, **how)
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -220,6 +239,60 @@ def finish(files: RunFiles, make_trainer: MakeTrainer, digits: Dataset) -> None:
 
     recipe = Recipe.from_json(json.loads(files.run.read_text())["recipe"])
     train(recipe, make_trainer(**vars(recipe)).module, digits, files.root, finish=True)
+
+
+OBSTACLES: dict[str, tuple[Callable[[RunFiles], object], str]] = {
+    "a bundle without config.json": (
+        lambda files: (files.bundle / "config.json").unlink(),
+        "{root}/bundle has no config.json, so it is no bundle and the run does not replace it: move it away",
+    ),
+    "a file in the bundle's place": (
+        lambda files: (shutil.rmtree(files.bundle), files.bundle.write_text("mine")),
+        "{root}/bundle has no config.json, so it is no bundle and the run does not replace it: move it away",
+    ),
+    "a folder in the report's place": (
+        lambda files: (files.report.unlink(), files.report.mkdir()),
+        "{root}/report.html is a folder, and the run writes a file there: move it away",
+    ),
+    "a folder in the evaluation's place": (
+        lambda files: (files.evaluation.unlink(), files.evaluation.mkdir()),
+        "{root}/evaluation.json is a folder, and the run writes a file there: move it away",
+    ),
+}
+
+
+@pytest.mark.parametrize("finish", [False, True])
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_what_could_not_be_written_in_the_end_is_told_before_anything_is_done(
+    obstacle: str,
+    finish: bool,
+    finished: Path,
+    tmp_path: Path,
+    make_trainer: MakeTrainer,
+    digits: Dataset,
+) -> None:
+    files = copy(finished, tmp_path / "run")
+    change, sentence = OBSTACLES[obstacle]
+    change(files)
+    before, heard = content(files.root), Heard()
+    with pytest.raises(DepthwiseError) as refused:
+        resume(files, make_trainer, digits, heard, finish=finish)
+    assert str(refused.value) == sentence.format(root=files.root)
+    assert not heard.messages
+    assert content(files.root) == before
+
+
+def test_finish_makes_a_damaged_bundle_anew(
+    finished: Path, tmp_path: Path, make_trainer: MakeTrainer, digits: Dataset
+) -> None:
+    files = copy(finished, tmp_path / "run")
+    with pytest.raises(DepthwiseError, match="has the bundle and the report of its 14 updates of 14 already"):
+        resume(files, make_trainer, digits, finish=True)
+    weights = files.bundle / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    resume(files, make_trainer, digits, finish=True)
+    assert weights.read_bytes() == whole
 
 
 @pytest.mark.parametrize("option", ["--resume", "--finish"])

@@ -15,10 +15,11 @@ from depthwise.bundle import read_bundle
 from depthwise.data.dataset import ArraySplit, Dataset
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.train.checkpoint import load_checkpoint
+from depthwise.train.ending import Result
 from depthwise.train.files import RunFiles
 from depthwise.train.loop import Trainer
 from depthwise.train.recipe import Recipe
-from depthwise.train.run import Options, Result, Silent, train
+from depthwise.train.run import Options, Silent, train
 from depthwise.train.selection import Best, Scores, told
 
 MakeTrainer = Callable[..., Trainer]

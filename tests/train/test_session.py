@@ -10,8 +10,9 @@ import pytest
 
 from depthwise.data.dataset import Dataset
 from depthwise.train import loop, session
+from depthwise.train.ending import average_is_behind
 from depthwise.train.loop import Trainer
-from depthwise.train.run import Options, Silent, average_is_behind, train
+from depthwise.train.run import Options, Silent, train
 
 
 class Seen(Silent):

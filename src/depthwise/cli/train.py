@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from depthwise.bundle import Bundle
     from depthwise.data import Dataset, Decoding
+    from depthwise.train.ending import Result
     from depthwise.train.recipe import Recipe
-    from depthwise.train.run import Result
 
 DEFAULT_RECIPE = "small"
 FROM_DATA = ("num_classes", "in_channels")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from depthwise.bundle import CONFIG
+from depthwise.bundle import CONFIG, is_replaceable
 from depthwise.data.dataset import BadImage
 from depthwise.errors import DepthwiseError
 from depthwise.train.record import read_run
@@ -132,13 +132,14 @@ class RunFiles:
             raise named(error, self.root) from error
 
     def read_run(self) -> dict[str, Any]:
-        """What run.json says. Raises DepthwiseError unless there is a run to go on with."""
+        """What run.json says. Raises DepthwiseError unless there is a run to go on with, to an end that can be written."""
         if self.run.is_file():
             if not self.checkpoint.is_file() and not self.starting.exists():
                 raise DepthwiseError(
                     f"{self.checkpoint} is missing, and only from there could the run go on: put the file back, or "
                     f"start anew with --force"
                 )
+            self._check_places()
             return read_run(self.run)
         present = self.root.is_dir() and not self.starting.exists()
         if present and (self.checkpoint.exists() or self.metrics.exists()):
@@ -146,6 +147,16 @@ class RunFiles:
                 f"{self.run} is missing: put the file back, or choose another --out to start anew"
             )
         raise DepthwiseError(f"{self.root} holds no run to resume: leave --resume out to start one")
+
+    def _check_places(self) -> None:
+        """Raise DepthwiseError, before anybody waits for an end, if what is written there could not take its place."""
+        if not is_replaceable(self.bundle):
+            raise DepthwiseError(
+                f"{self.bundle} has no {CONFIG}, so it is no bundle and the run does not replace it: move it away"
+            )
+        for file in (self.metrics, self.evaluation, self.report, self.bad_images):
+            if file.is_dir():
+                raise DepthwiseError(f"{file} is a folder, and the run writes a file there: move it away")
 
     @property
     def _names(self) -> set[str]:

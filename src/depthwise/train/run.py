@@ -1,9 +1,9 @@
 """A whole training run: from a recipe and a data set to a directory with bundle, metrics and report."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,21 @@ import torch
 from torch import nn
 
 from depthwise import native
-from depthwise.bundle import RAW_WEIGHTS, BundleConfig, read_bundle, write_bundle
+from depthwise.bundle import read_bundle
 from depthwise.cost import cost, machine_memory, without_memory
-from depthwise.data.dataset import Dataset, Split, require_trainable, test_split
+from depthwise.data.dataset import Dataset, require_trainable
 from depthwise.data.numbering import as_before, with_white_level
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.evaluate.metrics import Evaluation
-from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
 from depthwise.modes import in_mode, in_place
 from depthwise.train.budget import Budget, check_minutes, lay_out
 from depthwise.train.checkpoint import load_checkpoint
+from depthwise.train.ending import Result, finish_run
 from depthwise.train.files import RunFiles, environment, write_json
 from depthwise.train.loop import Trainer
 from depthwise.train.recipe import Recipe
-from depthwise.train.record import FORMAT, Resumed, read_lines
+from depthwise.train.record import FORMAT, Resumed
 from depthwise.train.resume import changed_recipe, refuse_changes
-from depthwise.train.selection import check_selection, told
+from depthwise.train.selection import check_selection
 from depthwise.train.session import Session, Watcher
 from depthwise.train.signals import StopRequest
 from depthwise.words import number_of, quote_path
@@ -49,21 +48,6 @@ class Options:
     device: str = "auto"
     command: Sequence[str] = ()
     spec: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A finished run: its directory, and what the bundle's weights are worth on `split`.
-
-    weights: "raw" or "averaged" of the last update, or "best"; `step` is the update they are of.
-    """
-
-    out: Path
-    split: str
-    weights: str
-    step: int
-    evaluation: Evaluation
-    seconds: float
 
 
 class Silent:
@@ -223,7 +207,7 @@ def _carry_out(
         ) as session,
     ):
         if finish:
-            return _finish(session, facts)
+            return finish_run(session, facts)
         if resume:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             facts["resumes"] += [vars(Resumed(tuple(options.command), now, trainer.step, tuple(changed)))]
@@ -232,7 +216,7 @@ def _carry_out(
             watcher.message(f"goes on with another recipe: {'; '.join(changed)}")
             session.save()
         session.run()
-        return _finish(session, facts)
+        return finish_run(session, facts)
 
 
 def _refuse_finish(files: RunFiles, step: int, total: int) -> None:
@@ -241,11 +225,19 @@ def _refuse_finish(files: RunFiles, step: int, total: int) -> None:
         raise DepthwiseError(
             f"{files.root} was stopped before its first update, there is nothing to finish: go on with --resume"
         )
-    if files.finished and read_bundle(files.bundle).config.training.get("steps") == step:
+    if _has_ended_at(files, step):
         raise DepthwiseError(
             f"{files.root} has the bundle and the report of its {step} updates of {total} already: look at "
             f"{files.report}, or train on with --resume" + ("" if step < total else " and a larger --epochs")
         )
+
+
+def _has_ended_at(files: RunFiles, step: int) -> bool:
+    """Whether the run has its report, and a whole bundle of this update; a damaged one is made anew."""
+    try:
+        return files.finished and read_bundle(files.bundle).config.training.get("steps") == step
+    except DepthwiseError:
+        return False
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -308,98 +300,3 @@ def _bill(module: nn.Module, recipe: Recipe, dataset: Dataset, device: torch.dev
             f"and this machine has {most / 1e9:,.0f}: set a smaller batch_size (and accumulate), size or width"
         )
     return {"parameters": costs.parameters, "macs": costs.macs, "input_shape": list(shape)}
-
-
-def _finish(session: Session, facts: dict[str, Any]) -> Result:
-    """Measure the final weights on the test part; write bundle, evaluation.json and, last of all, the report."""
-    files, dataset, recipe = session.files, session.dataset, session.trainer.recipe
-    name, split = test_split(dataset)
-    session.watcher.message(
-        f"measuring the final weights on the {name} part ({number_of(len(split), 'image')})"
-    )
-    # float32 whatever the training computed in: it is what prediction computes in.
-    final = session.final_weights()
-    measured = {kind: session.measure(split, module, "float32") for kind, module in final.items()}
-    kind, evaluation = list(measured.items())[-1]
-    kept = session.kept
-    numbers = {"split": name, "weights": kind, "kept": kept, **evaluation.to_json()}
-    seconds = session.seconds
-    config = BundleConfig(
-        model=recipe.model,
-        model_args=recipe.model_args,
-        classes=dataset.classes,
-        preprocess=recipe.preprocess(dataset.channels),
-        training={
-            "recipe": recipe.name,
-            "data": facts["data"]["spec"],
-            "fingerprint": dataset.fingerprint,
-            "seed": dataset.seed,
-            "nested": dataset.nested,
-            "decoding": dataset.decoding.to_json(),
-            "steps": session.trainer.step,
-            "total_steps": session.trainer.total_steps,
-            "seconds": round(seconds, 1),
-            **{key: numbers[key] for key in ("split", "weights", "kept", "top1", "top5", "loss")},
-        },
-    )
-    raw = session.trainer.module.state_dict() if kind == "averaged" else None
-    write_bundle(files.bundle, config, final[kind].state_dict(), raw, overwrite=True)
-    write_json(files.evaluation, numbers)
-    write_json(files.run, {**facts, "kept": kept})
-    files.write_bad_images((*dataset.bad, *session.trainer.batches.bad))
-    for weights, tested in measured.items():
-        values = {"loss": tested.loss, "top1": tested.top1, "top5": tested.top5}
-        session.watcher.evaluated(session.write_line("test", {"split": name, "weights": weights, **values}))
-    write_report(_report(session, facts, evaluation, name, split), files.report)
-    top1 = {key: tested.top1 for key, tested in measured.items()}
-    if kind == "averaged" and (advice := average_is_behind(top1, files.bundle)):
-        session.watcher.message(advice)
-    return Result(files.root, name, kind, kept["step"], evaluation, seconds)
-
-
-def _report(
-    session: Session, facts: dict[str, Any], evaluation: Evaluation, name: str, split: Split
-) -> ReportData:
-    files, dataset, recipe = session.files, session.dataset, session.trainer.recipe
-    title = f"{recipe.model} on {dataset.name}"
-    if not session.ended:
-        so_far = f"unfinished, {session.trainer.step} of {session.trainer.total_steps} updates"
-        title += f" ({so_far})"
-        session.watcher.message(f"{files.root} is {so_far}: --resume goes on")
-    used: dict[str, Any] = {"log_every": session.trainer.log_every}
-    if recipe.keep == "auto":
-        used["keep"] = "averaged" if recipe.averaging else "last"
-    return ReportData(
-        title=title,
-        history=read_lines(files.metrics),
-        classes=dataset.classes,
-        evaluation=evaluation,
-        split=name,
-        mistakes=collect_mistakes(evaluation, split),
-        samples=collect_samples(dataset.splits["train"], len(dataset.classes)),
-        counts=facts["data"]["counts"],
-        cost=facts["cost"],
-        recipe=facts["recipe"] | used,
-        versions=facts["versions"],
-        command=facts["command"],
-        data=facts["data"],
-        selection=told(
-            recipe,
-            session.progress.scores,
-            step=session.trainer.step,
-            total_steps=session.trainer.total_steps,
-            split=name,
-        ),
-        preprocess=asdict(recipe.preprocess(dataset.channels)),
-        resumes=facts.get("resumes", ()),
-    )
-
-
-def average_is_behind(top1: Mapping[str, float], bundle: Path) -> str:
-    """A sentence if the raw weights are right over a point more often than their average, which was shipped; or ""."""
-    if top1["raw"] - top1.get("averaged", top1["raw"]) <= 0.01:
-        return ""
-    return (
-        f"the raw weights, in {bundle / RAW_WEIGHTS}, are better than their average ({top1['raw']:.2%} and "
-        f"{top1['averaged']:.2%} are right), which follows them slowly: train longer, or with --set averaging=0"
-    )

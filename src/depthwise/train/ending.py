@@ -1,0 +1,126 @@
+"""The end of a run: its final weights measured, and bundle, evaluation and report made of them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from depthwise.bundle import RAW_WEIGHTS, BundleConfig, write_bundle
+from depthwise.data.dataset import Split, test_split
+from depthwise.evaluate.metrics import Evaluation
+from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
+from depthwise.train.files import write_json
+from depthwise.train.record import read_lines
+from depthwise.train.selection import told
+from depthwise.train.session import Session
+from depthwise.words import number_of
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished run: its directory, and what the bundle's weights are worth on `split`.
+
+    weights: "raw" or "averaged" of the last update, or "best"; `step` is the update they are of.
+    """
+
+    out: Path
+    split: str
+    weights: str
+    step: int
+    evaluation: Evaluation
+    seconds: float
+
+
+def finish_run(session: Session, facts: dict[str, Any]) -> Result:
+    """Measure the final weights on the test part; write bundle, evaluation.json and, last of all, the report."""
+    files, dataset, recipe = session.files, session.dataset, session.trainer.recipe
+    name, split = test_split(dataset)
+    session.watcher.message(
+        f"measuring the final weights on the {name} part ({number_of(len(split), 'image')})"
+    )
+    # float32 whatever the training computed in: it is what prediction computes in.
+    final = session.final_weights()
+    measured = {kind: session.measure(split, module, "float32") for kind, module in final.items()}
+    kind, evaluation = list(measured.items())[-1]
+    kept = session.kept
+    numbers = {"split": name, "weights": kind, "kept": kept, **evaluation.to_json()}
+    seconds = session.seconds
+    config = BundleConfig(
+        model=recipe.model,
+        model_args=recipe.model_args,
+        classes=dataset.classes,
+        preprocess=recipe.preprocess(dataset.channels),
+        training={
+            "recipe": recipe.name,
+            "data": facts["data"]["spec"],
+            "fingerprint": dataset.fingerprint,
+            "seed": dataset.seed,
+            "nested": dataset.nested,
+            "decoding": dataset.decoding.to_json(),
+            "steps": session.trainer.step,
+            "total_steps": session.trainer.total_steps,
+            "seconds": round(seconds, 1),
+            **{key: numbers[key] for key in ("split", "weights", "kept", "top1", "top5", "loss")},
+        },
+    )
+    raw = session.trainer.module.state_dict() if kind == "averaged" else None
+    write_bundle(files.bundle, config, final[kind].state_dict(), raw, overwrite=True)
+    write_json(files.evaluation, numbers)
+    write_json(files.run, {**facts, "kept": kept})
+    files.write_bad_images((*dataset.bad, *session.trainer.batches.bad))
+    for weights, tested in measured.items():
+        values = {"loss": tested.loss, "top1": tested.top1, "top5": tested.top5}
+        session.watcher.evaluated(session.write_line("test", {"split": name, "weights": weights, **values}))
+    write_report(_report(session, facts, evaluation, name, split), files.report)
+    top1 = {key: tested.top1 for key, tested in measured.items()}
+    if kind == "averaged" and (advice := average_is_behind(top1, files.bundle)):
+        session.watcher.message(advice)
+    return Result(files.root, name, kind, kept["step"], evaluation, seconds)
+
+
+def _report(
+    session: Session, facts: dict[str, Any], evaluation: Evaluation, name: str, split: Split
+) -> ReportData:
+    files, dataset, recipe = session.files, session.dataset, session.trainer.recipe
+    title = f"{recipe.model} on {dataset.name}"
+    if not session.ended:
+        so_far = f"unfinished, {session.trainer.step} of {session.trainer.total_steps} updates"
+        title += f" ({so_far})"
+        session.watcher.message(f"{files.root} is {so_far}: --resume goes on")
+    used: dict[str, Any] = {"log_every": session.trainer.log_every}
+    if recipe.keep == "auto":
+        used["keep"] = "averaged" if recipe.averaging else "last"
+    return ReportData(
+        title=title,
+        history=read_lines(files.metrics),
+        classes=dataset.classes,
+        evaluation=evaluation,
+        split=name,
+        mistakes=collect_mistakes(evaluation, split),
+        samples=collect_samples(dataset.splits["train"], len(dataset.classes)),
+        counts=facts["data"]["counts"],
+        cost=facts["cost"],
+        recipe=facts["recipe"] | used,
+        versions=facts["versions"],
+        command=facts["command"],
+        data=facts["data"],
+        selection=told(
+            recipe,
+            session.progress.scores,
+            step=session.trainer.step,
+            total_steps=session.trainer.total_steps,
+            split=name,
+        ),
+        preprocess=asdict(recipe.preprocess(dataset.channels)),
+        resumes=facts.get("resumes", ()),
+    )
+
+
+def average_is_behind(top1: Mapping[str, float], bundle: Path) -> str:
+    """A sentence if the raw weights are right over a point more often than their average, which was shipped; or ""."""
+    if top1["raw"] - top1.get("averaged", top1["raw"]) <= 0.01:
+        return ""
+    return (
+        f"the raw weights, in {bundle / RAW_WEIGHTS}, are better than their average ({top1['raw']:.2%} and "
+        f"{top1['averaged']:.2%} are right), which follows them slowly: train longer, or with --set averaging=0"
+    )
