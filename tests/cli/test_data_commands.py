@@ -148,6 +148,36 @@ def test_train_says_what_it_ignores_and_keeps_it(capsys: pytest.CaptureFixture[s
     assert f"<dt>Ignored</dt><dd>{', '.join(ignored)}</dd>" in Path("run/report.html").read_text()
 
 
+def test_train_repeats_what_the_check_calls_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    root = fill(Path("photos"), {"train/cat": 10, "train/dog": 10, "val/cat": 3, "val/dog": 3})
+    copies = {
+        "train/cat/0.png": ["train/dog/also.png"],  # in two classes
+        "train/cat/1.png": ["val/cat/also.png"],  # in two parts
+        "train/cat/2.png": ["val/cat/too.png", "train/cat/again.png"],
+        "train/cat/3.png": ["train/dog/and.png", "val/cat/and.png", "val/dog/and.png"],  # in both
+        "train/dog/4.png": ["train/dog/harmless.png"],
+    }
+    for name, others in copies.items():
+        for other in others:
+            shutil.copy(root / name, root / other)
+    found, _ = said(capsys, ["data", "check", "photos"], 1)
+    _, err = said(capsys, ["train", "--data", "photos", "--out", "run", "--workers", "0", *SETTINGS])
+    look = f"`depthwise data check {root.resolve()}`"
+    problems = [
+        f"1 image is in two classes, train/cat/0.png = train/dog/also.png: see {look}",
+        f"1 image is in two classes and two parts, train/cat/3.png = val/dog/and.png: see {look}",
+        f"2 images are in two parts, train/cat/1.png = val/cat/also.png for one: see {look}",
+    ]
+    assert [line for line in err.splitlines() if "problem" in line] == [
+        f"problem: {text}" for text in problems
+    ]
+    assert [line.split(":")[1] for line in found.splitlines() if line.startswith("problem")] == [
+        f" {text.split(',')[0]}" for text in problems
+    ]
+    assert json.loads(Path("run/run.json").read_text())["data"]["repeated"] == problems
+    assert f"<dt>Problems</dt><dd>{'; '.join(problems)}</dd>" in Path("run/report.html").read_text()
+
+
 def test_unlabelled_pictures_do_not_stop_a_training(capsys: pytest.CaptureFixture[str]) -> None:
     fill(Path("photos"), {"train/cat": 10, "train/dog": 10, "test/unknown": 4})
     _, err = said(capsys, ["train", "--data", "photos", "--out", "run", "--workers", "0", *SETTINGS])

@@ -155,6 +155,8 @@ def _print_counts(data: str, counts: dict[str, dict[str, int]]) -> None:
 
 
 def _print_check(found: "Check") -> None:
+    from depthwise.data.repeated import problems
+
     say(f"width   {_span(found.widths)}")
     say(f"height  {_span(found.heights)}")
     if found.deep:
@@ -164,23 +166,16 @@ def _print_check(found: "Check") -> None:
         say(f"note: {text}")
     if found.ignored_kinds:
         say(f"note: ignored: {', '.join(found.ignored_kinds)}")
-    conflicts, leaks = set(found.conflicts), set(found.leaks)
-    if harmless := [group for group in found.duplicates if group not in conflicts | leaks]:
+    harmful = {*found.conflicts, *found.leaks}
+    if harmless := [group for group in found.duplicates if group not in harmful]:
         say(
             f"note: {number_of(len(harmless), 'image is', 'images are')} there more than once: {_groups(harmless)}"
         )
     if found.unreadable:
         bad = [f"{image.path} ({image.reason})" for image in found.unreadable]
         say(f"problem: {number_of(len(bad), 'image')} cannot be read: {_some(bad)}")
-    for where, groups in (
-        ("two classes", conflicts - leaks),
-        ("two classes and two parts", conflicts & leaks),
-        ("two parts", leaks - conflicts),
-    ):
-        if groups:
-            say(
-                f"problem: {number_of(len(groups), 'image is', 'images are')} in {where}: {_groups(sorted(groups))}"
-            )
+    for clause, groups in problems(found.conflicts, found.leaks).items():
+        say(f"problem: {clause}: {_groups(groups)}")
     if found.error:
         say(f"problem: {printable(found.error)}")
     say("ready to train on" if found.ok else "mend the problems before you train")

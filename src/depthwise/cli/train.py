@@ -263,6 +263,8 @@ def _open(
         )
     for text in dataset.notes:
         note(text)
+    for text in dataset.repeated:
+        note(f"problem: {text}")
     if dataset.ignored_kinds:
         note(f"ignored: {', '.join(dataset.ignored_kinds)}")
     if dataset.bad:

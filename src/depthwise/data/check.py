@@ -17,6 +17,7 @@ from depthwise.data.folder import MAX_BAD_FRACTION, Looked, TooManyUnreadableErr
 from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, to_channels
 from depthwise.data.listing import ignored_kinds
 from depthwise.data.names import natural_key, shortened
+from depthwise.data.repeated import Group, Placed, repeated
 from depthwise.data.source import locate, open_built_in
 from depthwise.data.verify import Fact, Progress
 from depthwise.errors import DepthwiseError
@@ -24,8 +25,8 @@ from depthwise.errors import DepthwiseError
 UNEVEN = 10
 """Times the images of the smallest class that the largest has, from which on that is worth a word."""
 
-Group = tuple[str, ...]
-"""The names of images that are the same, byte for byte."""
+Names = tuple[str, ...]
+"""Of images that are the same, byte for byte."""
 
 
 class Range(NamedTuple):
@@ -51,9 +52,9 @@ class Check:
     error: str | None
     counts: dict[str, dict[str, int]]
     unreadable: tuple[BadImage, ...]
-    duplicates: tuple[Group, ...]
-    conflicts: tuple[Group, ...]
-    leaks: tuple[Group, ...]
+    duplicates: tuple[Names, ...]
+    conflicts: tuple[Names, ...]
+    leaks: tuple[Names, ...]
     widths: Range
     heights: Range
     modes: dict[str, int]
@@ -116,16 +117,16 @@ def check(
     """
     look = _look(spec, seed, workers, progress, nested=nested, afresh=True, decoding=decoding)
     counts = _counts(look.images)
-    groups = _repeated(look.images)
+    found = repeated(image.placed for image in look.images)
     return Check(
         data=spec,
         fingerprint=look.dataset.fingerprint if look.dataset else None,
         error=_text(look.error),
         counts=counts,
         unreadable=tuple(look.bad),
-        duplicates=tuple(_names(group) for group in groups),
-        conflicts=tuple(_names(group) for group in groups if len({image.label for image in group}) > 1),
-        leaks=tuple(_names(group) for group in groups if len({image.part for image in group}) > 1),
+        duplicates=_names(found.duplicates),
+        conflicts=_names(found.conflicts),
+        leaks=_names(found.leaks),
         widths=_range(image.width for image in look.images),
         heights=_range(image.height for image in look.images),
         modes=dict(Counter(image.mode for image in look.images).most_common()),
@@ -215,10 +216,7 @@ def _text(error: DepthwiseError | None) -> str | None:
 class _Image(NamedTuple):
     """An image that was looked at."""
 
-    part: str
-    label: str
-    name: str
-    content: str
+    placed: Placed
     width: int
     height: int
     mode: str
@@ -285,7 +283,8 @@ def _images_of_arrays(dataset: Dataset) -> Iterator[_Image]:
     for part, label, index, split in _members(dataset):
         pixels = split.image(index)
         content = hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
-        yield _Image(part, label, split.name(index), content, pixels.shape[2], pixels.shape[1], "array")
+        placed = Placed(part, label, split.name(index), content)
+        yield _Image(placed, pixels.shape[2], pixels.shape[1], "array")
 
 
 def _images_of_files(dataset: Dataset, facts: dict[str, Fact]) -> Iterator[_Image]:
@@ -301,7 +300,8 @@ def _images_as_listed(looked: Looked) -> Iterator[_Image]:
 
 
 def _image_of_file(part: str, label: str, name: str, fact: Fact) -> _Image:
-    return _Image(part, label, name, fact.sha256, fact.width, fact.height, f"{fact.format} {fact.mode}")
+    placed = Placed(part, label, name, fact.sha256)
+    return _Image(placed, fact.width, fact.height, f"{fact.format} {fact.mode}")
 
 
 def _members(dataset: Dataset) -> Iterator[tuple[str, str, int, Split]]:
@@ -310,21 +310,14 @@ def _members(dataset: Dataset) -> Iterator[tuple[str, str, int, Split]]:
             yield part, dataset.classes[label], index, split
 
 
-def _repeated(images: Iterable[_Image]) -> list[list[_Image]]:
-    by_content = defaultdict(list)
-    for image in images:
-        by_content[image.content].append(image)
-    return [group for group in by_content.values() if len(group) > 1]
-
-
-def _names(group: Iterable[_Image]) -> Group:
-    return tuple(image.name for image in group)
+def _names(groups: Iterable[Group]) -> tuple[Names, ...]:
+    return tuple(tuple(image.name for image in group) for group in groups)
 
 
 def _counts(images: Iterable[_Image]) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = defaultdict(Counter)
     for image in images:
-        counts[image.part][image.label] += 1
+        counts[image.placed.part][image.placed.label] += 1
     return {
         part: {label: by_class[label] for label in sorted(by_class, key=natural_key)}
         for part, by_class in counts.items()

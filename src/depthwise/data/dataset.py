@@ -99,12 +99,13 @@ class Deep(NamedTuple):
 class Dataset:
     """Splits by name (train, val, test; or all, if it is not divided) over one list of classes.
 
-    channels: of every image, 1, 3 or 4. fingerprint: SHA-256 of all that can be read in it; earlier_fingerprint: the
-    same where file names are not composed (see names.py), as older runs have it. split_source: how the splits came
-    about; seed: by which it was divided here, else None. nested: classes are paths. bad: what was left out. ignored:
-    paths that are no part of it; ignored_kinds: a phrase about each kind of them. notes: sentences a person should
-    read before training. num_trusted: files that are taken to be as they were when they were last read. deep: of the
-    images with 16 bits a sample, if there are any. decoding: how its files are read.
+    channels: of every image, 1, 3 or 4. fingerprint: SHA-256 of all that can be read in it; earlier_fingerprint:
+    the same where file names are not composed (see names.py), as older runs have it. split_source: how the splits
+    came about; seed: by which it was divided here, else None. nested: classes are paths. bad: what was left out.
+    ignored: paths that are no part of it; ignored_kinds: a phrase about each kind of them. notes: sentences a
+    person should read before training; repeated: those about pictures in two classes or two parts, of files alone.
+    num_trusted: files that are taken to be as they were when they were last read. deep: of the images with 16 bits
+    a sample, if there are any. decoding: how its files are read.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Dataset:
     ignored: tuple[str, ...] = ()
     ignored_kinds: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
     seed: int | None = None
     nested: bool = False
     earlier_fingerprint: str = ""

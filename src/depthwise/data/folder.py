@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from depthwise.data.dataset import BadImage, Dataset, Deep, FileSplit, Split
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.listing import Listing, ignored_kinds, list_folder
 from depthwise.data.names import composed, some
+from depthwise.data.repeated import Placed, repeated, told
 from depthwise.data.verify import Fact, Progress, verify
 from depthwise.errors import DepthwiseError
 from depthwise.words import number_of, quote_path
@@ -27,13 +28,12 @@ class TooManyUnreadableError(DepthwiseError):
     """More of the files than allowed cannot be decoded; `bad` lists them all, `rule` is for where that was seen."""
 
     def __init__(self, listing: Listing, bad: Sequence[BadImage], total: int, max_bad: float) -> None:
-        root, nested = listing.root, " --nested" if listing.nested else ""
         over = f", over {max_bad:.0%}" if max_bad < 1 else ""
         otherwise = ", or leave them out of a training with --skip-bad" if len(bad) < total else ""
         super().__init__(
-            f"{len(bad)} of {total} images in {root} cannot be read{over}: "
+            f"{len(bad)} of {total} images in {listing.root} cannot be read{over}: "
             f"{some(f'{image.path} ({image.reason})' for image in bad)}; "
-            f"see them all with `depthwise data check {quote_path(root)}{nested}`, and mend or remove them{otherwise}"
+            f"see them all with `{_check_command(listing)}`, and mend or remove them{otherwise}"
         )
         self.bad = tuple(bad)
         self.rule = (
@@ -143,10 +143,21 @@ def build(
         ignored=tuple(ignored.path for ignored in listing.ignored),
         ignored_kinds=ignored_kinds(listing.ignored),
         notes=tuple(notes),
+        repeated=() if whole else told(repeated(_placed(parts, facts)), _check_command(listing)),
         num_trusted=looked.num_trusted,
         deep=looked.deep,
         decoding=looked.decoding,
     )
+
+
+def _check_command(listing: Listing) -> str:
+    return f"depthwise data check {quote_path(listing.root)}{' --nested' if listing.nested else ''}"
+
+
+def _placed(parts: Parts, facts: dict[str, Fact]) -> Iterator[Placed]:
+    for part, by_class in parts.items():
+        for label, names in by_class.items():
+            yield from (Placed(part, label, name, facts[name].sha256) for name in names)
 
 
 def _split_source(parts: Iterable[str], seed: int | None) -> str:

@@ -132,7 +132,7 @@ class RunFiles:
             raise named(error, self.root) from error
 
     def read_run(self) -> dict[str, Any]:
-        """What run.json says. Raises DepthwiseError unless there is a run to go on with, to an end that can be written."""
+        """What run.json says. Raises DepthwiseError unless there is a run to go on with, whose end can be written."""
         if self.run.is_file():
             if not self.checkpoint.is_file() and not self.starting.exists():
                 raise DepthwiseError(

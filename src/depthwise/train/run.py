@@ -283,6 +283,7 @@ def _describe(dataset: Dataset, spec: str) -> dict[str, Any]:
         "bad": len(dataset.bad),
         "decoding": dataset.decoding.to_json(),
         "ignored": list(dataset.ignored_kinds),
+        "repeated": list(dataset.repeated),
     }
 
 
