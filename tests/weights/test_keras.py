@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -382,23 +383,154 @@ def test_the_weights_of_another_network_are_named_with_both_shapes(tmp_path: Pat
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_convolution_before_the_network_is_not_lost(tmp_path: Path) -> None:
-    """Grey pictures made three channels, in a graph of their own or in one with the network's."""
-    inputs = keras.Input((64, 64, 1))
-    flat = keras.Model(inputs, small(input_shape=None, input_tensor=layers.Conv2D(3, 1)(inputs)).output)
-    nested = keras.Sequential(
-        [keras.Input((64, 64, 1)), layers.Conv2D(3, 1), small(), *(make() for make in HEAD)]
+PHOTOS, PLACES = ("china", "flower"), (0, 100, 200, 300)
+
+
+def behind(*front: Any, base: str = "MobileNet", channels: int = 1, flat: bool = False) -> Any:
+    """A network behind layers that make colours of pictures, as a layer of another or in one graph with them."""
+    side = 64 if base == "MobileNet" else 75
+    x = inputs = keras.Input((side, side, channels))
+    for layer in front:
+        x = layer(x)
+    arguments: dict[str, Any] = {"alpha": 0.25} if base == "MobileNet" else {}
+    arguments |= {"input_tensor": x} if flat else {"input_shape": (side, side, 3)}
+    network = getattr(applications, base)(weights=None, include_top=False, **arguments)
+    x = network.output if flat else network(x)
+    for make in HEAD:
+        x = make()(x)
+    model = randomise(keras.Model(inputs, x))
+    # By the statistics of a batch its answers are those of the pictures; by random ones they hardly move.
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.0
+    batch = np.stack(
+        [load_sample_image(f"{name}.jpg")[i : i + side, i : i + side] for i in PLACES for name in PHOTOS]
     )
-    for name, model in {"flat": flat, "nested": nested}.items():
-        model.save(tmp_path / f"{name}.keras")
-        model.save_weights(tmp_path / f"{name}.weights.h5")
-    for path in sorted(tmp_path.iterdir()):
-        for backbone in (False, True):
-            with pytest.raises(
-                DepthwiseError, match="makes three channels of 1 channel before the network, and would"
-            ):
-                import_weights(path, "mobilenet_v1", tmp_path / "bundle", backbone=backbone)
+    batch = batch if channels == 3 else batch.mean(-1, keepdims=True)
+    scaled = any(isinstance(layer, layers.Rescaling | layers.Normalization) for layer in front)
+    model(batch if scaled else batch / 127.5 - 1, training=True)
+    model.layers[-1].kernel.assign(model.layers[-1].kernel / 4)
+    return model
+
+
+Scale = partial(layers.Rescaling, 1 / 127.5)
+Colours = partial(layers.Conv2D, 3, 1)
+
+# How it is built, and whether the model itself scales pixels.
+FRONTS: dict[str, tuple[Callable[[], Any], bool]] = {
+    "grey": (lambda: behind(Colours(use_bias=False)), False),
+    "grey, one graph": (lambda: behind(Colours(use_bias=False), flat=True), False),
+    "grey, scaled before": (lambda: behind(Scale(offset=-1.0), Colours(use_bias=False)), True),
+    "grey, scaled between": (
+        lambda: behind(Scale(), Colours(use_bias=False), layers.Rescaling([0.5, 0.7, 2.0])),
+        True,
+    ),
+    "colours of colours": (lambda: behind(Colours(use_bias=False), channels=3), False),
+    "with a bias, one graph": (lambda: behind(Colours(), base="Xception", flat=True), False),
+    "shifted between": (
+        lambda: behind(
+            Colours(),
+            layers.RandomFlip(),
+            layers.Normalization(mean=[100.0, 50.0, 30.0], variance=[900.0, 400.0, 600.0]),
+            base="Xception",
+        ),
+        True,
+    ),
+}
+
+
+def called(theirs: Any) -> str:
+    """The network that stands in it."""
+    return (
+        "xception" if any(one.name == "block1_conv1" for one in theirs._flatten_layers()) else "mobilenet_v1"
+    )
+
+
+@pytest.mark.parametrize("kind", FRONTS)
+def test_a_convolution_before_the_network_becomes_part_of_its_first(
+    kind: str, tmp_path: Path, photograph: Path
+) -> None:
+    make, scales = FRONTS[kind]
+    theirs = make()
+    _, side, _, channels = theirs.input_shape
+    model = called(theirs)
+    picture = tmp_path / "picture.png"
+    Image.open(photograph).convert("L" if channels == 1 else "RGB").resize((side, side)).save(picture)
+    x = np.asarray(Image.open(picture), np.float32).reshape(1, side, side, channels)
+    x = x if scales else x / 127.5 - 1
+    expected, of_another = np.asarray(theirs.predict(np.concatenate([x, x[:, ::-1] / 2]), verbose=0))
+    assert np.abs(expected - of_another).max() > 0.01  # of pictures that it tells apart
+    for file in ("a.keras", "a.h5")[: 2 if model == "mobilenet_v1" else 1]:
+        theirs.save(tmp_path / file)
+        result = import_weights(tmp_path / file, model, tmp_path / f"of-{file}")
+        assert result.config.preprocess.channels == channels
+        said = "1 channel, grey" if channels == 1 else "3 channels"
+        assert [n for n in result.notes if f"is part of the first convolution: pictures have {said}" in n]
+        found = load(tmp_path / f"of-{file}", engine="torch")(picture, topk=len(expected))
+        assert np.abs(np.array(found.probabilities) - expected[list(found.indices)]).max() < 1e-5
+    backbone = import_weights(tmp_path / "a.keras", model, tmp_path / "backbone", backbone=True)
+    assert backbone.config.preprocess.channels == channels
+    whole, trunk = (read_bundle(tmp_path / name).weights for name in ("of-a.keras", "backbone"))
+    assert all(torch.equal(whole[name], tensor) for name, tensor in trunk.items())
+
+
+FRONT_REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "bias before zeros": (
+        lambda: behind(Colours()),
+        "what is added to the channels has no place where the first convolution lays zeros around them: train it "
+        "with use_bias=False and scale before it",
+    ),
+    "shift before zeros": (
+        lambda: behind(Colours(use_bias=False), Scale(offset=-1.0)),
+        "what is added to the channels has no place where the first convolution lays zeros around them",
+    ),
+    "zeros of its own": (
+        lambda: behind(layers.Cropping2D(1), Colours(), layers.ZeroPadding2D(1), base="Xception"),
+        "what is added to the channels has no place where the first convolution lays zeros around them",
+    ),
+    "activation": (
+        lambda: behind(Colours(use_bias=False, activation="relu")),
+        "it has the activation relu: save the network behind it alone",
+    ),
+    "window": (lambda: behind(layers.Conv2D(3, 3, padding="same")), r"it has kernel_size=[3, 3]: save"),
+    "stride": (lambda: behind(layers.UpSampling2D(2), Colours(strides=2)), "it has strides=[2, 2]: save"),
+    "groups": (lambda: behind(Colours(groups=3), channels=3), "it has groups=3: save"),
+    "two": (lambda: behind(Colours(), Colours()), "it is not one of single pixels that the network's first"),
+    "norm": (
+        lambda: behind(Colours(use_bias=False), layers.BatchNormalization()),
+        "BatchNormalization before the first convolution is no scaling",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FRONT_REFUSED)
+def test_a_convolution_before_the_network_is_not_lost(kind: str, tmp_path: Path) -> None:
+    make, reason = FRONT_REFUSED[kind]
+    theirs = make()
+    theirs.save(tmp_path / "a.keras")
+    model = called(theirs)
+    for backbone in (False, True):
+        with pytest.raises(DepthwiseError, match=re.escape(reason)):
+            import_weights(tmp_path / "a.keras", model, tmp_path / "bundle", backbone=backbone)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_without_a_configuration_nobody_knows_what_a_front_does(tmp_path: Path) -> None:
+    behind(Colours(use_bias=False)).save_weights(tmp_path / "a.weights.h5")
+    with pytest.raises(
+        DepthwiseError,
+        match=r"makes three channels of 1 channel before the network, and would be lost, for the file does not say "
+        r"what else it does: save all of the model as \.keras",
+    ):
+        import_weights(tmp_path / "a.weights.h5", "mobilenet_v1", tmp_path / "bundle", backbone=True)
+
+
+def test_a_front_hides_no_wrong_name(tmp_path: Path) -> None:
+    behind(Colours(use_bias=False)).save(tmp_path / "a.keras")
+    with pytest.raises(
+        DepthwiseError, match=r"do not fit the network xception: .*, which may be mobilenet_v1"
+    ):
+        import_weights(tmp_path / "a.keras", "xception", tmp_path / "bundle")
 
 
 def test_a_grey_picture_of_any_shape(tmp_path: Path) -> None:

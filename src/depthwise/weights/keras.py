@@ -69,7 +69,7 @@ def layers_of(tensors: Mapping[str, Tensor]) -> list[Layer]:
 
 def looks_like(tensors: Mapping[str, Tensor]) -> str | None:
     """The network that has as many layers of each kind as the file, but for a head of dense layers."""
-    kinds = Counter(layer.kind for layer in layers_of(tensors))
+    kinds = Counter(layer.kind for layer in layers_of(tensors) if not _makes_colours(layer))
     for model, family in FAMILIES.items():
         graph = Graph()
         family.calls(graph, graph.layer())
@@ -102,16 +102,20 @@ def translate(
     family = FAMILIES[model]
     layers = layers_of(tensors)
     statistics = [layer for layer in layers if layer.path.rpartition("/")[2].startswith("normalization")]
-    layers = [layer for layer in layers if layer not in statistics]
-    _refuse_front(layers)
+    fronts = [layer for layer in layers if _makes_colours(layer)]
+    layers = [layer for layer in layers if layer not in statistics and layer not in fronts]
+    measured = [tensor for layer in statistics if len(statistics) == 1 for tensor in layer.tensors.values()]
     entries = keras_config.entries(config)
     weights, names, rest = _trunk(family, layers)
+    front = keras_config.Front.of(entries, measured) if fronts else keras_config.Front()
+    merged = [_merge(fronts, front, weights)] if fronts else []
     arguments = _arguments(family, weights, entries)
     channels = arguments["in_channels"]
     scaling = None
     if not (family.caffe and keras_config.reverses_channels(entries)):
-        measured = [tensor for layer in statistics[:1] for tensor in layer.tensors.values()]
         scaling = keras_config.scaling(entries, channels, measured)
+    if scaling is None and front.after:  # what scales behind the front is given pixels, too
+        scaling = keras_config.Scaling((1.0,) * channels, (0.0,) * channels)
     if family.caffe and scaling is None and channels == 3:
         first = next(iter(weights), "")
         weights |= {first: weights[first].flip(1)} if first else {}
@@ -122,19 +126,56 @@ def translate(
     arguments["num_classes"] = 0 if classifier is None else len(classifier)
     add_counters(weights)
     preprocess = _preprocess(family, keras_config.image_size(entries), channels, scaling, interpolation)
-    notes = (*head.notes, *_notes(model, preprocess, configured=bool(entries)))
+    notes = (*merged, *head.notes, *_notes(model, preprocess, configured=bool(entries)))
     return Import(Translation(weights, arguments, names, head.fault), preprocess, notes)
 
 
-def _refuse_front(layers: Sequence[Layer]) -> None:
-    """Raise DepthwiseError for a convolution that makes three channels of a picture's: none of a network's does."""
-    for layer in layers:
-        kernel = next(iter(layer.tensors.values()))
-        if layer.kind == CONV and kernel.shape[2] in CHANNELS and kernel.shape[3] == 3:
-            raise DepthwiseError(
-                f"{layer.path.rpartition('/')[2]} makes three channels of {number_of(kernel.shape[2], 'channel')} "
-                f"before the network, and would be lost: save the network behind it alone, for pictures in colour"
-            )
+def _makes_colours(layer: Layer) -> bool:
+    """Whether it is a convolution that makes three channels of a picture's: none of a network's own does."""
+    kernel = next(iter(layer.tensors.values()))
+    return layer.kind == CONV and kernel.shape[2] in CHANNELS and kernel.shape[3] == 3
+
+
+def _merge(fronts: Sequence[Layer], front: keras_config.Front, weights: dict[str, Tensor]) -> str:
+    """Put the front's convolution into the first one of the network's `weights`, in place; returns a note.
+
+    Raises DepthwiseError where the two are not one convolution.
+    """
+    layer = fronts[0]
+    kernel, *bias = (tensor.double() for tensor in layer.tensors.values())
+    name, made = layer.path.rpartition("/")[2], number_of(kernel.shape[2], "channel")
+    first = next(iter(weights), "")
+    norm = first.removesuffix(".conv.weight") + ".norm"
+    weight = weights.get(first, torch.empty(0)).double()
+    fault, remedy = front.fault, front.remedy
+    plain = len(fronts) == 1 and kernel.shape[:2] == (1, 1) and all(tensor.shape == (3,) for tensor in bias)
+    if not fault and not (plain and weight.shape[1:2] == (3,)):
+        fault = "it is not one of single pixels that the network's first convolution reads"
+    if not fault:
+        scaling = front.after or keras_config.Scaling((1.0,) * 3, (0.0,) * 3)
+        factor, offset = (torch.tensor(values).double() for values in (scaling.factor, scaling.offset))
+        constant = offset + factor * (bias[0] if bias else 0)
+        if constant.any() and (front.padded or f"{norm}.running_mean" not in weights):
+            fault = "what is added to the channels has no place where the first convolution lays zeros around them"
+            remedy = f"train it with use_bias=False and scale before it, or {remedy}"
+    if fault:
+        raise DepthwiseError(
+            f"{name} makes three channels of {made} before the network, and would be lost, for {fault}: {remedy}"
+        )
+    weights[first] = torch.einsum("kchw,c,ic->kihw", weight, factor, kernel[0, 0]).float()
+    if constant.any():
+        _add_bias(weights, norm, torch.einsum("kchw,c->k", weight, constant))
+    seen = f"{made}, grey" if made == "1 channel" else made
+    return f"{name}, which makes three channels of {made}, is part of the first convolution: pictures have {seen}"
+
+
+def _add_bias(weights: dict[str, Tensor], norm: str, bias: Tensor) -> None:
+    """Add it before the `norm`, in place: norm(x + bias) is norm(x) with the mean so much lower."""
+    mean = weights.get(f"{norm}.running_mean")
+    if mean is not None and mean.shape == bias.shape:
+        weights[f"{norm}.running_mean"] = (mean - bias).to(mean.dtype)
+    else:  # a misfit, which is found out later
+        weights[f"{norm.removesuffix('.norm')}.conv.bias"] = bias
 
 
 def _arguments(
@@ -194,9 +235,7 @@ def _trunk(family: Family, layers: Sequence[Layer]) -> tuple[dict[str, Tensor], 
         weights |= {f"{ours}.{leaf}": tensor for leaf, tensor in converted.items()}
         names |= {f"{ours}{part}": layer.path for part in ("", ".depthwise", ".pointwise")}
     for norm, bias in biases.items():
-        # norm(x + bias) is norm(x) with the mean so much lower.
-        if f"{norm}.running_mean" in weights:
-            weights[f"{norm}.running_mean"] = weights[f"{norm}.running_mean"] - bias
+        _add_bias(weights, norm, bias)
     return weights, names, [one for one in layers if one.path not in taken]
 
 

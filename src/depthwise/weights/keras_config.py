@@ -109,6 +109,42 @@ def reverses_channels(layers: list[Entry]) -> bool:
     return "GetItem" in front[: front.index("Conv2D") if "Conv2D" in front else None]
 
 
+@dataclass(frozen=True)
+class Front:
+    """A convolution before the network that makes the network's three channels of a picture's, and what follows it.
+
+    after: what is done to those channels on their way; padded: the network, or what stands before it, lays zeros around
+    them. fault: why the convolution is not one of single pixels alone, in a clause, empty if it is that; remedy: what
+    to do about it.
+    """
+
+    after: Scaling | None = None
+    padded: bool = False
+    fault: str = ""
+    remedy: str = "save the network behind it alone, for pictures in colour"
+
+    @staticmethod
+    def of(layers: list[Entry], statistics: Sequence[Tensor] = ()) -> "Front":
+        """The front of a network with these layers; raises DepthwiseError for what follows it and is no scaling."""
+        convolutions = [i for i, entry in enumerate(layers) if entry.kind == "Conv2D"]
+        if len(convolutions) < 2:
+            return Front(
+                fault="the file does not say what else it does", remedy="save all of the model as .keras"
+            )
+        first, second = convolutions[:2]
+        arguments = layers[first].arguments
+        for name, plain in {"filters": 3, "kernel_size": [1, 1], "strides": [1, 1], "groups": 1}.items():
+            found = arguments.get(name, plain)
+            if (list(found) if isinstance(found, tuple) else found) != plain:
+                return Front(fault=f"it has {name}={shown(found)}")
+        if arguments.get("activation") not in _LINEAR:
+            return Front(fault=f"it has the activation {_named(arguments['activation'])}")
+        between = layers[first + 1 : second]
+        padded = any(entry.kind == "ZeroPadding2D" for entry in between)
+        padded |= layers[second].arguments.get("padding") != "valid"
+        return Front(scaling(between, 3, statistics), padded)
+
+
 def _affine(entry: Entry, channels: int, statistics: Sequence[Tensor]) -> tuple[list[float], list[float]]:
     ones, zeros = [1.0] * channels, [0.0] * channels
     arguments = entry.arguments
