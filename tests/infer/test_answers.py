@@ -185,6 +185,7 @@ SHAPES: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "unsqueezed": lambda n, x: n.head(n.means(x).flatten(1)).unsqueeze(2),
     "a sum of views": lambda n, x: n.head(n.means(x).flatten(1)) + n.head(n.means(x).view(x.shape[0], -1)),
     "an activation of rows": lambda n, x: n.second(F.relu(n.first(x).flatten(2)).unflatten(2, (8, 8))),
+    "computed weights": lambda n, x: F.conv2d(x, n.first.weight * 2),
     "maxout": lambda n, x: Maxout()(F.pad(n.first(x), (0, 0, 0, 0))[:, :15]),
 }
 NO_PLAN: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -194,7 +195,6 @@ NO_PLAN: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "a row times a map": lambda n, x: F.adaptive_avg_pool2d(n.first(x), (2, 16)) * n.means(x).flatten(1)[:1],
     "padded channels": lambda n, x: F.pad(n.first(x), (0, 0, 0, 0, 0, 1)),
     "pooled rows": lambda n, x: F.max_pool2d(n.first(x).flatten(2), 2),
-    "computed weights": lambda n, x: F.conv2d(x, n.first.weight * 2),
     "maxima at all": lambda n, x: n.first(x).amax((2, 3)),
 }
 

@@ -31,7 +31,9 @@ class Tail(nn.Module):
 
     def __init__(self, first: nn.Module, channels: int) -> None:
         super().__init__()
-        self.before, self.first = conv2d(channels, channels, 1, groups=1), first
+        # Of one channel a kernel of 1 would be a mere factor of the image.
+        kernel = 3 if channels == 1 else 1
+        self.before, self.first = conv2d(channels, channels, kernel, 1, kernel // 2, groups=1), first
         nn.init.dirac_(self.before.weight)
         with torch.no_grad():
             probe = first(torch.zeros(1, channels, 16, 16)).shape[1]

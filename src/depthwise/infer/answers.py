@@ -135,7 +135,8 @@ def eager(network: nn.Module, x: Tensor) -> Tensor:
     except Exception as error:  # whatever the module's own code raises
         reason = str(error).strip().partition("\n")[0]
         raise DepthwiseError(f"the network does not run on images {list(x.shape)}: {reason}") from error
-    if not isinstance(result, Tensor) or result.dtype != torch.float32 or result.device.type != "cpu":
+    dense = isinstance(result, Tensor) and result.layout == torch.strided
+    if not dense or result.dtype != torch.float32 or result.device.type != "cpu":
         raise DepthwiseError(
             f"the network's result is {_described(result)} and a compiled one's is one float32 tensor: compile a "
             f"module that returns just that"
@@ -146,6 +147,7 @@ def eager(network: nn.Module, x: Tensor) -> Tensor:
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         place = "" if value.device.type == "cpu" else f" on {value.device.type}"
+        place += "" if value.layout == torch.strided else f" as {value.layout}".replace("torch.", "")
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}{place}"
     if isinstance(value, dict):
         return f"a {type(value).__name__} of {', '.join(map(repr, value)) or 'nothing'}"

@@ -243,6 +243,11 @@ def is_depthwise(operation: Operation) -> bool:
     )
 
 
+def is_affine(operation: Operation) -> bool:
+    """A factor and a summand a channel."""
+    return isinstance(operation, Convolution) and operation.groups == operation.weight.numel()
+
+
 def is_pointwise(operation: Operation) -> bool:
     """1x1, every channel into every other, pixel by pixel."""
     return (

@@ -25,7 +25,7 @@ MOST_KEPT = 200
 """Files; of more, those that were made first go away."""
 
 # What a trace depends on besides the network's name and arguments.
-_SOURCES = ("layers.py", "models/*.py", "native/fused.py", "infer/trace.py")
+_SOURCES = ("layers.py", "models/*.py", "native/fused.py", "infer/trace.py", "infer/constants.py")
 
 
 class Keeper:

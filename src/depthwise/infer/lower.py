@@ -12,6 +12,7 @@ from depthwise.infer.check import check
 from depthwise.infer.graph import Concatenation, Graph, Image
 from depthwise.infer.lowering import Lowering
 from depthwise.infer.rules import RULES
+from depthwise.infer.spellings import simplified
 from depthwise.infer.trace import Node, Trace, tensors_of, trace
 
 
@@ -25,7 +26,8 @@ def lower(module: nn.Module, example: Tensor) -> Graph:
 
 def lowered(traced: Trace, module: nn.Module) -> Graph:
     """The graph that `traced`, which is of `module`, comes to with the module's weights; raises as `lower` does."""
-    lowering = Lowering({**tensors_of(module), **traced.constants})
+    tensors = {**tensors_of(module), **traced.constants}
+    traced, lowering = simplified(traced, tensors), Lowering(tensors)
     for node in traced.nodes:
         if node.image:
             lowering.image(node)
@@ -33,11 +35,12 @@ def lowered(traced: Trace, module: nn.Module) -> Graph:
             _call(lowering, node)
     if len(traced.results) != 1:
         raise DepthwiseError("the network has more than one result: compile a plain classifier")
+    if not lowering.known(traced.results[0]):
+        raise DepthwiseError("the network's result does not depend on its images: compile a plain classifier")
+    lowering.plain(lowering.node, traced.results[0])
     last = lowering.value(traced.results[0])
-    if (
-        last.index != len(lowering.operations) - 1
-        or last.padding
-        or isinstance(lowering.operations[-1], Concatenation | Image)
+    if last.index != len(lowering.operations) - 1 or (
+        isinstance(lowering.operations[-1], Concatenation | Image)
     ):
         raise DepthwiseError(
             "the network's result is not the last thing it computes: compile a plain classifier"
@@ -51,8 +54,8 @@ def lowered(traced: Trace, module: nn.Module) -> Graph:
 
 def _call(lowering: Lowering, node: Node) -> None:
     lowering.node = node
-    if node.target not in RULES:
-        raise lowering.refusal(node, node.target)
+    if node.target not in RULES or node.dtype:
+        raise lowering.refusal(node, f"{node.target} in {node.dtype}" if node.dtype else node.target)
     try:
         RULES[node.target](lowering, node)
     except DepthwiseError:

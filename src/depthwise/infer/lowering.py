@@ -1,9 +1,11 @@
 """What lowering knows while it goes through a trace, and the table of rules, by the names of PyTorch's operators."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
@@ -57,15 +59,15 @@ class Lowering:
         self.shapes.append(shape or three(node.shape[1:]))
         self.values[node.name] = Value(len(self.operations) - 1, node.shape[1:])
 
-    def same(self, node: Node) -> None:
-        """`node` is another name of what it reads."""
-        self.values[node.name] = self.value(node.args[0])
-
     def value(self, node: Any) -> Value:
         """Of an argument, which may be anything but must be a map."""
         if getattr(node, "name", None) not in self.values:
             raise self.refusal(self.node, f"{self.node.target} with something other than a map")
         return self.values[node.name]
+
+    def known(self, value: Any) -> bool:
+        """Whether an argument is a map."""
+        return isinstance(value, Node) and value.name in self.values
 
     def lone(self, node: Node) -> bool:
         """Whether nobody but one reads the operation behind `node`, by this name or another."""
@@ -89,19 +91,71 @@ class Lowering:
             raise self.refusal(self.node, f"{self.node.target} with weights that are computed")
         return self.tensors[node.tensor].detach().float()
 
+    def numbers(self, value: Any, like: Value) -> Tensor:
+        """float64 [C], one number a channel, of a number or a weight that PyTorch stretches to `like`.
+
+        DepthwiseError if it has more: numbers of their own for pixels.
+        """
+        channels = self.shapes[like.index][0]
+        if isinstance(value, float | int):
+            return torch.full((channels,), float(value), dtype=torch.float64)
+        weight = self.tensor(value)
+        assert weight is not None
+        shape = (1, *like.shape)
+        if torch.broadcast_shapes(weight.shape, shape) != shape:
+            raise self.refusal(self.node, f"{self.node.target} that stretches a map")
+        whole = weight.double().expand(shape).reshape(channels, -1)
+        if not (whole == whole[:, :1]).all():
+            raise self.refusal(self.node, f"{self.node.target} with a number for each pixel")
+        return whole[:, 0].clone()
+
+    def affine(self, node: Node, operand: Node, scale: Tensor, shift: Tensor) -> None:
+        """`node` is the map `operand`, in any view, times `scale` plus `shift`, float64 [C] each.
+
+        They go into the convolution before, if nobody else reads that; else they are one, of each channel by itself.
+        """
+        index, view = self.plain(node, operand), self.value(operand).shape
+        if view != node.shape[1:]:
+            raise self.refusal(node, f"{node.target} that stretches a map")
+        before = self.operations[index]
+        if isinstance(before, Convolution) and self.lone(operand):
+            weight, bias = before.weight * scale[:, None, None, None], before.bias * scale + shift
+            self.operations[index] = replace(before, weight=weight.float(), bias=bias.float())
+            self.makers[index] = node
+        else:
+            weight, name = scale[:, None, None, None].float(), self.unique(node.place)
+            made = Convolution(index, weight, shift.float(), 1, (0, 0, 0, 0), len(weight), name)
+            self.add(node, made, self.shapes[index])
+            index = len(self.operations) - 1
+        self.values[node.name] = Value(index, view)
+
     def padded(self, node: Node, fill: float) -> tuple[int, Sides]:
-        """The map and the padding before it, which must be with `fill`."""
+        """The map and the padding before it that waits, which is with `fill`."""
         value = self.value(node.args[0])
-        if value.padding and value.fill != fill:
-            raise self.refusal(node, f"padding with {value.fill}")
-        return self.map(node, node.args[0], padded=True), value.padding or (0, 0, 0, 0)
+        waits = value.padding if value.padding and value.fill == fill else None
+        return self.map(node, node.args[0], padded=waits is not None), waits or (0, 0, 0, 0)
 
     def plain(self, node: Node, operand: Any) -> int:
-        """An operand in any view."""
+        """An operand in any view; padding that waits for its reader is a map of its own then."""
         value = self.value(operand)
         if value.padding:
-            raise self.refusal(node, f"{node.target} of a padded map")
-        return value.index
+            self._lay_out(operand, value)
+        return self.value(operand).index
+
+    def _lay_out(self, operand: Node, value: Value) -> None:
+        """The padding as a convolution of each channel by itself that adds zeros, which are then shifted to `fill`."""
+        if not isfinite(value.fill):
+            raise self.refusal(self.node, f"padding with {value.fill}")
+        channels, height, width = self.shapes[value.index]
+        top, left, bottom, right = value.padding or (0, 0, 0, 0)
+        ones, fill, index = torch.ones(channels, 1, 1, 1), torch.full((channels,), value.fill), value.index
+        if value.fill:
+            shifted = Convolution(index, ones, -fill, 1, (0, 0, 0, 0), channels, self.unique(operand.place))
+            self.add(operand, shifted, self.shapes[index])
+            index = len(self.operations) - 1
+        name = self.unique(operand.place)
+        made = Convolution(index, ones, fill, 1, (top, left, bottom, right), channels, name)
+        self.add(operand, made, (channels, top + height + bottom, left + width + right))
 
     def map(self, node: Node, operand: Any, *, padded: bool = False) -> int:
         """An operand that is a map [N, C, H, W]."""

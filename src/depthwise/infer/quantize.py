@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
-from depthwise.infer.fuse import is_depthwise
+from depthwise.infer.fuse import is_affine, is_depthwise
 from depthwise.infer.graph import Convolution, Graph, Image, Mean, sources
 from depthwise.infer.reference import apply, evaluate
 
@@ -84,20 +84,28 @@ def _step(product: Convolution, scale: Tensor) -> Tensor:
 def quantizable(graph: Graph) -> dict[int, Convolution]:
     """The operations that bytes are for: products of maps, but neither of the image nor the last, which decides.
 
+    An image whose channels were scaled and shifted is one still.
+
     What is computed from means alone, as gates are, is little work and scales whole maps: it stays as it is.
     """
     products: dict[int, Convolution] = {}
     from_means: set[int] = set()
+    images: set[int] = set()
     last = 0
     for index, operation in enumerate(graph.operations):
         read = sources(operation)
         if isinstance(operation, Mean) or (read and from_means.issuperset(read)):
             from_means.add(index)
-        if not isinstance(operation, Convolution) or is_depthwise(operation):
+        if isinstance(operation, Image) or (is_affine(operation) and images.issuperset(read)):
+            images.add(index)
+        if not isinstance(operation, Convolution) or is_depthwise(operation) or is_affine(operation):
             continue
         last = index
-        image = isinstance(graph.operations[operation.source], Image)
-        if not image and index not in from_means and operation.weight[0].numel() <= MOST_DEPTH:
+        if (
+            operation.source not in images
+            and index not in from_means
+            and operation.weight[0].numel() <= MOST_DEPTH
+        ):
             products[index] = operation
     products.pop(last, None)
     return products

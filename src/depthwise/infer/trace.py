@@ -4,7 +4,8 @@ Weights are not among them: a trace names them as the module does. So one serves
 """
 
 import operator
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.export.graph_signature import OutputKind
 
 from depthwise.errors import DepthwiseError
+from depthwise.infer.constants import computed
 
 
 @dataclass(eq=False)
@@ -20,7 +22,8 @@ class Node:
     """One call of an operator: `target` is its name, `args` are Nodes, plain values and lists of these.
 
     shape: of what it makes. place: the path of the module that it is part of. users: how many nodes read it.
-    tensor: for a weight, its name in the module; image: whether it is what the network is called with.
+    tensor: for a weight, its name in the module; image: whether it is what the network is called with. dtype: of what
+    it makes, unless that is float32.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Node:
     users: int = 0
     tensor: str = ""
     image: bool = False
+    dtype: str = ""
 
 
 NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
@@ -64,7 +68,10 @@ def exported(
 
     What is changed in place may be read by another name, of a view: as values that are made anew it cannot be mistaken.
     """
-    program = torch.export.export(module, (example,), dynamic_shapes=dynamic_shapes)
+    with warnings.catch_warnings():
+        # What old weight norms do, which are harmless: the attribute is made anew in each call.
+        warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
+        program = torch.export.export(module, (example,), dynamic_shapes=dynamic_shapes)
     if not all(map(_harmless, program.graph.nodes)):
         program = program.run_decompositions({})
     return program
@@ -102,13 +109,26 @@ def trace(module: nn.Module, example: Tensor) -> Trace:
     except Exception as error:  # whatever the module's own code and PyTorch's tracing of it raise
         reason = str(error).strip().partition("\n")[0]
         raise DepthwiseError(f"torch.export does not read {type(module).__name__}: {reason}") from error
+    for spec in program.graph_signature.output_specs:
+        if spec.kind == OutputKind.BUFFER_MUTATION:
+            raise DepthwiseError(
+                f"the network changes its buffer {spec.target} as it runs and has no compiled form"
+            )
+    return _read(program, tensors_of(module))
+
+
+def _read(program: torch.export.ExportedProgram, own: Mapping[str, Tensor]) -> Trace:
+    """The trace of `program`, whose weights are the module's `own` and what is computed of them."""
     signature = program.graph_signature
     origin = {
         **signature.inputs_to_parameters,
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
-    nodes: dict[str, Node] = {}
+    state = {**program.state_dict, **program.constants}
+    known = computed(program, {name: state[key] for name, key in origin.items() if key in state})
+    nodes: dict[str, Any] = {}
+    constants = {key: state[key] for key in origin.values() if key not in own}
 
     def plain(value: Any) -> Any:
         if isinstance(value, torch.fx.Node):
@@ -121,38 +141,47 @@ def trace(module: nn.Module, example: Tensor) -> Trace:
     for node in program.graph.nodes:
         if node.op == "output":
             results = plain(node.args[0])
-            continue
-        made = node.meta.get("val")
-        target, args = node.target, plain(node.args)
-        if target is operator.getitem and node.args[0].target is NORM:
-            nodes[node.name] = args[0]
-            continue
-        if target is NORM:
-            target, args = torch.ops.aten.batch_norm.default, [*args[:5], False, *args[5:], False]
-            made = made[0]
-        paths = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-        nodes[node.name] = Node(
-            node.name,
-            str(target).removeprefix("aten.").partition(".")[0].removesuffix("_"),
-            args,
-            {key: plain(value) for key, value in node.kwargs.items()},
-            tuple(made.shape) if isinstance(made, Tensor) else (),
-            paths[-1] if paths else node.name,
-            sum(len(user.users) if node.target is NORM else 1 for user in node.users),
-            origin.get(node.name, "") if node.op == "placeholder" else "",
-            node.op == "placeholder" and node.name not in origin,
-        )
-    for spec in signature.output_specs:
-        if spec.kind == OutputKind.BUFFER_MUTATION:
-            raise DepthwiseError(
-                f"the network changes its buffer {spec.target} as it runs and has no compiled form"
-            )
+        elif node.name not in known:
+            nodes[node.name] = _entered(node, plain, origin)
+        elif isinstance(known[node.name], Tensor):
+            key = f"computed {node.name}"
+            nodes[node.name] = Node(node.name, tensor=key, shape=tuple(known[node.name].shape))
+            if any(user.name not in known for user in node.users):
+                constants[key] = known[node.name]
+        else:
+            nodes[node.name] = plain(known[node.name])
     kinds = [spec.kind for spec in signature.output_specs]
     results = [made for made, kind in zip(results, kinds, strict=True) if kind == OutputKind.USER_OUTPUT]
-    own = tensors_of(module)
-    state = {**program.state_dict, **program.constants}
-    constants = {key: state[key] for key in origin.values() if key not in own}
-    return Trace(tuple(dict.fromkeys(nodes.values())), tuple(results), constants)
+    return Trace(
+        tuple(dict.fromkeys(node for node in nodes.values() if isinstance(node, Node))),
+        tuple(results),
+        constants,
+    )
+
+
+def _entered(node: torch.fx.Node, plain: Callable[[Any], Any], origin: Mapping[str, str]) -> Any:
+    """What stands for `node`: a Node of its own, or the one that it is a result of."""
+    made: Any = node.meta.get("val")
+    target, args = node.target, plain(node.args)
+    if target is operator.getitem and node.all_input_nodes[0].target is NORM:
+        return args[0]
+    if target is NORM:
+        target, args = torch.ops.aten.batch_norm.default, [*args[:5], False, *args[5:], False]
+        made = made[0]
+    paths = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    dtype = str(made.dtype).removeprefix("torch.") if isinstance(made, Tensor) else ""
+    return Node(
+        node.name,
+        str(target).removeprefix("aten.").partition(".")[0].removesuffix("_"),
+        args,
+        {key: plain(value) for key, value in node.kwargs.items()},
+        tuple(made.shape) if isinstance(made, Tensor) else (),
+        paths[-1] if paths else node.name,
+        sum(len(user.users) if node.target is NORM else 1 for user in node.users),
+        origin.get(node.name, "") if node.op == "placeholder" else "",
+        node.op == "placeholder" and node.name not in origin,
+        "" if dtype == "float32" else dtype,
+    )
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -1,42 +1,85 @@
 """Sums, products and concatenations: what has more than one map, or a map and a number."""
 
-from dataclasses import replace
+import torch
 
-from depthwise.infer.graph import LANES, Concatenation, Convolution, Gate, Sum
+from depthwise.infer.graph import LANES, Concatenation, Gate, Sum
 from depthwise.infer.lowering import Lowering, argument, rule
 from depthwise.infer.trace import Node
 
 
-@rule("add")
+@rule("add", "sub", "rsub")
 def add(lowering: Lowering, node: Node) -> None:
-    one, other = (lowering.plain(node, operand) for operand in node.args[:2])
-    views = {lowering.value(operand).shape for operand in node.args[:2]}
-    if node.kwargs.get("alpha", 1) != 1 or lowering.shapes[one] != lowering.shapes[other] or len(views) > 1:
+    """Two maps, or a map and numbers, each times a factor of its own."""
+    alpha = float(node.kwargs.get("alpha", argument(node, 2, 1.0)))
+    factors = {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}[node.target]
+    terms = [*zip(node.args[:2], factors, strict=True)]
+    for (one, factor), (other, times) in (terms, terms[::-1]):
+        if lowering.known(one) and not lowering.known(other):
+            numbers = lowering.numbers(other, lowering.value(one))
+            return lowering.affine(node, one, factor * torch.ones_like(numbers), times * numbers)
+    maps = [lowering.value(operand) for operand, _ in terms]
+    shapes = {
+        (view.shape, lowering.shapes[lowering.plain(node, operand)])
+        for view, (operand, _) in zip(maps, terms, strict=True)
+    }
+    if len(shapes) > 1:
         raise lowering.refusal(node, "a sum of unequal shapes")
+    one, other = (scaled(lowering, node, operand, factor) for operand, factor in terms)
     lowering.add(node, Sum(one, other), lowering.shapes[one])
 
 
-@rule("mul")
+def scaled(lowering: Lowering, node: Node, operand: Node, factor: float) -> int:
+    """The map `operand` times `factor`."""
+    if factor != 1:
+        factors = torch.full(
+            (lowering.shapes[lowering.plain(node, operand)][0],), factor, dtype=torch.float64
+        )
+        lowering.affine(node, operand, factors, torch.zeros_like(factors))
+        return lowering.values[node.name].index
+    return lowering.plain(node, operand)
+
+
+@rule("mul", "div")
 def mul(lowering: Lowering, node: Node) -> None:
-    factor = node.args[1]
-    if not isinstance(factor, float | int):
+    """A map times or divided by numbers, or times one number a channel that is computed."""
+    one, other = node.args[:2]
+    if node.target == "mul" and not lowering.known(one):
+        one, other = other, one
+    if node.kwargs or (node.target == "div" and lowering.known(other)):
+        raise lowering.refusal(node, "this division")
+    if lowering.known(other):
         return gate(lowering, node)
-    index = lowering.plain(node, node.args[0])
-    before = lowering.operations[index]
-    if not (isinstance(before, Convolution) and lowering.lone(node.args[0])):
-        raise lowering.refusal(node, "a map times a number, but not behind a convolution,")
-    lowering.operations[index] = replace(before, weight=before.weight * factor, bias=before.bias * factor)
-    lowering.same(node)
+    numbers = lowering.numbers(other, lowering.value(one))
+    numbers = numbers if node.target == "mul" else 1 / numbers
+    lowering.affine(node, one, numbers, torch.zeros_like(numbers))
+
+
+@rule("neg")
+def neg(lowering: Lowering, node: Node) -> None:
+    numbers = lowering.numbers(-1.0, lowering.value(node.args[0]))
+    lowering.affine(node, node.args[0], numbers, torch.zeros_like(numbers))
 
 
 def gate(lowering: Lowering, node: Node) -> None:
     """A map times one number a channel, in either order."""
-    source, by = (lowering.map(node, operand) for operand in node.args[:2])
+    source, by = (lowering.channels(node, operand) for operand in node.args[:2])
+    views = [lowering.value(operand).shape for operand in node.args[:2]]
     if lowering.shapes[source][1:] == (1, 1):
         source, by = by, source
-    if lowering.shapes[by] != (lowering.shapes[source][0], 1, 1):
+    if len({*map(len, views)}) > 1 or lowering.shapes[by] != (lowering.shapes[source][0], 1, 1):
         raise lowering.refusal(node, "a product of two maps")
     lowering.add(node, Gate(source, by))
+
+
+@rule("maximum")
+def maximum(lowering: Lowering, node: Node) -> None:
+    one, other = (lowering.plain(node, operand) for operand in node.args)
+    if (
+        len({lowering.value(operand).shape for operand in node.args}) > 1
+        or lowering.shapes[one] != lowering.shapes[other]
+    ):
+        raise lowering.refusal(node, "a maximum of unequal shapes")
+    lowering.add(node, Sum(one, other, largest=True), lowering.shapes[one])
 
 
 @rule("cat")

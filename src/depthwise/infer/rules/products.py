@@ -1,12 +1,17 @@
 """Convolutions, linear layers, and what goes into them: batch norms and maxout."""
 
 from dataclasses import replace
+from math import prod
 
 import torch
+from torch import Tensor
 
 from depthwise.infer.graph import Convolution, Sum
 from depthwise.infer.lowering import Lowering, argument, rule, three
 from depthwise.infer.trace import Node
+
+MOST_SPREAD = 20
+"""How many times its work a dilated convolution may be as one with zeros; a 3x3 kernel dilated by 6 is within it."""
 
 
 @rule("conv2d")
@@ -15,7 +20,7 @@ def conv2d(lowering: Lowering, node: Node) -> None:
     weight, bias = lowering.tensor(node.args[1]), lowering.tensor(argument(node, 2))
     assert weight is not None
     stride, padding = argument(node, 3, [1, 1]), argument(node, 4, [0, 0])
-    dilation, groups = argument(node, 5, [1, 1]), argument(node, 6, 1)
+    weight, groups = spread(lowering, node, weight, argument(node, 5, [1])), argument(node, 6, 1)
     height, width = weight.shape[2:]
     match padding:
         case "same":
@@ -25,8 +30,8 @@ def conv2d(lowering: Lowering, node: Node) -> None:
         case _:
             top, left = (*padding, *padding)[:2]
             own = (top, left, top, left)
-    if len({*stride}) > 1 or {*dilation} != {1}:
-        raise lowering.refusal(node, "a convolution with such strides or dilations")
+    if len({*stride}) > 1:
+        raise lowering.refusal(node, "a convolution with such strides")
     bias = torch.zeros(len(weight)) if bias is None else bias
     top, left, bottom, right = (a + b for a, b in zip(outside, own, strict=True))
     sides = (top, left, bottom, right)
@@ -34,36 +39,74 @@ def conv2d(lowering: Lowering, node: Node) -> None:
     lowering.add(node, Convolution(source, weight, bias, stride[0], sides, groups, name))
 
 
+def spread(lowering: Lowering, node: Node, weight: Tensor, dilation: list[int]) -> Tensor:
+    """The kernel of a dilated convolution as one that is not, with zeros between."""
+    down, across = (*dilation, *dilation)[:2]
+    height, width = ((side - 1) * by + 1 for side, by in zip(weight.shape[2:], (down, across), strict=True))
+    times = height * width / weight[0, 0].numel()
+    if times > MOST_SPREAD:
+        raise lowering.refusal(
+            node,
+            f"a convolution dilated by {down} and {across}, which is {times:.0f} times its work with zeros,",
+        )
+    wide = weight.new_zeros(*weight.shape[:2], height, width)
+    wide[:, :, ::down, ::across] = weight
+    return wide
+
+
 @rule("linear")
 def linear(lowering: Lowering, node: Node) -> None:
-    weight, bias = lowering.tensor(node.args[1]), lowering.tensor(argument(node, 2))
+    product(lowering, node, node.args[0], lowering.tensor(node.args[1]), lowering.tensor(argument(node, 2)))
+
+
+@rule("matmul", "mm")
+def matmul(lowering: Lowering, node: Node) -> None:
+    transposed = lowering.tensor(node.args[1])
+    assert transposed is not None
+    product(lowering, node, node.args[0], transposed.T, None)
+
+
+@rule("addmm")
+def addmm(lowering: Lowering, node: Node) -> None:
+    bias, transposed = lowering.tensor(node.args[0]), lowering.tensor(node.args[2])
+    assert transposed is not None
+    if node.kwargs:
+        raise lowering.refusal(node, "a product with factors")
+    product(lowering, node, node.args[1], transposed.T, bias)
+
+
+def product(
+    lowering: Lowering, node: Node, operand: Node, weight: Tensor | None, bias: Tensor | None
+) -> None:
+    """A weight [K, M] times all M values of each image."""
     assert weight is not None
-    bias = torch.zeros(len(weight)) if bias is None else bias
-    index = lowering.plain(node, node.args[0])
-    if len(lowering.value(node.args[0]).shape) != 1:
+    bias = torch.zeros(len(weight)) if bias is None else bias.expand(len(weight))
+    index = lowering.plain(node, operand)
+    if prod(lowering.value(operand).shape[:-1]) != 1:
         raise lowering.refusal(node, "a linear layer on a map")
-    weight = weight.unflatten(1, lowering.shapes[index])
-    lowering.add(node, Convolution(index, weight, bias, 1, (0, 0, 0, 0), 1, lowering.unique(node.place)))
+    made = Convolution(
+        index,
+        weight.unflatten(1, lowering.shapes[index]),
+        bias,
+        1,
+        (0, 0, 0, 0),
+        1,
+        lowering.unique(node.place),
+    )
+    lowering.add(node, made, (len(weight), 1, 1))
 
 
 @rule("batch_norm")
 def batch_norm(lowering: Lowering, node: Node) -> None:
     if node.args[5]:
         raise lowering.refusal(node, "a batch norm by the batch's own statistics")
-    index = lowering.channels(node, node.args[0])
-    before = lowering.operations[index]
+    lowering.channels(node, node.args[0])
     gamma, beta, mean, variance = (lowering.tensor(argument) for argument in node.args[1:5])
     assert mean is not None
     assert variance is not None
     scale = (variance.double() + node.args[7]).rsqrt() * (1 if gamma is None else gamma.double())
     shift = (0 if beta is None else beta.double()) - mean.double() * scale
-    if isinstance(before, Convolution) and lowering.lone(node.args[0]):
-        weight, bias = before.weight * scale[:, None, None, None], before.bias * scale + shift
-        lowering.operations[index] = replace(before, weight=weight.float(), bias=bias.float())
-        lowering.same(node)
-    else:
-        weight, name = scale[:, None, None, None].float(), lowering.unique(node.place)
-        lowering.add(node, Convolution(index, weight, shift.float(), 1, (0, 0, 0, 0), len(weight), name))
+    lowering.affine(node, node.args[0], scale, torch.as_tensor(shift))
 
 
 @rule("amax")

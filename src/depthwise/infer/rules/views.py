@@ -7,25 +7,17 @@ from depthwise.infer.lowering import Lowering, Value, argument, rule
 from depthwise.infer.trace import Node
 
 
-@rule("clone", "detach", "contiguous", "alias")
-def same(lowering: Lowering, node: Node) -> None:
-    lowering.same(node)
-
-
 @rule("dropout", "feature_dropout")
 def dropout(lowering: Lowering, node: Node) -> None:
-    if argument(node, 2, False):
-        raise lowering.refusal(node, "dropout in evaluation")
-    lowering.same(node)
+    raise lowering.refusal(node, "dropout in evaluation")
 
 
-@rule("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten")
+@rule("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "view_as", "reshape_as")
 def view(lowering: Lowering, node: Node) -> None:
-    value, shape = lowering.value(node.args[0]), tuple(node.shape[1:])
-    alike = node.shape[:1] == (lowering.images,) and prod(shape) == prod(lowering.shapes[value.index])
-    if value.padding or not alike or isinstance(argument(node, 1), str):
+    index, shape = lowering.plain(node, node.args[0]), tuple(node.shape[1:])
+    if node.shape[:1] != (lowering.images,) or prod(shape) != prod(lowering.shapes[index]):
         raise lowering.refusal(node, f"{node.target} to other than all values of each image")
-    lowering.values[node.name] = replace(value, shape=shape)
+    lowering.values[node.name] = Value(index, shape)
 
 
 @rule("pad")

@@ -1,0 +1,328 @@
+"""One spelling for what networks write in several ways, before it is lowered; what nobody reads goes away.
+
+`x * sigmoid(x)` is SiLU, a clamp between 0 and 6 is ReLU6, a gate that is expanded to its map's shape is the gate, and
+other names of a map are the map. Which operators have a compiled form, and which, stands in `rules/`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from math import inf, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from depthwise.infer.trace import Node, Trace
+
+CLOSE = 1e-6
+"""Relative: 1/6 as float32 has it is 1/6."""
+
+NAMES = {
+    "multiply": "mul",
+    "divide": "div",
+    "true_divide": "div",
+    "subtract": "sub",
+    "negative": "neg",
+    "special_expit": "sigmoid",
+}
+"""Operators by two names."""
+
+UNCHANGED = (
+    "alias", "clone", "contiguous", "detach", "dropout", "expand", "expand_as", "broadcast_to", "feature_dropout",
+    "identity", "lift_fresh", "lift_fresh_copy", "repeat", "slice", "tile", "to", "_to_copy", "type_as", "view_as",
+    "reshape_as", "view", "reshape", "flatten", "squeeze", "unflatten",
+)  # fmt: skip
+"""Operators whose result is what they read if its shape and type are, as far as they draw no random numbers."""
+
+MOVING: dict[str, Callable[..., Tensor]] = {
+    "transpose": torch.transpose,
+    "swapaxes": torch.swapaxes,
+    "swapdims": torch.swapdims,
+    "t": torch.t,
+    "numpy_T": lambda sides: sides.permute(*range(sides.ndim)[::-1]),
+    "movedim": torch.movedim,
+    "moveaxis": torch.moveaxis,
+}
+"""What moves sides, besides permute."""
+
+VIEWS = ("view", "reshape", "flatten")
+EXPANDING = ("expand", "expand_as", "broadcast_to", "repeat", "tile")
+BROADCASTING = ("mul", "add", "sub", "div", "rsub", "maximum", "minimum", "max", "min")
+
+
+def simplified(traced: Trace, tensors: Mapping[str, Tensor]) -> Trace:
+    """`traced` in the spelling that has rules, each node with the number of its readers; tensors: those it names."""
+    spelling = _Spelling(tensors)
+    made: dict[Node, Node] = {}
+
+    def known(value: Any) -> Any:
+        if isinstance(value, Node):
+            return made[value]
+        if isinstance(value, dict):
+            return {key: known(part) for key, part in value.items()}
+        return [*map(known, value)] if isinstance(value, list | tuple) else value
+
+    for node in traced.nodes:
+        made[node] = spelling.of(replace(node, args=known(node.args), kwargs=known(node.kwargs), users=0))
+    results = tuple(known(list(traced.results)))
+    wanted = set(_nodes_in(results))
+    for node in _nodes_in(results):
+        node.users += 1
+    for node in reversed(dict.fromkeys(made.values())):
+        if node in wanted:
+            for read in _nodes_in([node.args, node.kwargs]):
+                read.users += 1
+                wanted.add(read)
+    return Trace(
+        tuple(node for node in dict.fromkeys(made.values()) if node in wanted or node.image),
+        results,
+        traced.constants,
+    )
+
+
+def _nodes_in(value: Any) -> Iterator[Node]:
+    if isinstance(value, Node):
+        yield value
+    elif isinstance(value, dict):
+        yield from _nodes_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _nodes_in(part)
+
+
+class _Spelling:
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.ways: dict[str, Callable[[Node], Node]] = {
+            "permute": self.permute,
+            **dict.fromkeys(MOVING, self.moved),
+            "clip": self.clamp,
+            "clamp": self.clamp,
+            "clamp_min": self.clamp,
+            "clamp_max": self.clamp,
+            "hardtanh": self.clamp,
+            "threshold": self.threshold,
+            "maximum": self.larger,
+            "max": self.larger,
+            "minimum": self.smaller,
+            "min": self.smaller,
+            "mean": self.mean,
+            "mul": self.product,
+            "div": self.product,
+        }
+
+    def of(self, node: Node) -> Node:
+        """What `node` is in the one spelling; another node, or one of those that it reads."""
+        while True:
+            before = node
+            if node.target in NAMES:
+                node = replace(node, target=NAMES[node.target])
+            node = self.unchanged(node)
+            node = self.unexpanded(node)
+            node = self.ways.get(node.target, lambda node: node)(node)
+            if node is before:
+                return node
+
+    def number(self, value: Any) -> float | None:
+        """A number, or a tensor of one."""
+        if isinstance(value, int | float):
+            return float(value)
+        tensor = self.tensors.get(value.tensor) if isinstance(value, Node) and value.tensor else None
+        return float(tensor) if tensor is not None and tensor.numel() == 1 else None
+
+    def unchanged(self, node: Node) -> Node:
+        source = node.args[0] if node.args else None
+        if node.target not in UNCHANGED or not isinstance(source, Node) or source.tensor:
+            return node
+        if (node.shape, node.dtype) != (source.shape, source.dtype):
+            return node
+        random = node.target.endswith("dropout") and _argument(node, 2, False)
+        return node if random else source
+
+    def unexpanded(self, node: Node) -> Node:
+        """Without what stretches an operand to the shape that the operator would stretch it to by itself."""
+        if node.target not in BROADCASTING or len(node.args) < 2:
+            return node
+        args = [_unstretched(arg) for arg in node.args]
+        shapes = [arg.shape for arg in args[:2] if isinstance(arg, Node)]
+        if args == node.args or torch.broadcast_shapes(*shapes) != node.shape:
+            return node
+        return replace(node, args=args)
+
+    def permute(self, node: Node) -> Node:
+        """Two in turn are one, one that moves nothing is its source, and one that only moves sides of 1 is a view."""
+        source, order = node.args
+        sides = [side % len(order) for side in order]
+        if isinstance(source, Node) and source.target == "permute":
+            source, sides = source.args[0], [source.args[1][side] for side in sides]
+        if sides == sorted(sides):
+            return source
+        long = [side for side in sides if source.shape[side] != 1]
+        if long == sorted(long):
+            return replace(node, target="view", args=[source, [*node.shape]])
+        changed = source is not node.args[0] or sides != order
+        return replace(node, args=[source, sides]) if changed else node
+
+    def moved(self, node: Node) -> Node:
+        """As the order of its sides, read off a tensor with a length of its own for each."""
+        sides = torch.empty([*range(len(node.shape))], device="meta")
+        order = [*MOVING[node.target](sides, *node.args[1:]).shape]
+        return replace(node, target="permute", args=[node.args[0], order], kwargs={})
+
+    def clamp(self, node: Node) -> Node:
+        """Any clamp, of any clamp, as one from a number or None to a number or None; two have names of their own."""
+        low, high = _argument(node, 1), _argument(node, 2)
+        low, high = node.kwargs.get("min", low), node.kwargs.get("max", high)
+        match node.target:
+            case "clamp_max":
+                low, high = None, node.kwargs.get("max", _argument(node, 1))
+            case "hardtanh":
+                low, high = _argument(node, 1, -1.0), _argument(node, 2, 1.0)
+        bounds = [self.number(bound) for bound in (low, high)]
+        if any(bound is None and given is not None for bound, given in zip(bounds, (low, high), strict=True)):
+            return node
+        return self.clamped(node, node.args[0], *bounds)
+
+    def clamped(self, node: Node, source: Any, low: float | None, high: float | None) -> Node:
+        low, high = -inf if low is None else low, inf if high is None else high
+        low = min(low, high)
+        inner = {"relu": (0.0, inf), "relu6": (0.0, 6.0)}.get(getattr(source, "target", ""))
+        if inner is None and getattr(source, "target", "") == "clamp" and len(source.args) == 3:
+            inner = (
+                -inf if source.args[1] is None else source.args[1],
+                inf if source.args[2] is None else source.args[2],
+            )
+        if inner is not None:
+            source = source.args[0]
+            low, high = (min(max(bound, low), high) for bound in inner)
+        named = {(0.0, inf): "relu", (0.0, 6.0): "relu6"}.get((low, high))
+        if named:
+            return replace(node, target=named, args=[source], kwargs={})
+        args = [source, None if low == -inf else low, None if high == inf else high]
+        if node.target == "clamp" and node.args == args:
+            return node
+        return replace(node, target="clamp", args=args, kwargs={})
+
+    def threshold(self, node: Node) -> Node:
+        if [self.number(bound) for bound in node.args[1:]] != [0.0, 0.0]:
+            return node
+        return self.clamped(node, node.args[0], 0.0, None)
+
+    def larger(self, node: Node) -> Node:
+        source, bound = self.with_number(node)
+        if bound is not None:
+            return self.clamped(node, source, bound, None)
+        both = len(node.args) == 2 and all(isinstance(arg, Node) for arg in node.args)
+        return replace(node, target="maximum") if node.target == "max" and both else node
+
+    def smaller(self, node: Node) -> Node:
+        source, bound = self.with_number(node)
+        return node if bound is None else self.clamped(node, source, None, bound)
+
+    def with_number(self, node: Node) -> tuple[Any, float | None]:
+        """Of a node that reads a map and a tensor of one number, in any order: these."""
+        if len(node.args) == 2 and all(isinstance(arg, Node) for arg in node.args):
+            for source, other in (node.args, node.args[::-1]):
+                bound = self.number(other)
+                if bound is not None and source.shape == node.shape and not source.tensor:
+                    return source, bound
+        return None, None
+
+    def mean(self, node: Node) -> Node:
+        """Over a map's columns and then its rows, or over both in one row, is over both."""
+        inner, axes = node.args[0], _argument(node, 1)
+        if not isinstance(inner, Node) or not inner.args or node.kwargs or not isinstance(axes, list):
+            return node
+        axes = {axis % len(inner.shape) for axis in axes}
+        source = inner.args[0]
+        if len(getattr(source, "shape", ())) != 4 or source.tensor:
+            return node
+        if (
+            inner.target in VIEWS
+            and axes == {2}
+            and inner.shape == (*source.shape[:2], prod(source.shape[2:]))
+        ):
+            return replace(node, args=[source, [2, 3], len(node.shape) > 2])
+        if inner.target == "mean" and not inner.kwargs and isinstance(_argument(inner, 1), list):
+            first = {axis % 4 for axis in inner.args[1]}
+            kept = len(inner.shape) == 4
+            second = (
+                axes if kept else {[side for side in range(4) if side not in first][axis] for axis in axes}
+            )
+            if first | second == {2, 3} and not first & second:
+                return replace(node, args=[source, [2, 3], len(node.shape) == 4])
+        return node
+
+    def product(self, node: Node) -> Node:
+        """Hard-sigmoid, and the activations that are a map times a sigmoid of itself."""
+        source, factor = self.scaled(node)
+        if source is not None and _is(factor, 1 / 6):
+            inner = self.six(source)
+            if inner is not None:
+                return replace(node, target="hardsigmoid", args=[inner], kwargs={})
+            inner = self.times_six(source)
+            if inner is not None:
+                return replace(node, target="hardswish", args=[inner], kwargs={})
+        if node.target != "mul" or len(node.args) != 2:
+            return node
+        for one, other in (node.args, node.args[::-1]):
+            if not isinstance(other, Node) or not isinstance(one, Node):
+                continue
+            named = {"sigmoid": "silu", "hardsigmoid": "hardswish"}.get(other.target)
+            if named and other.args[0] is one:
+                return replace(node, target=named, args=[one])
+            scaled, factor = self.scaled(one)
+            if scaled is not None and self.six(other) is scaled and _is(factor, 1 / 6):
+                return replace(node, target="hardswish", args=[scaled])
+        return node
+
+    def scaled(self, node: Any) -> tuple[Node | None, float]:
+        """Of a node that is another times a number: these."""
+        if (
+            isinstance(node, Node)
+            and node.target in ("mul", "div")
+            and len(node.args) == 2
+            and not node.kwargs
+        ):
+            pairs = [tuple(node.args)] if node.target == "div" else [tuple(node.args), tuple(node.args[::-1])]
+            for source, other in pairs:
+                factor = self.number(other)
+                if isinstance(source, Node) and factor and source.shape == node.shape:
+                    return source, factor if node.target == "mul" else 1 / factor
+        return None, 1.0
+
+    def six(self, node: Node) -> Node | None:
+        """The x of relu6(x + 3)."""
+        added = node.args[0] if node.target == "relu6" else None
+        if not isinstance(added, Node) or added.target != "add" or added.kwargs or len(added.args) != 2:
+            return None
+        for source, other in (added.args, added.args[::-1]):
+            if isinstance(source, Node) and source.shape == added.shape and self.number(other) == 3:
+                return source
+        return None
+
+    def times_six(self, node: Node) -> Node | None:
+        """The x of x * relu6(x + 3)."""
+        if node.target == "mul" and len(node.args) == 2:
+            for one, other in (node.args, node.args[::-1]):
+                if isinstance(one, Node) and isinstance(other, Node) and self.six(other) is one:
+                    return one
+        return None
+
+
+def _is(value: float, wanted: float) -> bool:
+    return abs(value - wanted) <= CLOSE * wanted
+
+
+def _argument(node: Node, position: int, default: Any = None) -> Any:
+    return node.args[position] if len(node.args) > position else default
+
+
+def _unstretched(value: Any) -> Any:
+    """What is stretched along its sides of 1, if `value` is that."""
+    if not isinstance(value, Node) or value.target not in EXPANDING or not isinstance(value.args[0], Node):
+        return value
+    source = value.args[0]
+    short = (1,) * (len(value.shape) - len(source.shape)) + source.shape
+    stretched = all(side in (1, whole) for side, whole in zip(short, value.shape, strict=True))
+    return source if stretched and value.dtype == source.dtype else value
