@@ -368,6 +368,24 @@ def test_a_damaged_run_json_is_one_sentence(finished: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("decoding", value) for value in (True, 7, {"a": 1}, {"max_pixels": True}, {"max_pixels": 0})),
+        *(("seed", value) for value in ("x", 1.5, True)),
+        *(("nested", value) for value in (1, "yes")),
+    ],
+)
+def test_what_a_resume_reads_of_the_data_is_checked_with_the_rest(
+    field: str, value: object, finished: Path, tmp_path: Path
+) -> None:
+    files = copy(finished, tmp_path / "run")
+    run = json.loads(files.run.read_text())
+    write_json(files.run, run | {"data": run["data"] | {field: value}})
+    with pytest.raises(DepthwiseError, match=r"run.json cannot be read \("):
+        files.read_run()
+
+
+@pytest.mark.parametrize(
     "damage",
     [
         "",

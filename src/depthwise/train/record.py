@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from depthwise.bounds import Bounds, Length, check, fit
+from depthwise.data.image import Decoding
 from depthwise.errors import DepthwiseError, UsageError, shown
 from depthwise.train.budget import Budget
 from depthwise.train.recipe import Recipe
@@ -42,9 +43,14 @@ class _Data:
     split_source: str
     counts: dict[str, Any]
     bad: Count
+    seed: int | None = None
+    nested: bool = False
+    ignored: Texts = ()
+    decoding: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check(self, "data")
+        Decoding.from_json(self.decoding or {})
         for name, counts in self.counts.items():
             fit(counts, Annotated[tuple[Count, ...], Length(0, 10**7)], f"data.counts.{name}")
 
