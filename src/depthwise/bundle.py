@@ -45,6 +45,8 @@ Fraction = Annotated[float, Bounds(0, 1)]
 COMPILED: dict[str, Any] = {
     "precision": Annotated[str, OneOf("fp32", "bf16", "int8")],
     "engine": Annotated[str, OneOf("native", "openvino", "onnxruntime", "torch")],
+    "asked": Annotated[str, OneOf("fp32", "bf16", "int8")],
+    "why_not": Annotated[str, Length(0, 10_000)],
     "error": Error,
     "milliseconds": Annotated[float, Bounds(0, 1e9)],
     "speedup": Times | None,

@@ -37,13 +37,14 @@ CHECKED_IMAGES = 8
 
 @dataclass(frozen=True)
 class Compiled:
-    """What compiling came to, and the engine that runs it.
+    """What compiling came to: the engine that runs it, and the precision it does that in.
 
     error: the largest difference of a logit, relative to the largest logit, on the images it was checked with.
     speedup: of one image, against the network on PyTorch: the median of interleaved pairs, None where the machine was
     too busy to say, and in speedup_range their tenth and ninetieth percentile; milliseconds: its own.
     layers: in int8, of each product the name, its error (see infer/quantize.py) and the precision that it is left in.
     accuracy: top-1 before and after, and agreement: the share of images with the same answer; None without a data set.
+    asked: the precision that was asked for, and why_not: why it is not that one; None where it is.
     """
 
     out: Path
@@ -57,6 +58,8 @@ class Compiled:
     num_images: int = 0
     accuracy: tuple[float, float] | None = None
     agreement: float | None = None
+    asked: str | None = None
+    why_not: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the bundle's config has it."""
@@ -82,6 +85,8 @@ def compile_bundle(
 ) -> Compiled:
     """Write the bundle `out`, which is that of `path` to be run in `precision` by `engine`, see `compile`.
 
+    A network that has no native plan is in another precision than int8, which the result and the bundle say.
+
     With `split`, images whose labels count the bundle's classes, both are evaluated on it first. int8 needs
     `calibration`, of which CALIBRATION_IMAGES are looked at, evenly spread.
 
@@ -102,6 +107,7 @@ def compile_bundle(
         lower=keeper_of(bundle).lower,
     )
     error = _error(module, fast, x)
+    asked, precision = precision, fast.precision
     if not error <= TOLERANCES[precision]:
         raise DepthwiseError(
             f"{bundle.path}: compiled in {precision} its logits differ by {error:.2g} of the largest, more than "
@@ -126,6 +132,8 @@ def compile_bundle(
         (speed.tenth, speed.ninetieth),
         layers,
     )
+    if precision != asked:
+        result = replace(result, asked=asked, why_not=fast.dropped["native"])
     if split is not None:
         before, after = (_evaluate(network, bundle, split, workers) for network in (module, fast))
         result = _with_accuracy(result, before, after)

@@ -121,6 +121,11 @@ def _choice(bundle: Bundle, engine: str, precision: str | None) -> tuple[str, st
         raise unknown_name("precision", str(precision), PRECISIONS)
     compiled = bundle.config.compiled or {}
     named, own = compiled.get("engine"), compiled.get("precision", "fp32")
+    if compiled.get("asked") and precision is None and engine in ("auto", "bundle"):
+        warnings.warn(
+            f"{bundle.path} is run in {own} where {compiled['asked']} was asked for: {compiled.get('why_not')}",
+            stacklevel=3,
+        )
     if engine == "bundle" or (engine == "auto" and named == "torch"):
         return named if named in GENERAL else "auto", precision or own
     if engine == "auto" and named in FOREIGN:

@@ -117,6 +117,37 @@ def test_without_kernels_it_runs_on_pytorch_and_says_so(
     assert answer == expected
 
 
+def test_int8_without_a_plan_goes_on_as_fp32_does(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "fast"
+    command = ["compile", str(digits_bundle), "--precision", "int8", "--data", "digits", "--out", str(out)]
+    path = native.library.library.path
+    native.use("off")
+    try:
+        assert run([*command, "--engine", "native"]) == 1
+        assert "the native kernels cannot run here" in capsys.readouterr().err
+        with pytest.warns(UserWarning, match="int8 is for native plans alone and this network has none"):
+            assert run([*command, "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        with pytest.warns(UserWarning, match=r"runs it in (bf16|fp32): the native kernels cannot run here"):
+            assert run([*command, "--force"]) == 0
+        assert ", for int8 is for native plans alone" in capsys.readouterr().out
+        bundle = read_bundle(out)
+        with pytest.warns(UserWarning, match="where int8 was asked for: the native kernels cannot run here"):
+            assert len(
+                depthwise.load(out, engine="bundle")(torch.zeros(1, 16, 16, dtype=torch.uint8)).classes
+            )
+    finally:
+        native.use(path)
+    assert document["asked"] == "int8"
+    assert document["precision"] in ("bf16", "fp32")
+    assert document["engine"] in ("openvino", "onnxruntime", "torch")
+    assert "the native kernels cannot run here" in document["why_not"]
+    assert "layers" not in document
+    assert bundle.roundings is None
+
+
 def test_a_bundle_keeps_its_engine(
     digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

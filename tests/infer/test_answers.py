@@ -291,6 +291,27 @@ def test_wrong_numbers_shapes_and_nans_are_found(precision: str, monkeypatch: py
                 expected.check("ours", lambda x, wrong=wrong: wrong(network(x)), precision)
 
 
+@pytest.mark.parametrize("engine", ["auto", "fastest"])
+def test_int8_without_a_plan_is_what_the_general_engines_have(engine: Any) -> None:
+    network = Network(NO_PLAN["a mean of everything"])
+    with pytest.warns(UserWarning, match=r"int8 is for native plans alone and .* has no compiled form"):
+        compiled = compile(network, IMAGES[:1], precision="int8", engine=engine, calibration=IMAGES)
+    assert compiled.engine in GENERAL
+    assert compiled.precision in GENERAL[compiled.engine]
+    assert not compiled.roundings
+    assert "has no compiled form" in compiled.dropped["native"]
+    assert_as_pytorch(network, compiled, 3e-2)
+    with pytest.raises(DepthwiseError, match="has no compiled form"):
+        compile(network, IMAGES[:1], precision="int8", engine="native", calibration=IMAGES)
+
+
+def test_images_that_int8_cannot_be_read_off_are_no_reason_to_go_on_without_it() -> None:
+    network = Network(lambda n, x: n.head(n.second(n.first(x)).mean((2, 3))))
+    network.first.weight.data *= 1e3
+    with pytest.raises(DepthwiseError, match=r"^the network's maps are not finite on the calibration images"):
+        compile(network, torch.zeros(1, 3, 10, 10), precision="int8", calibration=IMAGES * 5e37)
+
+
 def native(precision: str, maxout: bool = False) -> tuple[CompiledModule, Tensor]:
     torch.manual_seed(0)
     parts: list[nn.Module] = [nn.Conv2d(3, 20, 3), nn.ReLU(), SeparableConv2d(20, 72), nn.ReLU()]

@@ -27,7 +27,8 @@ def compile(
     precision: Annotated[
         Literal["fp32", "bf16", "int8"],
         Parameter(
-            help="fp32: the same answers; bf16: half the memory, and faster; int8: products in bytes, calibrated."
+            help="fp32: the same answers; bf16: half the memory, and faster; int8: products in bytes, calibrated; a "
+            "network that the native kernels cannot run is in bf16 or fp32 then."
         ),
     ] = "fp32",
     engine: Annotated[
@@ -113,7 +114,8 @@ def _images_of(data: str, config: "BundleConfig", workers: int) -> "Split":
 
 def _print(result: "Compiled") -> None:
     rows = table("", str(result.out), right=(str(result.out),))
-    rows.add_row("precision", result.precision)
+    instead = f", for {result.asked} is for native plans alone" if result.asked else ""
+    rows.add_row("precision", result.precision + instead)
     rows.add_row("engine", result.engine)
     rows.add_row("one image", f"{result.milliseconds:.2f} ms, {_speed(result)}")
     rows.add_row("largest difference of a logit", f"{result.error:.1e} of the largest")

@@ -14,12 +14,22 @@ from depthwise.infer.engines import GENERAL, General, fastest, usable
 from depthwise.infer.graph import Graph
 from depthwise.infer.lower import lower
 from depthwise.infer.plan import Plan
-from depthwise.infer.quantize import MOST_ERROR, Rounding, RoundingError, calibrate, check_roundings
+from depthwise.infer.quantize import (
+    MOST_ERROR,
+    CalibrationError,
+    Rounding,
+    RoundingError,
+    calibrate,
+    check_roundings,
+)
 from depthwise.infer.reference import evaluate
 from depthwise.modes import in_mode
 
 Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+
+OTHERS: tuple[Precision, ...] = ("bf16", "fp32")
+"""What general engines have where int8 was asked for."""
 
 Engine = Literal["auto", "fastest", "native", "openvino", "onnxruntime", "torch"]
 ENGINES: tuple[str, ...] = ("auto", "fastest", "native", *GENERAL)
@@ -85,6 +95,8 @@ def compile(
 
     precision="bf16" keeps weights and maps in bfloat16 and adds in float32; "int8" also multiplies in bytes, rounded as
     some hundred images `calibration` [N, C, H, W] ask for, or as the `roundings` that an earlier calibration found.
+    Bytes are for native plans alone: what has none is run by the fastest general engine in "bf16" or "fp32", which a
+    warning says and the result's `precision` is, unless engine="native".
 
     lower: what finds out the graph, see lower.py and kept.py.
 
@@ -124,7 +136,7 @@ def compile(
         plan = Plan(graph, bf16=precision != "fp32", roundings=used)
         return CompiledModule(plan, precision, expected.form, found)
 
-    def made(name: str, expected: Answers) -> CompiledModule:
+    def made(name: str, precision: Precision, expected: Answers) -> CompiledModule:
         if name == "native":
             compiled = native(expected)
         else:
@@ -136,7 +148,7 @@ def compile(
 
     with in_mode(module, training=False), torch.no_grad():
         expected = answers(module, example, _second(example, precision, calibration))
-        return _choose(engine, precision, example, lambda name: made(name, expected))
+        return _choose(engine, precision, example, lambda name, own: made(name, own, expected))
 
 
 def _second(example: Tensor, precision: Precision, calibration: Tensor | None) -> Tensor | None:
@@ -147,29 +159,49 @@ def _second(example: Tensor, precision: Precision, calibration: Tensor | None) -
 
 
 def _choose(
-    engine: Engine, precision: Precision, example: Tensor, made: Callable[[str], CompiledModule]
+    engine: Engine, precision: Precision, example: Tensor, made: Callable[[str, Precision], CompiledModule]
 ) -> CompiledModule:
     """What is `made` with the engine of that name, or with the fastest that answers rightly."""
-    names = ["native", *usable(precision)] if engine in ("auto", "fastest") else [engine]
-    candidates: list[CompiledModule] = []
+    if engine not in ("auto", "fastest"):
+        return made(engine, precision)
     dropped: dict[str, str] = {}
-    for name in names:
-        try:
-            candidates.append(made(name))
-        except RoundingError:
-            raise
-        except DepthwiseError as error:
-            if len(names) == 1:
-                raise
-            dropped[name] = str(error)
-            if isinstance(error, WrongAnswerError):
-                warnings.warn(f"{name} is not used for this network: {error}", stacklevel=3)
-            continue
-        if engine == "auto" and name == "native":
+    candidates: list[CompiledModule] = []
+    for name in ["native", *usable(precision)]:
+        candidates += _tried(name, precision, made, dropped, name)
+        if engine == "auto" and name == "native" and candidates:
             break
+    if not candidates and precision == "int8":
+        for own in OTHERS:
+            for name in usable(own):
+                candidates += _tried(name, own, made, dropped, f"{name} in {own}")
     if not candidates:
         reasons = "; ".join(dict.fromkeys(dropped.values()))
         raise DepthwiseError(f"no engine runs this network as PyTorch does: {reasons}")
     chosen = fastest(candidates, example)
     chosen.dropped = dropped
+    if chosen.precision != precision:
+        warnings.warn(
+            f"{precision} is for native plans alone and this network has none, so {chosen.engine} runs it in "
+            f"{chosen.precision}: {dropped['native']}",
+            stacklevel=3,
+        )
     return chosen
+
+
+def _tried(
+    name: str,
+    precision: Precision,
+    made: Callable[[str, Precision], CompiledModule],
+    dropped: dict[str, str],
+    called: str,
+) -> list[CompiledModule]:
+    """What is `made`, or nothing and in `dropped` why not."""
+    try:
+        return [made(name, precision)]
+    except (RoundingError, CalibrationError):
+        raise
+    except DepthwiseError as error:
+        dropped[called] = str(error)
+        if isinstance(error, WrongAnswerError):
+            warnings.warn(f"{called} is not used for this network: {error}", stacklevel=4)
+        return []

@@ -32,6 +32,10 @@ class RoundingError(DepthwiseError):
     """A rounding that is not, or not of this network, what a calibration gives; its text names the tensor."""
 
 
+class CalibrationError(DepthwiseError):
+    """Images that ranges cannot be read off."""
+
+
 @dataclass(frozen=True)
 class Rounding:
     """One product in bytes: an input v is v / scale + zero, rounded, a weight w times its input's scale is w / step.
@@ -114,11 +118,11 @@ def quantizable(graph: Graph) -> dict[int, Convolution]:
 def calibrate(graph: Graph, batches: Iterable[Tensor]) -> dict[str, Rounding]:
     """How each product of `graph` is to be rounded, by its name, from float32 images [N, C, H, W].
 
-    Raises DepthwiseError if there are no images or a map is not finite on them.
+    Raises CalibrationError if there are no images or a map is not finite on them.
     """
     batches = list(batches)
     if not sum(map(len, batches)):
-        raise DepthwiseError("int8 is calibrated on images and there are none: give at least one")
+        raise CalibrationError("int8 is calibrated on images and there are none: give at least one")
     products = quantizable(graph)
     ranges = _ranges(graph, products, batches)
     padded = {product.source for product in products.values() if any(product.padding)}
@@ -142,7 +146,7 @@ def _ranges(
         if index not in wanted:
             return
         if not made.isfinite().all():
-            raise DepthwiseError(
+            raise CalibrationError(
                 "the network's maps are not finite on the calibration images: its training diverged"
             )
         low, high = ranges.get(index, (torch.zeros(made.shape[1]), torch.zeros(made.shape[1])))
