@@ -23,11 +23,13 @@ from torch import Tensor
 from depthwise.bounds import Bounds, Length, OneOf, check, fit
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError, shown
+from depthwise.places import CONFIG as CONFIG
+from depthwise.places import find_bundle, previous
 from depthwise.reading import parse_json, read_regular
 from depthwise.writing import named, written_folder
 
 FORMAT_VERSION = 1
-CONFIG, WEIGHTS, RAW_WEIGHTS = "config.json", "model.safetensors", "model.raw.safetensors"
+WEIGHTS, RAW_WEIGHTS = "model.safetensors", "model.raw.safetensors"
 ROUNDINGS = "roundings.safetensors"
 DIGESTS = "digests"
 TASKS = ("single-label",)
@@ -211,33 +213,10 @@ def read_bundle(path: str | os.PathLike[str], *, raw: bool = False) -> Bundle:
     return Bundle(config, weights, folder, _read_weights(folder / ROUNDINGS, digests) if in_bytes else None)
 
 
-def find_bundle(path: str | os.PathLike[str]) -> Path:
-    """The bundle folder that `path` means: itself, or the `bundle` inside a run directory."""
-    path = Path(path)
-    for folder in (path, path / "bundle"):
-        for candidate in (folder, _previous(folder)):
-            if (candidate / CONFIG).is_file():
-                return candidate
-    if not path.exists():
-        raise DepthwiseError(
-            f"{path} does not exist: give a bundle folder or the directory of a training run"
-        )
-    raise DepthwiseError(
-        f"{path} is not a bundle, it has no {CONFIG}: give a bundle folder or the directory of a finished "
-        f"training run"
-    )
-
-
-def _previous(path: Path) -> Path:
-    """Where the bundle `path` stands for the instant in which its successor takes its name."""
-    path = path.resolve()
-    return path.parent / f".{path.name}.previous"
-
-
 def _restore_previous(path: Path) -> None:
     """Give the bundle its name back that a process took from it which was killed before its successor had it."""
-    if not os.path.lexists(path) and (_previous(path) / CONFIG).is_file():
-        _previous(path).rename(path)
+    if not os.path.lexists(path) and (previous(path) / CONFIG).is_file():
+        previous(path).rename(path)
 
 
 def is_replaceable(path: Path) -> bool:
@@ -260,10 +239,10 @@ def _refuse_existing(path: Path, *, overwrite: bool) -> None:
 def _replace(path: Path, new: Path) -> None:
     # A folder cannot be renamed onto another. `find_bundle` knows the name the old one has in between.
     if path.exists():
-        shutil.rmtree(_previous(path), ignore_errors=True)
-        path.rename(_previous(path))
+        shutil.rmtree(previous(path), ignore_errors=True)
+        path.rename(previous(path))
     new.rename(path)
-    shutil.rmtree(_previous(path), ignore_errors=True)
+    shutil.rmtree(previous(path), ignore_errors=True)
 
 
 def _write(path: Path, content: bytes) -> str:

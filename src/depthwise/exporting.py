@@ -30,9 +30,9 @@ from depthwise.bundle import read_bundle
 from depthwise.data import Preprocess, open_dataset, test_split
 from depthwise.data.image import Decoding, ImageInput, UnreadableImageError, decode
 from depthwise.data.listing import images_below
-from depthwise.data.source import locate
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
 from depthwise.load import load_module
+from depthwise.places import locate
 from depthwise.writing import named, written_folder
 
 KEY, INPUT, OUTPUT = "depthwise", "images", "logits"

@@ -257,5 +257,5 @@ def test_interrupted_it_leaves_no_process() -> None:
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error == "error: interrupted\n"
+    assert error == "interrupted: nothing is half written, give the command again\n"
     assert started() == set()

@@ -23,13 +23,13 @@ def _own_signals() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-def sentence(capsys: pytest.CaptureFixture[str]) -> str:
+def sentence(capsys: pytest.CaptureFixture[str], head: str = "error") -> str:
     """The one line on standard error; nothing is on standard output."""
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("error: ")
+    assert captured.err.startswith(f"{head}: ")
     assert captured.err.count("\n") == 1
-    return captured.err.removeprefix("error: ").strip()
+    return captured.err.removeprefix(f"{head}: ").strip()
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,40 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert not set(HEAVY) & set(loaded)
     if arguments not in ([], ["data"]):
         assert f"Example: depthwise {' '.join(arguments)}" in done.stdout
+
+
+def test_what_is_not_there_is_told_before_what_takes_long_is_imported() -> None:
+    """One process for all: what is imported stays, so the commands that need the least come first."""
+    refusals = [
+        *(
+            f"{command} nowhere"
+            for command in ("eval --data digits", "compile --out x", "data check", "data stats")
+        ),
+        *(
+            "predict nowhere x.png",
+            "export nowhere --format onnx --out x.onnx",
+            "data export nowhere --out x",
+        ),
+        *("train --data nowhere --out r", "train --data digits --init nowhere --out r"),
+        *(
+            "models nosuch",
+            "cost nosuch",
+            "draw nosuch -o x.svg",
+            "train --data digits --model nosuch --out r",
+        ),
+        *("train --data digits --recipe nosuch --out r", "train --data digits --out r --set epohcs=3"),
+    ]
+    code = (
+        "import sys; from depthwise.cli.app import run\n"
+        "def loaded(): return sorted({'torch', 'torchvision', 'scipy', 'sklearn', 'torchmetrics'} & {*sys.modules})\n"
+        f"for words in {refusals!r}: print(run(words.split()), *loaded())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stderr.count("\n") == len(refusals), done.stderr
+    codes, *_ = zip(*(line.split() for line in done.stdout.splitlines()), strict=False)
+    assert {*codes} <= {"1", "2"}
+    told = [line.split()[1:] for line in done.stdout.splitlines()]
+    assert told == [[]] * 9 + [["torch"]] * 4 + [["torch", "torchvision"]] * 2
 
 
 @pytest.mark.parametrize(
@@ -92,7 +126,7 @@ def test_wrong_usage_is_2(
     [
         (["predict", "nowhere", "x.png"], "nowhere does not exist: give a bundle folder"),
         (["eval", "nowhere", "--data", "digits"], "nowhere does not exist: give a bundle folder"),
-        (["predict", "xception", "x.png"], "names a network without trained weights"),
+        (["predict", "xception", "x.png"], "the name of a network alone has no trained weights"),
         (["train", "--out", "nowhere", "--resume"], "nowhere holds no run to resume"),
         (["data", "export", "digits", "--out", "."], ". exists: choose another folder"),
     ],
@@ -121,7 +155,7 @@ def test_what_fails_is_1(
         ),
         (OSError(28, "No space left on device", "/runs/x"), 1, "No space left on device: /runs/x (run again"),
         (ZeroDivisionError(), 1, "unexpected ZeroDivisionError (run again with --debug for the traceback)"),
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(), 130, "nothing is half written, give the command again"),
         (KeyboardInterrupt("go on with --resume"), 130, "go on with --resume"),
     ],
     ids=str,
@@ -130,6 +164,7 @@ def test_what_nobody_foresaw_is_a_sentence_too(
     error: BaseException,
     code: int,
     expected: str,
+    tiny_bundle: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -137,12 +172,13 @@ def test_what_nobody_foresaw_is_a_sentence_too(
         raise error
 
     monkeypatch.setattr(import_module("depthwise.load"), "load", fail)
-    assert run(["predict", "b", "x.png"]) == code
-    assert expected in sentence(capsys)
-    assert run(["predict", "b", "x.png", "--debug"]) == code
+    assert run(["predict", str(tiny_bundle), "x.png"]) == code
+    head = "interrupted" if code == 130 else "error"
+    assert expected in sentence(capsys, head)
+    assert run(["predict", str(tiny_bundle), "x.png", "--debug"]) == code
     captured = capsys.readouterr().err
     assert "Traceback (most recent call last)" in captured
-    assert captured.splitlines()[-1].startswith("error: ")
+    assert captured.splitlines()[-1].startswith(f"{head}: ")
     assert "--debug" not in captured.splitlines()[-1]
 
 
@@ -206,4 +242,4 @@ def test_an_interrupted_command_is_130(number: int, tiny_bundle: Path) -> None:
         out, err = command.stdout.read(), command.stderr.read()
     command.wait(timeout=60)
     assert command.returncode == 130
-    assert (out, err) == (b"", b"error: interrupted\n")
+    assert (out, err) == (b"", b"interrupted: nothing is half written, give the command again\n")

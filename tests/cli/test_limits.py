@@ -132,4 +132,4 @@ def test_a_stop_while_python_shuts_down_says_nothing(number: int) -> None:
     process.send_signal(number)
     _, errors = process.communicate(timeout=50)
     assert process.returncode == 130
-    assert errors.removeprefix("error: interrupted\n") == ""
+    assert errors.removeprefix("interrupted: nothing is half written, give the command again\n") == ""

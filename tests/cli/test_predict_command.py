@@ -299,7 +299,10 @@ def test_ctrl_c_ends_it_at_once_with_images_being_read(tiny_bundle: Path, folder
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, b"error: interrupted\n")
+    assert (process.returncode, err) == (
+        130,
+        b"interrupted: nothing is half written, give the command again\n",
+    )
 
 
 def test_files_that_lack_pixels_and_large_ones_are_read_if_that_is_asked_for(

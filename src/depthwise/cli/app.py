@@ -23,6 +23,8 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 DEBUG = "--debug"
 
+AGAIN = "nothing is half written, give the command again"  # to who interrupts what keeps no state of its own
+
 _LONG = re.compile(r"(\S{300})\S{100,}")  # a word that no sentence can hold
 
 
@@ -80,7 +82,7 @@ def run(tokens: list[str]) -> int:
     except DepthwiseError as error:
         return _fail(str(error), FAILED, debug)
     except KeyboardInterrupt as error:
-        return _fail(str(error) or "interrupted", INTERRUPTED, debug)
+        return _fail(str(error) or AGAIN, INTERRUPTED, debug, "interrupted")
     except BrokenPipeError:
         return FAILED  # quietly: the reader, `head` say, has what it wants
     except Exception as error:
@@ -114,9 +116,9 @@ def _describe(error: Exception) -> str:
     return f"unexpected {type(error).__name__}" + (f": {reason}" if reason else "")
 
 
-def _fail(sentence: str, code: int, debug: bool) -> int:
+def _fail(sentence: str, code: int, debug: bool, head: str = "error") -> int:
     if debug:
         for line in traceback.format_exc().splitlines():
             note(line)
-    note(_LONG.sub(r"\1...", f"error: {sentence}"))
+    note(_LONG.sub(r"\1...", f"{head}: {sentence}"))
     return code

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from depthwise.cli.evaluate import open_part
 from depthwise.cli.options import BundlePath, IgnoreUnknown, Json, Workers, flag
 from depthwise.cli.output import console, counting, note, print_json, table
+from depthwise.places import find_bundle, locate
 from depthwise.words import number_of
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def compile(
 
     Example: depthwise compile runs/first --precision bf16 --out fast --data photos/
     """
+    find_bundle(bundle)  # before anything heavy is imported
+    for spec in filter(None, (data, calibrate)):
+        locate(spec)
     from depthwise.bundle import read_bundle
     from depthwise.compiling import compile_bundle
 

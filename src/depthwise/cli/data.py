@@ -10,6 +10,7 @@ from depthwise.bounds import Bounds
 from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, command, decoding, flag
 from depthwise.cli.output import console, counting, note, print_json, printable, say, table
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.places import locate
 from depthwise.words import number_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def check(
 
     Example: depthwise data check photos/
     """
+    locate(data)  # before anything heavy is imported
     from depthwise.data.check import check as look
 
     with counting("looking images over") as progress:
@@ -77,6 +79,7 @@ def stats(
 
     Example: depthwise data stats photos/ --sheet photos.png
     """
+    locate(data)
     from depthwise.data import open_dataset
     from depthwise.data.check import contact_sheet
     from depthwise.data.check import stats as measure
@@ -117,6 +120,7 @@ def export(
     """
     if out.exists() and not (out.is_dir() and (force or not any(out.iterdir()))):
         raise DepthwiseError(f"{out} exists: choose another folder, or write into it with --force")
+    locate(data)
     from depthwise.data import open_dataset
     from depthwise.data.export import export as write
 

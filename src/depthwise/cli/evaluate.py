@@ -23,6 +23,7 @@ from depthwise.cli.options import (
     decoding,
 )
 from depthwise.cli.output import console, counting, note, print_json, printable, table
+from depthwise.places import find_bundle, locate
 from depthwise.words import number_of
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def evaluate(
 
     Example: depthwise eval runs/first --data digits --report digits.html
     """
+    find_bundle(bundle)  # before anything heavy is imported
+    locate(data)
     from depthwise.bundle import read_bundle
     from depthwise.data import Batches
     from depthwise.evaluate.metrics import evaluate as measure

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from depthwise.cli.options import BundlePath, Json, flag
 from depthwise.cli.output import console, note, print_json, table
+from depthwise.places import find_bundle, locate, name_note
 
 
 def export(
@@ -35,14 +36,14 @@ def export(
 
     Example: depthwise export runs/first --format onnx --out digits.onnx --data digits
     """
-
+    find_bundle(bundle)  # before anything heavy is imported
+    if data is not None:
+        locate(data)
     with console(stderr=True).status(f"exporting as {format}"):
         from depthwise.exporting import export_bundle, find_images
 
         images = None if data is None else find_images(data)
         result = export_bundle(bundle, out, format, images=images, overwrite=force)
-    from depthwise.data.source import name_note
-
     if data is not None and (text := name_note(data)):
         note(text)
     if data is None:

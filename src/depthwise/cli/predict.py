@@ -26,6 +26,7 @@ from depthwise.cli.options import (
 )
 from depthwise.cli.output import inert, note, printable
 from depthwise.errors import UsageError
+from depthwise.places import find_bundle
 from depthwise.reading import read_bounded
 from depthwise.words import number_of
 from depthwise.writing import check_free, written_whole
@@ -86,8 +87,11 @@ def predict(
     """
     if json and as_csv:
         raise UsageError("--json and --csv exclude each other: give one of them")
+    if image.count(STANDARD_INPUT) > 1:
+        raise UsageError("standard input (-) is named twice: it holds one image")
     if out is not None:
         _check_out(out, force)
+    find_bundle(bundle)  # before anything heavy is imported
     names = expand(image)
     from depthwise.load import load
 
@@ -145,10 +149,8 @@ def expand(arguments: list[str]) -> list[str]:
     """The images that the command's arguments mean, in order: folders and patterns replaced by their files.
 
     A file that does not exist stays in the list, to be reported among the others. Raises UsageError for a folder
-    or a pattern without images, and for standard input named twice.
+    or a pattern without images.
     """
-    if arguments.count(STANDARD_INPUT) > 1:
-        raise UsageError("standard input (-) is named twice: it holds one image")
     from depthwise.data.listing import images_below
 
     names: list[str] = []

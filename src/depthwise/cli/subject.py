@@ -56,6 +56,9 @@ def find_subject(name: str, size: str | None, classes: int | None, settings: Seq
     """What is asked for, with the settings laid over what it has anyway."""
     from depthwise.formulas import LAYERS
     from depthwise.models import CATALOGUE
+
+    if name not in LAYERS and name not in CATALOGUE and not os.path.lexists(name):
+        raise unknown_name("network, layer or bundle", name, [*CATALOGUE, *LAYERS])
     from depthwise.train.recipe import parse_setting
 
     sides = None if size is None else parse_sides(size)
@@ -70,8 +73,6 @@ def find_subject(name: str, size: str | None, classes: int | None, settings: Seq
         )
     if name in CATALOGUE:
         return Subject(name, given, sides)
-    if not os.path.lexists(name):
-        raise unknown_name("network, layer or bundle", name, [*CATALOGUE, *LAYERS])
     from depthwise.bundle import read_bundle
 
     config = read_bundle(name).config

@@ -10,6 +10,7 @@ from depthwise.bounds import Bounds
 from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, decoding, flag
 from depthwise.cli.output import counting, note, print_json, printable, say
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
+from depthwise.places import absolute, find_bundle
 from depthwise.words import number_of, quote_path
 
 if TYPE_CHECKING:
@@ -102,11 +103,6 @@ def train(
 
     Example: depthwise train --data photos/ --model xception --out runs/first --set epochs=20 width=0.5
     """
-    from depthwise.bundle import read_bundle
-    from depthwise.train.budget import check_minutes
-    from depthwise.train.run import Options
-    from depthwise.train.run import train as run
-
     short = {
         "epochs": None if epochs is None else f"{epochs:g}",
         "seed": seed,
@@ -118,7 +114,6 @@ def train(
         raise UsageError(
             "--finish takes the run in --out as it is: leave --resume, --init, --recipe, --model and settings out"
         )
-    check_minutes(minutes, resume=resume or finish)
     if minutes is not None and any(setting.startswith("epochs=") for setting in given):
         raise UsageError(
             "--minutes takes as many epochs as fit, and epochs asks for a number of them: leave one of them out"
@@ -127,12 +122,21 @@ def train(
         raise UsageError(
             "--freeze trains the classifier alone, on a network that knows nothing: add --init BUNDLE"
         )
-    bundle = read_bundle(init) if init and not resume else None
-    before, data, known = (
-        _before(out, recipe, model, data)
-        if resume or finish
-        else (None, _asked(recipe, model, data, bundle), {})
-    )
+    bundle: Bundle | None = None
+    before: Recipe | None = None
+    known: dict[str, Any] = {}
+    if resume or finish:
+        before, data, known = _before(out, recipe, model, data)
+    else:
+        data, bundle = _asked(recipe, model, data, init)
+    _check_settings(given, before.model if before else bundle.config.model if bundle else model)
+
+    from depthwise.cli.progress import TrainProgress
+    from depthwise.train.budget import check_minutes
+    from depthwise.train.run import Options
+    from depthwise.train.run import train as run
+
+    check_minutes(minutes, resume=resume or finish)
     read = decoding(max_pixels, allow_truncated, known.get("decoding"))
     dataset = _open(data, workers, read, skip_bad=skip_bad, nested=nested, before=known)
     chosen = before or _chosen(recipe, model, dataset, bundle)
@@ -145,8 +149,6 @@ def train(
         if not before or given:
             raise
         raise DepthwiseError(f"{out}/run.json: {error}") from None
-    from depthwise.cli.progress import TrainProgress
-
     result = run(
         chosen,
         module,
@@ -169,23 +171,36 @@ def train(
     _print(result, as_json=json)
 
 
-def _asked(recipe: str | None, model: str | None, data: str | None, bundle: "Bundle | None") -> str:
-    """The data set's name from whatever directory; what cannot be is refused before the images are looked over."""
-    from depthwise.data.source import absolute
-    from depthwise.models import CATALOGUE
-    from depthwise.recipes import find_recipe
+def _asked(
+    recipe: str | None, model: str | None, data: str | None, init: str | None
+) -> "tuple[str, Bundle | None]":
+    """The data set's name from whatever directory, and what to start from.
 
+    What cannot be is refused before the images are looked over, and what takes the least to find out first.
+    """
     if data is None:
         raise UsageError("--data is missing: name a folder of images, or digits or fashion-mnist")
-    find_recipe(recipe or DEFAULT_RECIPE)
+    # A run is resumed, and its data named in the report, from other directories too.
+    data = absolute(data)
+    if init is not None:
+        find_bundle(init)
+    from depthwise.models import CATALOGUE
+
     if model is not None and model not in CATALOGUE:
         raise unknown_name("model", model, CATALOGUE)
-    if bundle and model not in (None, bundle.config.model):
+    from depthwise.recipes import find_recipe
+
+    find_recipe(recipe or DEFAULT_RECIPE)
+    if init is None:
+        return data, None
+    from depthwise.bundle import read_bundle
+
+    bundle = read_bundle(init)
+    if model not in (None, bundle.config.model):
         raise UsageError(
             f"{bundle.path} holds weights of {bundle.config.model}, not of {model}: leave --model out"
         )
-    # A run is resumed, and its data named in the report, from other directories too.
-    return absolute(data)
+    return data, bundle
 
 
 def _chosen(recipe: str | None, model: str | None, dataset: "Dataset", bundle: "Bundle | None") -> "Recipe":
@@ -211,7 +226,6 @@ def _before(
     out: Path, recipe: str | None, model: str | None, data: str | None
 ) -> "tuple[Recipe, str, dict[str, Any]]":
     """What the run in `out` was started with; the data, of which the last says what the run knew, may have moved."""
-    from depthwise.data.source import absolute
     from depthwise.models import CATALOGUE
     from depthwise.train.files import RunFiles
     from depthwise.train.recipe import Recipe
@@ -225,6 +239,15 @@ def _before(
     if chosen.model not in CATALOGUE:
         raise DepthwiseError(f"{out}/run.json: {unknown_name('model', chosen.model, CATALOGUE)}")
     return chosen, absolute(spec), before["data"]
+
+
+def _check_settings(given: list[str], model: str | None) -> None:
+    """Refuse what no recipe has, nor the network, as soon as that is known; None: of which only the data decide."""
+    from depthwise.models import CATALOGUE
+    from depthwise.train.recipe import check_settings
+
+    models = CATALOGUE if model is None else [model]
+    check_settings(given, {name for model in models for name in _model_arguments(model)})
 
 
 def _model_arguments(model: str) -> list[str]:

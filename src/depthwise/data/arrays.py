@@ -13,8 +13,6 @@ from depthwise.data.dataset import ArraySplit, Dataset, Split
 from depthwise.data.image import to_channels
 from depthwise.errors import DepthwiseError
 
-ARRAY_SETS = ("digits", "fashion-mnist")
-
 FASHION_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -33,7 +31,7 @@ Parts = dict[str, tuple[Tensor, Tensor]]
 
 
 def open_arrays(name: str, channels: int | None) -> Dataset:
-    """One of ARRAY_SETS; both are grey, so `channels` None gives 1."""
+    """One of ARRAY_SETS (places.py); both are grey, so `channels` None gives 1."""
     if name == "digits":
         return _dataset(
             name, tuple("0123456789"), _digits(), channels or 1, "seeded stratified 80/20, seed 0"

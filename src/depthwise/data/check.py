@@ -18,9 +18,10 @@ from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, to_cha
 from depthwise.data.listing import ignored_kinds
 from depthwise.data.names import natural_key, shortened
 from depthwise.data.repeated import Group, Placed, repeated
-from depthwise.data.source import locate, open_built_in
+from depthwise.data.source import open_built_in
 from depthwise.data.verify import Fact, Progress
 from depthwise.errors import DepthwiseError
+from depthwise.places import locate
 
 UNEVEN = 10
 """Times the images of the smallest class that the largest has, from which on that is worth a word."""

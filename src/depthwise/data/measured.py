@@ -15,9 +15,10 @@ from depthwise.data.folder import build, look_at
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import some
 from depthwise.data.numbering import joined, numbered, numbers
-from depthwise.data.source import check_channels, locate, open_built_in
+from depthwise.data.source import check_channels, open_built_in
 from depthwise.data.verify import Progress
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.places import locate
 from depthwise.words import number_of
 
 ALL = "all"

@@ -2,9 +2,8 @@
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
-from depthwise.data.arrays import ARRAY_SETS, open_arrays
+from depthwise.data.arrays import open_arrays
 from depthwise.data.dataset import (
     ArraySplit,
     BadImage,
@@ -18,10 +17,10 @@ from depthwise.data.folder import MAX_BAD_FRACTION, TooManyUnreadableError, buil
 from depthwise.data.formats import IMAGE_SUFFIXES
 from depthwise.data.image import CHANNELS, DEFAULT, Decoding
 from depthwise.data.verify import Progress
-from depthwise.errors import DepthwiseError, UsageError
+from depthwise.errors import DepthwiseError
+from depthwise.places import locate, name_note
 
 __all__ = [
-    "ARRAY_SETS",
     "IMAGE_SUFFIXES",
     "ArraySplit",
     "BadImage",
@@ -77,31 +76,3 @@ def open_built_in(name: str, channels: int | None) -> Dataset:
     dataset = open_arrays(name, channels)
     note = name_note(name)
     return replace(dataset, notes=(note, *dataset.notes)) if note else dataset
-
-
-def locate(spec: str | os.PathLike[str]) -> Path | None:
-    """The folder that `spec` is, or None for a built-in set.
-
-    The name of a built-in set means that set, everywhere; a folder of that name is meant by any other way to write
-    it, ./digits or digits/, and by a Path. Raises UsageError if there is nothing of the name.
-    """
-    if isinstance(spec, str) and spec in ARRAY_SETS:
-        return None
-    if not Path(spec).exists():
-        known = " or ".join(ARRAY_SETS)
-        raise UsageError(
-            f"{os.fspath(spec)!r} is not there: give a folder of CLASS/IMAGE, or a built-in set, {known}"
-        )
-    return Path(spec)
-
-
-def absolute(spec: str) -> str:
-    """`spec` as it can be written down and found again from another directory."""
-    return spec if locate(spec) is None else os.path.abspath(spec)
-
-
-def name_note(spec: str | os.PathLike[str]) -> str | None:
-    """A sentence if `spec` names a built-in set and a folder in the working directory as well."""
-    if locate(spec) is not None or not os.path.isdir(spec):
-        return None
-    return f"{spec} is the built-in set here; the folder of that name is ./{spec}"

@@ -155,7 +155,9 @@ class Recipe:
         """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         parts = {part: (type(values[part]), dict(vars(values[part]))) for part in PARTS}
-        fields, arguments = values.keys() - {"name", "model_args", *PARTS}, tuple(model_arguments)
+        arguments = tuple(model_arguments)
+        settings = list(settings)
+        check_settings(settings, arguments)
         for key, value in map(parse_setting, settings):
             part, dot, inner = key.partition(".")
             if dot and part in PARTS:
@@ -163,17 +165,32 @@ class Recipe:
                 parts[part][1][inner] = value
             elif key in PARTS:
                 parts[key] = _kind(key, value), {}
-            elif key in fields:
+            elif key in _FIELDS:
                 values[key] = value
-            elif key in arguments:
-                values["model_args"] = {**values["model_args"], key: value}
             else:
-                inner_names = [
-                    f"{p}.{f.name}" for p, (kind, _) in parts.items() for f in dataclasses.fields(kind)
-                ]
-                raise unknown_name("setting", key, [*fields, *PARTS, *inner_names, *arguments])
+                values["model_args"] = {**values["model_args"], key: value}
         # All at once: two settings may fit each other, and one of them not the value that the other replaces.
         return Recipe(**{**values, **{part: kind(**given) for part, (kind, given) in parts.items()}})
+
+
+_FIELDS = {f.name for f in dataclasses.fields(Recipe)} - {"name", "model_args", *PARTS}
+
+
+def check_settings(settings: Iterable[str], model_arguments: Iterable[str]) -> None:
+    """Raise UsageError, naming the nearest, for a setting that `override` knows for no kind of the recipe's parts."""
+    inner = {
+        part: {field.name for kind in kinds.values() for field in dataclasses.fields(kind)}
+        for part, kinds in PARTS.items()
+    }
+    dotted = [f"{part}.{name}" for part, names in inner.items() for name in names]
+    known = {*_FIELDS, *PARTS, *dotted, *model_arguments}
+    for key, _ in map(parse_setting, settings):
+        part, dot, name = key.partition(".")
+        if key in known:
+            continue
+        if dot and part in PARTS:
+            raise unknown_name(f"field of the {part}", name, inner[part])
+        raise unknown_name("setting", key, known)
 
 
 def parse_setting(setting: str) -> tuple[str, Any]:

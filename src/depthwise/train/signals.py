@@ -26,6 +26,6 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt(
-                "interrupted for the second time: the state since the last checkpoint is lost"
+                "a second time, and what was done since the last checkpoint is lost; go on from there with --resume"
             )
         self.requested = True

@@ -1,0 +1,64 @@
+"""What a person names, looked for without anything heavy: a data set, the folder of a bundle."""
+
+import os
+from pathlib import Path
+
+from depthwise.errors import DepthwiseError, UsageError
+
+ARRAY_SETS = ("digits", "fashion-mnist")
+"""The built-in data sets."""
+
+CONFIG = "config.json"
+"""What makes a folder a bundle."""
+
+
+def locate(spec: str | os.PathLike[str]) -> Path | None:
+    """The folder that `spec` is, or None for a built-in set.
+
+    The name of a built-in set means that set, everywhere; a folder of that name is meant by any other way to write
+    it, ./digits or digits/, and by a Path. Raises UsageError if there is nothing of the name.
+    """
+    if isinstance(spec, str) and spec in ARRAY_SETS:
+        return None
+    if not Path(spec).exists():
+        known = " or ".join(ARRAY_SETS)
+        raise UsageError(
+            f"{os.fspath(spec)!r} is not there: give a folder of CLASS/IMAGE, or a built-in set, {known}"
+        )
+    return Path(spec)
+
+
+def absolute(spec: str) -> str:
+    """`spec` as it can be written down and found again from another directory."""
+    return spec if locate(spec) is None else os.path.abspath(spec)
+
+
+def name_note(spec: str | os.PathLike[str]) -> str | None:
+    """A sentence if `spec` names a built-in set and a folder in the working directory as well."""
+    if locate(spec) is not None or not os.path.isdir(spec):
+        return None
+    return f"{spec} is the built-in set here; the folder of that name is ./{spec}"
+
+
+def find_bundle(path: str | os.PathLike[str]) -> Path:
+    """The bundle folder that `path` means: itself, or the `bundle` inside a run directory."""
+    path = Path(path)
+    for folder in (path, path / "bundle"):
+        for candidate in (folder, previous(folder)):
+            if (candidate / CONFIG).is_file():
+                return candidate
+    if not path.exists():
+        alone = "" if path.name != str(path) else "; the name of a network alone has no trained weights"
+        raise DepthwiseError(
+            f"{path} does not exist: give a bundle folder or the directory of a training run{alone}"
+        )
+    raise DepthwiseError(
+        f"{path} is not a bundle, it has no {CONFIG}: give a bundle folder or the directory of a finished "
+        f"training run"
+    )
+
+
+def previous(path: Path) -> Path:
+    """Where the bundle `path` stands for the instant in which its successor takes its name."""
+    path = path.resolve()
+    return path.parent / f".{path.name}.previous"
