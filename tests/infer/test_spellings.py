@@ -91,6 +91,8 @@ ACTIVATIONS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     ),
     "x / 6 * clamp(x + 3, 0, 6)": ("hardswish", lambda y: y / 6 * (y + 3).clamp(0, 6)),
     "x * hardsigmoid(x)": ("hardswish", lambda y: y * F.hardsigmoid(y)),
+    "x * clamp(x / 6 + 0.5, 0, 1)": ("hardswish", lambda y: y * (y / 6 + 0.5).clamp(0, 1)),
+    "hardtanh((x - -3) / 6, 0, 1)": ("hardsigmoid", lambda y: F.hardtanh((y - -3) / 6, 0, 1)),
     "relu6(x + 3) / 6": ("hardsigmoid", lambda y: F.relu6(y + 3) / 6),
     "relu6(x + three) / six": (
         "hardsigmoid",
@@ -246,6 +248,7 @@ SAME: dict[str, Callable[[Tensor], Tensor]] = {
         y.flatten(1)[:, :, None].permute(0, 2, 1).transpose(1, 2).squeeze(2).view(y.shape)
     ),
     "unsqueezed": lambda y: y[:, None].squeeze(1).unsqueeze(-1).squeeze(),
+    "plus nothing, times one": lambda y: 1 * (0 + y - 0.0) / torch.tensor(1.0) + torch.zeros(1),
     "padded by nothing": lambda y: F.pad(y, (0, 0, 0, 0)),
 }
 
@@ -261,6 +264,11 @@ PADDED: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "with zeros before a maximum": lambda n, x: F.max_pool2d(F.pad(n.y(x) - 5, (0, 1, 0, 1)), 3, 2),
     "with ones before a convolution": lambda n, x: n.second(F.pad(n.y(x), (1, 1, 1, 1), value=1.0)),
     "in the end": lambda n, x: F.pad(n.second(n.y(x)), (0, 1, 2, 3)),
+    "in a sum": lambda n, x: F.pad(n.second(n.y(x)), (1, 1, 1, 1)) - n.first(x),
+    "in a sum with numbers": lambda n, x: (
+        F.pad(n.second(n.y(x)), (1, 1, 1, 1)) * n.scale[:, None, None] + n.first(x)
+    ),
+    "in a gate": lambda n, x: F.pad(n.y(x), (1, 1, 1, 1)) * n.means(x),
     "and flattened": lambda n, x: n.wide(F.pad(n.second(n.y(x)), (1, 1, 1, 1)).flatten(1)),
     "twice": lambda n, x: n.second(F.pad(F.pad(n.y(x), (1, 0, 1, 0)), (0, 1, 0, 1), value=0.5)),
     "read twice": lambda n, x: (lambda p: n.second(p) + F.max_pool2d(p, 3, 1))(

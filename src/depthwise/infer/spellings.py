@@ -24,6 +24,8 @@ NAMES = {
     "subtract": "sub",
     "negative": "neg",
     "special_expit": "sigmoid",
+    "concat": "cat",
+    "concatenate": "cat",
 }
 """Operators by two names."""
 
@@ -107,6 +109,8 @@ class _Spelling:
             "minimum": self.smaller,
             "min": self.smaller,
             "mean": self.mean,
+            "add": self.neutral,
+            "sub": self.neutral,
             "mul": self.product,
             "div": self.product,
         }
@@ -186,16 +190,18 @@ class _Spelling:
     def clamped(self, node: Node, source: Any, low: float | None, high: float | None) -> Node:
         low, high = -inf if low is None else low, inf if high is None else high
         low = min(low, high)
-        inner = {"relu": (0.0, inf), "relu6": (0.0, 6.0)}.get(getattr(source, "target", ""))
-        if inner is None and getattr(source, "target", "") == "clamp" and len(source.args) == 3:
-            inner = (
+        bounds = {"relu": (0.0, inf), "relu6": (0.0, 6.0)}.get(getattr(source, "target", ""))
+        if bounds is None and getattr(source, "target", "") == "clamp" and len(source.args) == 3:
+            bounds = (
                 -inf if source.args[1] is None else source.args[1],
                 inf if source.args[2] is None else source.args[2],
             )
-        if inner is not None:
+        if bounds is not None:
             source = source.args[0]
-            low, high = (min(max(bound, low), high) for bound in inner)
+            low, high = (min(max(bound, low), high) for bound in bounds)
         named = {(0.0, inf): "relu", (0.0, 6.0): "relu6"}.get((low, high))
+        if (low, high) == (0.0, 1.0) and (inner := self.sixth(source)) is not None:
+            named, source = "hardsigmoid", inner
         if named:
             return replace(node, target=named, args=[source], kwargs={})
         args = [source, None if low == -inf else low, None if high == inf else high]
@@ -253,9 +259,15 @@ class _Spelling:
                 return replace(node, args=[source, [2, 3], len(node.shape) == 4])
         return node
 
+    def neutral(self, node: Node) -> Node:
+        source, summand = self.shifted(node)
+        return source if source is not None and summand == 0 and source.dtype == node.dtype else node
+
     def product(self, node: Node) -> Node:
         """Hard-sigmoid, and the activations that are a map times a sigmoid of itself."""
         source, factor = self.scaled(node)
+        if source is not None and factor == 1 and source.dtype == node.dtype:
+            return source
         if source is not None and _is(factor, 1 / 6):
             inner = self.six(source)
             if inner is not None:
@@ -271,6 +283,9 @@ class _Spelling:
             named = {"sigmoid": "silu", "hardsigmoid": "hardswish"}.get(other.target)
             if named and other.args[0] is one:
                 return replace(node, target=named, args=[one])
+            inner = other.args[0] if other.target == "tanh" else None
+            if isinstance(inner, Node) and inner.target == "softplus" and inner.args == [one]:
+                return replace(node, target="mish", args=[one])
             scaled, factor = self.scaled(one)
             if scaled is not None and self.six(other) is scaled and _is(factor, 1 / 6):
                 return replace(node, target="hardswish", args=[scaled])
@@ -291,15 +306,35 @@ class _Spelling:
                     return source, factor if node.target == "mul" else 1 / factor
         return None, 1.0
 
+    def shifted(self, node: Any) -> tuple[Node | None, float]:
+        """Of a node that is another plus a number: these."""
+        if (
+            isinstance(node, Node)
+            and node.target in ("add", "sub")
+            and len(node.args) == 2
+            and not node.kwargs
+        ):
+            pairs = [tuple(node.args), tuple(node.args[::-1])]
+            for source, other in pairs[: 2 if node.target == "add" else 1]:
+                summand = self.number(other)
+                if isinstance(source, Node) and summand is not None and source.shape == node.shape:
+                    return source, summand if node.target == "add" else -summand
+        return None, 0.0
+
     def six(self, node: Node) -> Node | None:
         """The x of relu6(x + 3)."""
-        added = node.args[0] if node.target == "relu6" else None
-        if not isinstance(added, Node) or added.target != "add" or added.kwargs or len(added.args) != 2:
-            return None
-        for source, other in (added.args, added.args[::-1]):
-            if isinstance(source, Node) and source.shape == added.shape and self.number(other) == 3:
-                return source
-        return None
+        source, summand = self.shifted(node.args[0] if node.target == "relu6" else None)
+        return source if summand == 3 else None
+
+    def sixth(self, node: Any) -> Node | None:
+        """The x of (x + 3) / 6 or x / 6 + 1 / 2."""
+        scaled, factor = self.scaled(node)
+        if scaled is not None and _is(factor, 1 / 6):
+            source, summand = self.shifted(scaled)
+            return source if summand == 3 else None
+        shifted, summand = self.shifted(node)
+        source, factor = self.scaled(shifted)
+        return source if summand == 0.5 and _is(factor, 1 / 6) else None
 
     def times_six(self, node: Node) -> Node | None:
         """The x of x * relu6(x + 3)."""

@@ -17,11 +17,9 @@ def add(lowering: Lowering, node: Node) -> None:
         if lowering.known(one) and not lowering.known(other):
             numbers = lowering.numbers(other, lowering.value(one))
             return lowering.affine(node, one, factor * torch.ones_like(numbers), times * numbers)
-    maps = [lowering.value(operand) for operand, _ in terms]
-    shapes = {
-        (view.shape, lowering.shapes[lowering.plain(node, operand)])
-        for view, (operand, _) in zip(maps, terms, strict=True)
-    }
+    # Padding that waits becomes part of the maps first.
+    maps = [lowering.shapes[lowering.plain(node, operand)] for operand, _ in terms]
+    shapes = {(lowering.value(operand).shape, shape) for (operand, _), shape in zip(terms, maps, strict=True)}
     if len(shapes) > 1:
         raise lowering.refusal(node, "a sum of unequal shapes")
     one, other = (scaled(lowering, node, operand, factor) for operand, factor in terms)
