@@ -84,6 +84,26 @@ def _gated(y: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     return norm(y) * gate[:, :, None, None]
 
 
+def _spelled(y: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
+    z = norm(conv(y))
+    return 1 - z * F.relu6(z + 3) / 6 + 0.5 * y.float()
+
+
+def _numbered(y: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
+    z = (conv(y) - norm.running_mean[:, None, None]) / norm.running_var.view(1, -1, 1, 1).sqrt()
+    return torch.sub(z.clamp(0, 6), z * torch.sigmoid(z), alpha=0.5)
+
+
+def _stretched(y: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
+    gate = 1 - torch.sigmoid(y.flatten(2).mean(-1))
+    return F.pad(y * gate[..., None, None].expand_as(y), (0, 1, 0, 1)).clamp_min(0) / 2
+
+
+def _dilated(y: Tensor, conv: Any, norm: nn.Module) -> Tensor:
+    weight = conv.weight / conv.weight.flatten(1).norm(dim=1)[:, None, None, None]
+    return y - F.conv2d(y, weight, conv.bias, padding="same", dilation=2)
+
+
 LAYERS: list[Callable[[Tensor, Any, Any], Tensor]] = [
     _viewed,
     _detached,
@@ -91,6 +111,10 @@ LAYERS: list[Callable[[Tensor, Any, Any], Tensor]] = [
     _added,
     _late,
     _gated,
+    _spelled,
+    _numbered,
+    _stretched,
+    _dilated,
     lambda y, conv, norm: F.max_pool2d(F.relu_(norm(conv(y))), 3, 2, 1, ceil_mode=True),
     lambda y, conv, norm: F.max_pool2d(F.pad(conv(y), (0, 1, 0, 1), value=-torch.inf), 2, 1),
     lambda y, conv, norm: F.avg_pool2d(conv(y), 3, 2, 1, ceil_mode=True),
