@@ -194,6 +194,27 @@ def test_killed_half_way_nothing_has_the_final_name(tiny_bundle: Path, tmp_path:
     assert [*tmp_path.iterdir()] == [out]
 
 
+def test_killed_between_its_two_files_it_is_taken_away_by_the_next(tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "network.xml"
+    program = (
+        "import os, sys; from pathlib import Path; from depthwise.exporting import export_bundle\n"
+        "replace = Path.replace\n"
+        "def kill(file, name): replace(file, name).suffix == '.bin' and os.kill(os.getpid(), 9)\n"
+        "Path.replace = kill\n"
+        "export_bundle(*sys.argv[1:])"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_bundle), str(out), "openvino"], timeout=300
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert (out.with_suffix(".bin").exists(), out.exists()) == (True, False)
+    export_bundle(tiny_bundle, out, "openvino")
+    assert sorted(tmp_path.iterdir()) == [out.with_suffix(".bin"), out]
+    out.unlink()
+    with pytest.raises(DepthwiseError, match="exists and is not overwritten"):
+        export_bundle(tiny_bundle, out, "openvino")
+
+
 def test_damaged_weights_are_not_exported(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = read_bundle(tiny_bundle)
     weights = {**bundle.weights, "classifier.bias": torch.full((len(CLASSES),), torch.nan)}

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "regular": {"cost"},
     "draw": {"cost", "layers", "modes"},
     "match": {"bounds", "cost", "models", "modes"},
-    "data": {"bounds", "places", "reading"},
+    "data": {"bounds", "places", "reading", "writing"},
     "bundle": {"bounds", "data", "places", "reading", "writing"},
     "evaluate": {"data", "modes", "writing"},
     "infer": {"bundle", "data", "layers", "modes", "native", "reading", "telemetry", "writing"},

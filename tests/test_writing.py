@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from depthwise.errors import DepthwiseError
-from depthwise.writing import leftover_of, locked, written_folder, written_whole
+from depthwise.writing import leftover_of, locked, reserved, written_folder, written_whole
 
 HOLD = """
 import sys, time
@@ -75,6 +76,20 @@ def test_the_dead_processes_of_older_versions_are_cleaned_up_after_and_the_livin
     with written_folder(tmp_path / "a"):
         pass
     assert sorted(os.listdir(tmp_path)) == sorted([f".a.{os.getpid()}.partial", f".b.{gone.pid}.partial"])
+
+
+def test_who_comes_second_is_told_before_the_work_and_the_first_may_enter_again(tmp_path: Path) -> None:
+    path = tmp_path / "thing"
+    with reserved(path):
+        other = subprocess.run(
+            [sys.executable, "-c", HOLD, "folder", str(path)], capture_output=True, text=True, timeout=60
+        )
+        assert f"process {os.getpid()} is writing {path}: wait until it ends" in other.stderr
+        with pytest.raises(DepthwiseError, match="is writing"), ThreadPoolExecutor(1) as pool:
+            pool.submit(write, "folder", path).result()
+        write("folder", path)
+        assert f".{path.name}.lock" in os.listdir(tmp_path)
+    assert os.listdir(tmp_path) == ["thing"]
 
 
 def test_many_at_once_are_refused_or_whole(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -26,7 +27,7 @@ from depthwise.errors import DepthwiseError, shown
 from depthwise.places import CONFIG as CONFIG
 from depthwise.places import find_bundle, previous
 from depthwise.reading import parse_json, read_regular
-from depthwise.writing import named, written_folder
+from depthwise.writing import named, reserved, written_folder
 
 FORMAT_VERSION = 1
 WEIGHTS, RAW_WEIGHTS = "model.safetensors", "model.raw.safetensors"
@@ -185,6 +186,23 @@ def write_bundle(
             _replace(path, partial)
     except OSError as error:
         raise named(error, path) from error
+
+
+@contextmanager
+def kept_free(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[None]:
+    """Nobody else writes the bundle `path` during this `with`: for long work that ends in `write_bundle`.
+
+    Raises, before the work, what `write_bundle` would after it.
+    """
+    path = Path(path).resolve()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(reserved(path))
+            _restore_previous(path)
+        except OSError as error:
+            raise named(error, path) from error
+        _refuse_existing(path, overwrite=overwrite)
+        yield
 
 
 def read_bundle(path: str | os.PathLike[str], *, raw: bool = False) -> Bundle:

@@ -33,7 +33,7 @@ from depthwise.data.listing import images_below
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
 from depthwise.load import load_module
 from depthwise.places import locate
-from depthwise.writing import named, written_folder
+from depthwise.writing import named, partial_of, reserved, written_folder
 
 KEY, INPUT, OUTPUT = "depthwise", "images", "logits"
 
@@ -105,10 +105,21 @@ def export_bundle(
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     kind, out = FORMATS[format], Path(out)
-    _check_names(kind, format, out, overwrite)
+    _check_suffix(kind, format, out)
     _check_packages(kind, format)
     telemetry.switch_off()
-    bundle = read_bundle(path)
+    with _written(kind, out, overwrite) as folder:
+        return _export(path, out, format, images, folder)
+
+
+def _export(
+    path: str | os.PathLike[str],
+    out: Path,
+    format: str,
+    images: Sequence[ImageInput] | None,
+    folder: Path,
+) -> Exported:
+    kind, bundle = FORMATS[format], read_bundle(path)
     module = load_module(bundle)
     # Towers are for training. They are never called, and would travel along all the same.
     module.aux = nn.ModuleDict()
@@ -118,8 +129,7 @@ def export_bundle(
     x = preprocess.normalise(_pixels(images, preprocess)).contiguous()
     expected = _expected(bundle.path, module, x)
     text = json.dumps(replace(bundle.config, compiled=None).to_json())
-    with _written(out) as folder, _quiet():
-        _check_names(kind, format, out, overwrite)  # another process may have been quicker
+    with _quiet():
         file = folder / out.name
         kind.write(_program(module, x.shape), text, file)
         run, text_inside = kind.read(file)
@@ -156,12 +166,15 @@ def find_images(spec: str) -> list[ImageInput]:
     return images
 
 
-def _check_names(kind: Format, format: str, out: Path, overwrite: bool) -> None:
+def _check_suffix(kind: Format, format: str, out: Path) -> None:
     suffix = kind.suffixes[0]
     if out.suffix != suffix:
         raise UsageError(
             f"{out} does not end in {suffix}, as files of {format} do: name it {out.with_suffix(suffix)}"
         )
+
+
+def _check_names(kind: Format, out: Path, overwrite: bool) -> None:
     for file in kind.files(out):
         if file.is_dir():
             raise DepthwiseError(f"{file} is a folder: choose another name")
@@ -233,12 +246,26 @@ def _error(run: Run, x: Tensor, expected: Tensor) -> float:
 
 
 @contextmanager
-def _written(out: Path) -> Iterator[Path]:
+def _written(kind: Format, out: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder for the files that are to be `out`, for one process at a time, which is told before the work."""
     try:
-        with written_folder(out) as folder:
-            yield folder
+        with reserved(out):
+            _remove_half(kind, out)
+            _check_names(kind, out, overwrite)
+            with written_folder(out) as folder:
+                yield folder
     except OSError as error:
         raise named(error, out) from error
+
+
+def _remove_half(kind: Format, out: Path) -> None:
+    """Take away what a process has published that was killed in the midst of it: without the first file it is none."""
+    first, *others = kind.files(out)
+    if os.path.lexists(first) or not (partial_of(out) / first.name).is_file():
+        return
+    for file in others:
+        if not (partial_of(out) / file.name).exists():
+            file.unlink(missing_ok=True)
 
 
 def _publish(files: Sequence[Path], names: Sequence[Path]) -> None:

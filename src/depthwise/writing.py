@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -14,6 +15,7 @@ from typing import BinaryIO
 from depthwise.errors import DepthwiseError
 
 _HOLDER = "held by process "
+_HELD: ContextVar[dict[Path, "Lock"]] = ContextVar("held", default={})  # noqa: B039 (never changed, only replaced)
 
 
 @contextmanager
@@ -44,10 +46,8 @@ def written_folder(path: Path) -> Iterator[Path]:
     So do the folders of processes that were killed. Raises DepthwiseError if another process writes `path`, OSError if
     nothing can be written there.
     """
-    _make_folder(path.parent)
-    with locked(path.with_name(f".{path.name}.lock"), path) as lock:
-        lock.sign()
-        folder = path.with_name(f".{path.name}.partial")
+    with reserved(path) as lock:
+        folder = partial_of(path)
         if lock.held:
             _sweep(path)
         else:  # two processes must not meet in one folder
@@ -60,6 +60,23 @@ def written_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def reserved(path: Path) -> Iterator["Lock"]:
+    """Nobody else is inside `written_folder` for `path` during this `with`, in which it may be entered.
+
+    For work that ends there: who comes second is told before it. Raises what `written_folder` does.
+    """
+    _make_folder(path.parent)
+    with locked(path.with_name(f".{path.name}.lock"), path) as lock:
+        lock.sign()
+        yield lock
+
+
+def partial_of(path: Path) -> Path:
+    """The folder in which `written_folder` has what is to become `path`."""
+    return path.with_name(f".{path.name}.partial")
+
+
 @dataclass(frozen=True, eq=False)
 class Lock:
     """The open file that is locked; `held` is False where the file system, a network's as a rule, has no locks."""
@@ -70,7 +87,7 @@ class Lock:
     def sign(self) -> None:
         """Say in the file who holds it."""
         with suppress(OSError):
-            os.write(self.file.fileno(), f"{_HOLDER}{os.getpid()}\n".encode())
+            os.pwrite(self.file.fileno(), f"{_HOLDER}{os.getpid()}\n".encode(), 0)
 
 
 @contextmanager
@@ -79,9 +96,13 @@ def locked(
 ) -> Iterator[Lock]:
     """The only process inside this `with` for `file`, which is made, and removed in the end, if it has its name still.
 
-    The kernel lets the lock go when its holder dies, however it dies. Raises DepthwiseError, about `what`, if another
-    process is inside; OSError if the file cannot be opened.
+    The kernel lets the lock go when its holder dies, however it dies. Who is inside may enter again. Raises
+    DepthwiseError, about `what`, if another process or thread is inside; OSError if the file cannot be opened.
     """
+    held = _HELD.get()
+    if file in held:
+        yield held[file]
+        return
     while True:
         lock = _lock(file, what, remedy)
         if _is(file, lock.file):
@@ -89,7 +110,11 @@ def locked(
         lock.file.close()  # its holder has removed it while this process opened it
     try:
         os.ftruncate(lock.file.fileno(), 0)
-        yield lock
+        before = _HELD.set({**held, file: lock})
+        try:
+            yield lock
+        finally:
+            _HELD.reset(before)
     finally:
         with suppress(OSError):
             if _is(file, lock.file):

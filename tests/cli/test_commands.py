@@ -1,8 +1,11 @@
 """The commands one after another, as a person uses them: export a data set, check it, train, measure, predict."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from PIL import Image
 from depthwise.bundle import read_bundle, write_bundle
 from depthwise.cli.app import run
 from depthwise.data import Preprocess, open_dataset
+from depthwise.writing import leftover_of
 
 SMALL = ["width=0.05", "middle=(8,)", "size=16", "epochs=2", "batch_size=20"]
 
@@ -64,6 +68,35 @@ def test_one_part_is_exported_without_a_folder_of_its_own(tmp_path: Path) -> Non
     written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.png"))
     assert len(written) == 8
     assert all(path.name.startswith("test-") and path.parent.name in "0123456789" for path in written)
+
+
+KILLED = """
+import os, sys
+from depthwise.cli.app import run
+from depthwise.data import export
+real, count = export.to_pil_image, iter(range(20))
+export.to_pil_image = lambda image: real(image) if next(count, None) is not None else os.kill(os.getpid(), 9)
+run(sys.argv[1:])
+"""
+
+
+def test_an_export_that_is_killed_leaves_nothing_under_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "pictures"
+    command = ["data", "export", "digits", "--limit", "20", "--out", str(out)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert {leftover_of(name) for name in os.listdir(tmp_path)} == {"pictures"}
+    assert len(list(tmp_path.rglob("*.png"))) == 20
+    assert run(command) == 0
+    assert os.listdir(tmp_path) == ["pictures"]
+    assert run(command) == 1
+    assert f"{out} exists: choose another folder" in capsys.readouterr().err
+    (out / "notes.txt").touch()
+    assert run([*command, "--force"]) == 0
+    assert sorted(os.listdir(out)) == ["notes.txt", "test", "train"]
+    assert len(list(out.rglob("*.png"))) == 40
 
 
 def test_a_sound_data_set_passes_the_check(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,11 @@
 """`depthwise compile` on a real bundle and real data; what it leaves is used as any bundle is."""
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from depthwise.data import Preprocess
 from depthwise.errors import DepthwiseError
 from depthwise.load import load_module
 from depthwise.models import create_model
+from depthwise.writing import reserved
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +185,39 @@ def test_nothing_is_overwritten_unasked(
     assert "exists and is not overwritten" in capsys.readouterr().err
     assert run(["compile", str(digits_bundle), "--out", str(out), "--precision", "bf16", "--force"]) == 0
     assert run(["compile", str(digits_bundle), "--out", str(tmp_path / "x"), "--precision", "fp8"]) == 2
+
+
+@pytest.mark.parametrize("command", ["compile {bundle}", "import nowhere.pth --model xception"])
+def test_what_stands_in_the_way_is_told_before_the_work(
+    command: str,
+    digits_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("depthwise.compiling.compile_bundle", None)
+    words = [*command.format(bundle=digits_bundle).split(), "--out", str(tmp_path / "fast")]
+    inside, leave = Event(), Event()
+
+    def write_slowly() -> None:
+        with reserved(tmp_path / "fast"):
+            inside.set()
+            leave.wait()
+
+    def refused() -> str:
+        assert run(words) == 1
+        return capsys.readouterr().err
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(write_slowly)
+        try:
+            assert inside.wait(60)
+            said = refused()
+        finally:
+            leave.set()
+    assert said.startswith(f"error: process {os.getpid()} is writing {tmp_path / 'fast'}: wait until it ends")
+    (tmp_path / "fast").mkdir()
+    assert "fast exists and is not overwritten" in refused()
 
 
 def test_int8_tells_of_every_product(

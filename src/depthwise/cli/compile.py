@@ -66,30 +66,31 @@ def compile(
     find_bundle(bundle)  # before anything heavy is imported
     for spec in filter(None, (data, calibrate)):
         locate(spec)
-    from depthwise.bundle import read_bundle
+    from depthwise.bundle import kept_free, read_bundle
     from depthwise.compiling import compile_bundle
 
-    split = calibration = None
-    config = read_bundle(bundle).config
-    if data is not None:
-        measured = open_part(data, config, None, workers, ignore_unknown=ignore_unknown)
-        split, parts = measured.split, measured.dataset.splits
-        calibration = parts.get("train", split)
-        if precision == "int8" and calibrate is None and len(parts) == 1:
-            note("int8 is calibrated on the images that it is then measured on: --calibrate takes others")
-    if calibrate is not None:
-        calibration = _images_of(calibrate, config, workers)
-    result = compile_bundle(
-        bundle,
-        out,
-        precision=precision,
-        engine=engine,
-        split=split,
-        calibration=calibration if precision == "int8" else None,
-        workers=workers,
-        allow_drop=allow_drop,
-        overwrite=force,
-    )
+    with kept_free(out, overwrite=force):
+        split = calibration = None
+        config = read_bundle(bundle).config
+        if data is not None:
+            measured = open_part(data, config, None, workers, ignore_unknown=ignore_unknown)
+            split, parts = measured.split, measured.dataset.splits
+            calibration = parts.get("train", split)
+            if precision == "int8" and calibrate is None and len(parts) == 1:
+                note("int8 is calibrated on the images that it is then measured on: --calibrate takes others")
+        if calibrate is not None:
+            calibration = _images_of(calibrate, config, workers)
+        result = compile_bundle(
+            bundle,
+            out,
+            precision=precision,
+            engine=engine,
+            split=split,
+            calibration=calibration if precision == "int8" else None,
+            workers=workers,
+            allow_drop=allow_drop,
+            overwrite=force,
+        )
     if json:
         print_json({"out": str(out), **result.to_json()})
         return

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from depthwise.bounds import Bounds
 from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, command, decoding, flag
 from depthwise.cli.output import console, counting, note, print_json, printable, say, table
-from depthwise.errors import DepthwiseError, UsageError
+from depthwise.errors import UsageError
 from depthwise.places import locate
 from depthwise.words import number_of
 
@@ -118,30 +118,30 @@ def export(
 
     Example: depthwise data export digits --split test --limit 8 --out pictures
     """
-    if out.exists() and not (out.is_dir() and (force or not any(out.iterdir()))):
-        raise DepthwiseError(f"{out} exists: choose another folder, or write into it with --force")
-    locate(data)
+    locate(data)  # before anything heavy is imported
     from depthwise.data import open_dataset
     from depthwise.data.export import export as write
+    from depthwise.data.export import written_images
 
-    with counting("looking images over") as progress:
-        dataset = open_dataset(data, progress=progress, nested=nested)
-    for text in dataset.notes:
-        note(text)
-    if split is not None and split not in dataset.splits:
-        raise UsageError(f"{data} has no {split} part: it has {', '.join(dataset.splits)}")
-    num_images = sum(
-        write(
-            images,
-            dataset.classes,
-            out if split else out / part,
-            prefix=part,
-            limit=limit,
-            nested=nested,
+    with written_images(out, force=force) as folder:
+        with counting("looking images over") as progress:
+            dataset = open_dataset(data, progress=progress, nested=nested)
+        for text in dataset.notes:
+            note(text)
+        if split is not None and split not in dataset.splits:
+            raise UsageError(f"{data} has no {split} part: it has {', '.join(dataset.splits)}")
+        num_images = sum(
+            write(
+                images,
+                dataset.classes,
+                folder if split else folder / part,
+                prefix=part,
+                limit=limit,
+                nested=nested,
+            )
+            for part, images in dataset.splits.items()
+            if split in (None, part)
         )
-        for part, images in dataset.splits.items()
-        if split in (None, part)
-    )
     note(f"{number_of(num_images, 'image')} written to {out}")
 
 

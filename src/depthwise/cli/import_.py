@@ -72,20 +72,22 @@ def import_(
     Example: depthwise import flowers.keras --model xception --out flowers --classes flowers.txt
     """
     names = _names(classes) if classes else ()
+    from depthwise.bundle import kept_free
     from depthwise.importing import import_weights
 
-    result = import_weights(
-        source,
-        model,
-        out,
-        classes=names,
-        interpolation=interpolation,
-        mean=mean,
-        std=std,
-        weights=weights,
-        backbone=backbone,
-        overwrite=force,
-    )
+    with kept_free(out, overwrite=force):
+        result = import_weights(
+            source,
+            model,
+            out,
+            classes=names,
+            interpolation=interpolation,
+            mean=mean,
+            std=std,
+            weights=weights,
+            backbone=backbone,
+            overwrite=force,
+        )
     for text in result.notes:
         note(text)
     if json:

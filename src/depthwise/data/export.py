@@ -1,11 +1,43 @@
 """A split as image files: one folder a class, which any program reads, `open_dataset` among them."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from torchvision.transforms.v2.functional import to_pil_image
 
 from depthwise.data.source import Split
+from depthwise.errors import DepthwiseError
+from depthwise.writing import named, written_folder
+
+
+@contextmanager
+def written_images(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """A folder to write in, which becomes `out` in the end; its files are moved into an `out` that is there.
+
+    Raises DepthwiseError, before anything is written, if `out` holds something and `force` is off, if another process
+    writes it, or if it cannot be written; OSError: no space is left.
+    """
+    try:
+        with written_folder(out.resolve()) as folder:
+            if out.exists() and not (out.is_dir() and (force or not any(out.iterdir()))):
+                raise DepthwiseError(f"{out} exists: choose another folder, or write into it with --force")
+            yield folder
+            os.sync()  # once, not a file at a time: there may be many
+            _publish(folder, out.resolve())
+    except OSError as error:
+        raise named(error, out) from error
+
+
+def _publish(folder: Path, out: Path) -> None:
+    if not out.exists():
+        folder.rename(out)
+        return
+    for file in sorted(folder.rglob("*.png")):
+        target = out / file.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
 
 
 def export(
