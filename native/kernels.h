@@ -76,8 +76,23 @@ struct Map {
     int64_t offset, bytes, height, width, channels, border, pixel, first;
 };
 
-enum Kind { INPUT, CONVOLUTION, POOL, MEAN, SUM, AVERAGE };
-enum Activation { NOTHING, RELU, RELU6, ELU, SIGMOID, SILU, HARD_SIGMOID, HARD_SWISH };
+enum Kind { INPUT, CONVOLUTION, POOL, MEAN, SUM, AVERAGE, COPY };
+// Up to HARD_TANH they are clamps, behind it curves.
+enum Activation {
+    NOTHING, RELU, RELU6, HARD_TANH, ELU, SIGMOID, SILU, HARD_SIGMOID, HARD_SWISH, LEAKY_RELU, TANH, GELU,
+    SOFTPLUS, MISH
+};
+
+// An activation with its numbers, in the order of PyTorch's arguments.
+struct Function {
+    int32_t kind;
+    float first, second, third;
+};
+
+// The rows or columns of a map that a window of a pooling sees, and how many count in a mean.
+struct Span {
+    int64_t begin, end, counted;
+};
 
 // So many output channels next to each other, whole vectors, and the first of the input channels that they read.
 struct Panel {
@@ -93,7 +108,7 @@ struct Stretches {
     }
 };
 
-enum Array { DEPTHWISE, BETWEEN_BIAS, WEIGHTS, PANELS, BIAS, SCALE, BETWEEN_BYTES, OUT_BYTES, ARRAYS };
+enum Array { DEPTHWISE, BETWEEN_BIAS, WEIGHTS, PANELS, BIAS, SCALE, BETWEEN_BYTES, OUT_BYTES, ROW_SPANS, COLUMN_SPANS, ARRAYS };
 
 struct Step {
     Map in, out, residual, gate;
@@ -107,10 +122,14 @@ struct Step {
                                 // the rows are bytes then, made by `between_bytes` if the map is none
     const float* between_bytes;  // [2][in.channels]: v is kept as the byte v * first + second, rounded
     const float* out_bytes;      // the same [2][out.channels] for the result, or null if it is no bytes
-    int64_t runs, taps, length; // a row of the product: so many stretches, `taps` of them in a kernel row, of so many values
-    int64_t kernel_height, kernel_width, stride, pad_top, pad_left;
+    const Span* row_spans;       // of a pooling: [out.height], every dilation_y-th row
+    const Span* column_spans;    // [out.width]
+    int64_t runs, taps, length; // a row of the product: so many stretches, `taps` of them in a kernel row, of so many values;
+                                // of a copy: so many channels are copied, those of the result behind them are zeros
+    int64_t kernel_height, kernel_width, stride_y, stride_x, dilation_y, dilation_x, pad_top, pad_left;
     int64_t given[ARRAYS];      // bytes that lie at each of the pointers, in their order
-    int32_t kind, relu_first, between, activation, largest, float_out, count_padding;
+    Function between, activation;
+    int32_t kind, relu_first, largest, float_out;
 };
 
 struct Run {

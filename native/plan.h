@@ -19,7 +19,9 @@
 #include "kernels.h"
 #include "parallel.h"
 #include "room.h"
+#include "rows.h"
 #include "simd.h"
+#include "values.h"
 #ifdef NATIVE_AMX
 #include "amx.h"
 #endif
@@ -38,58 +40,6 @@ constexpr int64_t PIXEL_GROUP = TILE_ROWS;         // no tile but the last has a
 constexpr int64_t PIXEL_GROUP = 1;
 #endif
 constexpr int64_t TILE_BYTES = 288 << 10;          // of rows to multiply: they stay in the second-level cache
-
-template <class T>
-struct Place {
-    T* origin;  // of pixel (0, 0) of the first image
-    int64_t image, row, pixel;
-    Place(char* arena, const Map& map)
-        : image((map.height + 2 * map.border) * (map.width + 2 * map.border) * map.pixel),
-          row((map.width + 2 * map.border) * map.pixel),
-          pixel(map.pixel) {
-        origin = reinterpret_cast<T*>(arena + map.offset) + map.border * (row + pixel) + map.first;
-    }
-    T* at(int64_t n, int64_t y, int64_t x) const { return origin + n * image + y * row + x * pixel; }
-};
-
-// What an activation does to a vector.
-struct Activate {
-    int kind;
-    F<WIDTH> low, high;
-    explicit Activate(int activation)
-        : kind(activation),
-          low(zero<WIDTH>() + (activation == RELU || activation == RELU6 ? 0.0f : -HUGE_VALF)),
-          high(zero<WIDTH>() + (activation == RELU6 ? 6.0f : HUGE_VALF)) {}
-    INLINE F<WIDTH> clamp(F<WIDTH> v) const { return at_most<WIDTH>(at_least<WIDTH>(v, low), high); }
-    INLINE F<WIDTH> operator()(F<WIDTH> v) const { return kind <= RELU6 ? clamp(v) : curve(kind, v); }
-    // What is more than a clamp.
-    __attribute__((noinline)) static F<WIDTH> curve(int kind, F<WIDTH> v) {
-        const F<WIDTH> one = zero<WIDTH>() + 1.0f;
-        switch (kind) {
-            case ELU:
-                for (int i = 0; i < WIDTH; i++) v[i] = v[i] > 0 ? v[i] : std::expm1(v[i]);
-                return v;
-            case SIGMOID: return one / (one + exponential<WIDTH>(-v));
-            case SILU: return v / (one + exponential<WIDTH>(-v));
-        }
-        const F<WIDTH> hard = at_most<WIDTH>(at_least<WIDTH>(v + 3.0f, zero<WIDTH>()), 6.0f * one) / 6.0f;
-        return kind == HARD_SWISH ? v * hard : hard;
-    }
-};
-
-// Writes vectors of a step's result, as bytes if those are wanted: a channel's `v * bytes[0][c] + bytes[1][c]`, rounded.
-template <class Out>
-struct Write {
-    Write(const float*, int64_t, int64_t) {}
-    INLINE void operator()(Out* to, F<WIDTH> v) const { store<WIDTH>(to, v); }
-};
-template <>
-struct Write<uint8_t> {
-    F<WIDTH> scale, zero_point;
-    INLINE Write(const float* bytes, int64_t channels, int64_t c)
-        : scale(load_once<WIDTH>(bytes + c)), zero_point(load_once<WIDTH>(bytes + channels + c)) {}
-    INLINE void operator()(uint8_t* to, F<WIDTH> v) const { store_rounded<WIDTH>(to, v * scale + zero_point); }
-};
 
 template <class Row>
 using Sum = std::conditional_t<sizeof(Row) == 1, typename Vec<WIDTH>::I, F<WIDTH>>;
@@ -164,11 +114,6 @@ INLINE void add_products(Sum<uint8_t> (&sum)[R][N], const uint8_t* const (&a)[R]
     }
 }
 
-// What a step does with its residual: v + residual, or the larger of the two.
-INLINE F<WIDTH> join(const Step& s, F<WIDTH> v, F<WIDTH> residual) {
-    return s.largest ? at_least<WIDTH>(v, residual) : v + residual;
-}
-
 // R rows times the panel of N vectors of output channels from `c` on, [runs * length / (4 bytes)][N * WIDTH][4 bytes];
 // bias, residual and activation come on the way out. Rows are read from their value `first_input` on; `ahead` is memory
 // to bring near, `forward` bytes a step. A function by itself, for then its sums stay in registers.
@@ -220,7 +165,7 @@ __attribute__((noinline)) void multiply(const Step& s, int64_t c, int64_t first_
             return join(s, v[m][n], load<WIDTH>(residual[m] + channel));
         });
     const Activate activate(s.activation);
-    if (s.activation > RELU6) {
+    if (s.activation.kind > HARD_TANH) {
         alignas(64) float values[R][N * WIDTH];
         each([&](int m, int n, int64_t) INLINE_LAMBDA { return store<WIDTH>(values[m] + n * WIDTH, v[m][n]), v[m][n]; });
         for (int n = 0; n < N; n++) {
@@ -231,9 +176,9 @@ __attribute__((noinline)) void multiply(const Step& s, int64_t c, int64_t first_
         }
         return;
     }
-    if (s.activation == RELU6)
+    if (s.activation.kind >= RELU6)
         each([&](int m, int n, int64_t) INLINE_LAMBDA { return at_most<WIDTH>(v[m][n], activate.high); });
-    if (s.activation != NOTHING)
+    if (s.activation.kind != NOTHING)
         each([&](int m, int n, int64_t) INLINE_LAMBDA { return at_least<WIDTH>(v[m][n], activate.low); });
     constexpr int P = std::is_same_v<Out, bf16> && N % 2 == 0 ? 2 : 1;  // vectors that are written at once
 #pragma GCC unroll 4
@@ -328,7 +273,7 @@ void finish_on_tiles(const Step& s, const Tile& tile, const Row* const* rows, St
                 }
                 v += load<WIDTH>(s.bias + channel);
                 if (residual) v = join(s, v, load<WIDTH>(residual[first + m] + channel));
-                Write<Out>(s.out_bytes, s.out.channels, channel)(out[first + m] + channel, activate(v));
+                Write<Out>(s.out_bytes, s.out.channels, channel)(out[first + m] + channel, activate(s.activation, v));
             }
     };
     TileProduct<Row, decltype(finish)> product(s.runs, s.length, finish);
@@ -350,8 +295,8 @@ constexpr int side_by_side(int64_t kernel, int64_t stride) {
 }
 
 INLINE bool fast_depthwise(const Step& s) {
-    return (s.kernel_height == 3 || s.kernel_height == 5) && s.kernel_width == s.kernel_height && s.stride <= 2 &&
-           s.between <= RELU6;
+    return (s.kernel_height == 3 || s.kernel_height == 5) && s.kernel_width == s.kernel_height && s.stride_x <= 2 &&
+           s.between.kind <= HARD_TANH;
 }
 
 // `P` vectors of channels' values. Two of bfloat16 are those at even and those at odd places: to part them takes two
@@ -412,7 +357,7 @@ INLINE void depthwise_block(const Step& s, const T* in, int64_t row, int64_t pix
         }
     }
     const Activate activate(s.between);
-    const auto last = [&](F<WIDTH> v) INLINE_LAMBDA { return !K ? activate(v) : AFTER ? activate.clamp(v) : v; };
+    const auto last = [&](F<WIDTH> v) INLINE_LAMBDA { return !K ? activate(s.between, v) : AFTER ? activate.clamp(v) : v; };
     if constexpr (P == 2 && std::is_same_v<Row, bf16>) {
 #pragma GCC unroll 8
         for (int x = 0; x < X; x++) store_two<WIDTH>(out + x * C + c, last(sum[x][0]), last(sum[x][1]));
@@ -451,7 +396,7 @@ void depthwise_row(const Step& s, const T* in, int64_t row, int64_t count, Row* 
     const auto pixels = [&](auto some, int64_t first) {
         constexpr int X = some.value;
         depthwise_pixels<T, Row, K, S, X, BEFORE || X == 1, AFTER || X == 1, PRODUCT>(
-            s, in + first * s.stride * s.in.pixel, row, out + first * s.in.channels);
+            s, in + first * s.stride_x * s.in.pixel, row, out + first * s.in.channels);
     };
     int64_t done = 0;
     for (; count - done >= most; done += most) pixels(Constant<most>{}, done);
@@ -473,9 +418,9 @@ template <class T, class Row, bool PRODUCT, int S>
 DepthwiseRow<T, Row> depthwise_row_by_stride(const Step& s) {
     if (s.kernel_height == 5) return depthwise_row<5, S, true, true, PRODUCT, T, Row>;
     if constexpr (PRODUCT) {
-        if (!s.relu_first && !s.between) return depthwise_row<3, S, false, false, true, T, Row>;
+        if (!s.relu_first && !s.between.kind) return depthwise_row<3, S, false, false, true, T, Row>;
         if (!s.relu_first) return depthwise_row<3, S, false, true, true, T, Row>;
-        if (!s.between) return depthwise_row<3, S, true, false, true, T, Row>;
+        if (!s.between.kind) return depthwise_row<3, S, true, false, true, T, Row>;
     }
     return depthwise_row<3, S, true, true, PRODUCT, T, Row>;
 }
@@ -483,7 +428,7 @@ DepthwiseRow<T, Row> depthwise_row_by_stride(const Step& s) {
 template <class T, class Row, bool PRODUCT>
 DepthwiseRow<T, Row> depthwise_row_of(const Step& s) {
     if (!fast_depthwise(s)) return depthwise_row<0, 1, true, true, PRODUCT, T, Row>;
-    return s.stride == 2 ? depthwise_row_by_stride<T, Row, PRODUCT, 2>(s) : depthwise_row_by_stride<T, Row, PRODUCT, 1>(s);
+    return s.stride_x == 2 ? depthwise_row_by_stride<T, Row, PRODUCT, 2>(s) : depthwise_row_by_stride<T, Row, PRODUCT, 1>(s);
 }
 
 template <class T, class Row>
@@ -495,7 +440,7 @@ void depthwise_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t en
     for (int64_t p = begin; p < end;) {
         const int64_t n = p / (height * width), y = p / width % height, x = p % width;
         const int64_t count = std::min(width - x, end - p);
-        take_row(s, in.at(n, y * s.stride - s.pad_top, x * s.stride - s.pad_left), in.row, count,
+        take_row(s, in.at(n, y * s.stride_y - s.pad_top, x * s.stride_x - s.pad_left), in.row, count,
                  out + (p - begin) * s.in.channels);
         p += count;
     }
@@ -507,8 +452,8 @@ void round_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t end, u
     const int64_t height = s.out.height, width = s.out.width, C = s.in.channels;
     for (int64_t p = begin; p < end;) {
         const int64_t n = p / (height * width), y = p / width % height, x = p % width;
-        const T* from = in.at(n, y * s.stride - s.pad_top, x * s.stride - s.pad_left);
-        for (const int64_t stop = std::min(end, p + width - x); p < stop; p++, from += s.stride * in.pixel, out += C)
+        const T* from = in.at(n, y * s.stride_y - s.pad_top, x * s.stride_x - s.pad_left);
+        for (const int64_t stop = std::min(end, p + width - x); p < stop; p++, from += s.stride_x * in.pixel, out += C)
             for (int64_t c = 0; c < C; c += WIDTH)
                 Write<uint8_t>(s.between_bytes, C, c)(out + c, load<WIDTH>(from + c));
     }
@@ -533,8 +478,8 @@ void convolve_tile(const Step& s, const Tile& tile, char* arena, char* scratch) 
     for (int64_t p = begin; p < end;) {  // a row of the map, or what of it lies in the tile
         const int64_t n = p / (height * width), y = p / width % height, x = p % width;
         const Row* from = makes_rows(s) ? between + (p - begin) * s.in.channels
-                                        : in.at(n, y * s.stride - s.pad_top, x * s.stride - s.pad_left);
-        const int64_t step = makes_rows(s) ? s.in.channels : s.stride * in.pixel;
+                                        : in.at(n, y * s.stride_y - s.pad_top, x * s.stride_x - s.pad_left);
+        const int64_t step = makes_rows(s) ? s.in.channels : s.stride_x * in.pixel;
         const T* add = residual.at(n, y, x);
         Out* target = out.at(n, y, x);
         for (const int64_t stop = std::min(end, p + width - x); p < stop; p++) {
@@ -561,57 +506,9 @@ void convolve_tile(const Step& s, const Tile& tile, char* arena, char* scratch) 
                 F<WIDTH> v = load<WIDTH>(rows[p] + c);
                 if (plus) v = join(s, v, load<WIDTH>(added[p] + c));
                 const Write<Out> write(s.out_bytes, s.out.channels, c);
-                write(to[p] + c, activate(v));
+                write(to[p] + c, activate(s.activation, v));
             }
     }
-}
-
-// A row of windows' largest values, or of their means.
-template <bool LARGEST, class T>
-void pool_row(const Step& s, char* arena, int64_t n, int64_t y) {
-    const Place<T> in(arena, s.in), out(arena, s.out);
-    const int64_t top = std::max<int64_t>(0, y * s.stride - s.pad_top);
-    const int64_t bottom = std::min(s.in.height, y * s.stride - s.pad_top + s.kernel_height);
-    for (int64_t x = 0; x < s.out.width; x++) {
-        const int64_t left = std::max<int64_t>(0, x * s.stride - s.pad_left);
-        const int64_t right = std::min(s.in.width, x * s.stride - s.pad_left + s.kernel_width);
-        const int64_t counted = s.count_padding ? s.kernel_height * s.kernel_width : (bottom - top) * (right - left);
-        const T* corner = in.at(n, top, left);
-        T* to = out.at(n, y, x);
-        for (int64_t c = 0; c < s.in.channels; c += WIDTH) {
-            F<WIDTH> result = zero<WIDTH>() - (LARGEST ? HUGE_VALF : 0.0f);
-            for (int64_t i = 0; i < bottom - top; i++)
-                for (int64_t j = 0; j < right - left; j++) {
-                    const F<WIDTH> v = load<WIDTH>(corner + i * in.row + j * in.pixel + c);
-                    result = LARGEST ? at_least<WIDTH>(result, v) : result + v;
-                }
-            store<WIDTH>(to + c, LARGEST ? result : result / static_cast<float>(counted));
-        }
-    }
-}
-
-// activation(in * gate + residual), a row of the map; the gate is one number a channel.
-template <class T, class Out>
-void sum_row(const Step& s, char* arena, int64_t n, int64_t y) {
-    const Place<T> in(arena, s.in), residual(arena, s.residual), gate(arena, s.gate);
-    const Place<Out> out(arena, s.out);
-    const Activate activate(s.activation);
-    for (int64_t x = 0; x < s.out.width; x++)
-        for (int64_t c = 0; c < s.out.channels; c += WIDTH) {
-            F<WIDTH> v = load<WIDTH>(in.at(n, y, x) + c);
-            if (s.gate.offset >= 0) v *= load<WIDTH>(gate.at(n, 0, 0) + c);
-            if (s.residual.offset >= 0) v = join(s, v, load<WIDTH>(residual.at(n, y, x) + c));
-            Write<Out>(s.out_bytes, s.out.channels, c)(out.at(n, y, x) + c, activate(v));
-        }
-}
-
-template <class T>
-void mean_of(const Step& s, char* arena, int64_t n, int64_t c) {
-    const Place<T> in(arena, s.in), out(arena, s.out);
-    F<WIDTH> sum = zero<WIDTH>();
-    for (int64_t y = 0; y < s.in.height; y++)
-        for (int64_t x = 0; x < s.in.width; x++) sum += load<WIDTH>(in.at(n, y, x) + c);
-    store<WIDTH>(out.at(n, 0, 0) + c, sum / static_cast<float>(s.in.height * s.in.width));
 }
 
 // WIDTH pixels of four channels next to each other.
@@ -743,6 +640,7 @@ void run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, char* s
             if constexpr (with_bytes)
                 if (s.out_bytes) return sum_row<T, uint8_t>(s, run.arena, begin / height, begin % height);
             return sum_row<T, T>(s, run.arena, begin / height, begin % height);
+        case COPY: return copy_row<T>(s, run.arena, begin / height, begin % height);
         case MEAN: {
             const int64_t vectors = s.in.channels / WIDTH;
             return mean_of<T>(s, run.arena, begin / vectors, begin % vectors * WIDTH);

@@ -3,6 +3,8 @@
 // those of the buffers that it has, and they are reckoned here from the maps' shapes.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels.h"
 
 namespace NATIVE_ISA {
@@ -58,11 +60,14 @@ class Room {
     bool windows(const Step& s) {
         if (s.kind == POOL || s.kind == AVERAGE || s.kind == MEAN) return within(NUMBERS, s.in.channels, s.out.channels);
         if (s.kind == INPUT) return true;
+        if (s.kind == COPY)
+            return within(WINDOW, s.out.height, s.in.height) && within(WINDOW, s.out.width, s.in.width) &&
+                   within(NUMBERS, s.length, std::min(s.in.channels, s.out.channels));
         if (!covers(s, s.residual) || (s.gate.offset >= 0 && !within(NUMBERS, s.out.channels, s.gate.channels))) return false;
         if (s.kind == SUM) return covers(s, s.in);
         return within(WINDOW, s.pad_top, s.in.border) && within(WINDOW, s.pad_left, s.in.border) &&
-               within(WINDOW, (s.out.height - 1) * s.stride - s.pad_top + s.kernel_height, s.in.height + s.in.border) &&
-               within(WINDOW, (s.out.width - 1) * s.stride - s.pad_left + s.kernel_width, s.in.width + s.in.border);
+               within(WINDOW, (s.out.height - 1) * s.stride_y - s.pad_top + s.kernel_height, s.in.height + s.in.border) &&
+               within(WINDOW, (s.out.width - 1) * s.stride_x - s.pad_left + s.kernel_width, s.in.width + s.in.border);
     }
 
     // Whether what lies at each pointer is as long as the step reads on.
@@ -78,11 +83,24 @@ class Room {
                             {s.bias, out * value},
                             {s.scale, out * value},
                             {s.between_bytes, 2 * in * value},
-                            {s.out_bytes, 2 * out * value}};
+                            {s.out_bytes, 2 * out * value},
+                            {s.row_spans, s.out.height * static_cast<int64_t>(sizeof(Span))},
+                            {s.column_spans, s.out.width * static_cast<int64_t>(sizeof(Span))}};
         for (int i = 0; i < ARRAYS; i++)
             if (needed[i].at && !within(NUMBERS, needed[i].bytes, s.given[i])) return false;
+        if (s.kind == POOL || s.kind == AVERAGE)
+            return spans(s.row_spans, s.out.height, s.in.height) && spans(s.column_spans, s.out.width, s.in.width) &&
+                   within(WINDOW, 1, std::min(s.dilation_y, s.dilation_x));
         if (s.kind != CONVOLUTION) return true;
         return s.weights ? s.bias && s.panels && panels(s) : within(NUMBERS, out, in);
+    }
+
+    // Whether `count` windows look at nothing beyond a side.
+    bool spans(const Span* all, int64_t count, int64_t side) {
+        if (!within(NUMBERS, 1, all != nullptr)) return false;
+        for (int64_t i = 0; i < count; i++)
+            if (!within(WINDOW, all[i].begin, all[i].end) || !within(WINDOW, all[i].end, side)) return false;
+        return true;
     }
 
     // A row of the product lies in one pixel or, stretch by stretch, in one window; the panels have all output channels.

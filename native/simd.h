@@ -202,6 +202,11 @@ INLINE F<W> at_most(F<W> v, F<W> ceiling) {
     return select<W>(v > ceiling, ceiling, v);
 }
 
+template <int W>
+INLINE F<W> magnitude(F<W> v) {
+    return (F<W>)((typename Vec<W>::U)v & 0x7fffffffu);
+}
+
 // max(v, 0) that keeps a NaN.
 template <int W>
 INLINE F<W> relu(F<W> v) {

@@ -20,8 +20,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from depthwise.errors import UsageError, unknown_name
 from depthwise.infer.fuse import Step
-from depthwise.infer.graph import ACTIVATIONS, LANES, Convolution
-from depthwise.infer.pack import Packed, pack
+from depthwise.infer.graph import ACTIVATIONS, LANES, NUMBERS, Convolution, Function
+from depthwise.infer.pack import Packed, function_of, pack
 from depthwise.infer.plan import ALIGNMENT, KINDS
 from depthwise.infer.reference import activate
 from depthwise.native import structs
@@ -79,8 +79,9 @@ def separable_conv2d(
 
     `depthwise_weight` is [C, 1, k, k] and `pointwise_weight` [K, C, 1, 1], with batch norms folded into them and into
     the biases [C] and [K]; `residual` is [N, K, H', W']. `padding` is zeros on top, left, bottom and right, or on every
-    side; the stride is the depthwise part's. `between` and `activation` are nothing, relu, relu6, elu,
-    sigmoid, silu, hardsigmoid or hardswish.
+    side; the stride is the depthwise part's. `between` and `activation` are nothing, relu, relu6, hardtanh, elu,
+    sigmoid, silu, hardsigmoid, hardswish, leaky_relu, tanh, gelu, softplus or mish, with the numbers that
+    PyTorch's functions have where none are given.
 
     It may stand in what torch.compile compiles and torch.export exports, and has gradients by PyTorch's own operators.
     Native on a CPU in float32 and bfloat16. Weights are packed when they first come and when they have changed; a
@@ -137,8 +138,8 @@ def _compose(options: _Options, tensors: _Tensors) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         y = F.pad(F.relu(x) if options.relu_first else x, (left, right, top, bottom))
         y = F.conv2d(y, depthwise_weight.to(x.dtype), cast(depthwise_bias), options.stride, groups=x.shape[1])
-        y = F.conv2d(activate(options.between, y), pointwise_weight.to(x.dtype), cast(bias))
-        return activate(options.activation, y if residual is None else y + residual)
+        y = F.conv2d(activate(_function(options.between), y), pointwise_weight.to(x.dtype), cast(bias))
+        return activate(_function(options.activation), y if residual is None else y + residual)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
@@ -250,7 +251,7 @@ def _pack(tensors: _Tensors) -> Packed:
 
     def convolution(weight: Tensor, bias: Tensor | None) -> Convolution:
         bias = torch.zeros(len(weight)) if bias is None else bias.detach().float()
-        return Convolution(0, weight.detach().float(), bias, 1, (0, 0, 0, 0), 1)
+        return Convolution(0, weight.detach().float(), bias, (1, 1), (0, 0, 0, 0), 1)
 
     step = Step(
         "convolution",
@@ -276,11 +277,12 @@ def _run(options: _Options, tensors: _Tensors, packed: Packed, shape: tuple[int,
         **packed.fields(),
         kernel_height=kernel,
         kernel_width=kernel,
-        stride=options.stride,
+        stride_y=options.stride,
+        stride_x=options.stride,
+        between=function_of(_function(options.between)),
+        activation=function_of(_function(options.activation)),
         kind=KINDS.index("convolution"),
         relu_first=options.relu_first,
-        between=ACTIVATIONS.index(options.between),
-        activation=ACTIVATIONS.index(options.activation),
     )
     run = structs.Run(
         steps=ctypes.addressof(step),
@@ -309,6 +311,10 @@ def _map(tensor: Tensor | None) -> structs.Map:
         return structs.Map(offset=-1)
     _, height, width, channels = tensor.shape
     return structs.Map(bytes=tensor.nbytes, height=height, width=width, channels=channels, pixel=channels)
+
+
+def _function(kind: str) -> Function:
+    return Function(kind, NUMBERS[kind])
 
 
 def _filled(channels: int) -> int:

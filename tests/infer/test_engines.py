@@ -15,7 +15,7 @@ from depthwise.infer.engines import GENERAL, General, fastest, usable
 
 
 class Shuffled(nn.Module):
-    """What has no plan: channels shuffled between groups, as ShuffleNet does, and GELU."""
+    """What has no plan: channels shuffled between groups, as ShuffleNet does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def test_threads_share_an_engine_and_the_weights_are_its_own(network: nn.Module,
 
 
 def test_auto_takes_an_engine_where_there_is_no_plan(network: nn.Module) -> None:
-    with pytest.raises(DepthwiseError, match="gelu in the network has no compiled form"):
+    with pytest.raises(DepthwiseError, match="permute in the network has no compiled form"):
         compile(network, IMAGES[:1], engine="native")
     compiled = compile(network, IMAGES[:1], precision="bf16")
     assert compiled.engine in [name for name in GENERAL if "bf16" in GENERAL[name]]

@@ -210,11 +210,11 @@ def test_the_cache_does_not_grow_without_end(cache: Path, monkeypatch: pytest.Mo
 def test_what_has_no_plan_stays_on_pytorch_without_a_word(
     cache: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = nn.Sequential(nn.Conv2d(3, 16, 3), nn.GELU(), nn.Flatten(), nn.LazyLinear(2)).eval()
+    plain = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Hardshrink(), nn.Flatten(), nn.LazyLinear(2)).eval()
     x = torch.randn(40, 3, 8, 8)
     expected = plain(x)
     for _ in range(2):
-        module = Eventual(plain, (3, 8, 8), Keeper({"model": "gelu"}))
+        module = Eventual(plain, (3, 8, 8), Keeper({"model": "hardshrink"}))
         assert torch.equal(module(x), expected)
         assert module.run is plain
         monkeypatch.setattr(trace, "trace", no_tracing)  # that it has none is known the second time

@@ -104,6 +104,12 @@ def _dilated(y: Tensor, conv: Any, norm: nn.Module) -> Tensor:
     return y - F.conv2d(y, weight, conv.bias, padding="same", dilation=2)
 
 
+def _beside(y: Tensor, conv: Any, norm: nn.Module) -> Tensor:
+    """A concatenation of 1, 16 and 1 channels."""
+    z = torch.cat([y.mean(1, keepdim=True), F.gelu(y), torch.tanh(y).mean(1, keepdim=True)], 1)
+    return norm(F.conv2d(z, torch.cat([conv.weight, conv.weight[:, 3:5]], 1), conv.bias, padding=1))
+
+
 LAYERS: list[Callable[[Tensor, Any, Any], Tensor]] = [
     _viewed,
     _detached,
@@ -121,6 +127,12 @@ LAYERS: list[Callable[[Tensor, Any, Any], Tensor]] = [
     lambda y, conv, norm: F.avg_pool2d(conv(y), 3, 2, 1, ceil_mode=True, count_include_pad=False),
     lambda y, conv, norm: F.avg_pool2d(norm(conv(y)), 3, 1, 1, divisor_override=3),
     lambda y, conv, norm: F.avg_pool2d(conv(y), (3, 2), 1, (1, 0)),
+    lambda y, conv, norm: F.max_pool2d(conv(y), 3, (1, 2), 1, dilation=(1, 2)),
+    lambda y, conv, norm: F.adaptive_avg_pool2d(F.gelu(norm(conv(y))), (y.shape[2] // 2 + 1, 7)),
+    lambda y, conv, norm: F.adaptive_max_pool2d(F.elu_(conv(y), 0.5), (9, y.shape[3] - 1)),
+    _beside,
+    lambda y, conv, norm: F.leaky_relu_(norm(conv(y)), 0.2) + torch.tanh(y),
+    lambda y, conv, norm: F.softplus(norm(conv(y)).clamp_(-2, 3)),
     lambda y, conv, norm: norm(conv(y)).flatten(2).relu_().unflatten(2, y.shape[2:]),
 ]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
-from depthwise.infer.graph import LANES, Convolution, Graph, Image, Operation
-from depthwise.infer.plan import Plan, _Context
+from depthwise.infer.graph import LANES, Concatenation, Convolution, Graph, Image, Mean, Operation, Pool
+from depthwise.infer.plan import KINDS, Plan, _Context
 from depthwise.infer.quantize import calibrate
 from depthwise.infer.reference import evaluate
 from depthwise.native import structs
@@ -60,7 +60,9 @@ class Case:
             weight /= weight[0].numel() ** 0.5
             bias = torch.randn(outputs, generator=generator)
             source = len(operations) - 1
-            operations.append(Convolution(source, weight, bias, stride, padding, groups, str(source)))
+            operations.append(
+                Convolution(source, weight, bias, (stride, stride), padding, groups, str(source))
+            )
             shapes.append(
                 (
                     outputs,
@@ -158,10 +160,13 @@ def test_the_operator_on_all_shapes_says_what_pytorch_says(path: str, precision:
 
 
 def context(case: Case, precision: str) -> _Context:
-    graph = case.graph(torch.Generator().manual_seed(SEED))
-    x = torch.zeros(case.batch, *graph.shapes[0])
+    return context_of(case.graph(torch.Generator().manual_seed(SEED)), case.batch, case.threads, precision)
+
+
+def context_of(graph: Graph, batch: int, threads: int, precision: str) -> _Context:
+    x = torch.zeros(batch, *graph.shapes[0])
     roundings = calibrate(graph, [torch.randn_like(x)]) if precision == "int8" else None
-    made = _Context(Plan(graph, bf16=precision != "fp32", roundings=roundings), case.batch, case.threads)
+    made = _Context(Plan(graph, bf16=precision != "fp32", roundings=roundings), batch, threads)
     made.image = x  # type: ignore[attr-defined]  # alive as long as the context
     made.call.image, made.call.strides[:] = x.data_ptr(), x.stride()
     return made
@@ -186,7 +191,7 @@ def test_memory_that_is_too_small_is_refused_before_it_is_written(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("array", structs.ARRAYS.split())
+@pytest.mark.parametrize("array", [name for name in structs.ARRAYS.split() if "spans" not in name])
 def test_numbers_that_are_too_few_are_refused(path: str, precision: str, array: str) -> None:
     made = context(SEPARABLE, precision)
     shortened = 0
@@ -200,6 +205,54 @@ def test_numbers_that_are_too_few_are_refused(path: str, precision: str, array: 
             shortened += 1
     assert shortened or array in ("scale", "between_bytes", "out_bytes"), "no step has such numbers"
     run_plans([made.call])
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_windows_that_are_too_few_or_reach_too_far_are_refused(path: str, average: bool) -> None:
+    pool = Pool(0, (3, 3), (2, 1), (1, 1, 1, 1), average=average)
+    made = context_of(Graph((Image(), pool), ((3, 7, 9), (3, 4, 9)), flat=False), 2, 2, "fp32")
+    run_plans([made.call])
+    step, packed = made.steps[1], made.plan.packed[1]
+    for place, (name, spans) in enumerate(
+        (("row_spans", packed.row_spans), ("column_spans", packed.column_spans)), 8
+    ):
+        assert spans is not None
+        assert step.given[place] == spans.nbytes
+        step.given[place] -= 1
+        with pytest.raises(DepthwiseError, match=r"step 1 .* its numbers and has \d+"):
+            run_plans([made.call])
+        step.given[place] += 1
+        for column, wrong in ((0, -1), (0, 100), (1, 100), (1, -5)):
+            right = int(spans[-1, column])
+            spans[-1, column] = wrong
+            with pytest.raises(DepthwiseError, match=r"step 1 .* rows or columns of a map and has"):
+                run_plans([made.call])
+            spans[-1, column] = right
+        step_name = f"dilation_{'y' if name == 'row_spans' else 'x'}"
+        setattr(step, step_name, 0)
+        with pytest.raises(DepthwiseError, match="needs 1 rows or columns of a map and has 0"):
+            run_plans([made.call])
+        setattr(step, step_name, 1)
+        setattr(step, name, None)
+        with pytest.raises(DepthwiseError, match="its numbers and has 0"):
+            run_plans([made.call])
+        setattr(step, name, spans.data_ptr())
+    run_plans([made.call])
+
+
+@pytest.mark.parametrize(("field", "change"), [("length", 30), ("length", -6), ("out", 30)])
+def test_a_copy_beyond_a_map_is_refused(path: str, field: str, change: int) -> None:
+    graph = Graph((Image(), Concatenation((0, 0)), Mean(1)), ((5, 7, 9), (10, 7, 9), (10, 1, 1)), flat=False)
+    made = context_of(graph, 2, 2, "fp32")
+    run_plans([made.call])
+    step = made.steps[1]
+    assert step.kind == KINDS.index("copy")
+    if field == "length":
+        step.length += change
+    else:
+        step.out.channels += change
+    with pytest.raises(DepthwiseError, match=r"^step 1 of this network needs .* and has "):
+        run_plans([made.call])
 
 
 @pytest.mark.parametrize("side", ["input", "out"])

@@ -1,11 +1,13 @@
 """Whether a graph is what it says: its shapes steer where the native kernels read and write."""
 
 from collections.abc import Sequence
+from math import isnan
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer.graph import (
-    ACTIVATIONS,
+    NUMBERS,
     Activation,
+    AdaptivePool,
     Concatenation,
     Convolution,
     Gate,
@@ -20,6 +22,7 @@ from depthwise.infer.graph import (
 )
 
 MOST_PADDING = 1 << 12
+MOST_WINDOW = 1 << 20  # from pixel to pixel and from end to end
 
 Shape = tuple[int, int, int]
 
@@ -47,18 +50,25 @@ def _follows(operation: Operation, read: Sequence[Shape], shape: Shape) -> bool:
                 and outputs == shape[0] == len(bias)
                 and outputs % groups == 0
                 and width * groups == read[0][0]
-                and _windows(read[0], shape, kernel, stride, padding, rounded_up=False)
+                and _windows(read[0], shape, kernel, stride, padding)
             )
-        case Activation(_, kind):
-            return kind in ACTIVATIONS and read[0] == shape
+        case Activation(_, kind, numbers):
+            return (
+                kind in NUMBERS
+                and len(numbers) == len(NUMBERS[kind])
+                and not any(map(isnan, numbers))
+                and read[0] == shape
+            )
         case Sum():
             return read[0] == read[1] == shape
         case Gate():
             return read[0] == shape and read[1] == (shape[0], 1, 1)
-        case Pool(_, kernel, stride, padding, _, _):
-            return read[0][0] == shape[0] and _windows(
-                read[0], shape, kernel, stride, padding, rounded_up=True
-            )
+        case Pool(_, kernel, stride, padding):
+            counted, padded = operation.counted, operation.divisor != 0 and read[0][0] == shape[0]
+            inner = all(0 <= part <= side for part, side in zip(counted, padding, strict=True))
+            return padded and inner and _windows(read[0], shape, kernel, stride, padding, operation.dilation)
+        case AdaptivePool():
+            return read[0][0] == shape[0]
         case Mean():
             return shape == (read[0][0], 1, 1)
         case Concatenation():
@@ -66,19 +76,28 @@ def _follows(operation: Operation, read: Sequence[Shape], shape: Shape) -> bool:
 
 
 def _windows(
-    source: Shape, shape: Shape, kernel: Sequence[int], stride: int, padding: Sides, *, rounded_up: bool
+    source: Shape,
+    shape: Shape,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sides,
+    dilation: Sequence[int] | None = None,
 ) -> bool:
-    """Whether so many windows fit; `rounded_up`: the last may reach over the edge, if it begins before it."""
-    if stride < 1 or min(kernel) < 1 or not 0 <= min(padding) <= max(padding) <= MOST_PADDING:
-        return False
-    for inside, outside, size, before, after in zip(
-        source[1:], shape[1:], kernel, padding[:2], padding[2:], strict=True
+    """Whether so many windows fit; with a `dilation`, the last may reach over the edge, if it begins before it."""
+    sides = (*kernel, *stride, *(dilation or ()))
+    if (
+        not 0 < min(sides) <= max(sides) <= MOST_WINDOW
+        or not 0 <= min(padding) <= max(padding) <= MOST_PADDING
     ):
-        room = before + inside + after - size
-        most = -(-room // stride) if rounded_up else room // stride
-        if not room // stride <= outside - 1 <= most:
+        return False
+    for axis in (0, 1):
+        outside, step = shape[1 + axis], stride[axis]
+        padded = padding[axis] + source[1 + axis] + padding[axis + 2]
+        room = padded - 1 - (kernel[axis] - 1) * (dilation or (1, 1))[axis]
+        most = room // step if dilation is None else -(-room // step)
+        if not room // step <= outside - 1 <= most:
             return False
         # Of a convolution the last window may see padding alone, as where a kernel of 1 is padded.
-        if rounded_up and (outside - 1) * stride >= before + inside:
+        if dilation is not None and (outside - 1) * step >= padded:
             return False
     return True

@@ -6,9 +6,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from depthwise.infer.graph import (
+    LANES,
     Activation,
+    AdaptivePool,
     Concatenation,
     Convolution,
+    Function,
     Gate,
     Graph,
     Image,
@@ -23,14 +26,16 @@ from depthwise.infer.graph import (
 PASSING = Convolution | Sum | Gate
 """What does an activation behind it in passing."""
 
+NOTHING = Function()
+
 
 @dataclass(frozen=True)
 class Step:
     """activation(product(between(depthwise(relu(source)))) + residual), where most parts are optional.
 
-    `kind` is input, convolution, pool, average, mean or sum, which is activation(source * gate + residual). Sources,
-    gate, residual and result are numbers of operations in
-    the graph: the maps that exist in memory. A copy into a concatenation is a sum of one, from its channel `first` on.
+    `kind` is input, convolution, pool, average, mean, sum, which is activation(source * gate + residual), or copy: into
+    a concatenation, from its channel `first` on, and to its end if it is the `last` of its parts. Sources, gate,
+    residual and result are numbers of operations in the graph: the maps that exist in memory.
     """
 
     kind: str
@@ -38,25 +43,25 @@ class Step:
     result: int
     depthwise: Convolution | None = None
     relu_first: bool = False
-    between: str = "nothing"
+    between: Function = NOTHING
     product: Convolution | None = None
-    pool: Pool | None = None
+    pool: Pool | AdaptivePool | None = None
     residual: int | None = None
     largest: bool = False
     """Of the two, rather than the sum with the residual."""
     gate: int | None = None
-    activation: str = "nothing"
+    activation: Function = NOTHING
     first: int | None = None
+    last: bool = False
 
     @property
-    def window(self) -> tuple[int, int, int, Sides]:
-        """Height, width, stride and padding of what the step reads its source through."""
+    def window(self) -> tuple[tuple[int, int], tuple[int, int], Sides]:
+        """Kernel, stride and padding of the convolution that the step reads its source through."""
         part = self.depthwise or self.product
-        if part is not None:
-            return *part.weight.shape[2:], part.stride, part.padding
-        if self.pool is not None:
-            return *self.pool.kernel, self.pool.stride, self.pool.padding
-        return 1, 1, 1, (0, 0, 0, 0)
+        if part is None:
+            return (1, 1), (1, 1), (0, 0, 0, 0)
+        height, width = part.weight.shape[2:]
+        return (height, width), part.stride, part.padding
 
 
 @dataclass(frozen=True)
@@ -107,24 +112,31 @@ class _Fusion:
         return owner, offset + first
 
     def _copies(self, index: int, operation: Concatenation) -> list[Step]:
-        """What a concatenation leaves to be done: a part that nobody else reads is written where it belongs."""
-        copies, first = [], 0
+        """What a concatenation leaves to be done.
+
+        A part that nobody else reads is written where it belongs, if it begins and ends there with a vector: the last
+        one does, filled up.
+        """
+        copies, first, end = [], 0, self.shapes[index][0]
         for part in operation.parts:
-            if self._alone(part) and not isinstance(self.operations[part], Image):
+            width = self.shapes[part][0]
+            last = first + width == end
+            whole = first % LANES == 0 and (width % LANES == 0 or last)
+            if whole and self._alone(part) and not isinstance(self.operations[part], Image):
                 self.homes[part] = (index, first)
             else:
-                copies.append(Step("sum", part, index, first=first))
-            first += self.shapes[part][0]
+                copies.append(Step("copy", part, index, first=first, last=last))
+            first += width
         return copies
 
     def _step(self, result: int) -> Step | None:
         """The step that ends in operation `result`, taking in what stands before it and is read by nobody else."""
-        head, activation, residual, largest = result, "nothing", None, False
+        head, activation, residual, largest = result, NOTHING, None, False
         operation = self.operations[head]
         if isinstance(operation, Activation):
             if self._read_in_place(head):
                 return None
-            activation, head = operation.kind, operation.source
+            activation, head = operation.function, operation.source
             if not self._alone(head) or not isinstance(self.operations[head], PASSING):
                 return Step("sum", head, result, activation=activation)
             self.taken.add(head)
@@ -162,7 +174,7 @@ class _Fusion:
                     gate=gate,
                     activation=activation,
                 )
-            case Pool():
+            case Pool() | AdaptivePool():
                 return Step(
                     "average" if operation.average else "pool", operation.source, result, pool=operation
                 )
@@ -188,20 +200,20 @@ class _Fusion:
 
     def _convolution(self, operation: Convolution, result: int) -> Step:
         product: Convolution | None = operation
-        depthwise, between = None, "nothing"
+        depthwise, between = None, NOTHING
         source = operation.source
         if is_depthwise(operation):
             product, depthwise = None, operation
         elif is_pointwise(operation):
             # relu or nothing between, then the depthwise part
-            inner, kind = source, "nothing"
+            inner, function = source, NOTHING
             before = self.operations[inner]
             if isinstance(before, Activation) and self._alone(inner):
-                inner, kind = before.source, before.kind
+                inner, function = before.source, before.function
             before = self.operations[inner]
             if isinstance(before, Convolution) and is_depthwise(before) and self._alone(inner):
                 self.taken.update({source, inner})
-                depthwise, between, source = before, kind, before.source
+                depthwise, between, source = before, function, before.source
         relu_first = False
         if depthwise is not None:
             before = self.operations[source]
@@ -253,7 +265,8 @@ def is_pointwise(operation: Operation) -> bool:
     return (
         isinstance(operation, Convolution)
         and operation.weight.shape[2:] == (1, 1)
-        and operation.groups == operation.stride == 1
+        and operation.groups == 1
+        and operation.stride == (1, 1)
         and not any(operation.padding)
     )
 

@@ -6,10 +6,39 @@ from torch import Tensor
 
 LANES = 16  # channels lie in multiples of it: whole vectors on every machine
 
-ACTIVATIONS = ("nothing", "relu", "relu6", "elu", "sigmoid", "silu", "hardsigmoid", "hardswish")
+NUMBERS: dict[str, tuple[float, ...]] = {
+    "nothing": (),
+    "relu": (),
+    "relu6": (),
+    "hardtanh": (-1.0, 1.0),
+    "elu": (1.0, 1.0, 1.0),
+    "sigmoid": (),
+    "silu": (),
+    "hardsigmoid": (),
+    "hardswish": (),
+    "leaky_relu": (0.01,),
+    "tanh": (),
+    "gelu": (0.0,),
+    "softplus": (1.0, 20.0),
+    "mish": (),
+}
+"""Of each activation, by PyTorch's name, the numbers that it has, as they are where none are given.
+
+hardtanh is a clamp; gelu's number says whether it is the approximation by tanh.
+"""
+
+ACTIVATIONS = tuple(NUMBERS)
 
 Sides = tuple[int, int, int, int]
 """Top, left, bottom, right."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """An activation, one of ACTIVATIONS, with all its numbers."""
+
+    kind: str = "nothing"
+    numbers: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -19,7 +48,7 @@ class Convolution:
     source: int
     weight: Tensor
     bias: Tensor
-    stride: int
+    stride: tuple[int, int]
     padding: Sides
     groups: int
     name: str = ""
@@ -29,6 +58,11 @@ class Convolution:
 class Activation:
     source: int
     kind: str
+    numbers: tuple[float, ...] = ()
+
+    @property
+    def function(self) -> Function:
+        return Function(self.kind, self.numbers)
 
 
 @dataclass(frozen=True)
@@ -50,14 +84,28 @@ class Gate:
 
 @dataclass(frozen=True)
 class Pool:
-    """The largest of each window, which the padding never is, or the mean; `count_padding`: of the zeros, too."""
+    """The largest of each window, which the padding never is, or the mean.
+
+    Of the padding, zeros, `counted` is part of the map: in a mean it counts as well. divisor: of the sum, in place of
+    how many count.
+    """
 
     source: int
     kernel: tuple[int, int]
-    stride: int
+    stride: tuple[int, int]
     padding: Sides
     average: bool = False
-    count_padding: bool = False
+    counted: Sides = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    divisor: int | None = None
+
+
+@dataclass(frozen=True)
+class AdaptivePool:
+    """As many windows as the result has rows and columns, as even as can be: the mean or the largest of each."""
+
+    source: int
+    average: bool
 
 
 @dataclass(frozen=True)
@@ -79,7 +127,7 @@ class Image:
     """What the network is called with."""
 
 
-Operation = Image | Convolution | Activation | Sum | Gate | Pool | Mean | Concatenation
+Operation = Image | Convolution | Activation | Sum | Gate | Pool | AdaptivePool | Mean | Concatenation
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class Lowering:
             self.makers[index] = node
         else:
             weight, name = scale[:, None, None, None].float(), self.unique(node.place)
-            made = Convolution(index, weight, shift.float(), 1, (0, 0, 0, 0), len(weight), name)
+            made = Convolution(index, weight, shift.float(), (1, 1), (0, 0, 0, 0), len(weight), name)
             self.add(node, made, self.shapes[index])
             index = len(self.operations) - 1
         self.values[node.name] = Value(index, view)
@@ -150,11 +150,13 @@ class Lowering:
         top, left, bottom, right = value.padding or (0, 0, 0, 0)
         ones, fill, index = torch.ones(channels, 1, 1, 1), torch.full((channels,), value.fill), value.index
         if value.fill:
-            shifted = Convolution(index, ones, -fill, 1, (0, 0, 0, 0), channels, self.unique(operand.place))
+            shifted = Convolution(
+                index, ones, -fill, (1, 1), (0, 0, 0, 0), channels, self.unique(operand.place)
+            )
             self.add(operand, shifted, self.shapes[index])
             index = len(self.operations) - 1
         name = self.unique(operand.place)
-        made = Convolution(index, ones, fill, 1, (top, left, bottom, right), channels, name)
+        made = Convolution(index, ones, fill, (1, 1), (top, left, bottom, right), channels, name)
         self.add(operand, made, (channels, top + height + bottom, left + width + right))
 
     def map(self, node: Node, operand: Any, *, padded: bool = False) -> int:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from depthwise.infer.fuse import Step, block, parts
-from depthwise.infer.graph import LANES, Convolution
+from depthwise.infer.graph import ACTIVATIONS, LANES, Convolution, Function
 from depthwise.infer.quantize import Rounding
+from depthwise.native import structs
 from depthwise.native.library import library
 from depthwise.native.plans import arrays
 
@@ -30,6 +31,8 @@ class Packed:
     runs: int
     taps: int
     length: int
+    row_spans: Tensor | None = None
+    column_spans: Tensor | None = None
 
     def fields(self, out_bytes: Tensor | None = None) -> dict[str, object]:
         """Of structs.Step; `out_bytes` is what its result is rounded with."""
@@ -129,6 +132,11 @@ def _unpacked(packed: Packed, product: Convolution) -> Tensor:
             weight[outputs] = panel[:, :, read, columns].permute(3, 2, 0, 1)
         first += wide
     return weight
+
+
+def function_of(function: Function) -> structs.Function:
+    """As the kernels have it."""
+    return structs.Function(ACTIVATIONS.index(function.kind), *function.numbers)
 
 
 def bytes_of(rounding: Rounding, channels: int) -> Tensor:

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
-from depthwise.infer.fuse import Step, fuse
-from depthwise.infer.graph import ACTIVATIONS, LANES, Convolution, Graph
-from depthwise.infer.pack import Packed, bytes_of, pack, unpack
+from depthwise.infer.fuse import NOTHING, Step, fuse
+from depthwise.infer.graph import LANES, Convolution, Graph, Pool
+from depthwise.infer.pack import Packed, bytes_of, function_of, pack, unpack
 from depthwise.infer.quantize import Rounding
+from depthwise.infer.windows import spans
 from depthwise.native import structs
 from depthwise.native.library import library
 from depthwise.native.plans import run_plans, scratch_bytes
 
-KINDS = ("input", "convolution", "pool", "mean", "sum", "average")
+KINDS = ("input", "convolution", "pool", "mean", "sum", "average", "copy")
 ALIGNMENT = 64
 CACHE_BYTES = 8 << 20  # that a map of all images run together may have: more leaves the third-level cache
 
@@ -51,17 +52,7 @@ class Plan:
         self.steps = [self._saturated(step) for step in self.steps]
         self.channels = self._channels()
         self.borders = self._borders()
-        self.packed = [
-            pack(
-                step,
-                self.channels[step.source],
-                self.channels[step.result],
-                bf16=bf16,
-                rounding=self.rounding(step.product),
-                source_bytes=step.source in self.byte_maps,
-            )
-            for step in self.steps
-        ]
+        self.packed = [self._pack(step) for step in self.steps]
         self.out_bytes = {index: bytes_of(r, self.channels[index]) for index, r in self.byte_maps.items()}
         numbers = {id(operation): number for number, operation in enumerate(graph.operations)}
         self.made_of = [(numbers.get(id(s.depthwise)), numbers.get(id(s.product))) for s in self.steps]
@@ -133,11 +124,28 @@ class Plan:
         """How `product` is rounded, if it is done in bytes."""
         return self.roundings.get(product.name) if product else None
 
+    def _pack(self, step: Step) -> Packed:
+        packed = pack(
+            step,
+            self.channels[step.source],
+            self.channels[step.result],
+            bf16=self.bf16,
+            rounding=self.rounding(step.product),
+            source_bytes=step.source in self.byte_maps,
+        )
+        source, result = self.shapes[step.source], self.shapes[step.result]
+        if step.kind == "copy":
+            return replace(packed, length=source[0])
+        if step.pool is not None:
+            rows, columns = (spans(step.pool, axis, source[1 + axis], result[1 + axis]) for axis in (0, 1))
+            return replace(packed, row_spans=rows, column_spans=columns)
+        return packed
+
     def _saturated(self, step: Step) -> Step:
         """Without an activation before bytes that they do not need."""
         rounding = self.rounding(step.product)
-        if step.depthwise and rounding and rounding.saturates(step.between):
-            return replace(step, between="nothing")
+        if step.depthwise and rounding and rounding.saturates(step.between.kind):
+            return replace(step, between=NOTHING)
         return step
 
     def _keep_bytes(self) -> None:
@@ -197,10 +205,11 @@ class Plan:
         for step in self.steps:
             if step.kind != "convolution":
                 continue  # the other kinds look at what is inside only
-            height, width, stride, (top, left, _, _) = step.window
-            for kernel, before, inside, outside in zip(
-                (height, width),
-                (top, left),
+            kernels, strides, sides = step.window
+            for kernel, stride, before, inside, outside in zip(
+                kernels,
+                strides,
+                sides[:2],
                 self.shapes[step.source][1:],
                 self.shapes[step.result][1:],
                 strict=True,
@@ -300,12 +309,16 @@ class _Context:
         )
 
     def _step(self, step: Step, packed: Packed) -> structs.Step:
-        height, width, stride, (top, left, _, _) = step.window
+        kernel, stride, (top, left, _, _) = step.window
+        dilation = step.pool.dilation if isinstance(step.pool, Pool) else (1, 1)
         source, result = self._map(step.source), self._map(step.result)
         if step.kind == "input":
             source.channels = self.plan.shapes[step.result][0]
         if step.first is not None:
-            result = self._map(step.result, source.channels, step.first)
+            channels = self.plan.shapes[step.source][0]
+            if step.last:
+                channels = self.plan.channels[step.result] - step.first
+            result = self._map(step.result, channels, step.first)
         out_bytes = self.plan.out_bytes.get(step.result)
         return structs.Step(
             input=source,
@@ -313,18 +326,20 @@ class _Context:
             residual=self._map(step.residual),
             gate=self._map(step.gate),
             **packed.fields(out_bytes),
-            kernel_height=height,
-            kernel_width=width,
-            stride=stride,
+            kernel_height=kernel[0],
+            kernel_width=kernel[1],
+            stride_y=stride[0],
+            stride_x=stride[1],
+            dilation_y=dilation[0],
+            dilation_x=dilation[1],
             pad_top=top,
             pad_left=left,
+            between=function_of(step.between),
+            activation=function_of(step.activation),
             kind=KINDS.index(step.kind),
             relu_first=step.relu_first,
-            between=ACTIVATIONS.index(step.between),
-            activation=ACTIVATIONS.index(step.activation),
             largest=step.largest,
             float_out=step.result == self.plan.result and self.plan.float_out,
-            count_padding=step.pool is not None and step.pool.count_padding,
         )
 
     def _lay_out(self) -> tuple[dict[int, int], int]:

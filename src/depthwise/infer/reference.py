@@ -8,8 +8,10 @@ from torch import Tensor
 
 from depthwise.infer.graph import (
     Activation,
+    AdaptivePool,
     Concatenation,
     Convolution,
+    Function,
     Gate,
     Graph,
     Image,
@@ -20,18 +22,25 @@ from depthwise.infer.graph import (
     Sum,
     sources,
 )
+from depthwise.infer.windows import spans
 
-FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "nothing": lambda x: x,
     "relu": F.relu,
     "relu6": F.relu6,
-    "elu": F.elu,
+    "hardtanh": torch.clamp,
+    "elu": torch.ops.aten.elu,
     "sigmoid": torch.sigmoid,
     "silu": F.silu,
     "hardsigmoid": F.hardsigmoid,
     "hardswish": F.hardswish,
+    "leaky_relu": F.leaky_relu,
+    "tanh": torch.tanh,
+    "gelu": lambda x, by_tanh: F.gelu(x, approximate="tanh" if by_tanh else "none"),
+    "softplus": F.softplus,
+    "mish": F.mish,
 }
-"""Of graph.ACTIVATIONS."""
+"""Of graph.ACTIVATIONS, called with the numbers of each."""
 
 Visit = Callable[[int, list[Tensor], Tensor], None]
 """Called with the number of an operation, what it reads and what it makes, [N, C, H, W] each."""
@@ -61,13 +70,18 @@ def apply(operation: Operation, read: list[Tensor], shape: tuple[int, int, int])
                 padded, operation.weight, operation.bias, operation.stride, groups=operation.groups
             )
         case Activation():
-            return activate(operation.kind, read[0])
+            return activate(operation.function, read[0])
         case Sum():
             return torch.maximum(*read) if operation.largest else read[0] + read[1]
         case Gate():
             return read[0] * read[1]
         case Pool():
             return _pool(operation, read[0], shape[1:])
+        case AdaptivePool():
+            pooled: Tensor = (F.adaptive_avg_pool2d if operation.average else F.adaptive_max_pool2d)(
+                read[0], shape[1:]
+            )
+            return pooled
         case Mean():
             return read[0].mean((2, 3), keepdim=True)
         case Concatenation():
@@ -76,9 +90,9 @@ def apply(operation: Operation, read: list[Tensor], shape: tuple[int, int, int])
             raise AssertionError("an image is read from nowhere")
 
 
-def activate(kind: str, x: Tensor) -> Tensor:
-    """The activation `kind` of graph.ACTIVATIONS."""
-    return FUNCTIONS[kind](x)
+def activate(function: Function, x: Tensor) -> Tensor:
+    """What the activation makes of `x`."""
+    return FUNCTIONS[function.kind](x, *function.numbers)
 
 
 def _pad(x: Tensor, sides: Sides, value: float) -> Tensor:
@@ -90,13 +104,15 @@ def _pool(pool: Pool, x: Tensor, size: tuple[int, int]) -> Tensor:
     top, left, _, _ = pool.padding
     # Rounding up counts windows that end behind the padding.
     bottom, right = (
-        (out - 1) * pool.stride + kernel - before - inside
-        for out, kernel, before, inside in zip(size, pool.kernel, (top, left), x.shape[2:], strict=True)
+        (out - 1) * stride + (kernel - 1) * dilation + 1 - before - inside
+        for out, stride, kernel, dilation, before, inside in zip(
+            size, pool.stride, pool.kernel, pool.dilation, (top, left), x.shape[2:], strict=True
+        )
     )
     sides = (top, left, bottom, right)
     if not pool.average:
-        return F.max_pool2d(_pad(x, sides, -torch.inf), pool.kernel, pool.stride)
-    sums = F.avg_pool2d(_pad(x, sides, 0.0), pool.kernel, pool.stride)
-    if pool.count_padding:
-        return sums
-    return sums / F.avg_pool2d(_pad(torch.ones_like(x), sides, 0.0), pool.kernel, pool.stride)
+        x = _pad(x, sides, -torch.inf)
+        return F.max_pool2d(x, pool.kernel, pool.stride, dilation=pool.dilation)
+    sums = F.avg_pool2d(_pad(x, sides, 0.0), pool.kernel, pool.stride, divisor_override=1)
+    rows, columns = (spans(pool, axis, x.shape[2 + axis], size[axis])[:, 2] for axis in (0, 1))
+    return sums / (rows[:, None] * columns)

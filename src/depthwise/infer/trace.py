@@ -39,7 +39,7 @@ class Node:
 
 
 NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
-"""A batch norm of a graph that has been made functional, by running statistics; of its three results one is read."""
+"""A batch norm of a graph that has been made functional, by running statistics."""
 
 
 FRESH = (
@@ -163,10 +163,12 @@ def _entered(node: torch.fx.Node, plain: Callable[[Any], Any], origin: Mapping[s
     """What stands for `node`: a Node of its own, or the one that it is a result of."""
     made: Any = node.meta.get("val")
     target, args = node.target, plain(node.args)
-    if target is operator.getitem and node.all_input_nodes[0].target is NORM:
+    if target is operator.getitem and _first_alone(node.all_input_nodes[0]):
         return args[0]
+    first_alone = _first_alone(node)
     if target is NORM:
         target, args = torch.ops.aten.batch_norm.default, [*args[:5], False, *args[5:], False]
+    if first_alone:
         made = made[0]
     paths = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
     dtype = str(made.dtype).removeprefix("torch.") if isinstance(made, Tensor) else ""
@@ -177,10 +179,18 @@ def _entered(node: torch.fx.Node, plain: Callable[[Any], Any], origin: Mapping[s
         {key: plain(value) for key, value in node.kwargs.items()},
         tuple(made.shape) if isinstance(made, Tensor) else (),
         paths[-1] if paths else node.name,
-        sum(len(user.users) if node.target is NORM else 1 for user in node.users),
+        sum(len(user.users) if first_alone else 1 for user in node.users),
         origin.get(node.name, "") if node.op == "placeholder" else "",
         node.op == "placeholder" and node.name not in origin,
         "" if dtype == "float32" else dtype,
+    )
+
+
+def _first_alone(node: torch.fx.Node) -> bool:
+    """Whether `node` makes several tensors, of which nobody reads any but the first."""
+    several = isinstance(node.meta.get("val"), list | tuple)
+    return several and all(
+        user.target is operator.getitem and (user.args[1] == 0 or not user.users) for user in node.users
     )
 
 

@@ -62,7 +62,11 @@ class Map(ctypes.Structure):
     _fields_ = _fields(sizes="offset bytes height width channels border pixel first")
 
 
-ARRAYS = "depthwise between_bias weights panels bias scale between_bytes out_bytes"
+class Function(ctypes.Structure):
+    _fields_ = [("kind", INT), *((name, ctypes.c_float) for name in ("first", "second", "third"))]
+
+
+ARRAYS = "depthwise between_bias weights panels bias scale between_bytes out_bytes row_spans column_spans"
 """What a step points to, in the order of its `given` bytes."""
 
 
@@ -71,10 +75,13 @@ class Step(ctypes.Structure):
         *((name, Map) for name in ("input", "out", "residual", "gate")),
         *_fields(
             pointers=ARRAYS,
-            sizes="runs taps length kernel_height kernel_width stride pad_top pad_left",
+            sizes="runs taps length kernel_height kernel_width stride_y stride_x dilation_y dilation_x "
+            "pad_top pad_left",
         ),
         ("given", I64 * len(ARRAYS.split())),
-        *_fields(flags="kind relu_first between activation largest float_out count_padding"),
+        ("between", Function),
+        ("activation", Function),
+        *_fields(flags="kind relu_first largest float_out"),
     ]
 
 

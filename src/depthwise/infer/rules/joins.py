@@ -2,7 +2,7 @@
 
 import torch
 
-from depthwise.infer.graph import LANES, Concatenation, Gate, Sum
+from depthwise.infer.graph import Concatenation, Gate, Sum
 from depthwise.infer.lowering import Lowering, argument, rule
 from depthwise.infer.trace import Node
 
@@ -83,10 +83,7 @@ def maximum(lowering: Lowering, node: Node) -> None:
 @rule("cat")
 def cat(lowering: Lowering, node: Node) -> None:
     parts = tuple(lowering.channels(node, part) for part in node.args[0])
-    widths = [lowering.shapes[part][0] for part in parts]
     axis = argument(node, 1, 0) % len(node.shape)
     if axis != 1:
         raise lowering.refusal(node, f"a concatenation along {f'axis {axis}' if axis else 'the batch'}")
-    if any(width % LANES for width in widths):
-        raise lowering.refusal(node, f"a concatenation of {', '.join(map(str, widths))} channels")
     lowering.add(node, Concatenation(parts))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from depthwise.infer.graph import Convolution, Sum
 from depthwise.infer.lowering import Lowering, argument, rule, three
+from depthwise.infer.rules.windows import largest
 from depthwise.infer.trace import Node
 
 MOST_SPREAD = 20
@@ -30,13 +31,12 @@ def conv2d(lowering: Lowering, node: Node) -> None:
         case _:
             top, left = (*padding, *padding)[:2]
             own = (top, left, top, left)
-    if len({*stride}) > 1:
-        raise lowering.refusal(node, "a convolution with such strides")
+    down, across = (*stride, *stride)[:2]
     bias = torch.zeros(len(weight)) if bias is None else bias
     top, left, bottom, right = (a + b for a, b in zip(outside, own, strict=True))
     sides = (top, left, bottom, right)
     name = lowering.unique(node.place)
-    lowering.add(node, Convolution(source, weight, bias, stride[0], sides, groups, name))
+    lowering.add(node, Convolution(source, weight, bias, (down, across), sides, groups, name))
 
 
 def spread(lowering: Lowering, node: Node, weight: Tensor, dilation: list[int]) -> Tensor:
@@ -88,7 +88,7 @@ def product(
         index,
         weight.unflatten(1, lowering.shapes[index]),
         bias,
-        1,
+        (1, 1),
         (0, 0, 0, 0),
         1,
         lowering.unique(node.place),
@@ -114,6 +114,8 @@ def amax(lowering: Lowering, node: Node) -> None:
     """Maxout: the largest of every so many neighbouring channels of a convolution, as so many convolutions."""
     what = "a maximum other than maxout behind a convolution"
     inner = node.args[0]
+    if lowering.value(inner).shape == lowering.shapes[lowering.value(inner).index]:
+        return largest(lowering, node)
     index, view = lowering.plain(node, inner), lowering.value(inner).shape
     before = lowering.operations[index]
     if (

@@ -1,60 +1,92 @@
 """Poolings and means: numbers of a map's windows, each channel by itself."""
 
-from depthwise.infer.graph import Mean, Pool
+from typing import Any
+
+import torch
+
+from depthwise.infer.graph import AdaptivePool, Convolution, Mean, Pool, Sides
 from depthwise.infer.lowering import Lowering, argument, rule
 from depthwise.infer.trace import Node
 
 
-@rule("max_pool2d")
+@rule("max_pool2d", "max_pool2d_with_indices")
 def max_pool2d(lowering: Lowering, node: Node) -> None:
-    if {*argument(node, 4, [1])} != {1}:
-        raise lowering.refusal(node, "a pooling with dilation")
-    pool(lowering, node, -float("inf"))
+    source, outside = lowering.padded(node, -float("inf"))
+    kernel, stride, own = _numbers(node)
+    dilation = _pair(argument(node, 4, [1]))
+    lowering.add(node, Pool(source, kernel, stride, _both(outside, own), dilation=dilation))
 
 
 @rule("avg_pool2d")
 def avg_pool2d(lowering: Lowering, node: Node) -> None:
-    counted = argument(node, 5, True)
-    if (argument(node, 4, False) and counted) or argument(node, 6) is not None:
-        raise lowering.refusal(
-            node, "an average pooling that rounds up and counts padding, or has a divisor,"
-        )
-    if lowering.value(node.args[0]).padding and not counted:
-        raise lowering.refusal(node, "padding")
-    pool(lowering, node, 0.0, average=True, count_padding=counted)
+    source, outside = lowering.padded(node, 0.0)
+    kernel, stride, own = _numbers(node)
+    sides = _both(outside, own)
+    counted = sides if argument(node, 5, True) else outside
+    pool = Pool(source, kernel, stride, sides, average=True, counted=counted, divisor=argument(node, 6))
+    lowering.add(node, pool)
 
 
-def pool(
-    lowering: Lowering, node: Node, fill: float, *, average: bool = False, count_padding: bool = False
-) -> None:
-    """Pooling by the arguments that all kinds have, over padding with `fill`."""
-    source, outside = lowering.padded(node, fill)
-    kernel = (*node.args[1], *node.args[1])[:2]
-    stride = argument(node, 2) or kernel
-    top, left = (*argument(node, 3, [0]), *argument(node, 3, [0]))[:2]
-    if len({*stride}) > 1:
-        raise lowering.refusal(node, "a pooling with such strides")
-    sides = (outside[0] + top, outside[1] + left, outside[2] + top, outside[3] + left)
-    lowering.add(node, Pool(source, kernel, stride[0], sides, average, count_padding))
+def _numbers(node: Node) -> tuple[tuple[int, int], tuple[int, int], Sides]:
+    """Kernel, stride and padding of any pooling; as PyTorch has it, one number is for both sides."""
+    kernel = _pair(node.args[1])
+    top, left = _pair(argument(node, 3, [0]))
+    return kernel, _pair(argument(node, 2) or kernel), (top, left, top, left)
+
+
+def _pair(numbers: Any) -> tuple[int, int]:
+    first, second = (*numbers, *numbers)[:2]
+    return first, second
+
+
+def _both(outside: Sides, own: Sides) -> Sides:
+    top, left, bottom, right = (one + other for one, other in zip(outside, own, strict=True))
+    return top, left, bottom, right
 
 
 @rule("mean")
 def mean(lowering: Lowering, node: Node) -> None:
-    axes = argument(node, 1) or []
-    if sorted(axis % 4 for axis in axes) != [2, 3] or node.kwargs:
-        raise lowering.refusal(node, "a mean over other axes than a map's")
-    lowering.add(node, Mean(lowering.map(node, node.args[0])))
+    """Over a map's rows, columns and channels in any choice; over channels it is a product."""
+    source = lowering.map(node, node.args[0])
+    axes = {axis % 4 for axis in argument(node, 1) or [0]}
+    if 0 in axes or node.kwargs:
+        raise lowering.refusal(node, "a mean over the batch, or of another type,")
+    channels, height, width = lowering.shapes[source]
+    if axes >= {2, 3}:
+        lowering.add(node, Mean(source), (channels, 1, 1))
+    elif axes & {2, 3}:
+        kernel, shape = ((height, 1), (1, width)) if 2 in axes else ((1, width), (height, 1))
+        pool = Pool(source, kernel, (1, 1), (0, 0, 0, 0), average=True)
+        lowering.add(node, pool, (channels, *shape))
+    if 1 in axes:
+        index = source if axes == {1} else len(lowering.operations) - 1
+        weight, name = torch.full((1, channels, 1, 1), 1 / channels), lowering.unique(node.place)
+        shape = lowering.shapes[index][1:]
+        lowering.add(
+            node, Convolution(index, weight, torch.zeros(1), (1, 1), (0, 0, 0, 0), 1, name), (1, *shape)
+        )
 
 
 @rule("adaptive_avg_pool2d")
 def adaptive_avg_pool2d(lowering: Lowering, node: Node) -> None:
     source = lowering.map(node, node.args[0])
-    _, *shape = lowering.shapes[source]
-    wanted = [*node.shape[2:]]
-    height, width = (before // after for before, after in zip(shape, wanted, strict=True))
-    if wanted == [1, 1]:
-        lowering.add(node, Mean(source))
-    elif height != width or [height * size for size in wanted] != shape:
-        raise lowering.refusal(node, f"adaptive pooling from {shape} to {wanted}")
-    else:
-        lowering.add(node, Pool(source, (height, width), height, (0, 0, 0, 0), average=True))
+    lowering.add(node, Mean(source) if [*node.shape[2:]] == [1, 1] else AdaptivePool(source, average=True))
+
+
+@rule("adaptive_max_pool2d")
+def adaptive_max_pool2d(lowering: Lowering, node: Node) -> None:
+    lowering.add(node, AdaptivePool(lowering.map(node, node.args[0]), average=False))
+
+
+def largest(lowering: Lowering, node: Node) -> None:
+    """The largest of each row, column or map."""
+    source = lowering.map(node, node.args[0])
+    channels, height, width = lowering.shapes[source]
+    axes = {axis % 4 for axis in argument(node, 1, [])}
+    if not axes or not axes <= {2, 3}:
+        raise lowering.refusal(
+            node, "a maximum other than maxout behind a convolution, or over a map's sides,"
+        )
+    kernel = height if 2 in axes else 1, width if 3 in axes else 1
+    shape = channels, 1 if 2 in axes else height, 1 if 3 in axes else width
+    lowering.add(node, Pool(source, kernel, (1, 1), (0, 0, 0, 0)), shape)

@@ -1,0 +1,75 @@
+// The steps of a plan that take a map row by row, or channel by channel: sums, copies, poolings and means.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels.h"
+#include "simd.h"
+#include "values.h"
+
+namespace NATIVE_ISA {
+
+// A row of windows' largest values, or of their means.
+template <bool LARGEST, class T>
+void pool_row(const Step& s, char* arena, int64_t n, int64_t y) {
+    const Place<T> in(arena, s.in), out(arena, s.out);
+    const Span rows = s.row_spans[y];
+    const int64_t down = s.dilation_y * in.row, across = s.dilation_x * in.pixel;
+    for (int64_t x = 0; x < s.out.width; x++) {
+        const Span columns = s.column_spans[x];
+        const float counted = static_cast<float>(rows.counted * columns.counted);
+        const T* corner = in.at(n, rows.begin, columns.begin);
+        T* to = out.at(n, y, x);
+        for (int64_t c = 0; c < s.in.channels; c += WIDTH) {
+            F<WIDTH> result = zero<WIDTH>() - (LARGEST ? HUGE_VALF : 0.0f);
+            const T* line = corner + c;
+            for (int64_t i = rows.begin; i < rows.end; i += s.dilation_y, line += down) {
+                const T* pixel = line;
+                for (int64_t j = columns.begin; j < columns.end; j += s.dilation_x, pixel += across) {
+                    const F<WIDTH> v = load<WIDTH>(pixel);
+                    result = LARGEST ? at_least<WIDTH>(result, v) : result + v;
+                }
+            }
+            store<WIDTH>(to + c, LARGEST ? result : result / counted);
+        }
+    }
+}
+
+// A row of a map into its channels of a concatenation, which need not begin or end with a vector: the rest of the pixel
+// may be another thread's.
+template <class T>
+void copy_row(const Step& s, char* arena, int64_t n, int64_t y) {
+    const Place<T> in(arena, s.in), out(arena, s.out);
+    for (int64_t x = 0; x < s.out.width; x++) {
+        T* to = out.at(n, y, x);
+        std::memcpy(to, in.at(n, y, x), sizeof(T) * s.length);
+        std::memset(to + s.length, 0, sizeof(T) * (s.out.channels - s.length));
+    }
+}
+
+// activation(in * gate + residual), a row of the map; the gate is one number a channel.
+template <class T, class Out>
+void sum_row(const Step& s, char* arena, int64_t n, int64_t y) {
+    const Place<T> in(arena, s.in), residual(arena, s.residual), gate(arena, s.gate);
+    const Place<Out> out(arena, s.out);
+    const Activate activate(s.activation);
+    for (int64_t x = 0; x < s.out.width; x++)
+        for (int64_t c = 0; c < s.out.channels; c += WIDTH) {
+            F<WIDTH> v = load<WIDTH>(in.at(n, y, x) + c);
+            if (s.gate.offset >= 0) v *= load<WIDTH>(gate.at(n, 0, 0) + c);
+            if (s.residual.offset >= 0) v = join(s, v, load<WIDTH>(residual.at(n, y, x) + c));
+            Write<Out>(s.out_bytes, s.out.channels, c)(out.at(n, y, x) + c, activate(s.activation, v));
+        }
+}
+
+template <class T>
+void mean_of(const Step& s, char* arena, int64_t n, int64_t c) {
+    const Place<T> in(arena, s.in), out(arena, s.out);
+    F<WIDTH> sum = zero<WIDTH>();
+    for (int64_t y = 0; y < s.in.height; y++)
+        for (int64_t x = 0; x < s.in.width; x++) sum += load<WIDTH>(in.at(n, y, x) + c);
+    store<WIDTH>(out.at(n, 0, 0) + c, sum / static_cast<float>(s.in.height * s.in.width));
+}
+
+}  // namespace NATIVE_ISA
