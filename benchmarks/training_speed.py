@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from depthwise.ratios import ratio
+
 TASKS = {
     "xception-299": {
         "batch": 8,
@@ -144,14 +146,14 @@ def compare(name: str, rounds: int) -> dict:
     for child in children.values():
         child.stdin.close()
         child.wait()
-    ratios = sorted(a / b for a, b in zip(rates["ours"], rates["plain"], strict=True))
+    found = ratio(rates["ours"], rates["plain"])  # images a second: the faster is the one with more
     return {
         "peer": TASKS[name]["peer"],
         "ours_images_per_second": round(median(rates["ours"]), 2),
         "plain_images_per_second": round(median(rates["plain"]), 2),
-        "ratio": round(median(ratios), 3),
-        "ratio_lowest": round(ratios[0], 3),
-        "ratio_highest": round(ratios[-1], 3),
+        "ratio": found.times and round(found.times, 3),
+        "ratio_lowest": round(found.lowest, 3),
+        "ratio_highest": round(found.highest, 3),
         "rounds": rounds,
     }
 
@@ -175,9 +177,10 @@ def main() -> None:
         print(json.dumps(results, indent=2))
         return
     for name, result in results.items():
+        times = f"{result['ratio']}x" if result["ratio"] else "too noisy to say"
         print(
             f"{name}: {result['ours_images_per_second']} images/s, {result['peer']} "
-            f"{result['plain_images_per_second']}: {result['ratio']}x ({result['ratio_lowest']} to "
+            f"{result['plain_images_per_second']}: {times} ({result['ratio_lowest']} to "
             f"{result['ratio_highest']}, {result['rounds']} rounds)"
         )
 

@@ -111,3 +111,20 @@ def test_a_function_names_its_argument() -> None:
         area(0)
     with pytest.raises(UsageError, match=r"scale=1\.5 must be .* write for example scale=0\.5"):
         area(1, scale=1.5)
+
+
+@pytest.mark.parametrize(
+    ("bound", "written"),
+    [
+        (1000.0, "1,000"),
+        (2**40, "1,099,511,627,776"),
+        (1e12, "1,000,000,000,000"),
+        (2**63 - 1, "2**63 - 1"),
+        (-(2**63), "-2**63"),
+        (1e300, "1e+300"),
+        (0.001, "0.001"),
+        (-0.5, "-0.5"),
+    ],
+)
+def test_a_bound_is_written_as_people_write_it(bound: float, written: str) -> None:
+    assert str(Bounds(bound, 1e301)) == f"at least {written} and at most 1e+301"

@@ -232,7 +232,14 @@ def _called(kind: Any) -> str:
 
 def _number(value: float) -> str:
     # 1000 and 1000.0 are written alike: typing keeps one of two annotations that are equal.
-    return f"{int(value):,}" if abs(value) < 1e12 and value == int(value) else f"{value:g}"
+    whole = int(value)
+    if whole == value and abs(whole) < 10**16:
+        return f"{whole:,}"
+    for short in (0, 1):  # 2**63 - 1
+        power = abs(whole) + short
+        if whole == value and power & (power - 1) == 0:
+            return f"{'-' if value < 0 else ''}2**{power.bit_length() - 1}{' - 1' * short}"
+    return f"{value:g}"
 
 
 @cache

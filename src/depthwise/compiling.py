@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -22,6 +23,7 @@ from depthwise.infer import Engine, Precision, compile
 from depthwise.infer.quantize import MOST_ERROR, to_tensors
 from depthwise.load import keeper_of, load_module
 from depthwise.ratios import Ratio, ratio, settled
+from depthwise.words import number_of
 
 MOST_DROP = 0.005
 """Of top-1 accuracy, as a fraction, before a compiled network is refused."""
@@ -82,13 +84,14 @@ def compile_bundle(
     workers: int = 0,
     allow_drop: bool = False,
     overwrite: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Compiled:
     """Write the bundle `out`, which is that of `path` to be run in `precision` by `engine`, see `compile`.
 
     A network that has no native plan is in another precision than int8, which the result and the bundle say.
 
     With `split`, images whose labels count the bundle's classes, both are evaluated on it first. int8 needs
-    `calibration`, of which CALIBRATION_IMAGES are looked at, evenly spread.
+    `calibration`, of which CALIBRATION_IMAGES are looked at, evenly spread. `tell` hears what is being done.
 
     Raises DepthwiseError, and writes nothing, if the network has no compiled form, if its answers differ from the
     original's by more than the precision explains, or if more than half a point of accuracy is lost, unless
@@ -98,6 +101,7 @@ def compile_bundle(
     module, preprocess = load_module(bundle), bundle.config.preprocess
     images = preprocess.normalise(_images(bundle, precision, calibration)).contiguous()
     x = images[:CHECKED_IMAGES]
+    tell(f"compiling in {precision}")
     fast = compile(
         module,
         x[:1],
@@ -121,6 +125,7 @@ def compile_bundle(
         }
         for name, rounding in fast.roundings.items()
     )
+    tell("timing it and PyTorch in turns")
     milliseconds, speed = settled(lambda: _time(module, fast, x[:1]), lambda timed: timed[1].spread)
     result = Compiled(
         Path(out),
@@ -135,7 +140,8 @@ def compile_bundle(
     if precision != asked:
         result = replace(result, asked=asked, why_not=fast.dropped["native"])
     if split is not None:
-        before, after = (_evaluate(network, bundle, split, workers) for network in (module, fast))
+        before = _evaluate(module, bundle, split, workers, lambda far: tell(f"accuracy before: {far}"))
+        after = _evaluate(fast, bundle, split, workers, lambda far: tell(f"accuracy after: {far}"))
         result = _with_accuracy(result, before, after)
         if before.top1 - after.top1 > MOST_DROP and not allow_drop:
             raise DepthwiseError(
@@ -206,12 +212,19 @@ def _time(module: nn.Module, fast: nn.Module, x: Tensor) -> tuple[float, Ratio]:
     return 1e3 * median(seconds[1]), ratio(*seconds)
 
 
-def _evaluate(network: nn.Module, bundle: Bundle, split: Split, workers: int) -> Evaluation:
+def _evaluate(
+    network: nn.Module, bundle: Bundle, split: Split, workers: int, tell: Callable[[str], None]
+) -> Evaluation:
     num_classes = len(bundle.config.classes)
     batches = Batches(
         split, bundle.config.preprocess, batch_size=32, num_classes=num_classes, workers=workers
     )
     try:
-        return evaluate(network, batches, num_classes=num_classes)
+        return evaluate(
+            network,
+            batches,
+            num_classes=num_classes,
+            progress=lambda done, total: tell(f"{done:,} of {number_of(total, 'batch', 'batches')}"),
+        )
     finally:
         batches.close()

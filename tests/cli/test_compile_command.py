@@ -15,8 +15,9 @@ from depthwise import native
 from depthwise.bundle import BundleConfig, read_bundle, write_bundle
 from depthwise.cli.app import run
 from depthwise.cli.compile import _print as print_compiled
-from depthwise.compiling import Compiled
-from depthwise.data import Preprocess
+from depthwise.compiling import Compiled, compile_bundle
+from depthwise.data import Preprocess, open_dataset
+from depthwise.data import test_split as part_to_test
 from depthwise.errors import DepthwiseError
 from depthwise.load import load_module
 from depthwise.models import create_model
@@ -185,6 +186,16 @@ def test_nothing_is_overwritten_unasked(
     assert "exists and is not overwritten" in capsys.readouterr().err
     assert run(["compile", str(digits_bundle), "--out", str(out), "--precision", "bf16", "--force"]) == 0
     assert run(["compile", str(digits_bundle), "--out", str(tmp_path / "x"), "--precision", "fp8"]) == 2
+
+
+def test_what_is_being_done_is_told(digits_bundle: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    _, split = part_to_test(open_dataset("digits"))
+    compile_bundle(digits_bundle, tmp_path / "fast", engine="torch", split=split, tell=told.append)
+    assert told[:2] == ["compiling in fp32", "timing it and PyTorch in turns"]
+    rest = [text.partition(":")[0] for text in told[2:]]
+    assert rest == sorted(rest, reverse=True)
+    assert (told[2], told[-1]) == ("accuracy before: 1 of 12 batches", "accuracy after: 12 of 12 batches")
 
 
 @pytest.mark.parametrize("command", ["compile {bundle}", "import nowhere.pth --model xception"])

@@ -80,17 +80,19 @@ def compile(
                 note("int8 is calibrated on the images that it is then measured on: --calibrate takes others")
         if calibrate is not None:
             calibration = _images_of(calibrate, config, workers)
-        result = compile_bundle(
-            bundle,
-            out,
-            precision=precision,
-            engine=engine,
-            split=split,
-            calibration=calibration if precision == "int8" else None,
-            workers=workers,
-            allow_drop=allow_drop,
-            overwrite=force,
-        )
+        with console(stderr=True).status("reading the bundle") as status:
+            result = compile_bundle(
+                bundle,
+                out,
+                precision=precision,
+                engine=engine,
+                split=split,
+                calibration=calibration if precision == "int8" else None,
+                workers=workers,
+                allow_drop=allow_drop,
+                overwrite=force,
+                tell=status.update,
+            )
     if json:
         print_json({"out": str(out), **result.to_json()})
         return

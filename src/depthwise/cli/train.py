@@ -114,6 +114,10 @@ def train(
         raise UsageError(
             "--finish takes the run in --out as it is: leave --resume, --init, --recipe, --model and settings out"
         )
+    if minutes is not None:
+        from depthwise.train.budget import check_minutes
+
+        check_minutes(minutes, resume=resume or finish)
     if minutes is not None and any(setting.startswith("epochs=") for setting in given):
         raise UsageError(
             "--minutes takes as many epochs as fit, and epochs asks for a number of them: leave one of them out"
@@ -132,11 +136,9 @@ def train(
     _check_settings(given, before.model if before else bundle.config.model if bundle else model)
 
     from depthwise.cli.progress import TrainProgress
-    from depthwise.train.budget import check_minutes
     from depthwise.train.run import Options
     from depthwise.train.run import train as run
 
-    check_minutes(minutes, resume=resume or finish)
     read = decoding(max_pixels, allow_truncated, known.get("decoding"))
     dataset = _open(data, workers, read, skip_bad=skip_bad, nested=nested, before=known)
     chosen = before or _chosen(recipe, model, dataset, bundle)

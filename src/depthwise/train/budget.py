@@ -8,6 +8,7 @@ import copy
 import math
 import time
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from depthwise.evaluate.metrics import evaluate
 from depthwise.train.loop import Trainer, for_evaluation
 from depthwise.train.optimizer import Clock
 from depthwise.train.recipe import MAX_EPOCHS, MAX_EVALUATIONS, Recipe
+from depthwise.words import number_of
 
 Minutes = Annotated[float, Bounds(0, 1_000_000, above=True)]
 Seconds = Annotated[float, Bounds(0, 1e12)]
@@ -111,14 +113,17 @@ def lay_out(
     device: torch.device,
     workers: int,
     began: float,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[Recipe, Budget]:
     """`recipe` with the epochs that fit into `minutes` since the time `began`, its schedule stretched to them.
 
-    Training, evaluations and the last measurement are all in it. `module` stays as it is. Raises UsageError if not
-    even one update fits.
+    Training, evaluations and the last measurement are all in it. `module` stays as it is. `tell` hears what is being
+    measured. Raises UsageError if not even one update fits.
     """
     budget = 60 * minutes
-    pace, steps_per_epoch = measure(recipe, module, dataset, budget, device=device, workers=workers)
+    pace, steps_per_epoch = measure(
+        recipe, module, dataset, budget, device=device, workers=workers, tell=tell
+    )
     spent = time.monotonic() - began
     left = budget - spent - pace.final
     every = recipe.eval_every * steps_per_epoch
@@ -128,7 +133,7 @@ def lay_out(
         needed = (spent + pace.until(1, 1) + pace.final) / 60
         raise UsageError(
             f"minutes={minutes:g} is too short: measuring, one update, its evaluation and the last measurement take "
-            f"{needed:.1f} here: give at least {math.ceil(2 * needed)}"
+            f"{number_of(float(f'{needed:.2g}'), 'minute')} here: give at least {math.ceil(2 * needed)}"
         )
     epochs = _rounded(steps / steps_per_epoch)
     planned = pace.until(steps, math.ceil(steps / every)) + pace.final
@@ -150,21 +155,24 @@ def measure(
     *,
     device: torch.device,
     workers: int,
+    tell: Callable[[str], None],
 ) -> tuple[Pace, int]:
     """The pace of a copy of `module`, and the updates an epoch; takes a tenth of `seconds` at most, and longer only
     where single updates and batches do."""
     limit = min(SHARE * seconds, MOST_SECONDS)
+    tell(f"measuring updates, about {limit:.2g} s")
     trainer = Trainer(recipe, copy.deepcopy(module), dataset, device=device, workers=workers)
     try:
         first, update = _update_seconds(trainer, limit)
         kinds = 2 if trainer.average else 1
 
-        def pass_over(split: Split, precision: str) -> float:
+        def pass_over(name: str, split: Split, precision: str) -> float:
+            tell(f"measuring evaluations on the {name} part in {precision}, at most about {limit / 2:.2g} s")
             return _pass_seconds(trainer, dataset, split, precision, workers=workers, limit=limit / 2)
 
-        evaluation = kinds * pass_over(val_split(dataset)[1], recipe.precision)
+        evaluation = kinds * pass_over(*val_split(dataset), recipe.precision)
         # The best weights alone are measured in the end, others with those that they are compared with.
-        final = (1 if recipe.keep == "best" else kinds) * pass_over(test_split(dataset)[1], "float32")
+        final = (1 if recipe.keep == "best" else kinds) * pass_over(*test_split(dataset), "float32")
         return Pace(first, update, evaluation, final + LAST_SECONDS), trainer.steps_per_epoch
     finally:
         trainer.batches.close()

@@ -108,7 +108,9 @@ def train(
     if minutes is not None:
         files.refuse_run(force=force)  # before anybody waits for a measurement
         watcher.message(f"measuring how fast this machine trains, to fill {number_of(minutes, 'minute')}")
-        recipe, budget = lay_out(recipe, module, dataset, minutes, device, options.workers, began)
+        recipe, budget = lay_out(
+            recipe, module, dataset, minutes, device, options.workers, began, watcher.message
+        )
         watcher.message(f"an update takes {budget.pace.update:.3g} s: {recipe.epochs:g} epochs fit")
     facts = _facts(recipe, module, dataset, options, device, budget)
     with _full_disk_said(files), in_place(module), in_mode(module, training=True):
