@@ -108,7 +108,8 @@ class _Spelling:
             "max": self.larger,
             "minimum": self.smaller,
             "min": self.smaller,
-            "mean": self.mean,
+            "mean": self.over_sides,
+            "sum": self.over_sides,
             "add": self.neutral,
             "sub": self.neutral,
             "mul": self.product,
@@ -234,8 +235,8 @@ class _Spelling:
                     return source, bound
         return None, None
 
-    def mean(self, node: Node) -> Node:
-        """Over a map's columns and then its rows, or over both in one row, is over both."""
+    def over_sides(self, node: Node) -> Node:
+        """A mean or a sum over a map's columns and then its rows, or over both in one row, is over both."""
         inner, axes = node.args[0], _argument(node, 1)
         if not isinstance(inner, Node) or not inner.args or node.kwargs or not isinstance(axes, list):
             return node
@@ -249,7 +250,7 @@ class _Spelling:
             and inner.shape == (*source.shape[:2], prod(source.shape[2:]))
         ):
             return replace(node, args=[source, [2, 3], len(node.shape) > 2])
-        if inner.target == "mean" and not inner.kwargs and isinstance(_argument(inner, 1), list):
+        if inner.target == node.target and not inner.kwargs and isinstance(_argument(inner, 1), list):
             first = {axis % 4 for axis in inner.args[1]}
             kept = len(inner.shape) == 4
             second = (
@@ -264,32 +265,48 @@ class _Spelling:
         return source if source is not None and summand == 0 and source.dtype == node.dtype else node
 
     def product(self, node: Node) -> Node:
-        """Hard-sigmoid, and the activations that are a map times a sigmoid of itself."""
-        source, factor = self.scaled(node)
-        if source is not None and factor == 1 and source.dtype == node.dtype:
-            return source
-        if source is not None and _is(factor, 1 / 6):
+        """Hard-sigmoid, and the activations that are a map times some curve of itself."""
+        factor, parts = self.factors(node)
+        named, source = "", parts[0]
+        if len(parts) == 1:
+            if factor == 1 and source.dtype == node.dtype:
+                return source
             inner = self.six(source)
-            if inner is not None:
-                return replace(node, target="hardsigmoid", args=[inner], kwargs={})
-            inner = self.times_six(source)
-            if inner is not None:
-                return replace(node, target="hardswish", args=[inner], kwargs={})
-        if node.target != "mul" or len(node.args) != 2:
-            return node
-        for one, other in (node.args, node.args[::-1]):
-            if not isinstance(other, Node) or not isinstance(one, Node):
-                continue
-            named = {"sigmoid": "silu", "hardsigmoid": "hardswish"}.get(other.target)
-            if named and other.args[0] is one:
-                return replace(node, target=named, args=[one])
-            inner = other.args[0] if other.target == "tanh" else None
-            if isinstance(inner, Node) and inner.target == "softplus" and inner.args == [one]:
-                return replace(node, target="mish", args=[one])
-            scaled, factor = self.scaled(one)
-            if scaled is not None and self.six(other) is scaled and _is(factor, 1 / 6):
-                return replace(node, target="hardswish", args=[scaled])
-        return node
+            if inner is not None and _is(factor, 1 / 6):
+                named, source = "hardsigmoid", inner
+        elif len(parts) == 2:
+            for one, other in (parts, parts[::-1]):
+                if found := self.curve(one, other, factor):
+                    named, source = found, one
+        return replace(node, target=named, args=[source], kwargs={}) if named else node
+
+    def factors(self, node: Node) -> tuple[float, list[Node]]:
+        """A product as a number and maps of one shape."""
+        source, factor = self.scaled(node)
+        if source is not None:
+            inner, parts = self.factors(source)
+            return factor * inner, parts
+        if node.target != "mul" or not all(
+            isinstance(arg, Node) and arg.shape == node.shape for arg in node.args
+        ):
+            return 1.0, [node]
+        (one, these), (other, those) = map(self.factors, node.args)
+        return one * other, these + those
+
+    def curve(self, x: Node, other: Node, factor: float) -> str | None:
+        """The activation that `factor` times `x` times `other` is."""
+        inner = other.args[0] if other.args else None
+        if factor == 1 and inner is x and other.target in ("sigmoid", "hardsigmoid"):
+            return "silu" if other.target == "sigmoid" else "hardswish"
+        if _is(factor, 1 / 6) and self.six(other) is x:
+            return "hardswish"
+        if factor == 1 and other.target == "tanh" and isinstance(inner, Node):
+            return "mish" if inner.target == "softplus" and inner.args == [x] else None
+        error, one = self.shifted(other)
+        if factor == 0.5 and one == 1 and error is not None and error.target == "erf":
+            source, deviation = self.scaled(error.args[0])
+            return "gelu" if source is x and _is(deviation, 0.5**0.5) else None
+        return None
 
     def scaled(self, node: Any) -> tuple[Node | None, float]:
         """Of a node that is another times a number: these."""
@@ -335,14 +352,6 @@ class _Spelling:
         shifted, summand = self.shifted(node)
         source, factor = self.scaled(shifted)
         return source if summand == 0.5 and _is(factor, 1 / 6) else None
-
-    def times_six(self, node: Node) -> Node | None:
-        """The x of x * relu6(x + 3)."""
-        if node.target == "mul" and len(node.args) == 2:
-            for one, other in (node.args, node.args[::-1]):
-                if isinstance(one, Node) and isinstance(other, Node) and self.six(other) is one:
-                    return one
-        return None
 
 
 def _is(value: float, wanted: float) -> bool:

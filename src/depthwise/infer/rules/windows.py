@@ -1,5 +1,6 @@
 """Poolings and means: numbers of a map's windows, each channel by itself."""
 
+from math import prod
 from typing import Any
 
 import torch
@@ -65,6 +66,18 @@ def mean(lowering: Lowering, node: Node) -> None:
         lowering.add(
             node, Convolution(index, weight, torch.zeros(1), (1, 1), (0, 0, 0, 0), 1, name), (1, *shape)
         )
+
+
+@rule("sum")
+def total(lowering: Lowering, node: Node) -> None:
+    """A mean times how many there are."""
+    mean(lowering, node)
+    value = lowering.value(node)
+    shape = lowering.shapes[value.index]
+    count = prod(lowering.shapes[lowering.value(node.args[0]).index]) / prod(shape)
+    weight, name = torch.full((shape[0], 1, 1, 1), count), lowering.unique(node.place)
+    times = Convolution(value.index, weight, torch.zeros(shape[0]), (1, 1), (0, 0, 0, 0), shape[0], name)
+    lowering.add(node, times, shape)
 
 
 @rule("adaptive_avg_pool2d")
