@@ -154,3 +154,19 @@ def test_what_is_not_there_is_said(network: nn.Module, monkeypatch: pytest.Monke
         DepthwiseError, match=re.escape("no_such_engine is not installed: pip install 'depthwise[export]'")
     ):
         General("no_such_engine", network, IMAGES[:1], "fp32")
+
+
+@pytest.mark.parametrize("name", sorted(GENERAL))
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_images_that_are_not_finite_are_answered_as_pytorch_does(name: str, value: float) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.MaxPool2d(2), nn.Conv2d(3, 8, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    images = torch.randn(3, 3, 10, 10)
+    compiled = compile(network.eval(), images[:1], engine=name)  # type: ignore[arg-type]
+    images[1, 2, 5, 5] = value
+    found, wanted = compiled(images), network(images).detach()
+    assert torch.equal(found[1].isfinite(), wanted[1].isfinite())
+    torch.testing.assert_close(found, wanted, equal_nan=True, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(compiled(images[1:2]), wanted[1:2], equal_nan=True, atol=1e-5, rtol=1e-5)

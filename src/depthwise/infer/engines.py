@@ -1,6 +1,7 @@
 """General engines: what runs any network, each in its own usual fast setting, and the fastest of those installed."""
 
 import copy
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -145,6 +146,8 @@ GENERAL: dict[str, dict[str, Prepare]] = {
 class General:
     """Runs a copy of `network` on the general engine `name`, as a plan does: any number of images of one shape.
 
+    Images with NaN or infinities PyTorch answers, for the others' poolings and activations may lose them.
+
     Raises DepthwiseError if the engine is not installed, has no such precision or does not take the network.
     """
 
@@ -155,7 +158,7 @@ class General:
             raise DepthwiseError(f"{name} is not installed: pip install 'depthwise[export]'")
         self.name, self.shape = name, tuple(example.shape[1:])
         try:
-            network = copy.deepcopy(network).requires_grad_(False)
+            self._network = network = copy.deepcopy(network).requires_grad_(False)
             self._run = GENERAL[name][precision](network, example, torch.get_num_threads())
             self._run(example)
         except Exception as error:  # whatever the library raises
@@ -165,13 +168,23 @@ class General:
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [N, C, H, W] to the network's result."""
         check_images(x, self.shape)
-        return self._run(x.detach()) if len(x) else x.new_empty(0)
+        if not len(x):
+            return x.new_empty(0)
+        x = x.detach()
+        if self.name == "torch" or _finite(x):
+            return self._run(x)
+        rows = [(self._run if _finite(image) else self._network)(image.clone()) for image in x.split(1)]
+        return torch.cat([row.reshape(1, -1) for row in rows])
 
     def __reduce__(self) -> NoReturn:
         raise DepthwiseError(
             f"a network that {self.name} runs cannot be copied, pickled or saved: keep the network that it was "
             f"compiled from, and compile that where it is needed"
         )
+
+
+def _finite(x: Tensor) -> bool:
+    return all(math.isfinite(value) for value in x.aminmax())
 
 
 def usable(precision: str) -> list[str]:
