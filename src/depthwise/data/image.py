@@ -277,8 +277,9 @@ def _values_of_16_bits(image: Image.Image, name: str) -> tuple[int, int]:
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes of at most BAND pixels, from top to bottom: whole rows, or a part of one."""
-    rows, columns = max(1, BAND // image.width), min(image.width, BAND)
+    """Boxes of at most BAND values, from top to bottom: whole rows, or a part of one."""
+    pixels = BAND // max(CHANNELS)
+    rows, columns = max(1, pixels // image.width), min(image.width, pixels)
     for top in range(0, image.height, rows):
         for left in range(0, image.width, columns):
             yield left, top, min(left + columns, image.width), min(top + rows, image.height)
