@@ -111,11 +111,11 @@ void depthwise_pool_forward(const Pool* p) { kernels->pool_forward(*p); }
 int64_t depthwise_scratch_bytes(const Run* run) { return kernels->scratch_bytes(*run); }
 // Several runs beside each other, each of which must ask for one thread; one run may ask for any number. Returns 0, or
 // what the first run with too little of anything lacks: then nothing was run.
-int64_t depthwise_run_plans(const Run* runs, int64_t count, Fault* fault) {
+int64_t depthwise_run_plans(Run* runs, int64_t count, Fault* fault) {
     for (int64_t i = 0; i < count; i++)
         if (!kernels->has_room(runs[i], *fault)) return fault->lack;
     parallel_for(static_cast<int>(count), count, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; i++) kernels->run_plan(runs[i]);
+        for (int64_t i = begin; i < end; i++) runs[i].finite = kernels->run_plan(runs[i]);
     });
     return NOTHING_LACKS;
 }

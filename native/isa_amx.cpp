@@ -26,9 +26,8 @@
 #define WIDTH 16
 #include "plan.h"
 
-void run_plan_amx(const Run& run) {
-    if (!run.bf16) return kernels_avx512bf16.run_plan(run);
-    amx::run_plan(run);
+bool run_plan_amx(const Run& run) {
+    return run.bf16 ? amx::run_plan(run) : kernels_avx512bf16.run_plan(run);
 }
 
 int64_t scratch_bytes_amx(const Run& run) {

@@ -130,6 +130,7 @@ struct Step {
     int64_t given[ARRAYS];      // bytes that lie at each of the pointers, in their order
     Function between, activation;
     int32_t kind, relu_first, largest, float_out;
+    int32_t watched;            // whether a product must see if what it makes is finite
 };
 
 struct Run {
@@ -142,6 +143,7 @@ struct Run {
     int64_t strides[4];
     int64_t batch;
     int32_t threads, bf16;
+    int32_t finite;                  // whether the images and all that was made of them were; else the result means nothing
 };
 
 // What a run has too little of: `step` needs so many bytes, channels or pixels and was given fewer.
@@ -159,7 +161,7 @@ struct Kernels {
     void (*depthwise_backward)(const Depthwise&);
     void (*pool_forward)(const Pool&);
     void (*pool_backward)(const Pool&);
-    void (*run_plan)(const Run&);
+    bool (*run_plan)(const Run&);              // whether all values were finite
     int64_t (*scratch_bytes)(const Run&);      // that a thread needs
     bool (*has_room)(const Run&, Fault&);      // false: `Fault` says for what not, and the plan must not be run
     int64_t (*peak)(int precision, int64_t repetitions, int num_threads);
@@ -173,7 +175,7 @@ extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_avx
 #pragma GCC visibility pop
 
 // Plans on tiles, which is all that the path "amx" has of its own, and whether the tiles of this machine compute.
-void run_plan_amx(const Run&);
+bool run_plan_amx(const Run&);
 int64_t scratch_bytes_amx(const Run&);
 bool has_room_amx(const Run&, Fault&);
 bool amx_works();

@@ -8,6 +8,11 @@
 //
 // T is what maps hold, Row what a product reads: the same, or bytes whose weights are int8. Out is what a step writes:
 // T, bytes for such a product, or the float of the result.
+//
+// What is not finite is told rather than computed with as PyTorch does, for an infinity times the zeros that fill up
+// channels and groups is NaN. No step loses a NaN, and an infinity is clamped where PyTorch clamps it, else it stays or
+// becomes NaN; so it is enough to watch the image, the result, the windows of max pooling and what becomes bytes. The
+// functions for a part of a step say whether all that they watched was finite.
 #pragma once
 
 #include <algorithm>
@@ -40,6 +45,9 @@ constexpr int64_t PIXEL_GROUP = TILE_ROWS;         // no tile but the last has a
 constexpr int64_t PIXEL_GROUP = 1;
 #endif
 constexpr int64_t TILE_BYTES = 288 << 10;          // of rows to multiply: they stay in the second-level cache
+
+template <int N>
+using Constant = std::integral_constant<int, N>;
 
 template <class Row>
 using Sum = std::conditional_t<sizeof(Row) == 1, typename Vec<WIDTH>::I, F<WIDTH>>;
@@ -116,12 +124,14 @@ INLINE void add_products(Sum<uint8_t> (&sum)[R][N], const uint8_t* const (&a)[R]
 
 // R rows times the panel of N vectors of output channels from `c` on, [runs * length / (4 bytes)][N * WIDTH][4 bytes];
 // bias, residual and activation come on the way out. Rows are read from their value `first_input` on; `ahead` is memory
-// to bring near, `forward` bytes a step. A function by itself, for then its sums stay in registers.
+// to bring near, `forward` bytes a step. Watches what becomes bytes and was none. A function by itself, for then its sums
+// stay in registers.
 template <int R, int N, class Row, class T, class Out>
-__attribute__((noinline)) void multiply(const Step& s, int64_t c, int64_t first_input, const Row* panel,
+__attribute__((noinline)) bool multiply(const Step& s, int64_t c, int64_t first_input, const Row* panel,
                                         const Row* const* rows, Stretches at, const T* const* residual,
                                         Out* const* out, const char* ahead, int64_t forward) {
     constexpr int64_t TOGETHER = 4 / sizeof(Row);
+    constexpr bool WATCHES = sizeof(Row) > 1 && sizeof(Out) == 1;
     Sum<Row> sum[R][N];
 #pragma GCC unroll 16
     for (int m = 0; m < R; m++)
@@ -164,6 +174,9 @@ __attribute__((noinline)) void multiply(const Step& s, int64_t c, int64_t first_
         each([&](int m, int n, int64_t channel) INLINE_LAMBDA {
             return join(s, v[m][n], load<WIDTH>(residual[m] + channel));
         });
+    Watch watch;
+    if constexpr (WATCHES)
+        each([&](int m, int n, int64_t) INLINE_LAMBDA { return watch(v[m][n]), v[m][n]; });
     const Activate activate(s.activation);
     if (s.activation.kind > HARD_TANH) {
         alignas(64) float values[R][N * WIDTH];
@@ -174,7 +187,7 @@ __attribute__((noinline)) void multiply(const Step& s, int64_t c, int64_t first_
             for (int m = 0; m < R; m++)
                 write(out[m] + channel, activate.curve(s.activation, load<WIDTH>(values[m] + n * WIDTH)));
         }
-        return;
+        return !WATCHES || watch.finite();
     }
     if (s.activation.kind >= RELU6)
         each([&](int m, int n, int64_t) INLINE_LAMBDA { return at_most<WIDTH>(v[m][n], activate.high); });
@@ -192,6 +205,7 @@ __attribute__((noinline)) void multiply(const Step& s, int64_t c, int64_t first_
             else
                 write(out[m] + channel, v[m][n]);
     }
+    return !WATCHES || watch.finite();
 }
 
 // How many rows are multiplied at once: enough sums to keep the multipliers busy.
@@ -200,20 +214,22 @@ constexpr int rows_together(int vectors) { return std::min(2 * ROWS, ROWS * VECT
 // One panel times all rows of a tile; the `next` panel comes into the second-level cache meanwhile. Behind the last row
 // it stands again, so that groups are whole.
 template <int N, class Row, class T, class Out>
-void multiply_panel(const Step& s, int64_t c, int64_t first_input, const Row* panel, const Row* next,
+bool multiply_panel(const Step& s, int64_t c, int64_t first_input, const Row* panel, const Row* next,
                     const Row* const* rows, Stretches at, int64_t pixels, const T* const* residual, Out* const* out) {
     constexpr int TOGETHER = rows_together(N);
     const int64_t groups = (pixels + TOGETHER - 1) / TOGETHER, steps = s.runs * s.length * sizeof(Row) / 4;
     const int64_t forward = 4 * N * WIDTH / groups;
     const char* ahead = reinterpret_cast<const char*>(next);
+    bool finite = true;
     for (int64_t first = 0; first < pixels; first += TOGETHER, rows += TOGETHER, out += TOGETHER) {
         if (pixels - first > TOGETHER / 2)
-            multiply<TOGETHER, N>(s, c, first_input, panel, rows, at, residual, out, ahead, forward);
+            finite &= multiply<TOGETHER, N>(s, c, first_input, panel, rows, at, residual, out, ahead, forward);
         else
-            multiply<TOGETHER / 2, N>(s, c, first_input, panel, rows, at, residual, out, ahead, forward);
+            finite &= multiply<TOGETHER / 2, N>(s, c, first_input, panel, rows, at, residual, out, ahead, forward);
         ahead += steps * forward;
         if (residual) residual += TOGETHER;
     }
+    return finite;
 }
 
 // A part of a step: some pixels and some panels of output channels, by their numbers.
@@ -236,19 +252,38 @@ INLINE void each_panel(const Step& s, const Tile& tile, const Body& body) {
     }
 }
 
-// One tile: its panels times every row.
+// Whether these channels of all pixels are finite; sums that wait for nobody take four at a time, as many as there are
+// behind the last pixel, too.
+template <class T>
+__attribute__((noinline)) bool all_finite(const T* const* rows, int64_t pixels, int64_t c, int64_t channels) {
+    Watch watch[4];
+    for (int64_t p = 0; p < pixels; p += 4)
+        for (int64_t i = c; i < c + channels; i += WIDTH)
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++) watch[k](load<WIDTH>(rows[p + k] + i));
+    return !any_nan<WIDTH>(watch[0].sum + watch[1].sum + (watch[2].sum + watch[3].sum));
+}
+
+// One tile: its panels times every row. Sums of bytes are always finite.
 template <class Row, class T, class Out>
-void finish_tile(const Step& s, const Tile& tile, const Row* const* rows, Stretches at, const T* const* residual,
+bool finish_tile(const Step& s, const Tile& tile, const Row* const* rows, Stretches at, const T* const* residual,
                  Out* const* out) {
     const int64_t pixels = tile.pixels();
+    bool finite = true;
     each_panel<Row>(s, tile, [&](const Panel& panel, int64_t c, const Row* weights, const Row* ahead) {
+        const auto panel_of = [&](auto vectors) {
+            return multiply_panel<vectors.value>(s, c, panel.first, weights, ahead, rows, at, pixels, residual, out);
+        };
         switch (panel.channels / WIDTH) {
-            case 1: return multiply_panel<1>(s, c, panel.first, weights, ahead, rows, at, pixels, residual, out);
-            case 2: return multiply_panel<2>(s, c, panel.first, weights, ahead, rows, at, pixels, residual, out);
-            case 3: return multiply_panel<3>(s, c, panel.first, weights, ahead, rows, at, pixels, residual, out);
-            default: return multiply_panel<4>(s, c, panel.first, weights, ahead, rows, at, pixels, residual, out);
+            case 1: finite &= panel_of(Constant<1>{}); break;
+            case 2: finite &= panel_of(Constant<2>{}); break;
+            case 3: finite &= panel_of(Constant<3>{}); break;
+            default: finite &= panel_of(Constant<4>{});
         }
+        if constexpr (sizeof(Row) > 1 && sizeof(Out) > 1)
+            if (s.watched) finite &= all_finite(out, pixels, c, panel.channels);
     });
+    return finite;
 }
 
 #ifdef NATIVE_AMX
@@ -256,10 +291,12 @@ static_assert(MOST_PIXELS <= MOST_ROWS && MOST_PIXELS % PIXEL_GROUP == 0 && 8 * 
 
 // The same on tiles, if stretches are of whole groups of 16 values. `scratch` has the rows or room for them.
 template <class Row, class T, class Out>
-void finish_on_tiles(const Step& s, const Tile& tile, const Row* const* rows, Stretches at, const T* const* residual,
+bool finish_on_tiles(const Step& s, const Tile& tile, const Row* const* rows, Stretches at, const T* const* residual,
                      Out* const* out, Row* scratch) {
     const Activate activate(s.activation);
+    bool finite = true;
     const auto finish = [&](int64_t first, int64_t count, int64_t c, int vectors, const auto* sums) {
+        Watch watch;
         for (int64_t m = 0; m < count; m++)
             for (int n = 0; n < vectors; n++, sums += WIDTH) {
                 const int64_t channel = c + n * WIDTH;
@@ -273,21 +310,23 @@ void finish_on_tiles(const Step& s, const Tile& tile, const Row* const* rows, St
                 }
                 v += load<WIDTH>(s.bias + channel);
                 if (residual) v = join(s, v, load<WIDTH>(residual[first + m] + channel));
+                if (sizeof(Row) > 1 && s.watched) watch(v);
                 Write<Out>(s.out_bytes, s.out.channels, channel)(out[first + m] + channel, activate(s.activation, v));
             }
+        finite &= watch.finite();
     };
-    TileProduct<Row, decltype(finish)> product(s.runs, s.length, finish);
-    int64_t first = -1;
-    each_panel<Row>(s, tile, [&](const Panel& panel, int64_t c, const Row* weights, const Row* ahead) {
-        if (panel.first != first)
-            product.read(rows, first = panel.first, tile.pixels(), at, rows[0] == scratch, scratch);
-        product.multiply(weights, c, static_cast<int>(panel.channels / WIDTH), ahead);
-    });
+    {
+        TileProduct<Row, decltype(finish)> product(s.runs, s.length, finish);  // which finishes at its end
+        int64_t first = -1;
+        each_panel<Row>(s, tile, [&](const Panel& panel, int64_t c, const Row* weights, const Row* ahead) {
+            if (panel.first != first)
+                product.read(rows, first = panel.first, tile.pixels(), at, rows[0] == scratch, scratch);
+            product.multiply(weights, c, static_cast<int>(panel.channels / WIDTH), ahead);
+        });
+    }
+    return finite;
 }
 #endif
-
-template <int N>
-using Constant = std::integral_constant<int, N>;
 
 // Pixels side by side: their sums and the columns under them fill the registers.
 constexpr int side_by_side(int64_t kernel, int64_t stride) {
@@ -461,7 +500,7 @@ void round_tile(const Step& s, const Place<T>& in, int64_t begin, int64_t end, u
 
 // A convolution, or a separable one whose depthwise part goes into `scratch` first.
 template <class T, class Row, class Out>
-void convolve_tile(const Step& s, const Tile& tile, char* arena, char* scratch) {
+bool convolve_tile(const Step& s, const Tile& tile, char* arena, char* scratch) {
     const int64_t begin = tile.begin, end = tile.end;
     const Place<T> residual(arena, s.residual);
     const Place<Row> in(arena, s.in);
@@ -499,16 +538,19 @@ void convolve_tile(const Step& s, const Tile& tile, char* arena, char* scratch) 
 #endif
         return finish_tile(s, tile, rows, at, residuals, to);
     }
+    Watch watch;
     if constexpr (std::is_same_v<Row, T>) {
         const Activate activate(s.activation);
         for (int64_t p = 0; p < end - begin; p++)
             for (int64_t c = 0; c < s.out.channels; c += WIDTH) {
                 F<WIDTH> v = load<WIDTH>(rows[p] + c);
                 if (plus) v = join(s, v, load<WIDTH>(added[p] + c));
+                watch(v);
                 const Write<Out> write(s.out_bytes, s.out.channels, c);
                 write(to[p] + c, activate(s.activation, v));
             }
     }
+    return watch.finite();
 }
 
 // WIDTH pixels of four channels next to each other.
@@ -534,25 +576,33 @@ INLINE void store_pixels(bf16* to, const F<WIDTH> (&v)[4]) {
 }
 
 // A row of the image, [N, C, H, W] by its strides, into the plan's own layout; three or four channels WIDTH pixels at a
-// time.
+// time. Values beyond 1e19, whose squares are not finite, are told as well: what is made of them may be infinite where
+// nobody watches, in the rows of a product in bytes.
 template <class T>
-void read_row(const Run& run, const Step& s, char* arena, int64_t n, int64_t y) {
+bool read_row(const Run& run, const Step& s, char* arena, int64_t n, int64_t y) {
     const Place<T> out(arena, s.out);
     const int64_t channels = s.in.channels, width = s.out.width, *strides = run.strides;
     const float* in = run.image + n * strides[0] + y * strides[2];
     T* to = out.at(n, y, 0);
+    Watch watch;
     if (out.pixel == 4 && strides[3] == 1 && width >= WIDTH) {
         for (int64_t done = 0; done < width; done += WIDTH) {
             const int64_t x = std::min(done, width - WIDTH);  // the last are read again rather than one by one
             F<WIDTH> v[4];
             for (int c = 0; c < 4; c++) v[c] = c < channels ? load<WIDTH>(in + c * strides[1] + x) : zero<WIDTH>();
+            watch(v[0] * v[0] + v[1] * v[1] + (v[2] * v[2] + v[3] * v[3]));
             store_pixels(to + x * 4, v);
         }
-        return;
+        return watch.finite();
     }
+    float seen = 0;
     for (int64_t x = 0; x < width; x++, to += out.pixel, in += strides[3])
-        for (int64_t c = 0; c < s.out.channels; c++)
-            store<1>(to + c, c < channels ? load<1>(in + c * strides[1]) : F<1>{});
+        for (int64_t c = 0; c < s.out.channels; c++) {
+            const F<1> v = c < channels ? load<1>(in + c * strides[1]) : F<1>{};
+            seen += v[0] * v[0] * 0.0f;
+            store<1>(to + c, v);
+        }
+    return seen == 0;
 }
 
 // A map of bytes has one zero point if it has a border.
@@ -618,7 +668,7 @@ int64_t tile_bytes(const Run& run, const Step& s) {
 }
 
 template <class T>
-void run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, char* scratch) {
+bool run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, char* scratch) {
     const int64_t height = s.out.height;
     constexpr bool with_bytes = std::is_same_v<T, bf16>;
     switch (s.kind) {
@@ -640,7 +690,7 @@ void run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, char* s
             if constexpr (with_bytes)
                 if (s.out_bytes) return sum_row<T, uint8_t>(s, run.arena, begin / height, begin % height);
             return sum_row<T, T>(s, run.arena, begin / height, begin % height);
-        case COPY: return copy_row<T>(s, run.arena, begin / height, begin % height);
+        case COPY: return copy_row<T>(s, run.arena, begin / height, begin % height), true;
         case MEAN: {
             const int64_t vectors = s.in.channels / WIDTH;
             return mean_of<T>(s, run.arena, begin / vectors, begin % vectors * WIDTH);
@@ -650,9 +700,10 @@ void run_tile(const Run& run, const Step& s, int64_t begin, int64_t end, char* s
 }
 
 template <class T>
-void run_share(const Run& run, Team& team, int index, int threads) {
+bool run_share(const Run& run, Team& team, int index, int threads) {
     char* scratch = run.arena + run.scratch + index * run.scratch_bytes;
     const int64_t own_bytes = run.scratch_bytes - MEMBER_BYTES;
+    bool finite = true;
 #ifdef NATIVE_AMX
     Configuration configuration;
 #endif
@@ -677,11 +728,12 @@ void run_share(const Run& run, Team& team, int index, int threads) {
         }
         const int64_t parts = (tiles.total + tiles.size - 1) / tiles.size;
         for (int64_t part; (part = team.claim(work, parts, index, threads)) < parts;)
-            run_tile<T>(run, s, part * tiles.size, std::min((part + 1) * tiles.size, tiles.total), scratch);
+            finite &= run_tile<T>(run, s, part * tiles.size, std::min((part + 1) * tiles.size, tiles.total), scratch);
         team.wait(work, index, threads);
         if (FENCED && index == 0) allow_maps<T>(run, s, false);
     }
     allow(true, scratch, own_bytes);
+    return finite;
 }
 
 constexpr int64_t LINE = 64;
@@ -716,16 +768,21 @@ bool has_room(const Run& run, Fault& fault) {
     return has_room_as<bf16>(run, fault);
 }
 
-void run_plan(const Run& run) {
+bool run_plan(const Run& run) {
+    std::atomic<bool> finite{true};
     Team team(run.arena + run.scratch + run.scratch_bytes - MEMBER_BYTES, run.scratch_bytes, run.threads);
     allow_arena(run, false);
-    on_all_threads(run.threads, [&](int index, int threads) {
+    const auto share = [&](int index, int threads) {
 #ifndef NATIVE_AMX
         if (!run.bf16) return run_share<float>(run, team, index, threads);
 #endif
-        run_share<bf16>(run, team, index, threads);
+        return run_share<bf16>(run, team, index, threads);
+    };
+    on_all_threads(run.threads, [&](int index, int threads) {
+        if (!share(index, threads)) finite.store(false, std::memory_order_relaxed);
     });
     allow_arena(run, true);
+    return finite;
 }
 
 }  // namespace NATIVE_ISA

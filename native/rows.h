@@ -12,10 +12,11 @@ namespace NATIVE_ISA {
 
 // A row of windows' largest values, or of their means.
 template <bool LARGEST, class T>
-void pool_row(const Step& s, char* arena, int64_t n, int64_t y) {
+bool pool_row(const Step& s, char* arena, int64_t n, int64_t y) {
     const Place<T> in(arena, s.in), out(arena, s.out);
     const Span rows = s.row_spans[y];
     const int64_t down = s.dilation_y * in.row, across = s.dilation_x * in.pixel;
+    Watch watch;
     for (int64_t x = 0; x < s.out.width; x++) {
         const Span columns = s.column_spans[x];
         const float counted = static_cast<float>(rows.counted * columns.counted);
@@ -23,17 +24,21 @@ void pool_row(const Step& s, char* arena, int64_t n, int64_t y) {
         T* to = out.at(n, y, x);
         for (int64_t c = 0; c < s.in.channels; c += WIDTH) {
             F<WIDTH> result = zero<WIDTH>() - (LARGEST ? HUGE_VALF : 0.0f);
+            Watch window;  // by itself, that no window waits for the one before
             const T* line = corner + c;
             for (int64_t i = rows.begin; i < rows.end; i += s.dilation_y, line += down) {
                 const T* pixel = line;
                 for (int64_t j = columns.begin; j < columns.end; j += s.dilation_x, pixel += across) {
                     const F<WIDTH> v = load<WIDTH>(pixel);
+                    window(v);
                     result = LARGEST ? at_least<WIDTH>(result, v) : result + v;
                 }
             }
+            watch(window.sum);
             store<WIDTH>(to + c, LARGEST ? result : result / counted);
         }
     }
+    return watch.finite();
 }
 
 // A row of a map into its channels of a concatenation, which need not begin or end with a vector: the rest of the pixel
@@ -50,26 +55,32 @@ void copy_row(const Step& s, char* arena, int64_t n, int64_t y) {
 
 // activation(in * gate + residual), a row of the map; the gate is one number a channel.
 template <class T, class Out>
-void sum_row(const Step& s, char* arena, int64_t n, int64_t y) {
+bool sum_row(const Step& s, char* arena, int64_t n, int64_t y) {
     const Place<T> in(arena, s.in), residual(arena, s.residual), gate(arena, s.gate);
     const Place<Out> out(arena, s.out);
     const Activate activate(s.activation);
+    Watch watch;
     for (int64_t x = 0; x < s.out.width; x++)
         for (int64_t c = 0; c < s.out.channels; c += WIDTH) {
             F<WIDTH> v = load<WIDTH>(in.at(n, y, x) + c);
             if (s.gate.offset >= 0) v *= load<WIDTH>(gate.at(n, 0, 0) + c);
             if (s.residual.offset >= 0) v = join(s, v, load<WIDTH>(residual.at(n, y, x) + c));
+            watch(v);
             Write<Out>(s.out_bytes, s.out.channels, c)(out.at(n, y, x) + c, activate(s.activation, v));
         }
+    return watch.finite();
 }
 
 template <class T>
-void mean_of(const Step& s, char* arena, int64_t n, int64_t c) {
+bool mean_of(const Step& s, char* arena, int64_t n, int64_t c) {
     const Place<T> in(arena, s.in), out(arena, s.out);
     F<WIDTH> sum = zero<WIDTH>();
     for (int64_t y = 0; y < s.in.height; y++)
         for (int64_t x = 0; x < s.in.width; x++) sum += load<WIDTH>(in.at(n, y, x) + c);
     store<WIDTH>(out.at(n, 0, 0) + c, sum / static_cast<float>(s.in.height * s.in.width));
+    Watch watch;
+    watch(sum);
+    return watch.finite();
 }
 
 }  // namespace NATIVE_ISA

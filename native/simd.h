@@ -148,6 +148,19 @@ INLINE F<W> zero() {
     return F<W>{};
 }
 
+template <int W>
+INLINE bool any_nan(F<W> v) {
+#ifdef NATIVE_AVX512
+    if constexpr (W == 16) return _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+#endif
+#ifdef NATIVE_AVX2
+    if constexpr (W == 8) return _mm256_movemask_ps(_mm256_cmp_ps((__m256)v, (__m256)v, _CMP_UNORD_Q));
+#endif
+    bool any = false;
+    for (int i = 0; i < W; i++) any |= v[i] != v[i];
+    return any;
+}
+
 // The nearest whole number to each of `v`, as a byte; beyond 0 and 255 those.
 template <int W>
 INLINE void store_rounded(uint8_t* p, F<W> v) {

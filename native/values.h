@@ -48,6 +48,13 @@ INLINE F<WIDTH> gaussian_unit(F<WIDTH> v) {
     return v * select<WIDTH>(v < 0.0f, beyond, 1.0f - beyond);
 }
 
+// Watches vectors: the sum of values times zero is zero, and NaN once one of them was NaN or infinite.
+struct Watch {
+    F<WIDTH> sum{};
+    INLINE void operator()(F<WIDTH> v) { sum += v * 0.0f; }
+    INLINE bool finite() const { return !any_nan<WIDTH>(sum); }
+};
+
 // What an activation does to a vector.
 struct Activate {
     int kind;
@@ -58,8 +65,11 @@ struct Activate {
           high(zero<WIDTH>() + (f.kind == RELU6 ? 6.0f : f.kind == HARD_TANH ? f.second : HUGE_VALF)) {}
     INLINE F<WIDTH> clamp(F<WIDTH> v) const { return at_most<WIDTH>(at_least<WIDTH>(v, low), high); }
     INLINE F<WIDTH> operator()(const Function& f, F<WIDTH> v) const { return kind <= HARD_TANH ? clamp(v) : curve(f, v); }
-    // What is more than a clamp.
+    // What is more than a clamp; NaN of an infinity.
     __attribute__((noinline)) static F<WIDTH> curve(const Function& f, F<WIDTH> v) {
+        return finite_curve(f, v) + v * 0.0f;
+    }
+    INLINE static F<WIDTH> finite_curve(const Function& f, F<WIDTH> v) {
         const F<WIDTH> one = zero<WIDTH>() + 1.0f;
         switch (f.kind) {
             case ELU: {  // alpha, scale, input scale
@@ -104,9 +114,9 @@ struct Write<uint8_t> {
     INLINE void operator()(uint8_t* to, F<WIDTH> v) const { store_rounded<WIDTH>(to, v * scale + zero_point); }
 };
 
-// What a step does with its residual: v + residual, or the larger of the two.
+// What a step does with its residual: v + residual, or the larger of the two, which keeps a NaN of either.
 INLINE F<WIDTH> join(const Step& s, F<WIDTH> v, F<WIDTH> residual) {
-    return s.largest ? at_least<WIDTH>(v, residual) : v + residual;
+    return s.largest ? at_least<WIDTH>(v, residual) + residual * 0.0f : v + residual;
 }
 
 }  // namespace NATIVE_ISA

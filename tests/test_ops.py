@@ -1,6 +1,7 @@
 """The operator against its definition in PyTorch's own operators, and in everything that takes an operator."""
 
 import gc
+import itertools
 import re
 import subprocess
 import sys
@@ -127,6 +128,27 @@ def test_any_memory_layout_and_no_image_at_all(path: str) -> None:
         strided = residual.repeat(1, 1, 1, 2)[..., :5]
         torch.testing.assert_close(depthwise.separable_conv2d(other, *weights, strided, **options), expected)
     assert depthwise.separable_conv2d(x[:0], *weights, residual[:0], **options).shape == (0, 16, 6, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_nan_and_infinities_stand_where_the_definition_has_them(
+    path: str, dtype: torch.dtype, kind: str
+) -> None:
+    for value, more in itertools.product(
+        (torch.nan, torch.inf, -torch.inf), ({"between": kind}, {"activation": kind}, {"relu_first": True})
+    ):
+        if kind == "gelu" and value in (torch.inf, -torch.inf):
+            continue  # PyTorch's own of infinity is NaN in a vector and infinite in what is left of one
+        arguments, options = example((2, 20, 6, 7), 24, dtype=dtype, **more)
+        arguments[0][1, 3, 2, 2] = value
+        arguments[5][0, 7, 1, 1] = value  # type: ignore[index]
+        y, expected = depthwise.separable_conv2d(*arguments, **options), define(*arguments, **options)
+        finite = expected.isfinite()
+        assert torch.equal(
+            y[~finite].double().nan_to_num(2.0), expected[~finite].to(dtype).double().nan_to_num(2.0)
+        )
+        assert y[finite].isfinite().all()
 
 
 def test_one_number_pads_every_side() -> None:

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from depthwise.errors import UsageError, unknown_name
+from depthwise.infer.arena import ALIGNMENT
 from depthwise.infer.fuse import Step
 from depthwise.infer.graph import ACTIVATIONS, LANES, NUMBERS, Convolution, Function
 from depthwise.infer.pack import Packed, function_of, pack
-from depthwise.infer.plan import ALIGNMENT, KINDS
+from depthwise.infer.plan import KINDS
 from depthwise.infer.reference import activate
 from depthwise.native import structs
 from depthwise.native.library import library
@@ -115,9 +116,8 @@ def _operator(*arguments: Any, **keywords: Any) -> Tensor:
         and all(tensor is None or tensor.device.type == "cpu" for tensor in tensors)
         and x.numel() > 0
     )
-    if not native:
-        return _compose(options, tensors).contiguous(memory_format=torch.channels_last)
-    return _run(options, tensors, _packed(tensors), shape)
+    y = _run(options, tensors, _packed(tensors), shape) if native else None
+    return _compose(options, tensors).contiguous(memory_format=torch.channels_last) if y is None else y
 
 
 @_operator.register_fake
@@ -264,8 +264,13 @@ def _pack(tensors: _Tensors) -> Packed:
     return pack(step, inputs, outputs, bf16=tensors.x.dtype == torch.bfloat16)
 
 
-def _run(options: _Options, tensors: _Tensors, packed: Packed, shape: tuple[int, int, int, int]) -> Tensor:
-    """A plan of one step, whose maps are tensors: their offsets count from the first of them in memory."""
+def _run(
+    options: _Options, tensors: _Tensors, packed: Packed, shape: tuple[int, int, int, int]
+) -> Tensor | None:
+    """A plan of one step, whose maps are tensors: their offsets count from the first of them in memory.
+
+    None if it met a value that is not finite.
+    """
     x, residual, kernel = tensors.x, tensors.residual, tensors.depthwise_weight.shape[2]
     batch, outputs, height, width = shape
     source = _filled_map(x, options.padding)
@@ -283,6 +288,7 @@ def _run(options: _Options, tensors: _Tensors, packed: Packed, shape: tuple[int,
         activation=function_of(_function(options.activation)),
         kind=KINDS.index("convolution"),
         relu_first=options.relu_first,
+        watched=True,
     )
     run = structs.Run(
         steps=ctypes.addressof(step),
@@ -300,7 +306,8 @@ def _run(options: _Options, tensors: _Tensors, packed: Packed, shape: tuple[int,
     for name, tensor in maps.items():
         if tensor is not None:
             getattr(step, name).offset = tensor.data_ptr() - first
-    run_plans([run])
+    if not all(run_plans([run])):
+        return None
     result = y[..., :outputs].permute(0, 3, 1, 2)
     return result if outputs == y.shape[3] else result.clone(memory_format=torch.channels_last)
 

@@ -156,6 +156,25 @@ def test_whole_networks(run: Runner, int8: bool, name: str, arguments: dict[str,
     assert_same(run, NETWORK, network, torch.randn(1, 1, 33, 40), torch.randn(5, 1, 33, 40), int8=int8)
 
 
+@both
+def test_what_is_not_finite(run: Runner, int8: bool) -> None:
+    torch.manual_seed(0)
+    layers = conv2d(3, 64, 1), nn.ReLU(), PointwiseConv2d(64, 64), nn.MaxPool2d(2), PointwiseConv2d(64, 48)
+    network, finite = nn.Sequential(*layers).eval(), torch.randn(5, 3, 8, 12)
+    with torch.no_grad():
+        graph = lower(network, finite[:1])
+    roundings = calibrate(graph, [finite]) if int8 else {}
+    for value in (torch.nan, torch.inf, -torch.inf):
+        x = finite.clone()
+        x[2, 1, 3, 3] = x[4] = value
+        with torch.no_grad():
+            expected = network(x)
+        y, others = run("amx", graph, roundings, [x, finite])
+        assert torch.equal(y.isnan(), expected.isnan())
+        assert torch.equal(y.isinf(), expected.isinf())
+        assert torch.equal(y[[0, 1, 3]], others[[0, 1, 3]])
+
+
 def test_bits_do_not_depend_on_the_threads(run: Runner) -> None:
     torch.manual_seed(0)
     network = create_model("xception", num_classes=10, stem="small", width=0.25).eval()

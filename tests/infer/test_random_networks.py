@@ -1,6 +1,10 @@
-"""Native plans of random networks, in every precision on every path: what PyTorch answers."""
+"""Native plans of random networks, in every precision on every path: what PyTorch answers.
+
+Of images with a NaN and infinities in them, too.
+"""
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +20,6 @@ from depthwise.infer.lower import lower
 
 NETWORKS = 60
 
-FINITE = True
-"""Whether images hold no NaN and no infinities."""
-
 
 def graph_of(network: nn.Module, x: Tensor) -> Graph | None:
     try:
@@ -27,12 +28,32 @@ def graph_of(network: nn.Module, x: Tensor) -> Graph | None:
         return None
 
 
+def poisoned(x: Tensor, seed: int) -> list[Tensor]:
+    """`x` with a NaN, or with one of the infinities, at some place of its second image, and all over the last."""
+    draw = random.Random(seed)
+    made = []
+    for value in (torch.nan, torch.inf, -torch.inf):
+        y = x.clone()
+        y[1].view(-1)[draw.randrange(x[1].numel())] = value
+        y[2] = value
+        made.append(y)
+    return made
+
+
+def assert_not_finite_as_pytorch(network: nn.Module, compiled: nn.Module, x: Tensor, about: Any) -> None:
+    with torch.no_grad():
+        expected, found = network(x.clone()), compiled(x)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        at, wanted = (torch.isclose(y, torch.tensor(value), equal_nan=True) for y in (found, expected))
+        assert torch.equal(at, wanted), about
+
+
 def test_native_plans_of_random_networks() -> None:
     """Traced once, in every precision on every path."""
     start, planned, refused = random.randrange(2**31), 0, 0
     print("seed", start)
     for seed in range(start, start + NETWORKS):
-        network, x = Random(seed), images(seed, finite=FINITE)
+        network, x = Random(seed), images(seed)
         with torch.no_grad():
             if not isinstance(network(x.clone()), Tensor):
                 with pytest.raises(DepthwiseError):
@@ -61,5 +82,7 @@ def test_native_plans_of_random_networks() -> None:
                         refused += 1
                         continue
                     assert_as_pytorch(network, compiled, x, precision, about, STEPS[precision])
+                    for y in poisoned(x, seed):
+                        assert_not_finite_as_pytorch(network, compiled, y, about)
     assert planned >= NETWORKS / 10
     assert refused <= planned * len(RUNNABLE) / 5

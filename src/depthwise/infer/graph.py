@@ -43,7 +43,10 @@ class Function:
 
 @dataclass(frozen=True)
 class Convolution:
-    """weight [K, M / groups, h, w], bias [K]; a linear layer is one on a map of one pixel. name: of the module."""
+    """weight [K, M / groups, h, w], bias [K]; a linear layer is one on a map of one pixel. name: of the module.
+
+    With a dilation, every so many-th row and column of the weight is the module's own, and zeros stand between.
+    """
 
     source: int
     weight: Tensor
@@ -52,6 +55,7 @@ class Convolution:
     padding: Sides
     groups: int
     name: str = ""
+    dilation: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True)

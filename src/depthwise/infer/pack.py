@@ -28,6 +28,8 @@ class Packed:
     between_bytes: Tensor | None
     order: Tensor | None
     """In which the depthwise convolution's channels lie, unless in theirs."""
+    lost: Tensor | None
+    """Weights that no byte but 0 is near: their places, counted from 1, with their signs."""
     runs: int
     taps: int
     length: int
@@ -55,12 +57,15 @@ def pack(
     Its product is in bytes if there is a `rounding` for it, and makes them itself unless its source has them.
     """
     assert library.handle is not None
-    weights = panels = bias = depthwise = between_bias = scale = between_bytes = order = None
+    weights = panels = bias = depthwise = between_bias = scale = between_bytes = order = lost = None
     runs, taps, length = 1, 1, inputs
     if step.product is not None:
         product = step.product
         if rounding:
+            signs = product.weight.sign().flatten()
             product = rounding.product(product)
+            places = (product.weight.flatten() == 0).logical_and(signs != 0).nonzero().squeeze(1)
+            lost = ((places + 1) * signs[places]).int()
             scale = _filled(rounding.step, outputs)
         windows = _windows(product, inputs, outputs, int(library.handle.depthwise_panel()))
         height, width = product.weight.shape[2:]
@@ -84,7 +89,7 @@ def pack(
     if rounding and not source_bytes:
         between_bytes = ordered(bytes_of(rounding, inputs))
     return Packed(
-        weights, panels, bias, depthwise, between_bias, scale, between_bytes, order, runs, taps, length
+        weights, panels, bias, depthwise, between_bias, scale, between_bytes, order, lost, runs, taps, length
     )
 
 
@@ -105,9 +110,13 @@ def unpack(
     if product is not None:
         assert packed.bias is not None
         weight = _unpacked(packed, product)
+        bias = packed.bias[: len(weight)].clone()
         if rounding is not None:
-            weight = rounding.weight(replace(product, weight=weight))
-        product = replace(product, weight=weight, bias=packed.bias[: len(weight)].clone())
+            assert packed.lost is not None
+            # Not zero, for that makes NaN of an infinity.
+            weight.view(-1)[packed.lost.abs().long() - 1] = packed.lost.sign() / 4
+            weight, bias = rounding.weight(replace(product, weight=weight)), rounding.bias
+        product = replace(product, weight=weight, bias=bias)
     return depthwise, product
 
 

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
+from depthwise.infer.arena import ALIGNMENT, lay_out
 from depthwise.infer.fuse import NOTHING, Step, fuse
 from depthwise.infer.graph import LANES, Convolution, Graph, Pool
 from depthwise.infer.pack import Packed, bytes_of, function_of, pack, unpack
 from depthwise.infer.quantize import Rounding
+from depthwise.infer.reference import evaluate
 from depthwise.infer.windows import spans
 from depthwise.native import structs
 from depthwise.native.library import library
 from depthwise.native.plans import run_plans, scratch_bytes
 
 KINDS = ("input", "convolution", "pool", "mean", "sum", "average", "copy")
-ALIGNMENT = 64
 CACHE_BYTES = 8 << 20  # that a map of all images run together may have: more leaves the third-level cache
 
 
@@ -31,6 +32,10 @@ class Plan:
     At most `together` images are in work at a time, that the maps between two steps stay in the cache. Memory for a
     number of images and of threads is taken when it first comes, and kept: running allocates the result and nothing
     else.
+
+    Images with a NaN or an infinity in them, or in what the network makes of them, are answered by PyTorch's
+    operators, each for itself; the weights for that are unpacked when the first comes, and kept too. A network with
+    such weights is run by PyTorch's operators altogether.
     """
 
     def __init__(self, graph: Graph, *, bf16: bool, roundings: Mapping[str, Rounding] | None = None) -> None:
@@ -57,7 +62,9 @@ class Plan:
         numbers = {id(operation): number for number, operation in enumerate(graph.operations)}
         self.made_of = [(numbers.get(id(s.depthwise)), numbers.get(id(s.product))) for s in self.steps]
         # The weights were packed: the network's own need not stay in memory beside them.
-        self.graph = replace(graph, operations=tuple(map(_weightless, graph.operations)))
+        self.finite = all(map(_finite, graph.operations))
+        if self.finite:
+            self.graph = replace(graph, operations=tuple(map(_weightless, graph.operations)))
         self.steps = [
             replace(step, depthwise=_weightless(step.depthwise), product=_weightless(step.product))
             for step in self.steps
@@ -65,6 +72,7 @@ class Plan:
         widest = max(h * w * c for (_, h, w), c in zip(self.shapes, self.channels, strict=True))
         self.together = max(2, CACHE_BYTES // (widest * self.value_bytes))
         self._idle: dict[tuple[int, int], SimpleQueue[_Context]] = {}
+        self._weighted: Graph | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [N, C, H, W] to the network's result."""
@@ -75,32 +83,55 @@ class Plan:
         check_images(x, self.shapes[0])
         if not len(x):
             return x.new_zeros(0, *self.shapes[self.result][: 1 if self.graph.flat else 3])
+        if not self.finite:
+            return torch.cat([evaluate(self.graph, image.contiguous()) for image in x.split(1)])
+        y, strange = self._run(x)
+        for images in strange:
+            for image in images:
+                alone = x[image : image + 1]
+                if len(images) == 1 or self._run(alone)[1]:
+                    self._weighted = graph = self._weighted or self.whole_graph()
+                    y[image] = evaluate(graph, alone.contiguous())[0]
+        return y
+
+    def _run(self, x: Tensor) -> tuple[Tensor, list[range]]:
+        """What the kernels make of images, and the images that were run together and met what is not finite."""
         results: list[Tensor] = []
+        strange: list[range] = []
         done = 0
         for beside, images, threads in self._turns(len(x), torch.get_num_threads()):
             contexts = [self._context(images, threads) for _ in range(beside)]
-            results += _run(contexts, x[done : done + beside * images].split(images))
+            for result, finite in _run(contexts, x[done : done + beside * images].split(images)):
+                results.append(result)
+                if not finite:
+                    strange.append(range(done, done + images))
+                done += images
             for context in contexts:
                 self._idle[images, threads].put(context)
-            done += beside * images
-        return results[0] if len(results) == 1 else torch.cat(results)
+        return results[0] if len(results) == 1 else torch.cat(results), strange
 
     def release(self) -> None:
         """Let go of the memory of earlier runs."""
         self._idle.clear()
+        self._weighted = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Plan":
         return self  # nothing in it changes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Its graph, with the weights as they were packed: another processor packs them anew."""
+        """Its graph, whole: another processor packs it anew."""
+        return _planned, (self.whole_graph(), self.bf16, self.roundings)
+
+    def whole_graph(self) -> Graph:
+        """Its graph with the weights as they were packed, or as they are if they are not finite."""
+        if not self.finite:
+            return self.graph
         operations = list(self.graph.operations)
         for step, packed, numbers in zip(self.steps, self.packed, self.made_of, strict=True):
             for number, made in zip(numbers, unpack(packed, step, self.rounding(step.product)), strict=True):
                 if number is not None and made is not None:
                     operations[number] = made
-        graph = replace(self.graph, operations=tuple(operations))
-        return _planned, (graph, self.bf16, self.roundings)
+        return replace(self.graph, operations=tuple(operations))
 
     def _turns(self, images: int, threads: int) -> Iterator[tuple[int, int, int]]:
         """Turns in which images are run: so many runs beside each other, the images and the threads of each run.
@@ -232,6 +263,12 @@ def check_images(x: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
+def _finite(operation: Any) -> bool:
+    return not isinstance(operation, Convolution) or all(
+        bool(part.isfinite().all()) for part in (operation.weight, operation.bias)
+    )
+
+
 def _weightless(operation: Any) -> Any:
     """A convolution with a weight of the same shape and no memory; anything else as it is."""
     if not isinstance(operation, Convolution):
@@ -245,13 +282,13 @@ def _even_parts(count: int, most: int) -> list[int]:
     return [count * (i + 1) // parts - count * i // parts for i in range(parts)]
 
 
-def _run(contexts: Sequence["_Context"], images: Sequence[Tensor]) -> list[Tensor]:
-    """What each context makes of its images; contexts beside each other have one thread each."""
+def _run(contexts: Sequence["_Context"], images: Sequence[Tensor]) -> list[tuple[Tensor, bool]]:
+    """What each context makes of its images, and whether all is finite; contexts beside each other have one thread."""
     for context, x in zip(contexts, images, strict=True):
         context.call.image = x.data_ptr()
         context.call.strides[:] = x.stride()
-    run_plans([context.call for context in contexts])
-    return [context.result() for context in contexts]
+    finite = run_plans([context.call for context in contexts])
+    return [(context.result(), each) for context, each in zip(contexts, finite, strict=True)]
 
 
 class _Context:
@@ -261,7 +298,7 @@ class _Context:
         self.plan, self.batch, self.threads = plan, batch, threads
         owners = {plan.homes.get(step.result, (step.result, 0))[0] for step in plan.steps}
         self.sizes = {index: self._bytes(index) for index in owners}
-        self.offsets, maps_bytes = self._lay_out()
+        self.offsets, maps_bytes = lay_out(plan.steps, plan.homes, self.sizes, plan.result)
         self.steps = (structs.Step * len(plan.steps))(
             *(self._step(step, packed) for step, packed in zip(plan.steps, plan.packed, strict=True))
         )
@@ -340,43 +377,9 @@ class _Context:
             relu_first=step.relu_first,
             largest=step.largest,
             float_out=step.result == self.plan.result and self.plan.float_out,
+            watched=bool(self.plan.roundings)  # bytes have no NaN
+            or self.plan.homes.get(step.result, (step.result, 0))[0] == self.plan.result,
         )
-
-    def _lay_out(self) -> tuple[dict[int, int], int]:
-        """Where each map starts, so that none lies on another that is still read, and how long they are together."""
-        plan = self.plan
-        first: dict[int, int] = {}
-        last: dict[int, int] = {}
-        for time, step in enumerate(plan.steps):
-            written, _ = plan.homes.get(step.result, (step.result, 0))
-            first.setdefault(written, time)
-            for index in (written, step.source, step.residual, step.gate):
-                if index is not None:
-                    last[index] = time
-        last[plan.result] = len(plan.steps)
-        sizes = self.sizes
-        # Maps take turns in places, each in the middle of its own: the halves that two threads write were last written
-        # by them there, and need not come from another core's cache.
-        places: list[list[int]] = []
-        for index in first:
-
-            def growth(place: list[int], size: int = sizes[index]) -> tuple[int, int]:
-                room = max(sizes[other] for other in place)
-                return max(size - room, 0), room
-
-            free = [place for place in places if last[place[-1]] < first[index]]
-            if free:
-                min(free, key=growth).append(index)
-            else:
-                places.append([index])
-        offsets: dict[int, int] = {}
-        arena_bytes = 0
-        for place in places:
-            room = max(sizes[index] for index in place)
-            for index in place:
-                offsets[index] = arena_bytes + (room - sizes[index]) // (2 * ALIGNMENT) * ALIGNMENT
-            arena_bytes += room
-        return offsets, arena_bytes
 
     def _bytes(self, index: int) -> int:
         plan, border = self.plan, self.plan.borders[index]

@@ -88,7 +88,8 @@ def _step(product: Convolution, scale: Tensor) -> Tensor:
 def quantizable(graph: Graph) -> dict[int, Convolution]:
     """The operations that bytes are for: products of maps, but neither of the image nor the last, which decides.
 
-    An image whose channels were scaled and shifted is one still.
+    An image whose channels were scaled and shifted is one still. None with a weight or a bias that is not finite, for
+    that has no byte.
 
     What is computed from means alone, as gates are, is little work and scales whole maps: it stays as it is.
     """
@@ -107,6 +108,7 @@ def quantizable(graph: Graph) -> dict[int, Convolution]:
         last = index
         if (
             operation.source not in images
+            and bool(operation.weight.isfinite().all() and operation.bias.isfinite().all())
             and index not in from_means
             and operation.weight[0].numel() <= MOST_DEPTH
         ):

@@ -65,9 +65,14 @@ def apply(operation: Operation, read: list[Tensor], shape: tuple[int, int, int])
     """What `operation` makes of the maps that it reads, of the shape [C, H, W]."""
     match operation:
         case Convolution():
-            padded = _pad(read[0], operation.padding, 0.0)
+            x, (top, left, bottom, right) = read[0], operation.padding
+            padding = top, left
+            if (bottom, right) != padding:
+                x, padding = _pad(x, operation.padding, 0.0), (0, 0)
+            down, across = operation.dilation
+            weight = operation.weight[:, :, ::down, ::across]
             return F.conv2d(
-                padded, operation.weight, operation.bias, operation.stride, groups=operation.groups
+                x, weight, operation.bias, operation.stride, padding, operation.dilation, operation.groups
             )
         case Activation():
             return activate(operation.function, read[0])

@@ -34,9 +34,10 @@ def scratch_bytes(run: structs.Run) -> int:
     return int(library.handle.depthwise_scratch_bytes(ctypes.byref(run)))
 
 
-def run_plans(runs: Sequence[structs.Run]) -> None:
+def run_plans(runs: Sequence[structs.Run]) -> list[bool]:
     """Run several plans of one thread each beside each other, or one of any number of threads.
 
+    For each, whether all values were finite. What the kernels make of others means nothing, and is PyTorch's to answer.
     Raises DepthwiseError, before anything is read or written, if a buffer is smaller than the kernels would use it.
     """
     assert library.handle is not None
@@ -47,3 +48,4 @@ def run_plans(runs: Sequence[structs.Run]) -> None:
             f"step {fault.step} of this network needs {fault.needed} {LACKS[lack]} and has {fault.given}, so the "
             f'native kernels do not run it: this is a fault of depthwise, report it, and compile with engine="torch"'
         )
+    return [bool(call.finite) for call in calls]

@@ -81,7 +81,7 @@ class Step(ctypes.Structure):
         ("given", I64 * len(ARRAYS.split())),
         ("between", Function),
         ("activation", Function),
-        *_fields(flags="kind relu_first largest float_out"),
+        *_fields(flags="kind relu_first largest float_out watched"),
     ]
 
 
@@ -98,6 +98,7 @@ class Run(ctypes.Structure):
         ("batch", I64),
         ("threads", ctypes.c_int32),
         ("bf16", ctypes.c_int32),
+        ("finite", ctypes.c_int32),
     ]
 
 

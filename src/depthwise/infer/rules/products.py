@@ -21,7 +21,9 @@ def conv2d(lowering: Lowering, node: Node) -> None:
     weight, bias = lowering.tensor(node.args[1]), lowering.tensor(argument(node, 2))
     assert weight is not None
     stride, padding = argument(node, 3, [1, 1]), argument(node, 4, [0, 0])
-    weight, groups = spread(lowering, node, weight, argument(node, 5, [1])), argument(node, 6, 1)
+    dilation, groups = argument(node, 5, [1]), argument(node, 6, 1)
+    dilated = (dilation[0], dilation[-1])
+    weight = spread(lowering, node, weight, dilated)
     height, width = weight.shape[2:]
     match padding:
         case "same":
@@ -36,12 +38,12 @@ def conv2d(lowering: Lowering, node: Node) -> None:
     top, left, bottom, right = (a + b for a, b in zip(outside, own, strict=True))
     sides = (top, left, bottom, right)
     name = lowering.unique(node.place)
-    lowering.add(node, Convolution(source, weight, bias, (down, across), sides, groups, name))
+    lowering.add(node, Convolution(source, weight, bias, (down, across), sides, groups, name, dilated))
 
 
-def spread(lowering: Lowering, node: Node, weight: Tensor, dilation: list[int]) -> Tensor:
+def spread(lowering: Lowering, node: Node, weight: Tensor, dilation: tuple[int, int]) -> Tensor:
     """The kernel of a dilated convolution as one that is not, with zeros between."""
-    down, across = (*dilation, *dilation)[:2]
+    down, across = dilation
     height, width = ((side - 1) * by + 1 for side, by in zip(weight.shape[2:], (down, across), strict=True))
     times = height * width / weight[0, 0].numel()
     if times > MOST_SPREAD:
