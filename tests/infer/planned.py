@@ -8,6 +8,8 @@ from tests.conftest import RUNNABLE, using
 from torch import Tensor, nn
 
 from depthwise.infer import compile
+from depthwise.infer.compiled import CompiledModule
+from depthwise.infer.graph import Graph
 from depthwise.infer.lower import lower
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2, "int8": 1e-1}
@@ -28,6 +30,18 @@ class Calls(nn.Module):
 def conv(inputs: int, outputs: int, kernel: int = 3, **arguments: Any) -> nn.Conv2d:
     """One that keeps a map's size."""
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **arguments)
+
+
+def compiled_from(graph: Graph, network: nn.Module, x: Tensor, precision: str) -> CompiledModule:
+    """The native plan of `network`, which was lowered to `graph` before, for images like `x`."""
+    return compile(
+        network,
+        x[:1],
+        precision=precision,  # type: ignore[arg-type]
+        calibration=x,
+        engine="native",
+        lower=lambda module, example: graph,
+    )
 
 
 def assert_planned(
@@ -52,14 +66,7 @@ def assert_planned(
         for precision, most in tolerance.items():
             for path in RUNNABLE:
                 with using(path):
-                    compiled = compile(
-                        network,
-                        x[:1],
-                        precision=precision,  # type: ignore[arg-type]
-                        calibration=x,
-                        engine="native",
-                        lower=lambda module, example: graph,
-                    )
+                    compiled = compiled_from(graph, network, x, precision)
                     for part, wanted in ((x, expected), (x[1:], expected[1:])):
                         y = compiled(part)
                         assert y.shape == wanted.shape, (precision, path)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.conftest import RUNNABLE, using
+from tests.infer.planned import compiled_from
 from tests.infer.random_networks import STEPS, TOLERANCE, Random, assert_as_pytorch, images
 from torch import Tensor, nn
 
@@ -68,14 +69,7 @@ def test_native_plans_of_random_networks() -> None:
                 about = (seed, precision, path)
                 with using(path):
                     try:
-                        compiled = compile(
-                            network,
-                            x[:1],
-                            precision=precision,  # type: ignore[arg-type]
-                            calibration=x,
-                            engine="native",
-                            lower=lambda module, example, graph=graph: graph,
-                        )
+                        compiled = compiled_from(graph, network, x, precision)
                     except WrongAnswerError:
                         # Small differences of large values are rounding alone below float32, and refused.
                         assert precision != "fp32", about

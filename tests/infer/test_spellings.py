@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.infer.planned import compiled_from
 from tests.infer.test_answers import IMAGES, Network
 from torch import Tensor, nn
 
@@ -45,14 +46,7 @@ def assert_planned(network: nn.Module, x: Tensor = IMAGES) -> Graph:
         graph = lower(network, x[:1])
         expected = [network(part.clone()) for part in (x, x[:1])]
     for precision in TOLERANCE:
-        compiled = compile(
-            network,
-            x[:1],
-            precision=precision,  # type: ignore[arg-type]
-            calibration=x,
-            engine="native",
-            lower=lambda module, example: graph,
-        )
+        compiled = compiled_from(graph, network, x, precision)
         assert compiled.engine == "native"
         for part, wanted in zip((x, x[:1]), expected, strict=True):
             found = compiled(part)

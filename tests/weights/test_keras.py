@@ -496,6 +496,16 @@ FRONT_REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "stride": (lambda: behind(layers.UpSampling2D(2), Colours(strides=2)), "it has strides=[2, 2]: save"),
     "groups": (lambda: behind(Colours(groups=3), channels=3), "it has groups=3: save"),
     "two": (lambda: behind(Colours(), Colours()), "it is not one of single pixels that the network's first"),
+    "zeros alone": (
+        lambda: behind(
+            layers.Cropping2D(1), layers.ZeroPadding2D(1, name="frame"), base="Xception", channels=3
+        ),
+        "'frame' lays zeros around pictures before the network, and would be lost: save the network behind it alone",
+    ),
+    "zeros behind it": (
+        lambda: behind(layers.Cropping2D(1), Colours(use_bias=False), layers.ZeroPadding2D(1, name="frame")),
+        "'frame' lays zeros around pictures before the network",
+    ),
     "norm": (
         lambda: behind(Colours(use_bias=False), layers.BatchNormalization()),
         "BatchNormalization before the first convolution is no scaling",

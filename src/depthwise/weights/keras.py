@@ -109,6 +109,7 @@ def translate(
     weights, names, rest = _trunk(family, layers)
     front = keras_config.Front.of(entries, measured) if fronts else keras_config.Front()
     merged = [_merge(fronts, front, weights)] if fronts else []
+    keras_config.refuse_padding(entries)
     arguments = _arguments(family, weights, entries)
     channels = arguments["in_channels"]
     scaling = None
@@ -133,7 +134,7 @@ def translate(
 def _makes_colours(layer: Layer) -> bool:
     """Whether it is a convolution that makes three channels of a picture's: none of a network's own does."""
     kernel = next(iter(layer.tensors.values()))
-    return layer.kind == CONV and kernel.shape[2] in CHANNELS and kernel.shape[3] == 3
+    return layer.kind == CONV and kernel.shape[2] in CHANNELS and kernel.shape[3] == keras_config.COLOURS
 
 
 def _merge(fronts: Sequence[Layer], front: keras_config.Front, weights: dict[str, Tensor]) -> str:

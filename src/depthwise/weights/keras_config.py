@@ -20,6 +20,10 @@ _IDLE = (
     "ZeroPadding2D",
     "Identity",
 )
+_PADDING = "conv1_pad"  # before the first convolution of keras.applications' own networks
+COLOURS = 3
+"""Channels that a convolution makes of pictures before a network; none of a network's own makes so few."""
+
 _HEAD_BEGINS = ("GlobalAveragePooling2D", "GlobalMaxPooling2D", "Flatten", "Dense")
 _HEAD_IDLE = ("InputLayer", "Dropout", "Flatten", "Reshape", "Identity", "ActivityRegularization")
 _LINEAR = (None, "linear")
@@ -103,6 +107,19 @@ def scaling(layers: list[Entry], channels: int, statistics: Sequence[Tensor] = (
     return Scaling(tuple(factor), tuple(offset)) if changed else None
 
 
+def refuse_padding(layers: list[Entry]) -> None:
+    """Raise DepthwiseError for zeros that a layer of the model's own lays around pictures before the network."""
+    for entry in layers:
+        if entry.kind == "Conv2D" and entry.arguments.get("filters") != COLOURS:
+            return
+        name = str(entry.arguments.get("name"))
+        if entry.kind == "ZeroPadding2D" and name.lower() != _PADDING:
+            raise DepthwiseError(
+                f"{shown(name)} lays zeros around pictures before the network, and would be lost: save the network "
+                f"behind it alone"
+            )
+
+
 def reverses_channels(layers: list[Entry]) -> bool:
     """Whether the model turns RGB to BGR itself, as preprocess_input does when a model calls it."""
     front = [entry.kind for entry in layers]
@@ -133,7 +150,12 @@ class Front:
             )
         first, second = convolutions[:2]
         arguments = layers[first].arguments
-        for name, plain in {"filters": 3, "kernel_size": [1, 1], "strides": [1, 1], "groups": 1}.items():
+        for name, plain in {
+            "filters": COLOURS,
+            "kernel_size": [1, 1],
+            "strides": [1, 1],
+            "groups": 1,
+        }.items():
             found = arguments.get(name, plain)
             if (list(found) if isinstance(found, tuple) else found) != plain:
                 return Front(fault=f"it has {name}={shown(found)}")
