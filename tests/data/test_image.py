@@ -421,6 +421,23 @@ def test_a_harmless_oddity_does_not_hide_that_a_jpeg_is_cut() -> None:
         decode(odd[: len(odd) * 2 // 3])
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}], ids=["raw", "lzw"])
+@pytest.mark.parametrize("tag", [256, 257], ids=["width", "height"])
+def test_a_tiff_whose_strips_do_not_cover_it_lacks_pixels(tag: int, options: dict[str, str]) -> None:
+    whole = encoded(Image.fromarray(noise(0, 40, 50, 3)), "TIFF", **options)
+    at = (
+        next(whole.index(field) for kind in (3, 4) if (field := struct.pack("<HHI", tag, kind, 1)) in whole)
+        + 8
+    )
+    data = whole[:at] + struct.pack("<I", 400) + whole[at + 4 :]
+    with pytest.raises(UnreadableImageError, match="--allow-truncated"):
+        decode(data)
+    seen = decode(data, decoding=TAKEN)
+    assert seen.shape == ((3, 40, 400) if tag == 256 else (3, 400, 50))
+    if tag == 257:
+        assert torch.equal(seen[:, :40], decode(whole))
+
+
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "PPM", "TIFF"])
 def test_other_formats_follow_the_same_rule(kind: str) -> None:
     whole = encoded(Image.fromarray(noise(0, 40, 50, 3)), kind)

@@ -48,7 +48,7 @@ _DECODER_BYTES = {"WEBP": 13.0, "AVIF": 12.0, "HEIF": 8.0}
 _ROW_BYTES = 12
 """Of Pillow's for each row, which count where rows are of a pixel or two."""
 
-_BITS, _PLANAR = 258, 284  # tags of TIFF 6.0
+_SIZE, _BITS, _PLANAR = (256, 257), 258, 284  # tags of TIFF 6.0
 
 _DECODER_SAYS = ("decoder error", "when reading image file")
 
@@ -154,6 +154,18 @@ def load_image(image: Image.Image, max_pixels: int = 0) -> str:
         return ""  # all pixels were there, and what follows them is damaged
     image.tile = []  # type: ignore[attr-defined]
     return reason
+
+
+def without_strips(image: Image.Image) -> str:
+    """Why pixels of an opened TIFF are missing though all its strips may be there, or "". Pillow says nothing of it."""
+    tiles = getattr(image, "tile", [])
+    if image.format != "TIFF" or not tiles:
+        return ""
+    width, height = (image.tag_v2[tag] for tag in _SIZE)  # type: ignore[attr-defined]
+    right, bottom = (max(tile.extents[side] for tile in tiles) for side in (2, 3))
+    if right >= width and bottom >= height:
+        return ""
+    return f"its strips or tiles cover {right} x {bottom} of {width} x {height} pixels"
 
 
 def bytes_a_pixel(image: Image.Image, channels: int) -> float:

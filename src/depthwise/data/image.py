@@ -27,6 +27,7 @@ from depthwise.data.formats import (
     check_format,
     load_image,
     open_image,
+    without_strips,
 )
 from depthwise.data.orientation import as_stored, orientation, upright
 from depthwise.errors import DepthwiseError, unknown_name
@@ -251,7 +252,9 @@ def _from_pillow(
     kind = image.format or "Pillow image"
     out = channels or (1 if mode in _GREY_MODES else 3)
     counted = _check_size(name, image.width, image.height, kind, bytes_a_pixel(image, out), decoding)
-    missing = load_image(image, decoding.max_pixels)
+    uncovered = without_strips(image)
+    _check_missing(name, uncovered, decoding)
+    missing = load_image(image, decoding.max_pixels) or uncovered
     _check_missing(name, missing, decoding)
     if 0 in image.size:
         raise DepthwiseError(f"image of {image.width} x {image.height}: it has no pixels")
