@@ -9,12 +9,12 @@ import warnings
 from io import TextIOWrapper
 from typing import cast
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from depthwise import telemetry
 from depthwise.cli import bench, compile, cost, data, draw, evaluate, export, import_, models, predict, train
 from depthwise.cli.limits import limit_reached, spare_threads, try_torch_first
-from depthwise.cli.options import STANDARD_INPUT, command
+from depthwise.cli.options import STANDARD_INPUT, command, whole_numbers
 from depthwise.cli.output import note, printable
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.words import quote
@@ -40,6 +40,7 @@ app = App(
     "Begin with: depthwise train --data digits --model xception --out runs/first",
     help_epilogue=f"With {DEBUG}, any command that fails shows the traceback as well.",
     help_format="plaintext",
+    default_parameter=Parameter(converter=whole_numbers),
     version=_version,
     suppress_keyboard_interrupt=False,
 )

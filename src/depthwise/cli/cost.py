@@ -17,7 +17,7 @@ from depthwise.cli.subject import (
     find_subject,
     parse_sides,
 )
-from depthwise.errors import UsageError, unknown_name
+from depthwise.errors import UsageError, shown, unknown_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -204,7 +204,10 @@ def _values(text: str) -> tuple[str, list[Any]]:
     key, values = parse_setting(text)
     if isinstance(values, str):
         values = [parse_setting(f"{key}={value}")[1] for value in values.split(",")]
-    return key, list(values) if isinstance(values, list | tuple) else [values]
+    values = list(values) if isinstance(values, list | tuple) else [values]
+    if not values:
+        raise UsageError(f"--sweep {shown(text)} names no value: give some, for example {key}=1,2,4")
+    return key, values
 
 
 def _sweep(subject: Subject, text: str, *, as_json: bool) -> None:
