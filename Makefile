@@ -1,5 +1,6 @@
 # make demo    train on scikit-learn's digits, then name the digits on pictures that the training has not seen
 # make test    run the tests          make lint    check style and types
+# make fuzz    run the tests that draw their cases, with new ones
 # make sanitize  test the kernels in a build that watches over memory and undefined behaviour
 # make bench   run the benchmarks     make clean   remove the environment and the caches, never runs/
 
@@ -12,7 +13,7 @@ PICTURES := runs/held-out
 # What an installation is made of. The Python code is used where it stands.
 INSTALLED := pyproject.toml setup.py $(wildcard native/*)
 
-.PHONY: demo test lint sanitize bench clean
+.PHONY: demo test fuzz lint sanitize bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -30,6 +31,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	@.ci/debian-packages dataset-fashion-mnist chromium g++ strace
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+fuzz: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --fuzz-seed new
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

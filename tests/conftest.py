@@ -1,5 +1,6 @@
 """What tests of several parts stand on."""
 
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,26 @@ from depthwise.models import create_model
 
 TINY = {"stem": "small", "width": 0.05, "entry": [128], "middle": [128], "exit": [128, 256]}
 CLASSES = ("cat", "dog", "naïve 猫")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fuzz-seed", metavar="N|new", help="run the tests that draw their cases, from another seed"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--fuzz-seed"):
+        items[:] = [item for item in items if "fuzz_seed" in getattr(item, "fixturenames", ())]
+
+
+@pytest.fixture
+def fuzz_seed(request: pytest.FixtureRequest) -> int:
+    """What a test draws its cases from: the same each time, for a failure to come again, or another if asked for."""
+    given = request.config.getoption("--fuzz-seed") or "11"
+    seed = random.randrange(2**31) if given == "new" else int(given)
+    print("seed", seed)
+    return seed
 
 
 @pytest.fixture(scope="session", autouse=True)

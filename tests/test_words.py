@@ -34,11 +34,9 @@ def read_back(line: str) -> list[bytes]:
     return done.stdout.split(b"\0")[:-1]
 
 
-def test_a_shell_reads_every_word_back() -> None:
-    seed = random.randrange(2**32)
-    print("seed", seed)
+def test_a_shell_reads_every_word_back(fuzz_seed: int) -> None:
     letters = "ab -'\"\\$`!*?~\n\t\x01\x7fé\udcff\u2028"
-    generated = ["".join(random.Random(seed + k).choices(letters, k=8)) for k in range(50)]
+    generated = ["".join(random.Random(fuzz_seed + k).choices(letters, k=8)) for k in range(50)]
     words = [*WORDS, *HARD, *generated]
     line = command_line(words)
     assert line.isprintable()

@@ -107,6 +107,7 @@ def main() -> None:
                 assert image.numel() > 0
                 assert image.shape[0] in (1, 3), image.shape
                 read += 1
+                del image
             except UnreadableImageError as error:
                 if len(error.reason) < 4 or "unexpected" in error.reason:
                     raise SystemExit(f"image {number} of seed {seed}: {error.reason!r}") from error

@@ -2,20 +2,17 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 COUNT = 300
 
 
-def test_damaged_images_give_pixels_or_a_sentence_and_do_nothing_else() -> None:
-    seed = int(time.time())
-    print(f"seed {seed}")
+def test_damaged_images_give_pixels_or_a_sentence_and_do_nothing_else(fuzz_seed: int) -> None:
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("fuzz_worker.py"), str(seed), str(COUNT)],
+        [sys.executable, Path(__file__).with_name("fuzz_worker.py"), str(fuzz_seed), str(COUNT)],
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, f"seed {seed}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
-    assert done.stderr == "", f"seed {seed}: {done.stderr[-2000:]}"
+    assert done.returncode == 0, f"{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    assert done.stderr == "", done.stderr[-2000:]

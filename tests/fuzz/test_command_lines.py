@@ -5,7 +5,6 @@ Exit codes are among 0, 1, 2 and 130; nothing is written outside the folder, and
 
 from pathlib import Path
 
-import pytest
 from hostile import survives
 
 COUNT = 300
@@ -138,11 +137,9 @@ print_memory()
 """
 
 
-@pytest.mark.parametrize("seed", [12])
-def test_command_lines_end_as_they_should(seed: int, tmp_path: Path) -> None:
-    print(f"seed {seed}")
+def test_command_lines_end_as_they_should(fuzz_seed: int, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    printed = survives(PROGRAM, seed, COUNT, folder=work)
+    printed = survives(PROGRAM, fuzz_seed, COUNT, folder=work)
     assert "codes" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["work"]

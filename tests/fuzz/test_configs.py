@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from hostile import survives
 
 COUNT = 500
@@ -55,10 +54,8 @@ print_memory()
 """
 
 
-@pytest.mark.parametrize("seed", [11])
-def test_mutated_configs_load_or_are_refused(seed: int, tmp_path: Path) -> None:
-    print(f"seed {seed}")
-    printed = survives(PROGRAM, seed, COUNT, folder=tmp_path)
+def test_mutated_configs_load_or_are_refused(fuzz_seed: int, tmp_path: Path) -> None:
+    printed = survives(PROGRAM, fuzz_seed, COUNT, folder=tmp_path)
     loaded = int(printed.split()[-2])
     assert 5 < loaded < COUNT / 2  # it is neither all refused unread nor all taken as it is
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["bundle"]

@@ -90,11 +90,9 @@ def test_parts_of_any_width_are_side_by_side(name: str) -> None:
     assert_planned(randomise(NETWORKS[name]()), torch.randn(3, 3, 9, 11))
 
 
-def test_concatenations_of_random_widths() -> None:
-    seed = random.randrange(2**31)
-    print("seed", seed)
-    draw = random.Random(seed)
-    torch.manual_seed(seed)
+def test_concatenations_of_random_widths(fuzz_seed: int) -> None:
+    draw = random.Random(fuzz_seed)
+    torch.manual_seed(fuzz_seed)
     for _ in range(6):
         widths = [draw.choice((1, 7, 15, 16, 17, 32, draw.randint(1, 70))) for _ in range(draw.randint(1, 5))]
         parts = [conv(20, width, 1) for width in widths]

@@ -66,11 +66,9 @@ def test_poolings_before_products_in_bytes() -> None:
     assert_planned(network, torch.randn(3, 3, 12, 15), products=2)
 
 
-def test_random_poolings() -> None:
-    seed = random.randrange(2**31)
-    print("seed", seed)
-    draw = random.Random(seed)
-    torch.manual_seed(seed)
+def test_random_poolings(fuzz_seed: int) -> None:
+    draw = random.Random(fuzz_seed)
+    torch.manual_seed(fuzz_seed)
 
     def two(least: int, most: int) -> tuple[int, int]:
         return draw.randint(least, most), draw.randint(least, most)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 from importlib import import_module
@@ -37,11 +36,15 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file:UserWarning")
-def test_no_file_of_weights_does_harm(bases: Path, tmp_path: Path) -> None:
-    seed = random.randrange(2**32)
-    print("seed", seed)
+def test_no_file_of_weights_does_harm(bases: Path, fuzz_seed: int, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("mutations.py")), str(bases), str(seed), str(FILES)],
+        [
+            sys.executable,
+            str(Path(__file__).with_name("mutations.py")),
+            str(bases),
+            str(fuzz_seed),
+            str(FILES),
+        ],
         capture_output=True,
         text=True,
         cwd=tmp_path,
