@@ -170,3 +170,22 @@ def test_images_that_are_not_finite_are_answered_as_pytorch_does(name: str, valu
     assert torch.equal(found[1].isfinite(), wanted[1].isfinite())
     torch.testing.assert_close(found, wanted, equal_nan=True, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(compiled(images[1:2]), wanted[1:2], equal_nan=True, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.5, torch.nan])
+def test_pytorch_runs_a_network_that_views_maps_in_order(weight: float) -> None:
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 3)
+            self.first.weight.data[1, 0, 0, 0] = weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            return y.view(len(y), -1)
+
+    network = Viewing().eval()
+    with torch.no_grad():
+        expected = network(IMAGES)
+    compiled = compile(network, IMAGES[:1], engine="torch")
+    torch.testing.assert_close(compiled(IMAGES), expected, equal_nan=True)
