@@ -44,7 +44,7 @@ lint: $(VENV)/installed-dev
 # runs with bfloat16 too, and tiles (AMX) are emulated.
 SANITIZED := build/sanitize
 SANITIZED_TESTS := tests/test_native.py tests/infer/test_compiled.py tests/infer/test_quantize.py tests/infer/test_shapes.py \
-	tests/infer/test_concatenations.py tests/infer/test_windows.py tests/infer/test_pointwise.py tests/test_ops.py
+	tests/infer/test_concatenations.py tests/infer/test_windows.py tests/infer/test_pointwise.py tests/infer/test_ops.py
 NOT_SANITIZED := 299 or whole_networks or is_native or environment or another_version or allocator or compiles or exported or fault or avx512- or [avx512]
 
 # A process a core, and threads where a test asks for them: more that spin for each other would only stand in the way.

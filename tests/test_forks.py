@@ -72,7 +72,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 LOCKS = """
 import os, threading, time, torch
 from types import SimpleNamespace
-from depthwise import ops
+from depthwise.infer import ops
 from depthwise.infer import eventual
 
 started = threading.Event()

@@ -13,13 +13,13 @@ from tests.train.conftest import RECIPE
 from torch import Tensor, nn
 
 from depthwise import Predictor, compile, cost, evaluate
-from depthwise.cost import multiply_adds
+from depthwise.analysis.cost import multiply_adds
+from depthwise.analysis.match import latencies
+from depthwise.analysis.regular import regular_twin
 from depthwise.data import ArraySplit, Batches, Preprocess, open_dataset
 from depthwise.draw import draw
-from depthwise.match import latencies
 from depthwise.models import create_model
 from depthwise.modes import in_mode, in_place
-from depthwise.regular import regular_twin
 from depthwise.train.average import PolyakAverage
 from depthwise.train.run import train
 

@@ -6,22 +6,22 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from depthwise.cost import cost as cost
+    from depthwise.analysis.cost import cost as cost
+    from depthwise.analysis.match import match as match
     from depthwise.data import Augment as Augment
     from depthwise.data import Preprocess as Preprocess
     from depthwise.data import open_dataset as open_dataset
     from depthwise.errors import DepthwiseError as DepthwiseError
     from depthwise.evaluate.metrics import evaluate as evaluate
-    from depthwise.importing import import_weights as import_weights
     from depthwise.infer import Prediction as Prediction
     from depthwise.infer import Predictor as Predictor
     from depthwise.infer import compile as compile
-    from depthwise.load import load as load
-    from depthwise.match import match as match
+    from depthwise.infer.ops import separable_conv2d as separable_conv2d
     from depthwise.models import create_model as create_model
     from depthwise.models import list_models as list_models
-    from depthwise.ops import separable_conv2d as separable_conv2d
     from depthwise.recipes import RECIPES as RECIPES
+    from depthwise.ship.importing import import_weights as import_weights
+    from depthwise.ship.load import load as load
     from depthwise.train.recipe import Recipe as Recipe
     from depthwise.train.run import train as train
 
@@ -36,15 +36,15 @@ _HOMES = {
     "RECIPES": "depthwise.recipes",
     "Recipe": "depthwise.train.recipe",
     "compile": "depthwise.infer",
-    "cost": "depthwise.cost",
+    "cost": "depthwise.analysis.cost",
     "create_model": "depthwise.models",
     "evaluate": "depthwise.evaluate.metrics",
-    "import_weights": "depthwise.importing",
+    "import_weights": "depthwise.ship.importing",
     "list_models": "depthwise.models",
-    "load": "depthwise.load",
-    "match": "depthwise.match",
+    "load": "depthwise.ship.load",
+    "match": "depthwise.analysis.match",
     "open_dataset": "depthwise.data",
-    "separable_conv2d": "depthwise.ops",
+    "separable_conv2d": "depthwise.infer.ops",
     "train": "depthwise.train.run",
 }
 

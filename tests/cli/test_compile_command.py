@@ -15,12 +15,12 @@ from depthwise import native
 from depthwise.bundle import BundleConfig, read_bundle, write_bundle
 from depthwise.cli.app import run
 from depthwise.cli.compile import _print as print_compiled
-from depthwise.compiling import Compiled, compile_bundle
 from depthwise.data import Preprocess, open_dataset
 from depthwise.data import test_split as part_to_test
 from depthwise.errors import DepthwiseError
-from depthwise.load import load_module
 from depthwise.models import create_model
+from depthwise.ship.compiling import Compiled, compile_bundle
+from depthwise.ship.load import load_module
 from depthwise.writing import reserved
 
 
@@ -206,7 +206,7 @@ def test_what_stands_in_the_way_is_told_before_the_work(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("depthwise.compiling.compile_bundle", None)
+    monkeypatch.setattr("depthwise.ship.compiling.compile_bundle", None)
     words = [*command.format(bundle=digits_bundle).split(), "--out", str(tmp_path / "fast")]
     inside, leave = Event(), Event()
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from depthwise.analysis.formulas import LAYERS
 from depthwise.cli.app import run
-from depthwise.formulas import LAYERS
 
 SMALL = ["--set", "stem=small", "width=0.25", "middle=(8,)"]
 

@@ -174,7 +174,7 @@ def test_what_nobody_foresaw_is_a_sentence_too(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(import_module("depthwise.load"), "load", fail)
+    monkeypatch.setattr(import_module("depthwise.ship.load"), "load", fail)
     assert run(["predict", str(tiny_bundle), "x.png"]) == code
     head = "interrupted" if code == 130 else "error"
     assert expected in sentence(capsys, head)

@@ -18,7 +18,7 @@ from PIL import Image
 from depthwise.cli.app import run
 from depthwise.cli.predict import expand
 from depthwise.errors import UsageError
-from depthwise.load import load
+from depthwise.ship.load import load
 
 
 @pytest.fixture(autouse=True)

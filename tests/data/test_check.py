@@ -11,7 +11,7 @@ from PIL import Image
 
 from depthwise.data import Decoding, open_dataset
 from depthwise.data.check import check, contact_sheet, stats
-from depthwise.data.verify import verify
+from depthwise.data.sources.verify import verify
 from depthwise.errors import DepthwiseError, UsageError
 
 MakeFolder = Callable[[dict[str, int]], Path]

@@ -19,7 +19,7 @@ from depthwise.errors import DepthwiseError, UsageError
 from depthwise.infer import CompiledModule, eventual, kept, trace
 from depthwise.infer.eventual import FEW, FEW_KEPT, Eventual
 from depthwise.infer.kept import Keeper
-from depthwise.load import keeper_of, load, load_compiled, load_module
+from depthwise.ship.load import keeper_of, load, load_compiled, load_module
 
 SHAPE = (3, 32, 32)
 
@@ -260,7 +260,7 @@ def test_an_engine_that_a_bundle_names_is_started_only_if_asked_for(
 ) -> None:
     path = configured(tiny_bundle, tmp_path, engine=engine, precision="fp32")
     program = (
-        "import sys, torch; from depthwise.load import load\n"
+        "import sys, torch; from depthwise.ship.load import load\n"
         "answers = load(sys.argv[1], **eval(sys.argv[2]))([torch.zeros(3, 40, 40, dtype=torch.uint8)] * 40)\n"
         "print(len(answers), *(name in sys.modules for name in ('openvino', 'onnxruntime')))"
     )

@@ -17,7 +17,7 @@ from depthwise.data import BadImage
 from depthwise.data.image import decode
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.infer import Prediction, Predictor
-from depthwise.load import load, load_module
+from depthwise.ship.load import load, load_module
 
 SIZES = [(40, 30), (32, 32), (5, 90), (64, 31), (1, 1)]
 

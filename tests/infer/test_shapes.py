@@ -15,12 +15,12 @@ from torch import Tensor
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer.graph import LANES, Concatenation, Convolution, Graph, Image, Mean, Operation, Pool
+from depthwise.infer.ops import separable_conv2d
 from depthwise.infer.plan import KINDS, Plan, _Context
 from depthwise.infer.quantize import calibrate
 from depthwise.infer.reference import evaluate
 from depthwise.native import structs
 from depthwise.native.plans import run_plans, scratch_bytes
-from depthwise.ops import separable_conv2d
 
 # As native/plan.h cuts a map into tiles: so many bytes of rows, at most so many pixels, and at least so many.
 TILE_BYTES, MOST_PIXELS, LEAST_PIXELS = 288 << 10, 384, (16, 48)

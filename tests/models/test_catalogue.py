@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from depthwise.cost import cost
+from depthwise.analysis.cost import cost
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.models import CATALOGUE, create_model, list_models
 from depthwise.models.network import Network

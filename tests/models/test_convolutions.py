@@ -13,10 +13,10 @@ from depthwise.bundle import BundleConfig, read_bundle, write_bundle
 from depthwise.data import Preprocess
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.layers import SeparableConv2d
-from depthwise.load import load_module
 from depthwise.models.convolutions import EXAMPLES, convolution
 from depthwise.models.network import Network
 from depthwise.models.xception import xception
+from depthwise.ship.load import load_module
 
 M, N, K = 16, 24, 3
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from depthwise.cost import multiply_adds
+from depthwise.analysis.cost import multiply_adds
 from depthwise.layers import Residual
 from depthwise.models.inception_resnet_v2 import inception_resnet_v2
 from depthwise.weights import translate

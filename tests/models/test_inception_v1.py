@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import googlenet
 
-from depthwise.cost import multiply_adds
+from depthwise.analysis.cost import multiply_adds
 from depthwise.errors import DepthwiseError
 from depthwise.layers import MaxPool2d
 from depthwise.models.inception_v1 import inception_v1

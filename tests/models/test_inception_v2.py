@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from depthwise.cost import cost, multiply_adds
+from depthwise.analysis.cost import cost, multiply_adds
 from depthwise.layers import ConvNorm
 from depthwise.models.inception_v2 import inception_v2
 

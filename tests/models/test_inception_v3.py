@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import inception_v3 as torchvision_inception_v3
 
-from depthwise.cost import multiply_adds
+from depthwise.analysis.cost import multiply_adds
 from depthwise.errors import DepthwiseError
 from depthwise.models.inception_v3 import inception_v3, inception_v3_table3
 from depthwise.weights import translate

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from depthwise.cost import multiply_adds
+from depthwise.analysis.cost import multiply_adds
 from depthwise.models.inception_v4 import inception_v4
 from depthwise.weights import translate
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from depthwise.cost import cost
+from depthwise.analysis.cost import cost
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.layers import PointwiseConv2d
 from depthwise.models.mobilenet_v1 import mobilenet_v1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
 
-from depthwise.cost import cost
+from depthwise.analysis.cost import cost
 from depthwise.errors import DepthwiseError
 from depthwise.layers import ConvNorm, PointwiseConv2d, Residual
 from depthwise.models.mobilenet_v2 import mobilenet_v2

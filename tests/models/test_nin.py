@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from depthwise.cost import multiply_adds
+from depthwise.analysis.cost import multiply_adds
 from depthwise.errors import DepthwiseError
 from depthwise.models.network import Network
 from depthwise.models.nin import Maxout, nin, nin_maxout

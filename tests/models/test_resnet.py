@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from depthwise.cost import multiply_adds
+from depthwise.analysis.cost import multiply_adds
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.layers import SqueezeExcite
 from depthwise.models import create_model

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from depthwise.cost import cost
+from depthwise.analysis.cost import cost
 from depthwise.errors import DepthwiseError
 from depthwise.layers import ConvNorm, MaxPool2d, Residual, SeparableConv2d
 from depthwise.models.network import Network

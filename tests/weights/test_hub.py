@@ -18,8 +18,8 @@ from torch import nn
 from torchvision import models
 
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.importing import import_weights
-from depthwise.load import load
+from depthwise.ship.importing import import_weights
+from depthwise.ship.load import load
 from depthwise.weights import hub
 
 NOWHERE = {"HF_ENDPOINT": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "NO_PROXY": ""}

@@ -17,9 +17,9 @@ from sklearn.datasets import load_sample_image
 
 from depthwise.bundle import read_bundle
 from depthwise.errors import DepthwiseError
-from depthwise.importing import Imported, import_weights
-from depthwise.load import load, transfer
 from depthwise.models import create_model
+from depthwise.ship.importing import Imported, import_weights
+from depthwise.ship.load import load, transfer
 from depthwise.weights import keras as ours
 from depthwise.weights.files import read_weights
 

@@ -103,8 +103,8 @@ def _document(
     """All that is measured, and on what."""
     import torch
 
+    from depthwise.analysis.cost import multiply_adds
     from depthwise.bench.machine import machine
-    from depthwise.cost import multiply_adds
 
     if subject.layer:
         raise UsageError(f"{subject.name} is a kind of layer: give a network")

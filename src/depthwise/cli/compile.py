@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from depthwise.bundle import BundleConfig
-    from depthwise.compiling import Compiled
     from depthwise.data import Split
+    from depthwise.ship.compiling import Compiled
 
 SHOWN_LAYERS = 5
 
@@ -67,7 +67,7 @@ def compile(
     for spec in filter(None, (data, calibrate)):
         locate(spec)
     from depthwise.bundle import kept_free, read_bundle
-    from depthwise.compiling import compile_bundle
+    from depthwise.ship.compiling import compile_bundle
 
     with kept_free(out, overwrite=force):
         split = calibration = None

@@ -22,7 +22,7 @@ from depthwise.errors import UsageError, shown, unknown_name
 if TYPE_CHECKING:
     from torch import nn
 
-    from depthwise.cost import Cost
+    from depthwise.analysis.cost import Cost
 
 TOTALS = {
     "parameters": ("parameters", 1, ",.0f"),
@@ -76,7 +76,7 @@ def cost(
 
 def _count(subject: Subject) -> "tuple[Any, tuple[int, ...], Cost]":
     """The network, the shape it is counted on, and its bill."""
-    from depthwise.cost import cost
+    from depthwise.analysis.cost import cost
 
     module, shape = build_subject(subject)
     return module, shape, cost(module, shape)
@@ -86,9 +86,9 @@ def _regular(subject: Subject, module: "nn.Module", shape: tuple[int, ...]) -> "
     """The bill of the same with regular convolutions."""
     import torch
 
-    from depthwise.cost import cost
-    from depthwise.formulas import LAYERS
-    from depthwise.regular import regular_twin
+    from depthwise.analysis.cost import cost
+    from depthwise.analysis.formulas import LAYERS
+    from depthwise.analysis.regular import regular_twin
 
     with torch.device("meta"):
         if subject.layer:
@@ -99,7 +99,7 @@ def _regular(subject: Subject, module: "nn.Module", shape: tuple[int, ...]) -> "
 
 def _matched(subject: Subject, text: str) -> Subject:
     """The subject at the width that meets the budget that `text` gives."""
-    from depthwise.match import match
+    from depthwise.analysis.match import match
     from depthwise.train.recipe import parse_setting
 
     kind, budget = parse_setting(text)
@@ -120,7 +120,7 @@ def _matched(subject: Subject, text: str) -> Subject:
 
 
 def _bill(subject: Subject, *, as_json: bool) -> None:
-    from depthwise.cost import KINDS
+    from depthwise.analysis.cost import KINDS
 
     module, shape, bill = _count(subject)
     regular = _regular(subject, module, shape)
@@ -168,7 +168,7 @@ def _title(subject: Subject, shape: tuple[int, ...]) -> str:
 
 
 def _formula(subject: Subject) -> dict[str, Any] | None:
-    from depthwise.formulas import LAYERS
+    from depthwise.analysis.formulas import LAYERS
 
     if not subject.layer:
         return None

@@ -76,7 +76,7 @@ def evaluate(
     from depthwise.bundle import read_bundle
     from depthwise.data import Batches
     from depthwise.evaluate.metrics import evaluate as measure
-    from depthwise.load import load_compiled, load_module
+    from depthwise.ship.load import load_compiled, load_module
 
     source = read_bundle(bundle)
     module, config = load_compiled(source, engine=engine, precision=precision), source.config
@@ -165,7 +165,7 @@ def _write_report(
     evaluation: "Evaluation",
     spec: str,
 ) -> None:
-    from depthwise.cost import cost
+    from depthwise.analysis.cost import cost
     from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
 
     dataset, split = measured.dataset, measured.split

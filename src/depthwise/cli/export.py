@@ -40,7 +40,7 @@ def export(
     if data is not None:
         locate(data)
     with console(stderr=True).status(f"exporting as {format}"):
-        from depthwise.exporting import export_bundle, find_images
+        from depthwise.ship.exporting import export_bundle, find_images
 
         images = None if data is None else find_images(data)
         result = export_bundle(bundle, out, format, images=images, overwrite=force)

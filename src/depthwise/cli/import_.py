@@ -12,7 +12,7 @@ from depthwise.reading import read_regular
 from depthwise.words import number_of, quote_path
 
 if TYPE_CHECKING:
-    from depthwise.importing import Imported
+    from depthwise.ship.importing import Imported
 
 
 def import_(
@@ -73,7 +73,7 @@ def import_(
     """
     names = _names(classes) if classes else ()
     from depthwise.bundle import kept_free
-    from depthwise.importing import import_weights
+    from depthwise.ship.importing import import_weights
 
     with kept_free(out, overwrite=force):
         result = import_weights(

@@ -93,7 +93,7 @@ def predict(
         _check_out(out, force)
     find_bundle(bundle)  # before anything heavy is imported
     names = expand(image)
-    from depthwise.load import load
+    from depthwise.ship.load import load
 
     sources = [_standard_input() if name == STANDARD_INPUT else name for name in names]
     predictor = load(
@@ -151,7 +151,7 @@ def expand(arguments: list[str]) -> list[str]:
     A file that does not exist stays in the list, to be reported among the others. Raises UsageError for a folder
     or a pattern without images.
     """
-    from depthwise.data.listing import images_below
+    from depthwise.data.sources.listing import images_below
 
     names: list[str] = []
     for argument in arguments:
@@ -175,7 +175,7 @@ def expand(arguments: list[str]) -> list[str]:
 
 def _matches(pattern: str) -> list[str]:
     """What `pattern` means, without what training would pass over, unless the pattern itself has its name."""
-    from depthwise.data.listing import passed_over
+    from depthwise.data.sources.listing import passed_over
 
     named = set(Path(pattern).parts)
     return sorted(

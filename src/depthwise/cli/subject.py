@@ -54,7 +54,7 @@ class Subject:
 
 def find_subject(name: str, size: str | None, classes: int | None, settings: Sequence[str]) -> Subject:
     """What is asked for, with the settings laid over what it has anyway."""
-    from depthwise.formulas import LAYERS
+    from depthwise.analysis.formulas import LAYERS
     from depthwise.models import CATALOGUE
 
     if name not in LAYERS and name not in CATALOGUE and not os.path.lexists(name):
@@ -96,7 +96,7 @@ def build_subject(subject: Subject) -> "tuple[nn.Module, tuple[int, ...]]":
     """The network or layer, and the shape of its input; without memory, so that a large one takes a moment."""
     import torch
 
-    from depthwise.formulas import LAYERS
+    from depthwise.analysis.formulas import LAYERS
     from depthwise.models import create_model
 
     with torch.device("meta"):

@@ -273,7 +273,7 @@ def _open(
     """The data set; as the run divided it and named its classes that goes on, if `before` says so."""
     from depthwise.data import open_dataset
     from depthwise.data.dataset import require_trainable
-    from depthwise.data.folder import MAX_BAD_FRACTION
+    from depthwise.data.sources.folder import MAX_BAD_FRACTION
 
     seed = before.get("seed")
     with counting("looking images over") as progress:
@@ -308,8 +308,8 @@ def _open(
 def _build(recipe: "Recipe", dataset: "Dataset", bundle: "Bundle | None") -> "nn.Module":
     import torch
 
-    from depthwise.load import transfer
     from depthwise.models import create_model
+    from depthwise.ship.load import transfer
 
     torch.manual_seed(recipe.seed)
     module = create_model(

@@ -2,7 +2,7 @@
 
 from depthwise.data.image import Decoding
 from depthwise.data.loader import Batch, Batches
-from depthwise.data.source import (
+from depthwise.data.sources.open import (
     ArraySplit,
     BadImage,
     Dataset,

@@ -13,13 +13,13 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from depthwise.data.dataset import BadImage, Dataset, Deep, Split, require_trainable
 from depthwise.data.deep import WHITE
-from depthwise.data.folder import MAX_BAD_FRACTION, Looked, TooManyUnreadableError, build, look_at
 from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, to_channels
-from depthwise.data.listing import ignored_kinds
 from depthwise.data.names import natural_key, shortened
 from depthwise.data.repeated import Group, Placed, repeated
-from depthwise.data.source import open_built_in
-from depthwise.data.verify import Fact, Progress
+from depthwise.data.sources.folder import MAX_BAD_FRACTION, Looked, TooManyUnreadableError, build, look_at
+from depthwise.data.sources.listing import ignored_kinds
+from depthwise.data.sources.open import open_built_in
+from depthwise.data.sources.verify import Fact, Progress
 from depthwise.errors import DepthwiseError
 from depthwise.places import locate
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchvision.transforms.v2.functional import to_pil_image
 
-from depthwise.data.source import Split
+from depthwise.data.sources.open import Split
 from depthwise.errors import DepthwiseError
 from depthwise.writing import named, written_folder
 

@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from depthwise.data.dataset import Dataset, Split
-from depthwise.data.folder import build, look_at
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import some
 from depthwise.data.numbering import joined, numbered, numbers
-from depthwise.data.source import check_channels, open_built_in
-from depthwise.data.verify import Progress
+from depthwise.data.sources.folder import build, look_at
+from depthwise.data.sources.open import check_channels, open_built_in
+from depthwise.data.sources.verify import Progress
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.places import locate
 from depthwise.words import number_of

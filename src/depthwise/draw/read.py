@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depthwise.cost import Cost, cost
+from depthwise.analysis.cost import Cost, cost
 from depthwise.draw.pieces import (
     BY,
     Box,

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from depthwise.data.image import DEFAULT, Decoding, ImageInput, UnreadableImageError, decode
-from depthwise.data.source import BadImage
+from depthwise.data.sources.open import BadImage
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError, UsageError
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from depthwise.data.loader import Batch, Batches, mix_seed
-from depthwise.data.source import Dataset, Split
+from depthwise.data.sources.open import Dataset, Split
 from depthwise.errors import DepthwiseError
 from depthwise.train.average import PolyakAverage
 from depthwise.train.checkpoint import (

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from depthwise import native
+from depthwise.analysis.cost import cost, machine_memory, without_memory
 from depthwise.bundle import read_bundle
-from depthwise.cost import cost, machine_memory, without_memory
 from depthwise.data.dataset import Dataset, require_trainable
 from depthwise.data.numbering import as_before, with_white_level
 from depthwise.errors import DepthwiseError, UsageError

@@ -10,10 +10,10 @@ import torch
 
 from depthwise.data.dataset import BadImage, Dataset, Deep, FileSplit, Split
 from depthwise.data.image import DEFAULT, Decoding
-from depthwise.data.listing import Listing, ignored_kinds, list_folder
 from depthwise.data.names import composed, some
 from depthwise.data.repeated import Placed, repeated, told
-from depthwise.data.verify import Fact, Progress, verify
+from depthwise.data.sources.listing import Listing, ignored_kinds, list_folder
+from depthwise.data.sources.verify import Fact, Progress, verify
 from depthwise.errors import DepthwiseError
 from depthwise.words import number_of, quote_path
 

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from depthwise.data import Dataset, FileSplit, TooManyUnreadableError, open_dataset, source
-from depthwise.data.folder import divide
-from depthwise.data.verify import Fact, Stamp, verify
+from depthwise.data import Dataset, FileSplit, TooManyUnreadableError, open_dataset
+from depthwise.data.sources import open as source
+from depthwise.data.sources.folder import divide
+from depthwise.data.sources.verify import Fact, Stamp, verify
 from depthwise.errors import DepthwiseError, UsageError
 
 MakeFolder = Callable[[dict[str, int]], Path]

@@ -15,14 +15,14 @@ from depthwise.bundle import Bundle, read_bundle, write_bundle
 from depthwise.data import Batches
 from depthwise.data.image import UnreadableImageError
 from depthwise.data.numbering import with_white_level
-from depthwise.data.source import Split
+from depthwise.data.sources.open import Split
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate.metrics import Evaluation, evaluate
 from depthwise.infer import Engine, Precision, compile
 from depthwise.infer.quantize import MOST_ERROR, to_tensors
-from depthwise.load import keeper_of, load_module
 from depthwise.ratios import Ratio, ratio, settled
+from depthwise.ship.load import keeper_of, load_module
 from depthwise.words import number_of
 
 MOST_DROP = 0.005

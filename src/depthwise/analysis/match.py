@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from depthwise.analysis.cost import multiply_adds
 from depthwise.bounds import Bounds, checked
-from depthwise.cost import multiply_adds
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.models import create_model
 from depthwise.models.arguments import Side

@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from depthwise.data import arrays as built_in
 from depthwise.data import open_dataset
+from depthwise.data.sources import arrays as built_in
 from depthwise.errors import DepthwiseError
 
 

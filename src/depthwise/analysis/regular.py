@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from depthwise.cost import KINDS, LayerCost, cost, is_leaf
+from depthwise.analysis.cost import KINDS, LayerCost, cost, is_leaf
 
 CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnext50_32x4d
 
-from depthwise.cost import Cost, cost
+from depthwise.analysis.cost import Cost, cost
+from depthwise.analysis.regular import regular_twin
 from depthwise.layers import PointwiseConv2d, SeparableConv2d, conv2d
 from depthwise.models import create_model
-from depthwise.regular import regular_twin
 
 
 def layers(bill: Cost) -> list[tuple[str, int, int, tuple[int, ...]]]:

@@ -2,9 +2,8 @@
 
 import pytest
 
-from depthwise.cost import cost
-from depthwise.errors import DepthwiseError, UsageError
-from depthwise.formulas import (
+from depthwise.analysis.cost import cost
+from depthwise.analysis.formulas import (
     LAYERS,
     bottleneck,
     factorised,
@@ -15,6 +14,7 @@ from depthwise.formulas import (
     separable_ratio,
     stacked,
 )
+from depthwise.errors import DepthwiseError, UsageError
 from depthwise.layers import SeparableConv2d, scale_width
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-from depthwise.cost import cost
+from depthwise.analysis.cost import cost
+from depthwise.analysis.match import _fastest, latencies, match
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.match import _fastest, latencies, match
 from depthwise.models import create_model
 
 SMALL = {"stem": "small", "num_classes": 10}

@@ -13,8 +13,8 @@ from torch import Tensor
 from depthwise.bundle import BundleConfig, write_bundle
 from depthwise.data.transform import INTERPOLATIONS, Preprocess
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
-from depthwise.load import check_fit
 from depthwise.models import CATALOGUE, create_model
+from depthwise.ship.load import check_fit
 from depthwise.weights import LAYOUTS, hub, keras
 from depthwise.weights.files import WeightsFile, read_weights
 from depthwise.weights.layout import Layout, Translation, looks_like

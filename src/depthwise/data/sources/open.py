@@ -3,7 +3,6 @@
 import os
 from dataclasses import replace
 
-from depthwise.data.arrays import open_arrays
 from depthwise.data.dataset import (
     ArraySplit,
     BadImage,
@@ -13,10 +12,11 @@ from depthwise.data.dataset import (
     test_split,
     val_split,
 )
-from depthwise.data.folder import MAX_BAD_FRACTION, TooManyUnreadableError, build, look_at
 from depthwise.data.formats import IMAGE_SUFFIXES
 from depthwise.data.image import CHANNELS, DEFAULT, Decoding
-from depthwise.data.verify import Progress
+from depthwise.data.sources.arrays import open_arrays
+from depthwise.data.sources.folder import MAX_BAD_FRACTION, TooManyUnreadableError, build, look_at
+from depthwise.data.sources.verify import Progress
 from depthwise.errors import DepthwiseError
 from depthwise.places import locate, name_note
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from depthwise.cost import cost, multiply_adds, without_memory
+from depthwise.analysis.cost import cost, multiply_adds, without_memory
 from depthwise.layers import ConvNorm, SeparableConv2d, conv2d, relu
 from depthwise.models import create_model
 

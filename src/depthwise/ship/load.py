@@ -10,8 +10,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from depthwise.analysis.cost import cost, machine_memory
 from depthwise.bundle import ROUNDINGS, Bundle, read_bundle
-from depthwise.cost import cost, machine_memory
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import composed
 from depthwise.errors import DepthwiseError, UsageError, unknown_name

@@ -12,8 +12,8 @@ from torchvision import models
 
 from depthwise.bundle import read_bundle
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.importing import import_weights
-from depthwise.load import load, load_module
+from depthwise.ship.importing import import_weights
+from depthwise.ship.load import load, load_module
 from depthwise.weights import translate
 
 

@@ -19,8 +19,8 @@ from depthwise.bundle import CONFIG, ROUNDINGS, WEIGHTS, read_bundle, write_bund
 from depthwise.errors import DepthwiseError
 from depthwise.infer import compile
 from depthwise.infer.quantize import to_tensors
-from depthwise.load import load, load_compiled, load_module, transfer
 from depthwise.models import create_model
+from depthwise.ship.load import load, load_compiled, load_module, transfer
 
 
 def changed(bundle: Path, tmp_path: Path, **values: Any) -> Path:

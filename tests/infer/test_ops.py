@@ -16,8 +16,9 @@ from tests.conftest import RUNNABLE, in_threads, using
 from torch import Tensor, nn
 
 import depthwise
-from depthwise import native, ops
+from depthwise import native
 from depthwise.errors import UsageError
+from depthwise.infer import ops
 from depthwise.infer.graph import ACTIVATIONS
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -224,7 +225,7 @@ def test_in_an_exported_program_with_any_batch(tmp_path: Path) -> None:
     torch.export.save(program, tmp_path / "block.pt2")
     torch.save((x, block(x).detach()), tmp_path / "expected.pt")
     code = (
-        "import torch, depthwise.ops\n"
+        "import torch, depthwise.infer.ops\n"
         "x, expected = torch.load('expected.pt')\n"
         "module = torch.export.load('block.pt2').module()\n"
         "torch.testing.assert_close(module(x).detach(), expected)\n"

@@ -29,10 +29,10 @@ from depthwise import telemetry
 from depthwise.bundle import read_bundle
 from depthwise.data import Preprocess, open_dataset, test_split
 from depthwise.data.image import Decoding, ImageInput, UnreadableImageError, decode
-from depthwise.data.listing import images_below
+from depthwise.data.sources.listing import images_below
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
-from depthwise.load import load_module
 from depthwise.places import locate
+from depthwise.ship.load import load_module
 from depthwise.writing import named, partial_of, reserved, written_folder
 
 KEY, INPUT, OUTPUT = "depthwise", "images", "logits"

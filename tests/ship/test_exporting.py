@@ -19,14 +19,14 @@ import torch
 from PIL import Image
 from tests.conftest import CLASSES
 
-from depthwise import exporting
 from depthwise.bundle import BundleConfig, read_bundle, write_bundle
 from depthwise.data import Preprocess
 from depthwise.data.image import decode
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.exporting import FORMATS, NUM_IMAGES, TOLERANCE, export_bundle, find_images
-from depthwise.load import load
 from depthwise.models import create_model
+from depthwise.ship import exporting
+from depthwise.ship.exporting import FORMATS, NUM_IMAGES, TOLERANCE, export_bundle, find_images
+from depthwise.ship.load import load
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "mobilenet_v2": {
@@ -143,7 +143,7 @@ def test_its_runtime_answers_as_load_does(
     assert probabilities.std(0).max() > 1e-3  # of pictures that it tells apart
 
     for file in result.files:
-        for secret in (str(Path(exporting.__file__).parent), str(Path(torch.__file__).parent)):
+        for secret in (str(Path(exporting.__file__).parents[1]), str(Path(torch.__file__).parent)):
             assert secret.encode() not in content(file)
         assert b"aux.mixed6" not in content(file)
         assert not any(row.numpy().tobytes() in content(file) for row in x[:, 0, 0])  # nor anybody's pictures
@@ -174,7 +174,7 @@ def test_a_file_whose_answers_differ_is_not_left_behind(
 
 def test_killed_half_way_nothing_has_the_final_name(tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "network.pt2"
-    program = "import sys; from depthwise.exporting import export_bundle; export_bundle(*sys.argv[1:])"
+    program = "import sys; from depthwise.ship.exporting import export_bundle; export_bundle(*sys.argv[1:])"
     command = [sys.executable, "-c", program, str(tiny_bundle), str(out), "torch"]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
@@ -197,7 +197,7 @@ def test_killed_half_way_nothing_has_the_final_name(tiny_bundle: Path, tmp_path:
 def test_killed_between_its_two_files_it_is_taken_away_by_the_next(tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "network.xml"
     program = (
-        "import os, sys; from pathlib import Path; from depthwise.exporting import export_bundle\n"
+        "import os, sys; from pathlib import Path; from depthwise.ship.exporting import export_bundle\n"
         "replace = Path.replace\n"
         "def kill(file, name): replace(file, name).suffix == '.bin' and os.kill(os.getpid(), 9)\n"
         "Path.replace = kill\n"

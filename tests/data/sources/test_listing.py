@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from depthwise.data import open_dataset
-from depthwise.data.listing import ignored_kinds, images_below, list_folder
 from depthwise.data.names import natural_key, shortened, some
+from depthwise.data.sources.listing import ignored_kinds, images_below, list_folder
 from depthwise.errors import DepthwiseError
 
 MakeFolder = Callable[[dict[str, int]], Path]

@@ -1,0 +1,1 @@
+"""From a trained network to what answers, and in and out of other forms."""
