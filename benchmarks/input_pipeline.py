@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
 from depthwise.data import Augment, Batches, Preprocess, open_dataset
-from depthwise.ratios import ratio
+from depthwise.timing import in_turns, ratio
 
 SIZE = 299
 BATCH = 32
@@ -120,12 +121,7 @@ def images_per_second(epoch: Epoch) -> float:
 def measure(ways: dict[str, Epoch], rounds: int) -> dict[str, list[float]]:
     for epoch in ways.values():  # starts the workers and reads the files once
         images_per_second(epoch)
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
-    for number in range(rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            speeds[name].append(images_per_second(ways[name]))
-    return speeds
+    return in_turns({name: partial(images_per_second, epoch) for name, epoch in ways.items()}, rounds)
 
 
 def main() -> None:

@@ -18,10 +18,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-from depthwise.ratios import ratio
+from depthwise.timing import in_turns, ratio
 
 TASKS = {
     "xception-299": {
@@ -137,12 +138,13 @@ def compare(name: str, rounds: int) -> dict:
     }
     for child in children.values():
         assert child.stdout.readline() == "ready\n"
-    rates: dict[str, list[float]] = {side: [] for side in children}
-    for _ in range(rounds):
-        for side, child in children.items():
-            child.stdin.write("go\n")
-            child.stdin.flush()
-            rates[side].append(float(child.stdout.readline()))
+
+    def rate(child: subprocess.Popen) -> float:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+        return float(child.stdout.readline())
+
+    rates = in_turns({side: partial(rate, child) for side, child in children.items()}, rounds)
     for child in children.values():
         child.stdin.close()
         child.wait()

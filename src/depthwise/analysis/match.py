@@ -1,9 +1,9 @@
 """Networks of equal budget: the width at which one meets a number of parameters, multiply-adds or milliseconds."""
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, floor
 from statistics import median
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from depthwise.models import create_model
 from depthwise.models.arguments import Side
 from depthwise.models.catalogue import MAX_PARAMETERS, TooLargeError
 from depthwise.modes import in_mode
+from depthwise.timing import in_turns, seconds
 
 STEP = 1000  # widths are told apart to a thousandth
 NARROWEST, WIDEST = 1 / 64, 64.0
@@ -96,22 +97,15 @@ def match(
 
 
 def latencies(modules: Sequence[nn.Module], image: Tensor, rounds: int = ROUNDS) -> list[float]:
-    """The median milliseconds in which each module, in evaluation mode, answers for `image` [N, C, H, W].
-
-    They take turns, so that whatever else keeps the machine busy meets all of them.
-    """
-    seconds: list[list[float]] = [[] for _ in modules]
+    """The median milliseconds in which each module, in evaluation mode, answers for `image` [N, C, H, W], in turns."""
     image = image.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), ExitStack() as stack:
         for module in modules:
             stack.enter_context(in_mode(module, training=False))
             module(image)
-        for _ in range(rounds):
-            for module, taken in zip(modules, seconds, strict=True):
-                start = time.perf_counter()
-                module(image)
-                taken.append(time.perf_counter() - start)
-    return [1000 * median(taken) for taken in seconds]
+        runs = {k: partial(seconds, partial(module, image)) for k, module in enumerate(modules)}
+        taken = in_turns(runs, rounds)
+    return [1000 * median(each) for each in taken.values()]
 
 
 def _widest(count: Callable[[float], Match], kind: str, budget: float, wanted: str) -> Match:

@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median, quantiles
@@ -22,7 +22,7 @@ from depthwise.bench.engines import ENGINES
 from depthwise.bench.roofline import MEMORY
 from depthwise.bench.worker import ROOFLINE
 from depthwise.errors import DepthwiseError, unknown_name
-from depthwise.ratios import ratio, settled
+from depthwise.timing import REST, in_turns, ratio, settled
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.5, "int8": 0.9}
 """The largest error of an engine that may be timed.
@@ -31,8 +31,6 @@ It is to find an engine that is broken or runs another network, not to judge rou
 on from layer to layer, which trained ones dampen, so that bfloat16 was measured at 0.02 (Xception) to 0.20 (Inception
 V3) and at 0.27 on a small network. Two networks that have nothing in common come to about 1.4.
 """
-
-REST = 0.03  # seconds between two runs: the threads of the one before still spin
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def bench(
     """Time the network `name` of the catalogue, with random weights, on images of `shape`, [N, C, H, W].
 
     Each round runs every engine once, in an order that turns, and the loops that measure the machine's own limits as
-    one of them. What comes out too noisy to compare is measured again, see ratios.py.
+    one of them. What comes out too noisy to compare is measured again, see timing.py.
 
     Raises UsageError for an unknown engine, DepthwiseError if not even PyTorch runs the network.
     """
@@ -171,18 +169,16 @@ def _timed(
     workers: "dict[str, _Worker]", results: dict[str, Measured], rounds: int, tick: Callable[[int], None]
 ) -> _Timed:
     """Each of `workers` in each round; one that ends is taken out of them, and `results` say why."""
-    answers: dict[str, list[Any]] = {engine: [] for engine in workers}
-    for turn in range(rounds):
-        tick(turn)
-        names = list(workers)
-        for engine in names[turn % len(names) :] + names[: turn % len(names)]:
-            time.sleep(REST)
-            answer = workers[engine].ask("")
-            if answer is None:  # out of memory, as a rule; the others go on
-                results[engine] = replace(results[engine], absent=workers[engine].ending())
-                del workers[engine]
-                continue
-            answers[engine].append(answer)
+
+    def ask(engine: str) -> Any:
+        answer = workers[engine].ask("")
+        if answer is None:  # out of memory, as a rule; the others go on
+            results[engine] = replace(results[engine], absent=workers[engine].ending())
+            del workers[engine]
+        return answer
+
+    questions = {engine: partial(ask, engine) for engine in workers}
+    answers: dict[str, list[Any]] = in_turns(questions, rounds, rest=REST, progress=tick)
     rates = answers.pop(ROOFLINE, [])
     engines = tuple(
         measured if measured.absent else replace(measured, seconds=tuple(answers[engine]))

@@ -13,12 +13,13 @@ from depthwise.infer.engines import (
     Run,
     eager,
     export,
+    onnx_run,
     onnxruntime,
-    onnxruntime_session,
     openvino,
     openvino_requests,
     write_onnx,
 )
+from depthwise.infer.sessions import openvino_network
 
 CALIBRATION_IMAGES = 8
 
@@ -84,11 +85,11 @@ def _onnxruntime_int8(network: nn.Module, x: Tensor, threads: int) -> Run:
         write_onnx(export(network, x), plain)
         quantization.quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(prepared, quantized, Images(), per_channel=True)
-        return onnxruntime_session(quantized, threads)
+        return onnx_run(quantized, threads)
 
 
 def _openvino_int8(network: nn.Module, x: Tensor, threads: int) -> Run:
-    return openvino_requests(_quantized(network, x), {"INFERENCE_NUM_THREADS": threads})
+    return openvino_requests(_quantized(network, x), threads)
 
 
 def _quantized(network: nn.Module, x: Tensor) -> Any:
@@ -114,7 +115,7 @@ def _openvino_throughput(precision: str) -> Prepare:
         else:
             model = openvino.convert_model(export(network, x[:1]))
             settings["INFERENCE_PRECISION_HINT"] = precision
-        return _side_by_side(openvino.Core().compile_model(model, "CPU", settings))
+        return _side_by_side(openvino_network(model, **settings))
 
     return prepare
 

@@ -1,6 +1,6 @@
 """One engine in a process of its own: it gets ready, says so, and runs for every line that it is sent.
 
-Of two runs behind one another the second is timed: the first wakes the threads and brings the weights back.
+Of two runs, one right after the other, the second is timed: the first wakes the threads and brings the weights back.
 
 Standard input: a line of JSON, {"name", "arguments", "seed", "shape", "engine", "threads", "logits"}, then an empty
 line for every run. Standard output: a line of JSON, {"memory": bytes} or {"absent": why}, then the seconds of each run.
@@ -12,13 +12,13 @@ import gc
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from depthwise import telemetry
 from depthwise.errors import DepthwiseError
+from depthwise.timing import seconds
 
 ROOFLINE = "roofline"
 
@@ -75,9 +75,7 @@ def _engine(job: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], Any]]:
 
     def turn() -> float:
         run(x)
-        began = time.perf_counter()
-        run(x)
-        return time.perf_counter() - began
+        return seconds(lambda: run(x))
 
     return {"memory": None if before is None or after is None else after - before}, turn
 

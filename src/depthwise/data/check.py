@@ -20,6 +20,7 @@ from depthwise.data.sources.folder import MAX_BAD_FRACTION, Looked, TooManyUnrea
 from depthwise.data.sources.listing import ignored_kinds
 from depthwise.data.sources.open import open_built_in
 from depthwise.data.sources.verify import Fact, Progress
+from depthwise.data.spread import evenly
 from depthwise.errors import DepthwiseError
 from depthwise.places import locate
 
@@ -192,7 +193,7 @@ def contact_sheet(
         top = gap + row * (side + gap)
         draw.text((gap, top + side / 2), shortened(label, 22), "black", font, anchor="lm")
         members = (split.labels == dataset.classes.index(label)).nonzero().flatten().tolist()
-        for column, index in enumerate(_evenly(members, per_class)):
+        for column, index in enumerate(evenly(members, per_class)):
             try:
                 pixels = to_channels(split.image(index), 3)
             except UnreadableImageError:
@@ -353,7 +354,7 @@ def _ranges_json(report: Check | Stats) -> dict[str, Any]:
 def _colour(split: Split, measure: int) -> tuple[tuple[float, ...], tuple[float, ...], int]:
     """Mean and standard deviation of each channel, and of how many images."""
     means, squares = [], []
-    for index in _evenly(range(len(split)), measure):
+    for index in evenly(range(len(split)), measure):
         try:
             values = split.image(index).double().flatten(1) / 255
         except UnreadableImageError:
@@ -363,8 +364,3 @@ def _colour(split: Split, measure: int) -> tuple[tuple[float, ...], tuple[float,
     mean = torch.stack(means).mean(0)
     std = (torch.stack(squares).mean(0) - mean.square()).clamp(min=0).sqrt()
     return tuple(mean.tolist()), tuple(std.tolist()), len(means)
-
-
-def _evenly(values: Sequence[int], most: int) -> list[int]:
-    count = min(most, len(values))
-    return [values[i * len(values) // count] for i in range(count)]

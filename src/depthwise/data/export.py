@@ -8,6 +8,7 @@ from pathlib import Path
 from torchvision.transforms.v2.functional import to_pil_image
 
 from depthwise.data.sources.open import Split
+from depthwise.data.spread import evenly
 from depthwise.errors import DepthwiseError
 from depthwise.writing import named, written_folder
 
@@ -55,10 +56,10 @@ def export(
     slash in it becomes a dash. Returns how many files were written; one of the same name is overwritten.
     """
     names = classes if nested else [label.replace("/", "-") for label in classes]
-    count = len(split) if limit is None else min(limit, len(split))
-    for index in (i * len(split) // count for i in range(count)):
+    places = evenly(range(len(split)), len(split) if limit is None else limit)
+    for index in places:
         image = split.image(index)
         target = folder / names[int(split.labels[index])]
         target.mkdir(parents=True, exist_ok=True)
         to_pil_image(image).save(target / f"{prefix}-{index:05}.png")
-    return count
+    return len(places)

@@ -14,12 +14,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
+from depthwise.data.spread import evenly
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate import sections, settings
 from depthwise.evaluate.metrics import Evaluation
@@ -116,11 +116,9 @@ def collect_samples(split: Split, num_classes: int, per_class: int = 8) -> dict[
         per_class, classes = 1, range(0, num_classes, -(-num_classes // MOST_SAMPLES))
     samples: dict[int, list[Tensor]] = {}
     for k in classes:
-        places = (split.labels == k).nonzero()[:, 0]
-        if not len(places):
-            continue
-        spread = torch.linspace(0, len(places) - 1, min(per_class, len(places))).round().long()
-        samples[k] = [image for i in places[spread].tolist() if (image := _readable(split, i)) is not None]
+        places = evenly((split.labels == k).nonzero()[:, 0].tolist(), per_class)
+        if places:
+            samples[k] = [image for i in places if (image := _readable(split, i)) is not None]
     return samples
 
 

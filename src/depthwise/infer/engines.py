@@ -3,8 +3,8 @@
 import copy
 import math
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from queue import Empty, SimpleQueue
 from statistics import median
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from depthwise import telemetry
 from depthwise.errors import DepthwiseError
 from depthwise.infer.plan import check_images
+from depthwise.infer.sessions import onnxruntime_session, openvino_network
 from depthwise.infer.trace import exported
+from depthwise.timing import REST, in_turns, seconds
 
 Run = Callable[[Tensor], Tensor]
 """float32 [N, C, H, W] -> logits [N, K]."""
@@ -27,7 +29,6 @@ Prepare = Callable[[nn.Module, Tensor, int], Run]
 ROUNDS = 5
 MOST_MOVED = 0.01
 """Of values, relative to the largest, where maps that lie otherwise are added up in another order."""
-REST = 0.03  # seconds between two engines' runs: the threads of the one before still spin
 
 
 def eager(dtype: torch.dtype) -> Prepare:
@@ -69,7 +70,7 @@ def onnxruntime(*, any_batch: bool = False) -> Prepare:
     def prepare(network: nn.Module, x: Tensor, threads: int) -> Run:
         with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
             write_onnx(export(network, x, any_batch=any_batch), file.name)
-            return onnxruntime_session(file.name, threads)
+            return onnx_run(file.name, threads)
 
     return prepare
 
@@ -81,15 +82,9 @@ def write_onnx(program: torch.export.ExportedProgram, file: str) -> None:
     )
 
 
-def onnxruntime_session(file: str, threads: int) -> Run:
+def onnx_run(file: str, threads: int) -> Run:
     """What `write_onnx` wrote, on the CPU."""
-    telemetry.switch_off()
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(file, threads)
     return lambda x: torch.from_numpy(session.run(None, {"images": x.contiguous().numpy()})[0])
 
 
@@ -100,18 +95,17 @@ def openvino(precision: str, *, any_batch: bool = False) -> Prepare:
         telemetry.switch_off()
         import openvino
 
-        settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
-        return openvino_requests(openvino.convert_model(export(network, x, any_batch=any_batch)), settings)
+        model = openvino.convert_model(export(network, x, any_batch=any_batch))
+        return openvino_requests(model, threads, INFERENCE_PRECISION_HINT=precision)
 
     return prepare
 
 
-def openvino_requests(model: Any, settings: dict[str, Any]) -> Run:
+def openvino_requests(model: Any, threads: int, **settings: Any) -> Run:
     """An openvino.Model on the CPU with a batch as one request; safe from many threads at once."""
-    import openvino
-
-    compiled = openvino.Core().compile_model(model, "CPU", {**settings, "PERFORMANCE_HINT": "LATENCY"})
-    idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
+    settings |= {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino_network(model, **settings)
+    idle: SimpleQueue[Any] = SimpleQueue()
 
     def run(x: Tensor) -> Tensor:
         try:
@@ -199,13 +193,12 @@ T = TypeVar("T", bound=Callable[[Tensor], Any])
 
 def fastest(candidates: Sequence[T], example: Tensor) -> T:
     """The one that is the quickest with `example`, by the median of turns."""
-    seconds: list[list[float]] = [[] for _ in candidates]
-    numbers = list(range(len(candidates)))
-    for turn in range(ROUNDS if len(numbers) > 1 else 0):
-        for number in numbers[turn % len(numbers) :] + numbers[: turn % len(numbers)]:
-            time.sleep(REST)
-            candidates[number](example)  # wakes the threads and brings the weights back
-            began = time.perf_counter()
-            candidates[number](example)
-            seconds[number].append(time.perf_counter() - began)
-    return min(zip(candidates, seconds, strict=True), key=lambda pair: median(pair[1] or [0.0]))[0]
+    if len(candidates) == 1:
+        return candidates[0]
+
+    def measure(candidate: T) -> float:
+        candidate(example)  # wakes the threads and brings the weights back
+        return seconds(partial(candidate, example))
+
+    taken = in_turns({k: partial(measure, c) for k, c in enumerate(candidates)}, ROUNDS, rest=REST)
+    return candidates[min(taken, key=lambda number: median(taken[number]))]

@@ -1,9 +1,9 @@
 """A bundle into one whose network runs in its compiled form, checked against the original before it is left behind."""
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,13 +16,14 @@ from depthwise.data import Batches
 from depthwise.data.image import UnreadableImageError
 from depthwise.data.numbering import with_white_level
 from depthwise.data.sources.open import Split
+from depthwise.data.spread import evenly
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate.metrics import Evaluation, evaluate
 from depthwise.infer import Engine, Precision, compile
 from depthwise.infer.quantize import MOST_ERROR, to_tensors
-from depthwise.ratios import Ratio, ratio, settled
 from depthwise.ship.load import keeper_of, load_module
+from depthwise.timing import Ratio, in_turns, ratio, seconds, settled
 from depthwise.words import number_of
 
 MOST_DROP = 0.005
@@ -31,7 +32,7 @@ MOST_DROP = 0.005
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.3}
 """The largest difference of a logit from the original's, relative to the largest logit, that is no mistake of ours."""
 
-ROUNDS = 15
+WARM_UP, ROUNDS = 2, 15
 
 CALIBRATION_IMAGES = 256
 CHECKED_IMAGES = 8
@@ -179,15 +180,15 @@ def _sample(split: Split, preprocess: Preprocess) -> Tensor:
     """uint8 [N, C, h, w], evenly spread over the split; what cannot be read is passed over."""
     found = []
     split = with_white_level(split, preprocess.white_level)
-    count = min(CALIBRATION_IMAGES, len(split))
-    for k in range(count):
+    places = evenly(range(len(split)), CALIBRATION_IMAGES)
+    for place in places:
         try:
-            found.append(preprocess.pixels(split.image(k * len(split) // count)))
+            found.append(preprocess.pixels(split.image(place)))
         except UnreadableImageError:
             continue
     if not found:
         raise DepthwiseError(
-            f"none of {count} images to calibrate on can be read: give others with --calibrate"
+            f"none of {len(places)} images to calibrate on can be read: give others with --calibrate"
         )
     return torch.stack(found)
 
@@ -200,16 +201,13 @@ def _error(module: nn.Module, fast: nn.Module, x: Tensor) -> float:
 
 def _time(module: nn.Module, fast: nn.Module, x: Tensor) -> tuple[float, Ratio]:
     """Milliseconds of the fast one, and how many times as fast as the other it is."""
-    module = module.to(memory_format=torch.channels_last)
-    seconds: tuple[list[float], list[float]] = ([], [])
+    x = x.contiguous(memory_format=torch.channels_last)
+    networks = {"module": module.to(memory_format=torch.channels_last), "fast": fast}
+    runs = {name: partial(seconds, partial(network, x)) for name, network in networks.items()}
     with torch.inference_mode():
-        for round_number in range(ROUNDS + 2):
-            for network, times in zip((module, fast), seconds, strict=True):
-                began = time.perf_counter()
-                network(x.contiguous(memory_format=torch.channels_last))
-                if round_number >= 2:
-                    times.append(time.perf_counter() - began)
-    return 1e3 * median(seconds[1]), ratio(*seconds)
+        in_turns(runs, WARM_UP)
+        taken = in_turns(runs, ROUNDS)
+    return 1e3 * median(taken["fast"]), ratio(taken["module"], taken["fast"])
 
 
 def _evaluate(

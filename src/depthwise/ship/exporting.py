@@ -31,6 +31,7 @@ from depthwise.data import Preprocess, open_dataset, test_split
 from depthwise.data.image import Decoding, ImageInput, UnreadableImageError, decode
 from depthwise.data.sources.listing import images_below
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
+from depthwise.infer.sessions import onnxruntime_session, openvino_network
 from depthwise.places import locate
 from depthwise.ship.load import load_module
 from depthwise.writing import named, partial_of, reserved, written_folder
@@ -308,11 +309,7 @@ def _write_onnx(program: ExportedProgram, text: str, file: Path) -> None:
 
 
 def _read_onnx(file: Path) -> tuple[Run, str]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(file)
 
     def run(x: Tensor) -> Tensor:
         return torch.from_numpy(session.run([OUTPUT], {INPUT: x.numpy()})[0])
@@ -335,10 +332,9 @@ def _write_openvino(program: ExportedProgram, text: str, file: Path) -> None:
 def _read_openvino(file: Path) -> tuple[Run, str]:
     import openvino
 
-    core = openvino.Core()
-    model = core.read_model(file)
+    model = openvino.Core().read_model(file)
     # Processors that have bfloat16 would use it.
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_network(model, INFERENCE_PRECISION_HINT="f32")
 
     def run(x: Tensor) -> Tensor:
         return torch.from_numpy(compiled({INPUT: x.numpy()})[OUTPUT])

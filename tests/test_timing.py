@@ -1,8 +1,10 @@
-"""A ratio that its own rounds contradict is not stated."""
+"""Who is timed takes turns, and a ratio that its own rounds contradict is not stated."""
+
+import time
 
 import pytest
 
-from depthwise.ratios import ATTEMPTS, MOST_SPREAD, ratio, settled
+from depthwise.timing import ATTEMPTS, MOST_SPREAD, in_turns, ratio, seconds, settled
 
 QUIET = ([1.56, 1.60, 1.62, 1.55, 1.61, 1.58, 1.60], [0.10, 0.10, 0.11, 0.10, 0.10, 0.10, 0.10])
 # A network of 0.1 ms beside other work: whole slices of the scheduler fall on single runs of either side.
@@ -49,3 +51,29 @@ def test_it_is_measured_again_while_it_is_noisy() -> None:
         taken.clear()
         assert settled(lambda spreads=spreads: measure(spreads), lambda spread: spread) == result
         assert len(taken) == times
+
+
+def test_each_round_has_all_of_them_and_begins_with_another() -> None:
+    order: list[str] = []
+    measures = {name: lambda name=name: order.append(name) or len(order) for name in "abc"}
+    rounds: list[int] = []
+    assert in_turns(measures, 4, progress=rounds.append) == {
+        "a": [1, 6, 8, 10],
+        "b": [2, 4, 9, 11],
+        "c": [3, 5, 7, 12],
+    }
+    assert "".join(order) == "abcbcacababc"
+    assert rounds == [0, 1, 2, 3]
+
+
+def test_one_that_has_ended_gets_no_further_turn() -> None:
+    left = iter([1, None])
+    assert in_turns({"ends": lambda: next(left), "stays": lambda: 2}, 3) == {"ends": [1], "stays": [2, 2, 2]}
+    assert in_turns({"ends": lambda: None}, 3) == {"ends": []}
+
+
+def test_a_rest_comes_before_each_turn_and_is_not_timed() -> None:
+    began = time.perf_counter()
+    taken = in_turns({"a": lambda: seconds(lambda: None)}, 3, rest=0.01)
+    assert time.perf_counter() - began >= 0.03
+    assert max(taken["a"]) < 0.01

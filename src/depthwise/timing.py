@@ -1,6 +1,7 @@
-"""How many times as fast one thing is as another, of times taken in turns, and when they are too noisy to say."""
+"""Times taken in turns, how many times as fast one thing is as another, and when they are too noisy to say."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import TypeVar
@@ -10,6 +11,10 @@ MOST_SPREAD = 2.5
 
 ATTEMPTS = 3
 
+REST = 0.03
+"""Seconds before a turn in which the threads of the turn before stop spinning."""
+
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -37,6 +42,40 @@ class Ratio:
     def times(self) -> float | None:
         """The median, None where it means nothing."""
         return None if self.noisy else self.middle
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """How long `run` takes."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def in_turns(
+    measures: Mapping[K, Callable[[], T | None]],
+    rounds: int,
+    *,
+    rest: float = 0.0,
+    progress: Callable[[int], None] = lambda round_number: None,
+) -> dict[K, list[T]]:
+    """What each of `measures` gives in each round, so that whatever else keeps the machine busy meets all of them.
+
+    Each round begins with another one. One that gives None has ended: it gets no further turn and has fewer results.
+    rest: seconds of sleep before each turn. `progress` is called with the number of each round, from 0.
+    """
+    found: dict[K, list[T]] = {key: [] for key in measures}
+    left = list(measures)
+    for round_number in range(rounds):
+        progress(round_number)
+        first = round_number % max(len(left), 1)
+        for key in left[first:] + left[:first]:
+            time.sleep(rest)
+            result = measures[key]()
+            if result is None:
+                left.remove(key)
+            else:
+                found[key].append(result)
+    return found
 
 
 def ratio(slow: Sequence[float], quick: Sequence[float]) -> Ratio:
