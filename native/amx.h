@@ -1,8 +1,8 @@
-// The products of plan.h on tiles: AMX, the matrix unit of Intel's processors from Sapphire Rapids on.
+// The matrix products of a plan with AMX, the matrix unit of Intel's processors from Sapphire Rapids on.
 //
-// A tile of sums is 16 rows by 16 output channels. Tiles 0 to 3 hold sums, 4 a piece of 16 rows and 5 a piece of a
-// panel, both 64 bytes deep; 6 and 7 stand for 4 and 5 where 16 values at a time are left of a row. Six tiles are in use
-// and no more, for such processors lose much of their rate with all eight.
+// A tile of sums is 16 rows by 16 output channels. Tiles 0 to 3 hold sums. Tile 4 holds a piece of 16 rows and tile 5 a
+// piece of a panel, both 64 bytes deep; tiles 6 and 7 replace them for the rest of a row, 16 values at a time. No more
+// than six tiles are in use at a time, because these processors lose much of their speed with all eight.
 #pragma once
 
 #include "kernels.h"
@@ -16,8 +16,8 @@ namespace NATIVE_ISA {
 constexpr int64_t TILE_ROWS = 16;      // and output channels
 constexpr int64_t MOST_ROWS = 384;     // that are multiplied together
 constexpr int64_t TILE_DEPTH = 64;     // in bytes
-constexpr int64_t REST = 16;           // values that the tiles for what is left are deep
-constexpr int64_t FETCHED_LINES = 8;   // of the next panel, a piece of the depth
+constexpr int64_t REST = 16;           // the depth in values of the tiles for the rest of a row
+constexpr int64_t FETCHED_LINES = 8;   // cache lines of the next panel, prefetched for each 64 bytes of depth
 
 // What ldtilecfg reads.
 struct alignas(64) TileShapes {
@@ -31,7 +31,7 @@ struct alignas(64) TileShapes {
 };
 constexpr TileShapes BF16_SHAPES(2), INT8_SHAPES(1);
 
-// A thread's tiles, as long as this lives: their shapes are those of the values last asked for.
+// Configures the calling thread's tiles for values of a size, and releases them when it goes out of scope.
 class Configuration {
   public:
     Configuration() = default;
@@ -48,7 +48,7 @@ class Configuration {
     int64_t value_bytes = 0;
 };
 
-// 16 rows of a product, so many bytes apart, and where their stretches lie.
+// 16 rows of a product, `pitch` bytes apart, and where their stretches lie.
 template <class T>
 struct Group {
     const T* first;
@@ -56,8 +56,8 @@ struct Group {
     Stretches at;
 };
 
-// Sum `t` of a block of N columns of tiles belongs to this row and column: every second row is walked backwards, so
-// that a piece of a panel serves two sums.
+// The row and column of sum `t` in a block of N columns of tiles. Every second row goes backwards, so that a piece of a
+// panel is used for two sums in a row.
 template <int N>
 constexpr int row_of(int t) {
     return t / N;
@@ -86,8 +86,9 @@ constexpr int column_of(int t) {
     if constexpr (t < R * N)                                                                        \
         _tile_stored(t, sums + TILE_ROWS * (row_of<N>(t) * TILE_ROWS * N + column_of<N>(t)), 64 * N);
 
-// Zeroes the sums of R groups and N times 16 channels, and adds the products of the whole depth. The rows of the panel,
-// which belong to 4 bytes of depth each, are `pitch` bytes; `ahead` is memory to bring near, `forward` bytes a piece.
+// Zeroes the sums of R groups and N * 16 channels, and adds the products over the whole depth. Each row of the panel
+// holds 4 bytes of depth and has `pitch` bytes. `ahead` is memory to prefetch, `forward` bytes for each 64 bytes of
+// depth.
 template <int R, int N, class T>
 __attribute__((noinline)) void sum_tiles(const Group<T>* groups, int64_t runs, int64_t length, const char* panel,
                                          int64_t pitch, const char* ahead, int64_t forward) {
@@ -127,9 +128,9 @@ INLINE void store_tiles(Sum* sums) {
 #undef ADD_TO_SUMS
 #undef STORE_SUM
 
-// Multiplies rows, `runs` stretches of `length` values each, by one panel after another, and hands each block of sums
-// to `finish(first row, rows, first channel, vectors, sums [rows][vectors * 16])`: float for bfloat16, int32 for bytes.
-// A block is finished when the next one has been multiplied, so that the vector units work beside the matrix unit.
+// Multiplies rows, `runs` stretches of `length` values each, by one panel after another, and passes each block of sums
+// to `finish(first row, rows, first channel, vectors, sums [rows][vectors * 16])`: float for bfloat16, int32 for int8.
+// A block is finished after the next one has been multiplied, so that the vector units work beside the matrix unit.
 template <class T, class Finish>
 class TileProduct {
   public:
@@ -139,9 +140,10 @@ class TileProduct {
     TileProduct(const TileProduct&) = delete;
     ~TileProduct() { finish_last(); }
 
-    // Takes `count` rows, from their value `offset` on, for the panels to come. Groups of 16 that are not equally far
-    // apart are copied into `scratch`, and so is the last one, lest memory behind it be read, unless the rows are
-    // `inside` the scratch, which has room for whole groups. What fills the last group up does not matter.
+    // Takes `count` rows, from their value `offset` on, for the panels to come. A group whose 16 rows are not equally
+    // far apart is copied into `scratch`. So is an incomplete last group, because memory after it must not be read; if
+    // the rows are `inside` the scratch, that has room for whole groups. The values that pad the last group do not
+    // matter.
     void read(const T* const* from, int64_t offset, int64_t count, Stretches at, bool inside, T* scratch) {
         rows = count;
         Group<T>* group = groups;
@@ -161,7 +163,8 @@ class TileProduct {
         }
     }
 
-    // The panel of `vectors` vectors of output channels from `channel` on; `next` is the one that comes behind it.
+    // Multiplies by the panel of `vectors` vectors of output channels that start with `channel`; `next` is the next
+    // panel.
     void multiply(const void* panel, int64_t channel, int vectors, const void* next) {
         now = {static_cast<const char*>(panel), channel, vectors};
         ahead = static_cast<const char*>(next);
@@ -218,7 +221,7 @@ class TileProduct {
     alignas(64) Sum sums[4 * TILE_ROWS * TILE_ROWS];
 };
 
-// Whether products of small whole numbers, which are exact, come out right on this machine.
+// Whether products of small integers, which are exact, are right on this machine.
 template <class T>
 bool tiles_multiply() {
     constexpr int64_t COUNT = 40, RUNS = 2, LENGTH = 112, VECTORS = 3, COLUMNS = VECTORS * TILE_ROWS;

@@ -1,5 +1,5 @@
-// The tile instructions in C++, as Intel's manual describes them, for tests on processors without them: where the
-// processor would raise an exception, this ends the process.
+// The AMX instructions in C++, as Intel's manual describes them, for tests on processors without AMX. Where the
+// processor would raise an exception, these end the process.
 #pragma once
 
 #include <cstdio>
@@ -15,7 +15,7 @@ struct Tile {
     uint8_t rows[16][64];
 };
 
-// A thread's.
+// The state of one thread.
 struct State {
     uint8_t config[64];
     Tile tiles[8];
@@ -73,13 +73,13 @@ inline void check_shapes(int sum, int a, int b) {
     check(rows(sum) == rows(a) && bytes(sum) == bytes(b) && bytes(a) / 4 == rows(b), "shapes do not match");
 }
 
-// Numbers too small to be normal count as zero.
+// Subnormal numbers count as zero.
 INLINE F<16> flushed(F<16> v) {
     typedef Vec<16>::U U;
     return (F<16>)((U)v & (U)(((U)v & 0x7f800000u) != 0));
 }
 
-// A processor may be broken on purpose, to see that somebody notices.
+// Tests break this processor on purpose, to see that it is noticed.
 inline bool wrong(const char* instruction) {
     const char* name = std::getenv("NATIVE_AMX_WRONG");
     return name && !std::strcmp(name, instruction);
@@ -105,7 +105,7 @@ inline void multiply_bf16(int sum, int a, int b) {
     }
 }
 
-// `a` unsigned, `b` signed.
+// `a` is uint8, `b` int8.
 inline void multiply_bytes(int sum, int a, int b) {
     check_shapes(sum, a, b);
     static const bool broken = wrong("int8");

@@ -14,7 +14,7 @@
 ThreadPool thread_pool = {nullptr, nullptr, nullptr};
 
 #ifdef __x86_64__
-// Whether processor and system have tiles, let this process use them, and they do what they should.
+// Whether the processor has AMX, the system lets this process use it, and it computes correctly.
 static bool has_tiles() {
 #if defined(NATIVE_AMX_EMULATED)
     return amx_works();
@@ -22,9 +22,10 @@ static bool has_tiles() {
     constexpr unsigned BF16 = 1 << 22, TILE = 1 << 24, INT8 = 1 << 25, STATE = 3 << 17;
     unsigned eax, ebx, ecx, edx, low, high;
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || ~edx & (BF16 | TILE | INT8)) return false;
-    asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));  // what the system keeps of a thread
+    asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));  // the state that the system saves for a thread
     if (~low & STATE) return false;
-    // Linux has room for the state of tiles only if a process asks, and not if one of its signal stacks is too small.
+    // Linux saves the state of tiles only for a process that asks, and refuses if one of its signal stacks is too
+    // small.
     constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
     return !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) && amx_works();
 #else
@@ -77,7 +78,8 @@ static const Kernels* kernels = &kernels_portable;
 #pragma GCC visibility push(default)
 extern "C" {
 
-// Chooses the instruction set ("amx", "avx512bf16", "avx512", "avx2" or "portable"); returns 0 if this machine does not have it.
+// Chooses the instruction set ("amx", "avx512bf16", "avx512", "avx2" or "portable"); returns 0 if this machine lacks
+// it.
 int depthwise_use(const char* isa) {
     const Kernels* chosen = table(isa);
     if (chosen) kernels = chosen;
@@ -89,8 +91,8 @@ void depthwise_threads(decltype(ThreadPool::run) run, decltype(ThreadPool::index
     thread_pool = {run, index, size};
 }
 
-// How many structs there are, and the sizes of the first `capacity` of them in the order below: a caller built for
-// others must not call.
+// Returns the number of structs, and fills in the sizes of the first `capacity` of them in the order below. A caller
+// whose structs have other sizes must not call the kernels.
 int64_t depthwise_struct_sizes(int64_t* sizes, int64_t capacity) {
     const int64_t all[] = {sizeof(Statistics), sizeof(Normalise), sizeof(Reduce),
                            sizeof(NormGradient), sizeof(Depthwise), sizeof(Pool),
@@ -107,10 +109,10 @@ void depthwise_norm_gradient(const NormGradient* p) { kernels->norm_gradient(*p)
 void depthwise_depthwise_forward(const Depthwise* p) { kernels->depthwise_forward(*p); }
 void depthwise_depthwise_backward(const Depthwise* p) { kernels->depthwise_backward(*p); }
 void depthwise_pool_forward(const Pool* p) { kernels->pool_forward(*p); }
-// What a run must have as `scratch_bytes`; all else in it but `arena`, offsets and image must be known.
+// The `scratch_bytes` that a run needs. Its arena, offsets and image need not be set yet.
 int64_t depthwise_scratch_bytes(const Run* run) { return kernels->scratch_bytes(*run); }
-// Several runs beside each other, each of which must ask for one thread; one run may ask for any number. Returns 0, or
-// what the first run with too little of anything lacks: then nothing was run.
+// Runs several plans at the same time, each on one thread, or a single plan on any number of threads. Returns 0, or
+// what the first run that lacks something lacks; then nothing was run.
 int64_t depthwise_run_plans(Run* runs, int64_t count, Fault* fault) {
     for (int64_t i = 0; i < count; i++)
         if (!kernels->has_room(runs[i], *fault)) return fault->lack;

@@ -1,8 +1,9 @@
-// Batch norm of a channels-last map in training, fused with the ReLU and the residual sum behind it.
+// Batch norm of a channels-last map in training, fused with the residual sum and the ReLU after it.
 //
-// Two passes over memory forwards (statistics; normalise) and two backwards (sums; gradient). Statistics are taken in
-// chunks of rows: float32 sums of x minus the mean of the chunk's first rows, which no large mean can swamp, merged in
-// float64 in the order of the chunks. Chunks depend on the shape alone: the bits are the same for any thread count.
+// It takes two passes over memory forwards (statistics; normalise) and two backwards (sums; gradient). Statistics are
+// taken in chunks of rows: float32 sums of x minus the mean of the chunk's first rows, so that a large mean costs no
+// precision. The chunks are merged in float64, in their order. Chunks depend on the shape alone, so the result is the
+// same bits for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -24,9 +25,10 @@ struct Chunks {
     int64_t size(int64_t chunk, int64_t num_rows) const { return std::min(rows, num_rows - chunk * rows); }
 };
 
-constexpr int64_t BLOCK = 4;  // rows worked on together, so a channel's parameters are loaded once for all of them
+constexpr int64_t BLOCK = 4;  // rows that are computed together, so that a channel's parameters are loaded once for all
 
-// Calls body(offset, first_row, num) over a range of rows, with num = BLOCK known to the compiler except at the end.
+// Calls body(vector, its first channel, first row, number of rows) for all of a range of rows. The number is BLOCK,
+// which the compiler knows, except at the end.
 template <int W, class Body>
 INLINE void for_blocks(int64_t begin, int64_t end, int64_t channels, const Body& body) {
     int64_t row = begin;
@@ -36,8 +38,8 @@ INLINE void for_blocks(int64_t begin, int64_t end, int64_t channels, const Body&
         for (int64_t v = 0; v < num_vectors<W>(channels); v++) body(v, vector_offset<W>(v, channels), row, end - row);
 }
 
-// Accumulators have `lanes` columns, W for each vector. The last vector may repeat channels of the one before; its sums
-// for them are the same, so whoever writes them last writes the same.
+// Accumulators have `lanes` columns, W for each vector. The last vector may repeat channels of the one before. Its sums
+// for them are the same, so it does not matter which of the two is written last.
 template <int W>
 INLINE D<W> wide(const float* p) {
     return __builtin_convertvector(load<W>(p), D<W>);
@@ -102,7 +104,10 @@ void statistics_as(const Statistics& p) {
     });
 }
 
-template <int W, class T, bool Relu, bool Residual>
+enum class Relu { no, yes };
+enum class Residual { no, yes };
+
+template <int W, class T, Relu has_relu, Residual has_residual>
 void normalise_with(const Normalise& p) {
     const T *x = static_cast<const T*>(p.x), *residual = static_cast<const T*>(p.residual);
     T* y = static_cast<T*>(p.y);
@@ -110,7 +115,7 @@ void normalise_with(const Normalise& p) {
     const float *scale = p.moments + 2 * C, *shift = scale + C;
     const Chunks chunks(p.rows, C);
     parallel_for(p.num_threads, chunks.count, [&](int64_t first, int64_t last) {
-        // Backwards: the rows the statistics read last are the ones still in the cache.
+        // From the end: the rows that the statistics read last are still in the cache.
         for (int64_t chunk = last - 1; chunk >= first; chunk--) {
             const int64_t begin = chunk * chunks.rows, end = begin + chunks.size(chunk, p.rows);
             for_blocks<W>(begin, end, C, [&](int64_t, int64_t c, int64_t row, int64_t num) INLINE_LAMBDA {
@@ -118,8 +123,8 @@ void normalise_with(const Normalise& p) {
                 for (int64_t i = 0; i < num; i++) {
                     const int64_t at = (row + i) * C + c;
                     F<W> z = load<W>(x + at) * a + b;
-                    if (Residual) z += load<W>(residual + at);
-                    store<W>(y + at, Relu ? relu<W>(z) : z);
+                    if (has_residual == Residual::yes) z += load<W>(residual + at);
+                    store<W>(y + at, has_relu == Relu::yes ? relu<W>(z) : z);
                 }
             });
         }
@@ -128,10 +133,10 @@ void normalise_with(const Normalise& p) {
 
 template <int W, class T>
 void normalise_as(const Normalise& p) {
-    if (p.relu && p.residual) return normalise_with<W, T, true, true>(p);
-    if (p.relu) return normalise_with<W, T, true, false>(p);
-    if (p.residual) return normalise_with<W, T, false, true>(p);
-    normalise_with<W, T, false, false>(p);
+    if (p.relu && p.residual) return normalise_with<W, T, Relu::yes, Residual::yes>(p);
+    if (p.relu) return normalise_with<W, T, Relu::yes, Residual::no>(p);
+    if (p.residual) return normalise_with<W, T, Relu::no, Residual::yes>(p);
+    normalise_with<W, T, Relu::no, Residual::no>(p);
 }
 
 // Where the ReLU's mask comes from: nowhere, from x through the affine map, or from the stored output.
@@ -179,7 +184,7 @@ void reduce_with(const Reduce& p) {
         }
 }
 
-// The gradient at x is g * scale + (x - mean) * slope + constant, the last two a channel's own.
+// The gradient at x is g * scale + (x - mean) * slope + constant, with a slope and a constant for each channel.
 struct NormSlope {
     std::unique_ptr<float[]> slope, constant;
     NormSlope(const float* moments, const double* sums, int64_t rows, int64_t C)

@@ -1,16 +1,17 @@
-// Depthwise convolution of a channels-last map, with the batch norm and the ReLU before it done on the way in.
+// Depthwise convolution of a channels-last map in training, with the batch norm and the ReLU before it applied as x is
+// read.
 //
-// One vector of channels walks down a band of rows. The last K input rows stand staged in a ring in the first-level
-// cache: float32, normalised, clamped and padded, so that the inner loop is nothing but multiply-adds. Backwards dy is
-// staged, with zeros between its pixels for the stride, and one sweep over the input gives both gradients and the two
-// sums that the batch norm before it needs: x, dy and dx each cross memory once.
+// A band of rows is computed one vector of channels at a time. The last K input rows are staged in a ring buffer in the
+// first-level cache: float32, normalised, clamped and padded, so that the inner loop has only multiply-adds. The
+// backward pass stages dy, with zeros between its pixels for the stride. One pass over the input then gives both
+// gradients and the two sums that the batch norm needs, so x, dy and dx cross memory once each.
 #pragma once
 
 #include "batch_norm.h"
 
 namespace NATIVE_ISA {
 
-// The per-channel arrays in lane order, so the inner loops need not know about the overlapping last vector.
+// Per-channel arrays in the order of lanes, so that the inner loops need not treat the overlapping last vector apart.
 template <int W>
 class Lanes {
   public:
@@ -27,7 +28,7 @@ class Lanes {
     std::unique_ptr<float[]> data;
 };
 
-// What happens to x on its way in: relu(scale * x + shift), either part optional. For one vector of channels.
+// What x becomes as it is read: relu(scale * x + shift) for one vector of channels, where both parts are optional.
 template <int W>
 struct Entry {
     F<W> scale, shift, mean, floor;
@@ -60,9 +61,9 @@ struct Unchanged {
     INLINE F<W> operator()(F<W> x) const { return x; }
 };
 
-constexpr int64_t GROUP = 4;  // vectors that walk together: with one alone, their common cache lines come twice
+constexpr int64_t GROUP = 4;  // vectors computed together: alone, each would load the cache lines that they share
 
-// The last rows that were staged, for each vector of a group.
+// The rows that were staged last, for each vector of a group.
 template <int W>
 class Ring {
   public:
@@ -70,7 +71,7 @@ class Ring {
         const uintptr_t address = reinterpret_cast<uintptr_t>(data.get()) + 63;
         aligned = reinterpret_cast<float*>(address & ~uintptr_t{63});
     }
-    // Where a row of the map (or of the padding before it) stands in the ring, and where the rings of a vector start.
+    // The offset of a row of the map (or of the padding before it) in the ring, and the start of a vector's ring.
     int64_t slot(int64_t row) const { return (row + 64 * rows) % rows * columns * W; }
     float* vector(int64_t index) const { return aligned + index * rows * columns * W; }
 
@@ -81,8 +82,8 @@ class Ring {
     float* aligned;
 };
 
-// Copies a row of `width` pixels to every `step`th column, or zeros where there is no row; the columns between and
-// around are zero from the start.
+// Copies a row of `width` pixels to every `step`th column, or zeros where `in` is null. All other columns are zero
+// already.
 template <int W, class T, class Transform>
 INLINE void stage(float* out, const T* in, int64_t width, int64_t C, int64_t step, const Transform& transform) {
     if (!in) {
@@ -90,12 +91,12 @@ INLINE void stage(float* out, const T* in, int64_t width, int64_t C, int64_t ste
         return;
     }
     for (int64_t w = 0; w < width; w++) {
-        __builtin_prefetch(in + (w + width) * C, 0);  // the row below is next, and too far off to be foreseen
+        __builtin_prefetch(in + (w + width) * C, 0);  // the next row, too far away for the hardware to prefetch
         store<W>(out + w * step * W, transform(load<W>(in + w * C)));
     }
 }
 
-// The weights [channels, K, K] as K * K arrays in lane order, rounded to what PyTorch would multiply a bf16 map with.
+// The weights [channels, K, K] as K * K arrays in the order of lanes, rounded as PyTorch rounds them for a bf16 map.
 template <int W>
 Lanes<W> taps_of(const Depthwise& p) {
     const int taps = p.window.kernel * p.window.kernel;
@@ -109,7 +110,7 @@ Lanes<W> taps_of(const Depthwise& p) {
     return lanes;
 }
 
-// Bands of rows of a few images, the unit of work: a function of the shape alone, never of the threads.
+// The units of work: bands of rows of a few images. They depend on the shape alone, not on the threads.
 struct Bands {
     int64_t batch, rows, height, images, per_image, count;
     Bands(int64_t batch, int64_t rows) : batch(batch), rows(rows) {
@@ -118,7 +119,7 @@ struct Bands {
         images = (batch - 1) / 32 + 1;
         count = ((batch - 1) / images + 1) * per_image;
     }
-    // Calls body(image, row, whether it is the band's first, first vector, last vector + 1), rows inside groups.
+    // Calls body(image, row, whether it is the band's first, first vector, last vector + 1), row by row for each group.
     template <class Body>
     void each(int64_t band, int64_t vectors, const Body& body) const {
         const int64_t first = band / per_image * images, top = band % per_image * height;
@@ -129,7 +130,7 @@ struct Bands {
     }
 };
 
-// The kernel's side and the stride: known to the compiler, or with 0 whatever the window says.
+// The side of the kernel: known to the compiler, or, if K is 0, that of the window.
 constexpr int MAX_KERNEL = 7;
 template <int K>
 INLINE int side(const Window& window) {
@@ -189,7 +190,7 @@ void dw_forward(const Depthwise& p) {
                 const F<W> bias = load<W>(biases[0] + v * W);
                 F<W> weight[max_taps<K>];
                 for (int k = 0; k < taps; k++) weight[k] = load<W>(weights[k] + v * W);
-                // In fours, the last of which moves back to end at the row's end, or singly in a narrower map.
+                // Four pixels at a time, the last four ending at the row's end, or single ones in a narrower map.
                 const int64_t block = s.out_width < 4 ? 1 : 4;
                 for (int64_t w = 0; w < s.out_width; w += block) {
                     const int64_t at = std::min(w, s.out_width - block);
@@ -206,7 +207,7 @@ void dw_forward(const Depthwise& p) {
     });
 }
 
-// One row of the input: its gradient, and what it adds to the weights' gradient and to the batch norm's two sums.
+// One row of the input: its gradient, and its part of the weights' gradient and of the batch norm's two sums.
 template <int W, class T, int K>
 INLINE void sweep(const Window& s, const Entry<W>& entry, const float* const* rows, const F<W>* weight, F<W>* sums,
                   const T* x, T* dx) {

@@ -1,6 +1,6 @@
-// All maps of a plan share one arena, whose ends are all that the address sanitizer knows of. In a build with it, a step
-// may touch its own maps and nothing else of the arena: what strays from one map into another is found. Other builds
-// know nothing of this.
+// All maps of a plan share one arena, and the address sanitizer knows only the arena's ends. In a build with the
+// sanitizer, a step may touch only its own maps, so an access that strays from one map into another is found. In other
+// builds these functions do nothing.
 #pragma once
 
 #include <cstdint>
@@ -28,14 +28,14 @@ constexpr bool FENCED = false;
 inline void allow(bool, const void*, int64_t) {}
 #endif
 
-// Maps of one step by itself may lie anywhere, in memory of their own.
+// The maps of a single step are tensors, which may lie anywhere.
 inline bool fenced(const Run& run) { return FENCED && run.count > 1; }
 
 inline void allow_arena(const Run& run, bool allowed) {
     if (fenced(run)) allow(allowed, run.arena, run.scratch);
 }
 
-// The maps of `s`, whose values are of type T. That of the result lies on no other, or the plan made one too short.
+// Allows or forbids the maps of `s`, with values of type T. The result must not overlap a map that the step reads.
 template <class T>
 void allow_maps(const Run& run, const Step& s, bool allowed) {
     if (!fenced(run)) return;

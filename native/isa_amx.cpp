@@ -1,6 +1,6 @@
-// Plans on tiles (AMX), for processors that also have AVX-512 with bfloat16, whose kernels do all else. Standard headers
-// come first: their inline functions are shared with code that must run anywhere, and may not be compiled for this
-// instruction set.
+// Plans with AMX, for processors that also have AVX-512 with bfloat16, whose kernels do everything else. Standard
+// headers come first: their inline functions are shared with code that must run anywhere, and must not be compiled for
+// this instruction set.
 #ifdef __x86_64__
 #include <immintrin.h>
 

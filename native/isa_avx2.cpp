@@ -1,5 +1,5 @@
-// The kernels for x86-64 with AVX2 and FMA. Standard headers come first: their inline functions are shared with code
-// that must run anywhere, and may not be compiled for this instruction set.
+// The kernels for x86-64 with AVX2 and FMA. Standard headers come first: their inline functions are
+// shared with code that must run anywhere, and must not be compiled for this instruction set.
 #ifdef __x86_64__
 #include <immintrin.h>
 

@@ -1,4 +1,4 @@
-// The kernels for any processor: what the compiler makes of the vectors without being told of an instruction set.
+// The kernels for any processor: vectors as the compiler translates them for its default instruction set.
 #define NATIVE_ISA portable
 #define WIDTH 4
 #include "table.h"

@@ -1,9 +1,9 @@
-// What every instruction set implements: one table of kernels each, chosen when the library is first used.
+// What each instruction set implements: a table of kernels, chosen when the library is first used.
 //
 // Maps are channels-last, [batch, height, width, channels], all float32 or all bfloat16 (`bf16`); rows are their
-// pixels. `moments` are four rows of `channels` floats that batch norm's forward leaves for all that follows: mean,
-// 1 / standard deviation, scale and shift, with norm(x) = scale * x + shift. `sums` are two rows of doubles: the sums
-// over all rows of g and of g * (x - mean), g being the gradient that reaches norm(x).
+// pixels. `moments` are four rows of `channels` floats, which batch norm's forward pass computes and the other kernels
+// read: mean, 1 / standard deviation, scale and shift, with norm(x) = scale * x + shift. `sums` are two rows of
+// doubles: the sums over all rows of g and of g * (x - mean), where g is the gradient at norm(x).
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ struct Normalise {
 };
 
 struct Reduce {
-    const void *dy, *x, *y;  // y, if given, tells where the ReLU was open; else norm(x) is recomputed
+    const void *dy, *x, *y;  // the ReLU's mask is read off y; where y is null, norm(x) is computed again
     const float* moments;
     double* sums;
     int64_t rows, channels;
@@ -51,7 +51,7 @@ struct Window {
 struct Depthwise {
     const void *x, *dy;
     void *y, *dx;          // dx is the gradient at norm(x) where there are moments
-    const float *moments;  // null: x is taken as it is
+    const float *moments;  // null: without batch norm
     const float *weight, *bias;
     float* dweight;
     double* sums;          // null without moments
@@ -62,22 +62,23 @@ struct Depthwise {
 struct Pool {
     const void *x, *dy;
     void *y, *dx, *chosen;  // chosen: x where norm(x) was largest; null without moments
-    uint8_t* index;         // which pixel of the window that was
-    const float* moments;   // null: x is taken as it is
+    uint8_t* index;         // the number of the pixel in its window that was the largest
+    const float* moments;   // null: without batch norm
     const double* sums;
     Window window;
     int bf16, num_threads;
 };
 
-// Inference: see plan.h. `offset` counts bytes into the arena, or is -1 where there is no map; `bytes` are those that the
-// caller has made room for there; `channels` are filled up to whole vectors; they are `pixel` values from pixel to pixel, from the value `first` on, so that a map may be a part
-// of a concatenation. `border` pixels of zeros stand around the map.
+// Inference: see plan.h. A map starts `offset` bytes into the arena, where the caller has reserved `bytes`; an offset
+// of -1 means that there is no map. `channels` are padded to whole vectors. Two pixels are `pixel` values apart, and a
+// pixel's own values start with value `first` of these, so a map may be a part of a concatenation. There are `border`
+// pixels of zeros on each side.
 struct Map {
     int64_t offset, bytes, height, width, channels, border, pixel, first;
 };
 
 enum Kind { INPUT, CONVOLUTION, POOL, MEAN, SUM, AVERAGE, COPY };
-// Up to HARD_TANH they are clamps, behind it curves.
+// Those up to HARD_TANH are clamps, those after it curves.
 enum Activation {
     NOTHING, RELU, RELU6, HARD_TANH, ELU, SIGMOID, SILU, HARD_SIGMOID, HARD_SWISH, LEAKY_RELU, TANH, GELU,
     SOFTPLUS, MISH
@@ -89,18 +90,18 @@ struct Function {
     float first, second, third;
 };
 
-// The rows or columns of a map that a window of a pooling sees, and how many count in a mean.
+// The rows or columns of a map that a pooling window covers, and the number of them that a mean divides by.
 struct Span {
     int64_t begin, end, counted;
 };
 
-// So many output channels next to each other, whole vectors, and the first of the input channels that they read.
+// A number of adjacent output channels, in whole vectors, and the first input channel that they read.
 struct Panel {
     int64_t channels, first;
 };
 
-// Where the stretches of a row of a product lie: `taps` of them next to each other, `pixel` values apart, then those of
-// the next kernel row.
+// Where the stretches of a product's row lie: `taps` of them in a kernel row, `pixel` values apart, and the kernel rows
+// `row` values apart.
 struct Stretches {
     int64_t taps, row, pixel;
     __attribute__((always_inline)) int64_t operator[](int64_t run) const {
@@ -108,29 +109,36 @@ struct Stretches {
     }
 };
 
-enum Array { DEPTHWISE, BETWEEN_BIAS, WEIGHTS, PANELS, BIAS, SCALE, BETWEEN_BYTES, OUT_BYTES, ROW_SPANS, COLUMN_SPANS, ARRAYS };
+enum Array {
+    DEPTHWISE, BETWEEN_BIAS, WEIGHTS, PANELS, BIAS, SCALE, BETWEEN_ROUNDING, OUT_ROUNDING, ROW_SPANS, COLUMN_SPANS, ARRAYS
+};
 
+// activation(product(between(depthwise(relu(in)))) + residual) for a convolution; infer/fuse.py says what the kinds do.
+//
+// A row of the product has `runs` stretches of `length` adjacent values, `taps` of them in each kernel row. Its weights
+// are [runs * length][channels] for each panel, with pairs of rows interleaved in bfloat16 and groups of four in int8.
+// If they are int8, rows are uint8: of the map itself, or rounded on the way by `between_rounding`. A value v is
+// rounded to the uint8 v * first + second.
 struct Step {
     Map in, out, residual, gate;
-    const float* depthwise;     // [kernel_height * kernel_width][in.channels], null where nothing stands before the product
-    const float* between_bias;  // [in.channels] or null
-    const void* weights;        // of each panel [runs * length][channels]; bfloat16 in pairs of rows, int8 in fours;
-                                // null for a depthwise convolution alone
-    const Panel* panels;        // all output channels, panel by panel
-    const float* bias;          // [out.channels]
-    const float* scale;         // [out.channels], what one of the integer sums is worth, if the weights are int8, else null:
-                                // the rows are bytes then, made by `between_bytes` if the map is none
-    const float* between_bytes;  // [2][in.channels]: v is kept as the byte v * first + second, rounded
-    const float* out_bytes;      // the same [2][out.channels] for the result, or null if it is no bytes
-    const Span* row_spans;       // of a pooling: [out.height], every dilation_y-th row
-    const Span* column_spans;    // [out.width]
-    int64_t runs, taps, length; // a row of the product: so many stretches, `taps` of them in a kernel row, of so many values;
-                                // of a copy: so many channels are copied, those of the result behind them are zeros
+    const float* depthwise;         // [kernel_height * kernel_width][in.channels], or null without a depthwise part
+    const float* between_bias;      // [in.channels] or null
+    const void* weights;            // null for a depthwise convolution alone
+    const Panel* panels;            // for all output channels, in their order
+    const float* bias;              // [out.channels]
+    const float* scale;             // [out.channels], what an integer sum is multiplied by; null unless weights are int8
+    const float* between_rounding;  // [2][in.channels], or null unless the rows are rounded
+    const float* out_rounding;      // [2][out.channels], or null unless the result is uint8
+    const Span* row_spans;          // of a pooling: [out.height], with every dilation_y-th row
+    const Span* column_spans;       // [out.width]
+    int64_t runs, taps, length;     // of a copy, length is the number of channels copied; the rest become zeros
     int64_t kernel_height, kernel_width, stride_y, stride_x, dilation_y, dilation_x, pad_top, pad_left;
-    int64_t given[ARRAYS];      // bytes that lie at each of the pointers, in their order
+    int64_t given[ARRAYS];          // the bytes that lie at each of the pointers, in their order
     Function between, activation;
-    int32_t kind, relu_first, largest, float_out;
-    int32_t watched;            // whether a product must see if what it makes is finite
+    int32_t kind, relu_first;
+    int32_t largest;                // the larger of two maps rather than their sum
+    int32_t float_out;              // the result is float32
+    int32_t watched;                // the step must report if what it makes is not finite
 };
 
 struct Run {
@@ -138,15 +146,15 @@ struct Run {
     int64_t count;
     char* arena;
     int64_t arena_bytes;
-    int64_t scratch, scratch_bytes;  // a thread's own part of the arena, from `scratch` on
+    int64_t scratch, scratch_bytes;  // each thread has scratch_bytes of the arena, the first from `scratch` on
     const float* image;              // [batch, C, H, W], element strides in `strides`
     int64_t strides[4];
     int64_t batch;
     int32_t threads, bf16;
-    int32_t finite;                  // whether the images and all that was made of them were; else the result means nothing
+    int32_t finite;                  // whether the images and all that was computed were; else the result means nothing
 };
 
-// What a run has too little of: `step` needs so many bytes, channels or pixels and was given fewer.
+// What a run lacks: `step` needs a number of bytes, channels or pixels and was given fewer.
 enum Lack { NOTHING_LACKS, MAP, NUMBERS, WINDOW, SCRATCH, ARENA };
 struct Fault {
     int64_t lack, step, needed, given;
@@ -162,19 +170,19 @@ struct Kernels {
     void (*pool_forward)(const Pool&);
     void (*pool_backward)(const Pool&);
     bool (*run_plan)(const Run&);              // whether all values were finite
-    int64_t (*scratch_bytes)(const Run&);      // that a thread needs
-    bool (*has_room)(const Run&, Fault&);      // false: `Fault` says for what not, and the plan must not be run
+    int64_t (*scratch_bytes)(const Run&);      // of each thread
+    bool (*has_room)(const Run&, Fault&);      // if false, the fault says what is lacking, and the plan must not run
     int64_t (*peak)(int precision, int64_t repetitions, int num_threads);
     void (*read_memory)(const float* values, int64_t count, int num_threads, float* sums);
-    int64_t panel;  // output channels that a panel of run_plan's weights has
-    int64_t parted;  // even channels that come before as many odd ones between a depthwise convolution and a product
+    int64_t panel;   // output channels in a panel of a plan's weights
+    int64_t parted;  // adjacent even channels between a depthwise convolution and a product in bfloat16, then as many odd ones
 };
 
-#pragma GCC visibility push(default)  // another build of the interface may use them
+#pragma GCC visibility push(default)  // tests link another build of the interface with them
 extern const Kernels kernels_portable, kernels_avx2, kernels_avx512, kernels_avx512bf16;
 #pragma GCC visibility pop
 
-// Plans on tiles, which is all that the path "amx" has of its own, and whether the tiles of this machine compute.
+// Plans with AMX, which are all that the path "amx" has of its own, and whether AMX works on this machine.
 bool run_plan_amx(const Run&);
 int64_t scratch_bytes_amx(const Run&);
 bool has_room_amx(const Run&, Fault&);

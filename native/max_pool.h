@@ -1,8 +1,9 @@
-// Max pooling of a channels-last map, with the batch norm before it done on the way in.
+// Max pooling of a channels-last map, with the batch norm before it applied as x is read.
 //
-// A byte an output remembers which pixel of its window was chosen. Backwards every input pixel gathers from the windows
-// that saw it: nothing is scattered, so there is no race and no order to lose. With batch norm x itself is kept where it
-// was chosen, and the norm's two sums are taken over the few outputs instead of the whole map.
+// For each output a uint8 says which pixel of its window was the largest. In the backward pass every input pixel
+// gathers from the windows that cover it. Nothing is scattered, so threads do not race and sums have one order. With
+// batch norm the chosen values of x are kept too, and the norm's two sums are taken over the outputs rather than over
+// the whole map.
 #pragma once
 
 #include <vector>
@@ -11,39 +12,41 @@
 
 namespace NATIVE_ISA {
 
-constexpr int MAX_KERNEL_SIDE = 15;  // a window's pixels are numbered in a byte
+enum class Norm { no, yes };
 
-// A pixel of a window: where it is, in elements, and its number in the window.
+constexpr int MAX_KERNEL_SIDE = 15;  // a window's pixels are numbered by a uint8
+
+// A pixel of a window: its offset in elements, and its number in the window.
 struct Tap {
     int64_t offset;
     int32_t number;
 };
 
-// One output pixel, all channels, from its `count` taps in order: the first of equals wins, and a NaN always.
-template <int W, class T, bool Norm, int Count>
+// One output pixel, all channels, from its `count` taps in order. Of equal values the first wins; a NaN always wins.
+template <int W, class T, Norm norm, int Count>
 INLINE void choose(const Pool& p, const T* image, const Tap* taps, int count, int64_t out) {
     const int64_t C = p.window.channels;
     const float *scale = p.moments + 2 * C, *shift = scale + C;
     for (int64_t v = 0; v < num_vectors<W>(C); v++) {
         const int64_t c = vector_offset<W>(v, C);
         F<W> a = zero<W>(), b = zero<W>();
-        if (Norm) a = load<W>(scale + c), b = load<W>(shift + c);
-        F<W> chosen = load<W>(image + taps[0].offset + c), best = Norm ? chosen * a + b : chosen;
+        if (norm == Norm::yes) a = load<W>(scale + c), b = load<W>(shift + c);
+        F<W> chosen = load<W>(image + taps[0].offset + c), best = norm == Norm::yes ? chosen * a + b : chosen;
         typename Vec<W>::I number = (typename Vec<W>::I){} + taps[0].number;
         for (int k = 1; k < (Count ? Count : count); k++) {
-            const F<W> in = load<W>(image + taps[k].offset + c), y = Norm ? in * a + b : in;
+            const F<W> in = load<W>(image + taps[k].offset + c), y = norm == Norm::yes ? in * a + b : in;
             const typename Vec<W>::I better = (y > best) | (y != y);
             best = select<W>(better, y, best);
-            if (Norm) chosen = select<W>(better, in, chosen);
+            if (norm == Norm::yes) chosen = select<W>(better, in, chosen);
             number = better ? (typename Vec<W>::I){} + taps[k].number : number;
         }
         store<W>(static_cast<T*>(p.y) + out + c, best);
-        if (Norm) store<W>(static_cast<T*>(p.chosen) + out + c, chosen);
+        if (norm == Norm::yes) store<W>(static_cast<T*>(p.chosen) + out + c, chosen);
         store_bytes<W>(p.index + out + c, number);
     }
 }
 
-template <int W, class T, bool Norm>
+template <int W, class T, Norm norm>
 void pool_forward_with(const Pool& p) {
     const Window& s = p.window;
     const int64_t C = s.channels;
@@ -59,8 +62,8 @@ void pool_forward_with(const Pool& p) {
                 const int64_t before = w * s.stride - s.left, out = (row * s.out_width + w) * C;
                 const T* start = image + (above * s.width + before) * C;
                 if (std::min(above, before) >= 0 && above + s.kernel <= s.height && before + s.kernel <= s.width) {
-                    s.kernel == 3 ? choose<W, T, Norm, 9>(p, start, inside.data(), 9, out)
-                                  : choose<W, T, Norm, 0>(p, start, inside.data(), int(inside.size()), out);
+                    s.kernel == 3 ? choose<W, T, norm, 9>(p, start, inside.data(), 9, out)
+                                  : choose<W, T, norm, 0>(p, start, inside.data(), int(inside.size()), out);
                     continue;
                 }
                 taps.clear();
@@ -68,14 +71,15 @@ void pool_forward_with(const Pool& p) {
                     const int64_t i = above + tap.number / s.kernel, j = before + tap.number % s.kernel;
                     if (i >= 0 && i < s.height && j >= 0 && j < s.width) taps.push_back(tap);
                 }
-                choose<W, T, Norm, 0>(p, start, taps.data(), int(taps.size()), out);
+                choose<W, T, norm, 0>(p, start, taps.data(), int(taps.size()), out);
             }
         }
     });
 }
 
-// One input pixel, all channels, from the `count` windows that saw it, as the number that is given for each.
-template <int W, class T, bool Norm, int Count>
+// The gradient of one input pixel, all channels, from the `count` windows that cover it; a tap is an output here, and
+// its number says which pixel of that window this one is.
+template <int W, class T, Norm norm, int Count>
 INLINE void gather(const Pool& p, const NormSlope* by, const Tap* taps, int count, int64_t at) {
     const int64_t C = p.window.channels;
     const T *x = static_cast<const T*>(p.x) + at, *dy = static_cast<const T*>(p.dy);
@@ -87,7 +91,7 @@ INLINE void gather(const Pool& p, const NormSlope* by, const Tap* taps, int coun
             const typename Vec<W>::I chosen = load_bytes<W>(p.index + taps[k].offset + c) == taps[k].number;
             g += select<W>(chosen, load<W>(dy + taps[k].offset + c), zero<W>());
         }
-        if (Norm) {
+        if (norm == Norm::yes) {
             const F<W> centred = load<W>(x + c) - load<W>(means + c);
             g = g * load<W>(scale + c) + (centred * load<W>(&by->slope[c]) + load<W>(&by->constant[c]));
         }
@@ -95,11 +99,11 @@ INLINE void gather(const Pool& p, const NormSlope* by, const Tap* taps, int coun
     }
 }
 
-template <int W, class T, bool Norm>
+template <int W, class T, Norm norm>
 void pool_backward_with(const Pool& p) {
     const Window& s = p.window;
     const int64_t C = s.channels;
-    std::unique_ptr<NormSlope> by(Norm ? new NormSlope(p.moments, p.sums, s.batch * s.height * s.width, C) : nullptr);
+    std::unique_ptr<NormSlope> by(norm == Norm::yes ? new NormSlope(p.moments, p.sums, s.batch * s.height * s.width, C) : nullptr);
     parallel_for(p.num_threads, s.batch * s.height, [&](int64_t first, int64_t last) {
         for (int64_t row = first; row < last; row++) {
             const int64_t image = row / s.height * s.out_height, h = row % s.height + s.top;
@@ -115,11 +119,11 @@ void pool_backward_with(const Pool& p) {
                         taps[count++] = {((image + i) * s.out_width + j) * C,
                                          int32_t((h - i * s.stride) * s.kernel + w - j * s.stride)};
                 if (count == 1)
-                    gather<W, T, Norm, 1>(p, by.get(), taps, count, at);
+                    gather<W, T, norm, 1>(p, by.get(), taps, count, at);
                 else if (count == 2)
-                    gather<W, T, Norm, 2>(p, by.get(), taps, count, at);
+                    gather<W, T, norm, 2>(p, by.get(), taps, count, at);
                 else
-                    gather<W, T, Norm, 0>(p, by.get(), taps, count, at);
+                    gather<W, T, norm, 0>(p, by.get(), taps, count, at);
             }
         }
     });
@@ -127,12 +131,12 @@ void pool_backward_with(const Pool& p) {
 
 template <int W, class T>
 void pool_forward_as(const Pool& p) {
-    p.moments ? pool_forward_with<W, T, true>(p) : pool_forward_with<W, T, false>(p);
+    p.moments ? pool_forward_with<W, T, Norm::yes>(p) : pool_forward_with<W, T, Norm::no>(p);
 }
 
 template <int W, class T>
 void pool_backward_as(const Pool& p) {
-    p.moments ? pool_backward_with<W, T, true>(p) : pool_backward_with<W, T, false>(p);
+    p.moments ? pool_backward_with<W, T, Norm::yes>(p) : pool_backward_with<W, T, Norm::no>(p);
 }
 
 }  // namespace NATIVE_ISA

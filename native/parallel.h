@@ -1,7 +1,7 @@
-// Fork and join on the thread pool PyTorch already runs, never on a second one.
+// Fork and join on PyTorch's own thread pool.
 //
-// Two OpenMP runtimes in one process spin against each other for the same cores. So this library is not linked with
-// any: the loader hands over the entry points of the runtime PyTorch has loaded, and without them all work is serial.
+// Two OpenMP runtimes in one process compete for the same cores, because their idle threads spin. So this library links
+// none: the loader passes the entry points of the runtime that PyTorch has loaded. Without them everything is serial.
 #pragma once
 
 #include <algorithm>
@@ -23,8 +23,8 @@ extern ThreadPool thread_pool;
 
 namespace {
 
-// Calls body(begin, end) with [0, count) split into one contiguous range a thread, always the same way: two passes over
-// the same tensor meet the same rows on the same core.
+// Calls body(begin, end) on each thread with its contiguous part of [0, count). The split is always the same, so two
+// passes over a tensor see the same rows on the same core.
 template <class Body>
 void parallel_for(int num_threads, int64_t count, const Body& body) {
     if (num_threads > count) num_threads = static_cast<int>(count);
@@ -55,16 +55,17 @@ void on_all_threads(int num_threads, const Body& body) {
         const_cast<Body*>(&body), static_cast<unsigned>(num_threads), 0);
 }
 
-// What a thread of a team tells the others. Each of these lies in a cache line of its own, for a line that two cores
-// write travels between them.
+// What a thread of a team shares with the others. Each field has a cache line of its own, because a line that two cores
+// write moves between them.
 struct Member {
-    alignas(64) std::atomic<int64_t> claims[2];  // of the parts of its share; of pieces with an even and an odd number
-    alignas(64) std::atomic<int64_t> done;       // pieces of work
+    alignas(64) std::atomic<int64_t> claims[2];  // claimed parts of its share, for even and for odd pieces
+    alignas(64) std::atomic<int64_t> done;       // pieces that this thread has finished
 };
 constexpr int64_t MEMBER_BYTES = 128;
-static_assert(sizeof(Member) == MEMBER_BYTES, "the caller makes room for so much");
+static_assert(sizeof(Member) == MEMBER_BYTES, "scratch_bytes counts on it");
 
-// Threads that share out pieces of work, each made of so many parts, and meet between two pieces.
+// Threads that work on one piece after another. They share the parts of a piece, and wait for each other before the
+// next.
 class Team {
   public:
     // The member of thread i lies at `first + i * stride`.
@@ -72,8 +73,8 @@ class Team {
         for (int i = 0; i < threads; i++) new (first + i * stride) Member{};
     }
 
-    // The next of the `parts` of piece `work` for thread `index`; `parts` if none is left. A thread takes those of its
-    // own share first, that it finds in its cache what it wrote there in the piece before.
+    // The next part of piece `work` for thread `index`, or `parts` if none is left. A thread takes the parts of its own
+    // share first: its cache still holds what it wrote there in the piece before.
     int64_t claim(int64_t work, int64_t parts, int index, int threads) {
         for (int i = 0; i < threads; i++) {
             const int owner = (index + i) % threads;
@@ -85,9 +86,9 @@ class Team {
         return parts;
     }
 
-    // Piece `work` is done for thread `index`; returns when it is for all.
+    // Thread `index` has finished piece `work`; returns when all threads have.
     void wait(int64_t work, int index, int threads) {
-        // Nobody looks at the claims of the piece before any more, and nobody yet at those of the next.
+        // These claims were for the piece before and will be for the next: no thread reads them now.
         member(index).claims[(work + 1) % 2].store(0, std::memory_order_relaxed);
         member(index).done.store(work + 1, std::memory_order_release);
         for (int i = 1, spins = 0; i < threads; i++)
@@ -95,7 +96,7 @@ class Team {
 #ifdef __x86_64__
                 _mm_pause();
 #endif
-                if (spins > 20000) sched_yield();  // the others may not be running at all
+                if (spins > 20000) sched_yield();  // the other threads may have lost their cores
             }
     }
 

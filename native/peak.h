@@ -1,4 +1,4 @@
-// What this machine can do at most on one path: the roofs over every kernel's speed.
+// The peak rates of this machine on one path: the limits of every kernel's speed.
 #pragma once
 
 #include "parallel.h"
@@ -6,11 +6,11 @@
 
 namespace NATIVE_ISA {
 
-// Sums that do not wait for each other: enough for two multiply-adds a cycle, few enough for 16 registers.
+// Independent sums: enough for two multiply-adds per cycle, few enough for 16 registers.
 constexpr int SUMS = 12;
 
-// One instruction on `SUMS` registers and nothing else. Each sum starts from another value and goes through
-// `multiply_add` itself: the compiler can neither make one of equal ones nor move anything out of the loop.
+// One instruction on `SUMS` registers and nothing else. Each sum has another start value and is an operand of its own
+// `multiply_add`, so the compiler can neither merge equal sums nor move anything out of the loop.
 #define SATURATE(Vector, start, multiply_add)                                  \
     Vector sum[SUMS];                                                          \
     _Pragma("GCC unroll 12") for (int i = 0; i < SUMS; i++) sum[i] = start;    \
@@ -32,7 +32,7 @@ __attribute__((noinline)) F<WIDTH> saturate_bf16(int64_t repetitions, float oper
 }
 #endif
 
-// Bytes: four products an instruction with VNNI, else two, and another instruction to add them.
+// uint8 times int8: four products per instruction with VNNI, else two and another instruction to add them.
 #ifdef NATIVE_AVX512BF16
 constexpr int BYTES = 4;
 #define MULTIPLY_BYTES(sum, factors) (I)_mm512_dpbusd_epi32((__m512i)(sum), (__m512i)factors, (__m512i)factors)
@@ -56,12 +56,12 @@ BYTES_TARGET F<WIDTH> saturate_int8(int64_t repetitions, int operand) {
 }
 #endif
 
-// Repeats the kernels' instruction for `precision`, 0 for fp32, 1 for bf16 and 2 for int8, on all threads; returns the
-// multiply-adds done. Where the path has no instruction for it, its roof is that of fp32.
+// Repeats the kernels' instruction for `precision` (0: fp32, 1: bf16, 2: int8) on all threads, and returns the number
+// of multiply-adds. A path without such an instruction repeats that of fp32.
 int64_t peak(int precision, int64_t repetitions, int num_threads) {
     std::atomic<int64_t> done{0};
     on_all_threads(num_threads, [&](int, int) {
-        volatile float sum;  // for the compiler somebody reads it
+        volatile float sum;  // keeps the compiler from dropping the loop
         int depth = 1;
 #ifdef NATIVE_AVX512BF16
         if (precision == 1) {
@@ -82,7 +82,7 @@ int64_t peak(int precision, int64_t repetitions, int num_threads) {
     return done;
 }
 
-// Adds up `count` floats, a share a thread, into `sums` [num_threads]: as fast as memory gives them.
+// Adds up `count` floats into `sums` [num_threads], each thread its share, as fast as memory can be read.
 void read_memory(const float* values, int64_t count, int num_threads, float* sums) {
     on_all_threads(num_threads, [&](int index, int threads) {
         constexpr int64_t BLOCK = 8 * WIDTH;

@@ -1,6 +1,6 @@
-// What a run of a plan needs against what its caller has made room for: compared before a byte is read or written. The
-// kernels know their own tiles, so scratch is measured here and nowhere else; all other sizes the caller hands over as
-// those of the buffers that it has, and they are reckoned here from the maps' shapes.
+// Compares what a run of a plan needs with what its caller has allocated, before anything is read or written. The
+// kernels know their own tiles, so the size of scratch is computed here and nowhere else. Of all other buffers the
+// caller passes the sizes, which are compared with those that follow from the maps' shapes.
 #pragma once
 
 #include <algorithm>
@@ -9,10 +9,10 @@
 
 namespace NATIVE_ISA {
 
-// Bytes of a value of `map`, one of `s`, in a plan whose maps have values of `usual` bytes.
+// The bytes of one value of `map`, a map of step `s`, in a plan whose values usually have `usual` bytes.
 inline int64_t value_bytes(const Step& s, const Map& map, int64_t usual) {
-    if (&map == &s.out) return s.out_bytes ? 1 : s.float_out ? static_cast<int64_t>(sizeof(float)) : usual;
-    return &map == &s.in && s.scale && !s.between_bytes ? 1 : usual;
+    if (&map == &s.out) return s.out_rounding ? 1 : s.float_out ? static_cast<int64_t>(sizeof(float)) : usual;
+    return &map == &s.in && s.scale && !s.between_rounding ? 1 : usual;
 }
 
 inline int64_t map_bytes(const Run& run, const Step& s, const Map& map, int64_t usual) {
@@ -20,10 +20,11 @@ inline int64_t map_bytes(const Run& run, const Step& s, const Map& map, int64_t 
            value_bytes(s, map, usual);
 }
 
-// Whether the rows of a product are made in scratch: by a depthwise convolution, or from a map that has no bytes yet.
-inline bool makes_rows(const Step& s) { return s.depthwise || s.between_bytes; }
+// Whether a product's rows are made in scratch: by a depthwise convolution, or by rounding to uint8.
+inline bool makes_rows(const Step& s) { return s.depthwise || s.between_rounding; }
 
-// Compares, step by step, and keeps the first thing that is lacking. `usual`: bytes of a map's value; `vector`: channels.
+// Compares step by step, and reports the first thing that is lacking. `usual`: the bytes of a value; `vector`: the
+// channels of a vector.
 class Room {
   public:
     Room(const Run& run, int64_t usual, int64_t vector, Fault& fault)
@@ -35,7 +36,7 @@ class Room {
         return maps(s) && windows(s) && numbers(s);
     }
 
-    // Whether `needed` is no more than `given`; if it is, `fault` says so.
+    // Whether `given` is enough for `needed`; if not, `fault` says so.
     bool within(Lack lack, int64_t needed, int64_t given) {
         if (0 <= needed && needed <= given) return true;
         fault.lack = lack, fault.needed = needed, fault.given = given;
@@ -70,7 +71,7 @@ class Room {
                within(WINDOW, (s.out.width - 1) * s.stride_x - s.pad_left + s.kernel_width, s.in.width + s.in.border);
     }
 
-    // Whether what lies at each pointer is as long as the step reads on.
+    // Whether the arrays are as long as the step reads them.
     bool numbers(const Step& s) {
         const int64_t in = s.in.channels, out = s.out.channels, value = sizeof(float);
         const struct {
@@ -82,8 +83,8 @@ class Room {
                             {s.panels, sizeof(Panel)},
                             {s.bias, out * value},
                             {s.scale, out * value},
-                            {s.between_bytes, 2 * in * value},
-                            {s.out_bytes, 2 * out * value},
+                            {s.between_rounding, 2 * in * value},
+                            {s.out_rounding, 2 * out * value},
                             {s.row_spans, s.out.height * static_cast<int64_t>(sizeof(Span))},
                             {s.column_spans, s.out.width * static_cast<int64_t>(sizeof(Span))}};
         for (int i = 0; i < ARRAYS; i++)
@@ -95,7 +96,7 @@ class Room {
         return s.weights ? s.bias && s.panels && panels(s) : within(NUMBERS, out, in);
     }
 
-    // Whether `count` windows look at nothing beyond a side.
+    // Whether `count` windows stay within a side.
     bool spans(const Span* all, int64_t count, int64_t side) {
         if (!within(NUMBERS, 1, all != nullptr)) return false;
         for (int64_t i = 0; i < count; i++)
@@ -103,7 +104,7 @@ class Room {
         return true;
     }
 
-    // A row of the product lies in one pixel or, stretch by stretch, in one window; the panels have all output channels.
+    // Whether each row of the product stays within its pixel or window, and the panels have all output channels.
     bool panels(const Step& s) {
         const int64_t pixels = s.taps == 1 && !makes_rows(s) ? s.kernel_width : 1;
         const int64_t rows = makes_rows(s) ? 1 : s.kernel_height, columns = pixels == 1 ? s.kernel_width : 1;

@@ -51,7 +51,8 @@ INLINE F<W> load(const bf16* p) {
     return (F<W>)wide;
 }
 
-// A load the compiler may not repeat for every use: two multiply-adds a cycle leave no room for as many loads.
+// A load that the compiler may not repeat for every use: beside two multiply-adds per cycle there is no time for more
+// loads.
 template <int W>
 INLINE F<W> load_once(const float* p) {
     F<W> v = load<W>(p);
@@ -61,7 +62,7 @@ INLINE F<W> load_once(const float* p) {
     return v;
 }
 
-// Keeps GCC from moving a vector about in memory before it is used.
+// Keeps GCC from spilling a vector to memory before it is used.
 template <int W>
 INLINE F<W> settled(F<W> v) {
 #if defined(__x86_64__) && !defined(__clang__)
@@ -107,7 +108,7 @@ INLINE void store_two(bf16* p, F<W> first, F<W> second) {
     store<W>(p, first), store<W>(p + W, second);
 }
 
-// Small numbers as a byte each. In two steps, because GCC makes single moves of a fourfold widening.
+// uint8 as int32. In two steps, because GCC turns a fourfold widening into scalar moves.
 template <int W>
 INLINE typename Vec<W>::I load_bytes(const uint8_t* p) {
 #ifdef NATIVE_AVX512
@@ -161,7 +162,7 @@ INLINE bool any_nan(F<W> v) {
     return any;
 }
 
-// The nearest whole number to each of `v`, as a byte; beyond 0 and 255 those.
+// The nearest integers to `v`, clamped to 0 and 255, as uint8.
 template <int W>
 INLINE void store_rounded(uint8_t* p, F<W> v) {
 #ifdef NATIVE_AVX512
@@ -175,7 +176,7 @@ INLINE void store_rounded(uint8_t* p, F<W> v) {
     store_bytes<W>(p, __builtin_convertvector(v + 12582912.0f, typename Vec<W>::I) & 255);  // 1.5 * 2^23: no fraction
 }
 
-// Bytes 0 and 2 of each 32 bits, or 1 and 3, as two signed numbers of 16 bits.
+// The int8 at 0 and 2 of each 32 bits, or those at 1 and 3, as two int16.
 template <int W>
 INLINE typename Vec<W>::I even_bytes(typename Vec<W>::I v) {
     return (typename Vec<W>::I)((typename Vec<W>::S)(v << 8) >> 8);
@@ -185,7 +186,7 @@ INLINE typename Vec<W>::I odd_bytes(typename Vec<W>::I v) {
     return (typename Vec<W>::I)((typename Vec<W>::S)v >> 8);
 }
 
-// Both 16-bit numbers of each 32 bits times those of `pair`, summed.
+// Both int16 of each 32 bits times those of `pair`, added.
 template <int W>
 INLINE typename Vec<W>::I multiply_pairs(typename Vec<W>::I v, int pair) {
 #ifdef NATIVE_AVX512
@@ -252,11 +253,11 @@ INLINE Pair<W> interleaved(V a, V b) {
 #endif
 }
 
-// e^v within two units of the last place (Cephes' polynomial for |v| < log(2) / 2); finite for every v, but a NaN stays one.
+// e^v to two units in the last place (Cephes' polynomial for |v| < log(2) / 2); finite for every v but NaN.
 template <int W>
 INLINE F<W> exponential(F<W> v) {
     v = at_most<W>(at_least<W>(v, zero<W>() - 87.0f), zero<W>() + 88.0f);
-    const F<W> whole = v * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the nearest whole number stands in the lowest bits
+    const F<W> whole = v * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the lowest bits are the nearest integer
     const F<W> power = whole - 12582912.0f;
     const F<W> r = (v - power * 0.693359375f) + power * 2.12194440e-4f;
     F<W> series = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -269,7 +270,7 @@ INLINE F<W> exponential(F<W> v) {
     return series * (F<W>)(((U)whole << 23) + 0x3f800000u);
 }
 
-// A row of C channels is walked in vectors; the last one is moved back to end at C, so it may overlap the one before.
+// A row of C channels is read in vectors. The last vector ends at C, so it may overlap the one before.
 template <int W>
 INLINE int64_t num_vectors(int64_t channels) {
     return (channels + W - 1) / W;

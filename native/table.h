@@ -1,4 +1,4 @@
-// Ends the file of one instruction set: compiles every kernel for it and fills its table.
+// Included at the end of each instruction set's source: compiles every kernel for it and fills its table.
 #include "depthwise.h"
 #include "max_pool.h"
 #include "peak.h"
@@ -6,7 +6,7 @@
 
 namespace NATIVE_ISA {
 
-// The widest vector that fits into a row of channels.
+// Calls a kernel with the widest vector that fits into a row of channels.
 #define BY_WIDTH(function, p, channels)                                                           \
     if ((channels) >= WIDTH) return (p).bf16 ? function<WIDTH, bf16>(p) : function<WIDTH, float>(p); \
     if ((channels) >= WIDTH / 2)                                                                  \

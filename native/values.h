@@ -1,4 +1,4 @@
-// What all steps of a plan share: where a map's values lie, what an activation does to them, and how they are written.
+// What all steps of a plan share: where a map's values lie, what an activation does to them, and how they are stored.
 #pragma once
 
 #include <cmath>
@@ -32,8 +32,8 @@ INLINE F<WIDTH> hyperbolic_tangent(F<WIDTH> v) {
     return select<WIDTH>(size < 0.625f, series * square * v + v, select<WIDTH>(v < 0.0f, -far, far));
 }
 
-// v times the normal distribution's share below v: half of erfc(|v| / sqrt(2)), by Numerical Recipes' fit of it with a
-// relative error of 1.2e-7 everywhere, is the share beyond |v|.
+// v times the normal distribution function at v (GELU). Beyond |v| it is erfc(|v| / sqrt(2)) / 2, by the fit in
+// Numerical Recipes, whose relative error is at most 1.2e-7.
 INLINE F<WIDTH> gaussian_unit(F<WIDTH> v) {
     const F<WIDTH> z = magnitude<WIDTH>(v) * 0.70710678118f, t = 1.0f / (1.0f + 0.5f * z);
     F<WIDTH> series = t * 0.17087277f - 0.82215223f;
@@ -48,7 +48,7 @@ INLINE F<WIDTH> gaussian_unit(F<WIDTH> v) {
     return v * select<WIDTH>(v < 0.0f, beyond, 1.0f - beyond);
 }
 
-// Watches vectors: the sum of values times zero is zero, and NaN once one of them was NaN or infinite.
+// Watches vectors: the sum of their values times zero is zero, or NaN if any value was NaN or infinite.
 struct Watch {
     F<WIDTH> sum{};
     INLINE void operator()(F<WIDTH> v) { sum += v * 0.0f; }
@@ -65,7 +65,7 @@ struct Activate {
           high(zero<WIDTH>() + (f.kind == RELU6 ? 6.0f : f.kind == HARD_TANH ? f.second : HUGE_VALF)) {}
     INLINE F<WIDTH> clamp(F<WIDTH> v) const { return at_most<WIDTH>(at_least<WIDTH>(v, low), high); }
     INLINE F<WIDTH> operator()(const Function& f, F<WIDTH> v) const { return kind <= HARD_TANH ? clamp(v) : curve(f, v); }
-    // What is more than a clamp; NaN of an infinity.
+    // An activation that is no clamp; infinity gives NaN.
     __attribute__((noinline)) static F<WIDTH> curve(const Function& f, F<WIDTH> v) {
         return finite_curve(f, v) + v * 0.0f;
     }
@@ -82,7 +82,7 @@ struct Activate {
             case SILU: return v / (one + exponential<WIDTH>(-v));
             case LEAKY_RELU: return select<WIDTH>(v > 0.0f, v, v * f.first);
             case TANH: return hyperbolic_tangent(v);
-            case GELU:  // by tanh rather than the error function
+            case GELU:  // a first number other than zero asks for the approximation by tanh
                 if (f.first != 0.0f)
                     return v / (one + exponential<WIDTH>(v * (v * v * -0.0713548162726f - 1.59576912161f)));
                 return gaussian_unit(v);
@@ -100,7 +100,7 @@ struct Activate {
     }
 };
 
-// Writes vectors of a step's result, as bytes if those are wanted: a channel's `v * bytes[0][c] + bytes[1][c]`, rounded.
+// Stores vectors of a step's result; as uint8 they are v * rounding[0][c] + rounding[1][c] for channel c, rounded.
 template <class Out>
 struct Write {
     Write(const float*, int64_t, int64_t) {}
@@ -109,12 +109,12 @@ struct Write {
 template <>
 struct Write<uint8_t> {
     F<WIDTH> scale, zero_point;
-    INLINE Write(const float* bytes, int64_t channels, int64_t c)
-        : scale(load_once<WIDTH>(bytes + c)), zero_point(load_once<WIDTH>(bytes + channels + c)) {}
+    INLINE Write(const float* rounding, int64_t channels, int64_t c)
+        : scale(load_once<WIDTH>(rounding + c)), zero_point(load_once<WIDTH>(rounding + channels + c)) {}
     INLINE void operator()(uint8_t* to, F<WIDTH> v) const { store_rounded<WIDTH>(to, v * scale + zero_point); }
 };
 
-// What a step does with its residual: v + residual, or the larger of the two, which keeps a NaN of either.
+// v + residual, or the larger of the two; a NaN in either gives NaN.
 INLINE F<WIDTH> join(const Step& s, F<WIDTH> v, F<WIDTH> residual) {
     return s.largest ? at_least<WIDTH>(v, residual) + residual * 0.0f : v + residual;
 }

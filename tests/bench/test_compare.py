@@ -16,7 +16,7 @@ import torch
 
 from depthwise.bench import ENGINES, Comparison, Measured, bench, swept
 from depthwise.bench import compare as compare_module
-from depthwise.bench.engines import Engine
+from depthwise.bench.engines import Contender
 from depthwise.cli.app import run
 from depthwise.cli.bench import _print_run
 from depthwise.errors import DepthwiseError, UsageError
@@ -58,7 +58,7 @@ def test_memory_is_that_of_the_network() -> None:
 
 
 def test_what_is_not_there_or_does_not_run_is_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = Engine("fp32", "no_such_engine", lambda network, x, threads: lambda x: x)
+    absent = Contender("fp32", "no_such_engine", lambda network, x, threads: lambda x: x)
     monkeypatch.setitem(compare_module.ENGINES, "absent", absent)
     # Kernels that are switched off run no network, and have no peak.
     monkeypatch.setenv("DEPTHWISE_NATIVE", "off")

@@ -8,7 +8,7 @@ from tests.conftest import RUNNABLE, using
 from torch import Tensor, nn
 
 from depthwise.infer import compile
-from depthwise.infer.compiled import CompiledModule
+from depthwise.infer.choice import CompiledModule
 from depthwise.infer.graph import Graph
 from depthwise.infer.lower import lower
 
@@ -74,7 +74,9 @@ def assert_planned(
                         assert error <= most, (precision, path, error)
                     if precision == "int8" and products is not None:
                         rounded = [
-                            step for step in compiled.plan.steps if compiled.plan.rounding(step.product)
+                            step
+                            for step in compiled.plan.layout.steps
+                            if compiled.plan.layout.rounding(step.product)
                         ]
                         assert len(rounded) == products, (path, len(rounded))
     finally:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer import CompiledModule, compile
-from depthwise.infer.engines import GENERAL
+from depthwise.infer.general import GENERAL
 from depthwise.infer.trace import from_json, to_json, trace
 from depthwise.layers import SeparableConv2d
 

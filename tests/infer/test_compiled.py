@@ -8,7 +8,7 @@ from tests.conftest import in_threads
 from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
-from depthwise.infer.compiled import compile
+from depthwise.infer.choice import compile
 from depthwise.layers import ConvNorm, MaxPool2d, PointwiseConv2d, Residual, SeparableConv2d, conv2d
 from depthwise.models import create_model, list_models
 
@@ -193,7 +193,7 @@ def test_a_gate_is_one_step(path: str, precision: str, residual: str) -> None:
     torch.manual_seed(0)
     module, x = Gated(residual), torch.randn(3, 20, 7, 5)
     assert_same(module, x, precision)
-    kinds = [step.kind for step in compile(module, x).plan.steps]
+    kinds = [step.kind for step in compile(module, x).plan.layout.steps]
     assert kinds.count("sum") == (2 if residual == "a map" else 1)
 
 

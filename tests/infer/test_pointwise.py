@@ -110,7 +110,7 @@ def test_a_clamp_before_bytes_is_kept() -> None:
     )  # fmt: skip
     x = 3 * torch.randn(3, 3, 9, 11)
     plan = compile(network, x[:1], precision="int8", calibration=x, engine="native").plan
-    assert [step.between.kind for step in plan.steps if step.depthwise] == ["hardtanh"]
+    assert [step.between.kind for step in plan.layout.steps if step.depthwise] == ["hardtanh"]
     assert_planned(network, x, products=1)
 
 

@@ -21,7 +21,7 @@ from depthwise.infer.quantize import (
     from_tensors,
     to_tensors,
 )
-from depthwise.infer.reference import evaluate
+from depthwise.infer.reference import interpret
 from depthwise.layers import ConvNorm, PointwiseConv2d, Residual, SeparableConv2d, conv2d
 from depthwise.models import create_model
 
@@ -232,7 +232,7 @@ def test_the_reference_is_the_network() -> None:
     network = randomise(create_model("inception_v3", num_classes=7, width=0.5))
     x = torch.randn(2, 3, 80, 111)
     with torch.no_grad():
-        assert torch.allclose(evaluate(lower(network, x[:1]), x), network(x), rtol=1e-4, atol=1e-5)
+        assert torch.allclose(interpret(lower(network, x[:1]), x), network(x), rtol=1e-4, atol=1e-5)
 
 
 def test_channels_of_unequal_width_cost_nothing() -> None:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
-from depthwise.infer.graph import LANES, Concatenation, Convolution, Graph, Image, Mean, Operation, Pool
+from depthwise.infer.graph import LANES, Concatenation, Convolution, Graph, Image, Mean, Operation, Pooling
 from depthwise.infer.ops import separable_conv2d
-from depthwise.infer.plan import KINDS, Plan, _Context
+from depthwise.infer.plan import Plan
 from depthwise.infer.quantize import calibrate
-from depthwise.infer.reference import evaluate
+from depthwise.infer.reference import interpret
+from depthwise.infer.workspace import Workspace
 from depthwise.native import structs
 from depthwise.native.plans import run_plans, scratch_bytes
 
@@ -132,7 +133,7 @@ def test_plans_of_all_shapes_say_what_pytorch_says(path: str, precision: str) ->
         x = torch.randn(case.batch, *graph.shapes[0], generator=generator)
         roundings = calibrate(graph, [x]) if precision == "int8" else None
         torch.set_num_threads(case.threads)
-        y, expected = Plan(graph, bf16=precision != "fp32", roundings=roundings)(x), evaluate(graph, x)
+        y, expected = Plan(graph, bf16=precision != "fp32", roundings=roundings)(x), interpret(graph, x)
         difference = float((y - expected).abs().max() / expected.abs().max())
         assert difference <= TOLERANCE[precision], (SEED, case)
 
@@ -159,15 +160,16 @@ def test_the_operator_on_all_shapes_says_what_pytorch_says(path: str, precision:
         assert difference <= TOLERANCE[precision], (SEED, case)
 
 
-def context(case: Case, precision: str) -> _Context:
-    return context_of(case.graph(torch.Generator().manual_seed(SEED)), case.batch, case.threads, precision)
+def workspace(case: Case, precision: str) -> Workspace:
+    return workspace_of(case.graph(torch.Generator().manual_seed(SEED)), case.batch, case.threads, precision)
 
 
-def context_of(graph: Graph, batch: int, threads: int, precision: str) -> _Context:
+def workspace_of(graph: Graph, batch: int, threads: int, precision: str) -> Workspace:
     x = torch.zeros(batch, *graph.shapes[0])
     roundings = calibrate(graph, [torch.randn_like(x)]) if precision == "int8" else None
-    made = _Context(Plan(graph, bf16=precision != "fp32", roundings=roundings), batch, threads)
-    made.image = x  # type: ignore[attr-defined]  # alive as long as the context
+    plan = Plan(graph, bf16=precision != "fp32", roundings=roundings)
+    made = Workspace(plan.layout, plan.packed, batch, threads)
+    made.image = x  # type: ignore[attr-defined]  # alive as long as the workspace
     made.call.image, made.call.strides[:] = x.data_ptr(), x.stride()
     return made
 
@@ -180,7 +182,7 @@ SEPARABLE = Case("separable", 200, 33, 1, (3, 3), 1, 2, (27, 27), 2)
 def test_memory_that_is_too_small_is_refused_before_it_is_written(
     path: str, precision: str, field: str
 ) -> None:
-    made = context(SEPARABLE, precision)
+    made = workspace(SEPARABLE, precision)
     run_plans([made.call])
     assert made.call.scratch_bytes == scratch_bytes(made.call)
     setattr(made.call, field, getattr(made.call, field) - 64)
@@ -193,7 +195,7 @@ def test_memory_that_is_too_small_is_refused_before_it_is_written(
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("array", [name for name in structs.ARRAYS.split() if "spans" not in name])
 def test_numbers_that_are_too_few_are_refused(path: str, precision: str, array: str) -> None:
-    made = context(SEPARABLE, precision)
+    made = workspace(SEPARABLE, precision)
     shortened = 0
     for step in made.steps:
         if getattr(step, array):
@@ -203,16 +205,16 @@ def test_numbers_that_are_too_few_are_refused(path: str, precision: str, array: 
                 run_plans([made.call])
             step.given[place] += 1
             shortened += 1
-    assert shortened or array in ("scale", "between_bytes", "out_bytes"), "no step has such numbers"
+    assert shortened or array in ("scale", "between_rounding", "out_rounding"), "no step has such numbers"
     run_plans([made.call])
 
 
 @pytest.mark.parametrize("average", [True, False])
 def test_windows_that_are_too_few_or_reach_too_far_are_refused(path: str, average: bool) -> None:
-    pool = Pool(0, (3, 3), (2, 1), (1, 1, 1, 1), average=average)
-    made = context_of(Graph((Image(), pool), ((3, 7, 9), (3, 4, 9)), flat=False), 2, 2, "fp32")
+    pool = Pooling(0, (3, 3), (2, 1), (1, 1, 1, 1), average=average)
+    made = workspace_of(Graph((Image(), pool), ((3, 7, 9), (3, 4, 9)), flat=False), 2, 2, "fp32")
     run_plans([made.call])
-    step, packed = made.steps[1], made.plan.packed[1]
+    step, packed = made.steps[1], made.packed[1]
     for place, (name, spans) in enumerate(
         (("row_spans", packed.row_spans), ("column_spans", packed.column_spans)), 8
     ):
@@ -243,10 +245,10 @@ def test_windows_that_are_too_few_or_reach_too_far_are_refused(path: str, averag
 @pytest.mark.parametrize(("field", "change"), [("length", 30), ("length", -6), ("out", 30)])
 def test_a_copy_beyond_a_map_is_refused(path: str, field: str, change: int) -> None:
     graph = Graph((Image(), Concatenation((0, 0)), Mean(1)), ((5, 7, 9), (10, 7, 9), (10, 1, 1)), flat=False)
-    made = context_of(graph, 2, 2, "fp32")
+    made = workspace_of(graph, 2, 2, "fp32")
     run_plans([made.call])
     step = made.steps[1]
-    assert step.kind == KINDS.index("copy")
+    assert step.kind == structs.KINDS.index("copy")
     if field == "length":
         step.length += change
     else:
@@ -260,7 +262,7 @@ def test_a_copy_beyond_a_map_is_refused(path: str, field: str, change: int) -> N
     ("field", "change"), [("bytes", -128), ("height", 30), ("channels", 16), ("border", -1), ("pixel", 16)]
 )
 def test_a_map_of_another_size_is_refused(path: str, side: str, field: str, change: int) -> None:
-    made = context(SEPARABLE, "fp32")
+    made = workspace(SEPARABLE, "fp32")
     place = getattr(made.steps[2], side)
     if side == "out" and field == "border":
         change = 1
@@ -270,8 +272,8 @@ def test_a_map_of_another_size_is_refused(path: str, side: str, field: str, chan
 
 
 def test_what_a_step_is_told_of_its_memory_is_what_it_was_given(path: str) -> None:
-    made = context(SEPARABLE, "fp32")
-    for step, packed in zip(made.steps, made.plan.packed, strict=True):
+    made = workspace(SEPARABLE, "fp32")
+    for step, packed in zip(made.steps, made.packed, strict=True):
         for name, given in zip(structs.ARRAYS.split(), step.given, strict=True):
             tensor: Tensor | None = getattr(packed, name, None)
             assert given == (0 if tensor is None else tensor.nbytes)

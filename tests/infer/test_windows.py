@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer import compile
-from depthwise.infer.graph import AdaptivePool, Pool
+from depthwise.infer.graph import AdaptivePooling, Pooling
 from depthwise.infer.lower import lower
 from depthwise.infer.reference import apply
 from depthwise.infer.windows import spans
@@ -90,16 +90,16 @@ def test_random_poolings(fuzz_seed: int) -> None:
 
 
 def test_windows_are_those_of_pytorch() -> None:
-    def of(pool: Pool | AdaptivePool, inside: int, outside: int) -> list[list[int]]:
+    def of(pool: Pooling | AdaptivePooling, inside: int, outside: int) -> list[list[int]]:
         return spans(pool, 0, inside, outside).tolist()
 
-    plain = Pool(0, (3, 3), (2, 2), (1, 1, 1, 1), average=True)
+    plain = Pooling(0, (3, 3), (2, 2), (1, 1, 1, 1), average=True)
     assert of(plain, 6, 4) == [[0, 2, 2], [1, 4, 3], [3, 6, 3], [5, 6, 1]]
-    counted = Pool(0, (3, 3), (2, 2), (1, 1, 1, 1), average=True, counted=(1, 1, 1, 1))
+    counted = Pooling(0, (3, 3), (2, 2), (1, 1, 1, 1), average=True, counted=(1, 1, 1, 1))
     assert of(counted, 6, 4) == [[0, 2, 3], [1, 4, 3], [3, 6, 3], [5, 6, 2]]
-    dilated = Pool(0, (3, 3), (1, 1), (1, 1, 1, 1), dilation=(2, 2))
+    dilated = Pooling(0, (3, 3), (1, 1), (1, 1, 1, 1), dilation=(2, 2))
     assert [span[:2] for span in of(dilated, 6, 4)] == [[1, 4], [0, 5], [1, 6], [2, 6]]
-    assert of(AdaptivePool(0, average=True), 5, 7) == [
+    assert of(AdaptivePooling(0, average=True), 5, 7) == [
         [0, 1, 1], [0, 2, 2], [1, 3, 2], [2, 3, 1], [2, 4, 2], [3, 5, 2], [4, 5, 1],
     ]  # fmt: skip
 

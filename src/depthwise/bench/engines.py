@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
-from depthwise.infer.engines import (
+from depthwise.infer.general import (
     Prepare,
     Run,
     eager,
-    export,
     onnx_run,
     onnxruntime,
     openvino,
     openvino_requests,
+    program_of,
     write_onnx,
 )
 from depthwise.infer.sessions import openvino_network
@@ -25,7 +25,7 @@ CALIBRATION_IMAGES = 8
 
 
 @dataclass(frozen=True)
-class Engine:
+class Contender:
     """`package` must be installed for it."""
 
     precision: str
@@ -82,7 +82,7 @@ def _onnxruntime_int8(network: nn.Module, x: Tensor, threads: int) -> Run:
 
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared, quantized = (f"{folder}/{name}.onnx" for name in ("plain", "prepared", "quantized"))
-        write_onnx(export(network, x), plain)
+        write_onnx(program_of(network, x), plain)
         quantization.quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(prepared, quantized, Images(), per_channel=True)
         return onnx_run(quantized, threads)
@@ -98,7 +98,7 @@ def _quantized(network: nn.Module, x: Tensor) -> Any:
     import openvino
 
     images = nncf.Dataset([batch.numpy() for batch in calibration_batches(x)])
-    return nncf.quantize(openvino.convert_model(export(network, x)), images)
+    return nncf.quantize(openvino.convert_model(program_of(network, x)), images)
 
 
 def _openvino_throughput(precision: str) -> Prepare:
@@ -113,7 +113,7 @@ def _openvino_throughput(precision: str) -> Prepare:
         if precision == "int8":
             model = _quantized(network, x[:1])
         else:
-            model = openvino.convert_model(export(network, x[:1]))
+            model = openvino.convert_model(program_of(network, x[:1]))
             settings["INFERENCE_PRECISION_HINT"] = precision
         return _side_by_side(openvino_network(model, **settings))
 
@@ -140,19 +140,19 @@ def _side_by_side(compiled: Any) -> Run:
     return run
 
 
-ENGINES: dict[str, Engine] = {
-    "depthwise fp32": Engine("fp32", "depthwise", _depthwise("fp32")),
-    "depthwise bf16": Engine("bf16", "depthwise", _depthwise("bf16")),
-    "depthwise int8": Engine("int8", "depthwise", _depthwise("int8")),
-    "pytorch": Engine("fp32", "torch", eager(torch.float32)),
-    "torch.compile": Engine("fp32", "torch", _torch_compile(torch.float32)),
-    "torch.compile bf16": Engine("bf16", "torch", _torch_compile(torch.bfloat16)),
-    "onnxruntime": Engine("fp32", "onnxruntime", onnxruntime()),
-    "onnxruntime int8": Engine("int8", "onnxruntime", _onnxruntime_int8),
-    "openvino": Engine("fp32", "openvino", openvino("f32")),
-    "openvino bf16": Engine("bf16", "openvino", openvino("bf16")),
-    "openvino int8": Engine("int8", "nncf", _openvino_int8),
-    "openvino throughput": Engine("fp32", "openvino", _openvino_throughput("f32")),
-    "openvino bf16 throughput": Engine("bf16", "openvino", _openvino_throughput("bf16")),
-    "openvino int8 throughput": Engine("int8", "nncf", _openvino_throughput("int8")),
+ENGINES: dict[str, Contender] = {
+    "depthwise fp32": Contender("fp32", "depthwise", _depthwise("fp32")),
+    "depthwise bf16": Contender("bf16", "depthwise", _depthwise("bf16")),
+    "depthwise int8": Contender("int8", "depthwise", _depthwise("int8")),
+    "pytorch": Contender("fp32", "torch", eager(torch.float32)),
+    "torch.compile": Contender("fp32", "torch", _torch_compile(torch.float32)),
+    "torch.compile bf16": Contender("bf16", "torch", _torch_compile(torch.bfloat16)),
+    "onnxruntime": Contender("fp32", "onnxruntime", onnxruntime()),
+    "onnxruntime int8": Contender("int8", "onnxruntime", _onnxruntime_int8),
+    "openvino": Contender("fp32", "openvino", openvino("f32")),
+    "openvino bf16": Contender("bf16", "openvino", openvino("bf16")),
+    "openvino int8": Contender("int8", "nncf", _openvino_int8),
+    "openvino throughput": Contender("fp32", "openvino", _openvino_throughput("f32")),
+    "openvino bf16 throughput": Contender("bf16", "openvino", _openvino_throughput("bf16")),
+    "openvino int8 throughput": Contender("int8", "nncf", _openvino_throughput("int8")),
 }

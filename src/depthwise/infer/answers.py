@@ -1,4 +1,4 @@
-"""Whether an engine answers as PyTorch does: what it gives for a few images, and how far off is too far."""
+"""Whether an engine answers as PyTorch does on a few images, and which differences are too large."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,33 +16,34 @@ STEPS = {"fp32": 1e-6, "bf16": 2**-8, "int8": 2**-7}
 """A precision's own error, relative to the largest value of an image."""
 
 MOST_STEPS = 10
-"""A network that magnifies differences may be off by as many times what one of STEPS in its images changes."""
+"""An error is accepted up to this many times the change in the result that one of STEPS in the images causes."""
 
 
 class WrongAnswerError(DepthwiseError):
-    """An engine runs the network and answers otherwise than PyTorch."""
+    """An engine runs the network and its answer differs from PyTorch's."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """The shape of a result: `one` of a single image, [N, *each] of any other number of them.
+    """The shape of a result: `one` for a single image, [N, *each] for any other number.
 
-    The two differ where the network squeezes its result.
+    The two differ if the network squeezes its result.
     """
 
     one: tuple[int, ...]
     each: tuple[int, ...]
 
     def of(self, result: Tensor, images: int) -> Tensor:
-        """`result` of so many images, in its shape."""
+        """`result`, which is of a number of `images`, in its shape."""
         return result.reshape(self.one if images == 1 else (images, *self.each))
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What `network` gives on PyTorch: `results` of the batches `images`, all of one `form`.
+    """What PyTorch answers: the `results` of `network` on the batches `images`, all of one `form`.
 
-    largest: of the results' values and of those of an image of noise, for that of zeros alone may be next to nothing.
+    largest: the largest value in the results and in that of an image of noise, because the result of an image of zeros
+    may be next to nothing.
     """
 
     network: nn.Module
@@ -83,7 +84,7 @@ class Answers:
             )
 
     def _sensitivity(self, precision: str) -> float:
-        """How far the results move with the images by one of STEPS; 0 if they move by themselves, as random ones do."""
+        """How far the results move if the images do by one of STEPS; 0 if they move anyway, because they are random."""
         generator = torch.Generator().manual_seed(0)
         moved = 0.0
         for x, wanted in zip(self.images, self.results, strict=True):
@@ -96,11 +97,12 @@ class Answers:
 
 
 def answers(network: nn.Module, example: Tensor, second: Tensor | None = None) -> Answers:
-    """What `network`, in evaluation, makes of `example` [N, C, H, W]: of its first image, of two, and of all of it.
+    """What PyTorch answers with `network`, in evaluation, on one image, on two, and on all of `example` [N, C, H, W].
 
-    The other image is `second` [C, H, W], or is drawn with the example's mean and deviation.
+    The first is the example's first image; the other one is `second` [C, H, W], or noise with the example's mean and
+    deviation.
 
-    Raises DepthwiseError if the network does not run, if what it gives is not one float32 tensor, or if that has not
+    Raises DepthwiseError if the network does not run, if its result is not one float32 tensor, or if that does not have
     a row for each image.
     """
     if not len(example):
@@ -127,7 +129,7 @@ def answers(network: nn.Module, example: Tensor, second: Tensor | None = None) -
 
 
 def eager(network: nn.Module, x: Tensor) -> Tensor:
-    """What `network` gives on PyTorch, which may change a copy of `x` only; raises as `answers` does."""
+    """The result of `network` on a copy of `x`, which it may change in place; raises as `answers` does."""
     try:
         result: Any = network(x.clone())
     except DepthwiseError:
@@ -157,7 +159,7 @@ def _described(value: Any) -> str:
 
 
 def _drawn(example: Tensor) -> Tensor:
-    """An image [C, H, W] of noise, for in one like zeros no window differs from another."""
+    """An image [C, H, W] of noise: in one of zeros all windows are equal, and errors of position do not show."""
     noise = torch.randn(example.shape[1:], generator=torch.Generator().manual_seed(0))
     deviation, mean = example.std(correction=0), example.mean()
     return noise * deviation + mean if 0 < deviation < torch.inf else noise

@@ -1,47 +1,45 @@
-"""Where the maps of a plan lie in its one arena."""
+"""Where the maps of a layout lie in one arena."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from depthwise.infer.fuse import Step
+from depthwise.infer.layout import Layout
 
 ALIGNMENT = 64
 
 
-def lay_out(
-    steps: Sequence[Step], homes: Mapping[int, tuple[int, int]], sizes: Mapping[int, int], result: int
-) -> tuple[dict[int, int], int]:
-    """Where each map starts, so that none lies on another that is still read, and how long they are together.
+def place(layout: Layout, sizes: Mapping[int, int]) -> tuple[dict[int, int], int]:
+    """Where each map starts, so that none lies on another that is still read, and the bytes of all together.
 
-    `sizes` are the maps' bytes, multiples of ALIGNMENT; `homes` as a Schedule has them; `result` is read at the end.
+    `sizes`: the bytes, multiples of ALIGNMENT, of each map that has memory of its own. The result is read at the end.
     """
     first: dict[int, int] = {}
     last: dict[int, int] = {}
-    for time, step in enumerate(steps):
-        written, _ = homes.get(step.result, (step.result, 0))
+    for time, step in enumerate(layout.steps):
+        written = layout.maps[step.result].owner
         first.setdefault(written, time)
         for index in (written, step.source, step.residual, step.gate):
             if index is not None:
                 last[index] = time
-    last[result] = len(steps)
-    # Maps take turns in places, each in the middle of its own: the halves that two threads write were last written
-    # by them there, and need not come from another core's cache.
-    places: list[list[int]] = []
+    last[layout.result] = len(layout.steps)
+    # Maps take turns in slots. Each lies in the middle of its slot: then the half that a thread writes was last written
+    # by the same thread, and need not come from another core's cache.
+    slots: list[list[int]] = []
     for index in first:
 
-        def growth(place: list[int], size: int = sizes[index]) -> tuple[int, int]:
-            room = max(sizes[other] for other in place)
+        def growth(slot: list[int], size: int = sizes[index]) -> tuple[int, int]:
+            room = max(sizes[other] for other in slot)
             return max(size - room, 0), room
 
-        free = [place for place in places if last[place[-1]] < first[index]]
+        free = [slot for slot in slots if last[slot[-1]] < first[index]]
         if free:
             min(free, key=growth).append(index)
         else:
-            places.append([index])
+            slots.append([index])
     offsets: dict[int, int] = {}
     arena_bytes = 0
-    for place in places:
-        room = max(sizes[index] for index in place)
-        for index in place:
+    for slot in slots:
+        room = max(sizes[index] for index in slot)
+        for index in slot:
             offsets[index] = arena_bytes + (room - sizes[index]) // (2 * ALIGNMENT) * ALIGNMENT
         arena_bytes += room
     return offsets, arena_bytes

@@ -1,4 +1,4 @@
-"""What `compile` is given, looked at before anything is made of it: each fault is a sentence here, none is torch's."""
+"""Checks of the arguments of `compile`, so that a wrong one gives a sentence of ours and not an error of torch."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from depthwise.errors import DepthwiseError
 
 
 def check_network(module: Any) -> None:
-    """Raise DepthwiseError unless `module` is a network of Python whose graph can be read."""
+    """Raise DepthwiseError unless `module` is a network in Python, whose graph can be read."""
     kind = type(module).__name__
     if isinstance(module, torch.export.ExportedProgram):
         kind, fault = "ExportedProgram", "a program that torch.export made, not a torch.nn.Module"
@@ -21,7 +21,7 @@ def check_network(module: Any) -> None:
         raise DepthwiseError(
             f"the network is a {kind}, not a torch.nn.Module: put it into the forward of one"
         )
-    elif "train" in vars(module):  # torch.export puts one there that refuses
+    elif "train" in vars(module):  # torch.export's own, which refuses
         fault = "the module of a program that torch.export made, whose mode is fixed"
     else:
         return _check_weights(module)

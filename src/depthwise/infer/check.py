@@ -1,4 +1,4 @@
-"""Whether a graph is what it says: its shapes steer where the native kernels read and write."""
+"""Whether a graph's shapes are right: they decide where the native kernels read and write."""
 
 from collections.abc import Sequence
 from math import isnan
@@ -7,7 +7,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.infer.graph import (
     NUMBERS,
     Activation,
-    AdaptivePool,
+    AdaptivePooling,
     Concatenation,
     Convolution,
     Gate,
@@ -15,14 +15,14 @@ from depthwise.infer.graph import (
     Image,
     Mean,
     Operation,
-    Pool,
+    Pooling,
     Sides,
     Sum,
     sources,
 )
 
 MOST_PADDING = 1 << 12
-MOST_WINDOW = 1 << 20  # from pixel to pixel and from end to end
+MOST_WINDOW = 1 << 20  # of kernels, strides and dilations
 
 Shape = tuple[int, int, int]
 
@@ -63,11 +63,11 @@ def _follows(operation: Operation, read: Sequence[Shape], shape: Shape) -> bool:
             return read[0] == read[1] == shape
         case Gate():
             return read[0] == shape and read[1] == (shape[0], 1, 1)
-        case Pool(_, kernel, stride, padding):
+        case Pooling(_, kernel, stride, padding):
             counted, padded = operation.counted, operation.divisor != 0 and read[0][0] == shape[0]
             inner = all(0 <= part <= side for part, side in zip(counted, padding, strict=True))
             return padded and inner and _windows(read[0], shape, kernel, stride, padding, operation.dilation)
-        case AdaptivePool():
+        case AdaptivePooling():
             return read[0][0] == shape[0]
         case Mean():
             return shape == (read[0][0], 1, 1)
@@ -83,7 +83,7 @@ def _windows(
     padding: Sides,
     dilation: Sequence[int] | None = None,
 ) -> bool:
-    """Whether so many windows fit; with a `dilation`, the last may reach over the edge, if it begins before it."""
+    """Whether `shape` has the right number of windows; with a `dilation`, the last may reach over the edge."""
     sides = (*kernel, *stride, *(dilation or ()))
     if (
         not 0 < min(sides) <= max(sides) <= MOST_WINDOW
@@ -97,7 +97,7 @@ def _windows(
         most = room // step if dilation is None else -(-room // step)
         if not room // step <= outside - 1 <= most:
             return False
-        # Of a convolution the last window may see padding alone, as where a kernel of 1 is padded.
+        # The last window must begin before the edge. A convolution's may cover padding alone, as a padded 1x1 does.
         if dilation is not None and (outside - 1) * step >= padded:
             return False
     return True

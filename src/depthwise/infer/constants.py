@@ -1,4 +1,4 @@
-"""What a graph computes of parameters and constants alone: run once, it is a weight as any other."""
+"""What a graph computes from parameters and constants alone: it is computed once, and then a weight like any other."""
 
 import operator
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from torch.fx.node import map_aggregate
 
 
 def computed(program: torch.export.ExportedProgram, given: Mapping[str, Tensor]) -> dict[str, Any]:
-    """By the names of nodes, what does not depend on the images: tensors, numbers, or tuples of them.
+    """The values that do not depend on the images, by the names of their nodes: tensors, numbers, or tuples of them.
 
-    given: parameters, buffers and constants by the names of the nodes that stand for them; they are not among the
-    results. What draws random numbers is none of these, and what fails to run is left for who lowers it.
+    given: parameters, buffers and constants by the names of their nodes; they are not among the results. Operators that
+    draw random numbers are left out, and so are those that fail to run.
     """
     values: dict[str, Any] = dict(given)
 
@@ -35,12 +35,12 @@ def computed(program: torch.export.ExportedProgram, given: Mapping[str, Tensor])
 
 
 def _repeatable(target: Any) -> bool:
-    """Whether `target` is an operator that gives the same each time."""
+    """Whether `target` is an operator that gives the same result each time."""
     if isinstance(target, torch._ops.OpOverload):
         return torch.Tag.nondeterministic_seeded not in target.tags
     return target is operator.getitem or getattr(target, "__module__", "") in ("_operator", "math")
 
 
 def _copied(value: Any) -> Any:
-    """An operator may change what it is given in place."""
+    """A copy, because an operator may change its arguments in place."""
     return value.clone() if isinstance(value, Tensor) else value

@@ -9,29 +9,30 @@ from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer.answers import WrongAnswerError
-from depthwise.infer.compiled import compile
+from depthwise.infer.choice import compile
 from depthwise.native.library import library
 
 if TYPE_CHECKING:
     from depthwise.infer.kept import Keeper
 
 FEW, FEW_KEPT = 32, 2
-"""Images that are not worth a plan: if the network must be traced for it, which takes seconds, or has been before."""
+"""Images that are not worth a plan: if the network must be traced, which takes seconds, and if its trace is kept."""
 
 TOLERANCE = 1e-4
-"""The largest difference of a logit from PyTorch's, relative to the largest logit, that is no mistake of the plan."""
+"""The largest difference of a logit from PyTorch's, relative to the largest logit, that is not an error of the plan."""
 
 _alone = RLock()
-"""PyTorch's tracing changes what every module in the process does meanwhile: while one traces, no other runs here."""
-# Nobody may hold it while another thread forks, for in the child nobody would let it go.
+"""Held while a network is traced or runs: PyTorch's tracing changes what every module in the process does meanwhile."""
+# The thread that forks holds the lock: a child would inherit it locked if another thread held it, and no thread of the
+# child would release it.
 os.register_at_fork(before=_alone.acquire, after_in_parent=_alone.release, after_in_child=_alone.release)
 
 
 class Eventual(nn.Module):
-    """`module` in float32 until there have been FEW images, or FEW_KEPT if `keeper` knows its trace; then its plan.
+    """`module` in float32 for the first FEW images, or FEW_KEPT if `keeper` has its trace; after them its plan.
 
     A network without a plan stays on PyTorch, and so does one whose plan gives other answers. Any number of threads
-    may call it. Images are [N, C, H, W] of `shape` [C, H, W]; of another shape they run on PyTorch.
+    may call it. Images are [N, C, H, W] of `shape` [C, H, W]; until there is a plan, PyTorch runs other shapes too.
     """
 
     def __init__(self, module: nn.Module, shape: tuple[int, ...], keeper: "Keeper") -> None:
@@ -40,7 +41,7 @@ class Eventual(nn.Module):
         self.seen = 0
         self.decided = library.handle is None
         self.run: nn.Module = module
-        """What answers; the plan in the end, and PyTorch's module is let go."""
+        """What runs: first PyTorch's module, which is let go once there is a plan."""
         self.few = FEW_KEPT if keeper.has(shape) else FEW
         self.eval()
 
@@ -57,7 +58,7 @@ class Eventual(nn.Module):
 
     def _planned(self, module: nn.Module, x: Tensor) -> nn.Module:
         try:
-            # Tracing counts the module's versions of tensors, which those of inference mode do not have.
+            # Tracing reads the version counters of tensors, and tensors made in inference mode have none.
             with torch.inference_mode(False):
                 plan = compile(module, torch.zeros(1, *self.shape), engine="native", lower=self.keeper.lower)
         except WrongAnswerError:

@@ -1,4 +1,4 @@
-"""From operations to steps: what the kernels do in one go, a separable convolution with all that stands around it."""
+"""From operations to steps: each step is what the kernels compute in one pass, such as a separable convolution."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from torch import Tensor
 from depthwise.infer.graph import (
     LANES,
     Activation,
-    AdaptivePool,
+    AdaptivePooling,
     Concatenation,
     Convolution,
     Function,
@@ -17,14 +17,14 @@ from depthwise.infer.graph import (
     Image,
     Mean,
     Operation,
-    Pool,
+    Pooling,
     Sides,
     Sum,
     sources,
 )
 
 PASSING = Convolution | Sum | Gate
-"""What does an activation behind it in passing."""
+"""The operations whose step can apply the activation after them."""
 
 NOTHING = Function()
 
@@ -33,9 +33,9 @@ NOTHING = Function()
 class Step:
     """activation(product(between(depthwise(relu(source)))) + residual), where most parts are optional.
 
-    `kind` is input, convolution, pool, average, mean, sum, which is activation(source * gate + residual), or copy: into
-    a concatenation, from its channel `first` on, and to its end if it is the `last` of its parts. Sources, gate,
-    residual and result are numbers of operations in the graph: the maps that exist in memory.
+    kind: one of structs.KINDS. A "sum" is activation(source * gate + residual). A "copy" writes into a concatenation,
+    from its channel `first` on, and up to its end if it is the `last` of its parts. Sources, gate, residual and result
+    are maps in memory, by the numbers of the operations that make them.
     """
 
     kind: str
@@ -45,10 +45,10 @@ class Step:
     relu_first: bool = False
     between: Function = NOTHING
     product: Convolution | None = None
-    pool: Pool | AdaptivePool | None = None
+    pool: Pooling | AdaptivePooling | None = None
     residual: int | None = None
     largest: bool = False
-    """Of the two, rather than the sum with the residual."""
+    """The larger of the two, in place of the sum with the residual."""
     gate: int | None = None
     activation: Function = NOTHING
     first: int | None = None
@@ -56,7 +56,7 @@ class Step:
 
     @property
     def window(self) -> tuple[tuple[int, int], tuple[int, int], Sides]:
-        """Kernel, stride and padding of the convolution that the step reads its source through."""
+        """Kernel, stride and padding of the convolution that reads the source."""
         part = self.depthwise or self.product
         if part is None:
             return (1, 1), (1, 1), (0, 0, 0, 0)
@@ -68,7 +68,7 @@ class Step:
 class Schedule:
     """Steps in an order in which they can run.
 
-    `homes` has the maps that lie in another: (the concatenation that they are a part of, the first of their channels).
+    homes: of each map that lies within a concatenation, the concatenation and the map's first channel in it.
     """
 
     steps: tuple[Step, ...]
@@ -76,7 +76,7 @@ class Schedule:
 
 
 def fuse(graph: Graph) -> Schedule:
-    """The steps that `graph` comes to."""
+    """The steps that compute `graph`."""
     fusion = _Fusion(graph)
     steps = fusion.steps()
     return Schedule(tuple(steps), {part: fusion.home(part) for part in fusion.homes})
@@ -90,7 +90,7 @@ class _Fusion:
             for source in sources(operation):
                 self.readers[source].append(index)
         self.taken: set[int] = set()
-        """Operations that have become part of a step which another operation stands for."""
+        """Operations that are part of another operation's step."""
         self.homes: dict[int, tuple[int, int]] = {}
 
     def steps(self) -> list[Step]:
@@ -104,7 +104,7 @@ class _Fusion:
         return steps[::-1]
 
     def home(self, index: int) -> tuple[int, int]:
-        """The map in memory that `index` lies in, and the first of its channels there."""
+        """The map in memory that map `index` is a part of, perhaps itself, and its first channel there."""
         if index not in self.homes:
             return index, 0
         whole, first = self.homes[index]
@@ -112,10 +112,10 @@ class _Fusion:
         return owner, offset + first
 
     def _copies(self, index: int, operation: Concatenation) -> list[Step]:
-        """What a concatenation leaves to be done.
+        """The copies that a concatenation needs.
 
-        A part that nobody else reads is written where it belongs, if it begins and ends there with a vector: the last
-        one does, filled up.
+        A part needs none if it has no other reader and begins and ends at a multiple of a vector: its own step writes
+        it into the concatenation. The last part may end anywhere, because its channels are padded.
         """
         copies, first, end = [], 0, self.shapes[index][0]
         for part in operation.parts:
@@ -130,7 +130,7 @@ class _Fusion:
         return copies
 
     def _step(self, result: int) -> Step | None:
-        """The step that ends in operation `result`, taking in what stands before it and is read by nobody else."""
+        """The step that makes map `result`, with the operations before it that have no other reader."""
         head, activation, residual, largest = result, NOTHING, None, False
         operation = self.operations[head]
         if isinstance(operation, Activation):
@@ -174,7 +174,7 @@ class _Fusion:
                     gate=gate,
                     activation=activation,
                 )
-            case Pool() | AdaptivePool():
+            case Pooling() | AdaptivePooling():
                 return Step(
                     "average" if operation.average else "pool", operation.source, result, pool=operation
                 )
@@ -184,10 +184,10 @@ class _Fusion:
                 return Step("input", 0, result)
 
     def _joined(self, operation: Sum) -> tuple[int, int] | None:
-        """The operand that the step of the sum can make itself, and the other; None if it can make neither.
+        """The operand that the sum's step can compute itself, and the other one; None if it can compute neither.
 
-        A gate before a convolution, which can write its result by itself; of two alike the later one, for then the
-        other is there already.
+        A gate is preferred to a convolution, which can have a step of its own. Of two alike, the later one is chosen,
+        because the other one is computed before it.
         """
         operands = sorted(
             [(operation.source, operation.other), (operation.other, operation.source)], reverse=True
@@ -205,7 +205,7 @@ class _Fusion:
         if is_depthwise(operation):
             product, depthwise = None, operation
         elif is_pointwise(operation):
-            # relu or nothing between, then the depthwise part
+            # Before it may stand an activation, and before that the depthwise part.
             inner, function = source, NOTHING
             before = self.operations[inner]
             if isinstance(before, Activation) and self._alone(inner):
@@ -233,9 +233,10 @@ class _Fusion:
         return len(self.readers[index]) == 1
 
     def _read_in_place(self, index: int) -> bool:
-        """Whether a ReLU is better done by those who read its operand, all of them depthwise, than written out.
+        """Whether the readers of a ReLU, all of them depthwise, should each apply it as they read its operand.
 
-        So it is where somebody else reads the operand too; else whoever makes the operand does it in passing.
+        That saves a map where the operand has other readers too. Where it has none, the step that makes the operand
+        applies the ReLU.
         """
         operation = self.operations[index]
         return (
@@ -248,7 +249,7 @@ class _Fusion:
 
 
 def is_depthwise(operation: Operation) -> bool:
-    """One filter a channel."""
+    """Whether `operation` is a convolution with one filter per channel."""
     return (
         isinstance(operation, Convolution)
         and operation.groups == len(operation.weight) == _inputs(operation) > 1
@@ -256,12 +257,12 @@ def is_depthwise(operation: Operation) -> bool:
 
 
 def is_affine(operation: Operation) -> bool:
-    """A factor and a summand a channel."""
+    """Whether `operation` multiplies each channel by a number and adds another."""
     return isinstance(operation, Convolution) and operation.groups == operation.weight.numel()
 
 
 def is_pointwise(operation: Operation) -> bool:
-    """1x1, every channel into every other, pixel by pixel."""
+    """Whether `operation` is a plain 1x1 convolution: without groups, stride or padding."""
     return (
         isinstance(operation, Convolution)
         and operation.weight.shape[2:] == (1, 1)
@@ -272,9 +273,9 @@ def is_pointwise(operation: Operation) -> bool:
 
 
 def block(operation: Convolution, outputs: range, inputs: range) -> Tensor:
-    """The weight [h, w, inputs, outputs] between these channels, with zeros where groups or the channels end.
+    """The weight [h, w, inputs, outputs] between these channels; zero between groups, and for padded channels.
 
-    `inputs` must hold all that the `outputs` read.
+    `inputs` must include all channels that the `outputs` read.
     """
     weight = operation.weight.new_zeros(*operation.weight.shape[2:], len(inputs), len(outputs))
     for rows, read, columns in parts(operation, outputs, inputs):
@@ -283,7 +284,7 @@ def block(operation: Convolution, outputs: range, inputs: range) -> Tensor:
 
 
 def parts(operation: Convolution, outputs: range, inputs: range) -> Iterator[tuple[slice, slice, slice]]:
-    """Of each group that `outputs` has a share in: these channels, and where they and what they read lie in a block."""
+    """For each group with channels in `outputs`: these channels, and where their inputs and outputs lie in a block."""
     share, width = len(operation.weight) // operation.groups, operation.weight.shape[1]
     for group in range(outputs.start // share, min(operation.groups, -(-outputs.stop // share))):
         first, end = max(outputs.start, group * share), min(outputs.stop, (group + 1) * share)

@@ -1,10 +1,10 @@
-"""The short list of operations that the inference kernels know, and graphs of them."""
+"""The operations that the inference kernels know, and graphs of them."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
-LANES = 16  # channels lie in multiples of it: whole vectors on every machine
+LANES = 16  # channels are padded to a multiple of it: whole vectors on every machine
 
 NUMBERS: dict[str, tuple[float, ...]] = {
     "nothing": (),
@@ -22,9 +22,9 @@ NUMBERS: dict[str, tuple[float, ...]] = {
     "softplus": (1.0, 20.0),
     "mish": (),
 }
-"""Of each activation, by PyTorch's name, the numbers that it has, as they are where none are given.
+"""The activations, by PyTorch's names, and the defaults of their numbers.
 
-hardtanh is a clamp; gelu's number says whether it is the approximation by tanh.
+hardtanh is a clamp. A gelu with a number other than 0 is the approximation by tanh.
 """
 
 ACTIVATIONS = tuple(NUMBERS)
@@ -43,9 +43,9 @@ class Function:
 
 @dataclass(frozen=True)
 class Convolution:
-    """weight [K, M / groups, h, w], bias [K]; a linear layer is one on a map of one pixel. name: of the module.
+    """weight [K, M / groups, h, w], bias [K]; a linear layer is one on a map of one pixel. name: that of the module.
 
-    With a dilation, every so many-th row and column of the weight is the module's own, and zeros stand between.
+    With a dilation of n, every n-th row and column of the weight is the module's own, and the others are zero.
     """
 
     source: int
@@ -71,7 +71,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class Sum:
-    """Of two maps, value by value; or the larger of the two."""
+    """The sum of two maps, or of each two values the larger one."""
 
     source: int
     other: int
@@ -80,18 +80,18 @@ class Sum:
 
 @dataclass(frozen=True)
 class Gate:
-    """A map times one number a channel, `gate` [C, 1, 1]."""
+    """A map times one number per channel, `gate` [C, 1, 1]."""
 
     source: int
     gate: int
 
 
 @dataclass(frozen=True)
-class Pool:
-    """The largest of each window, which the padding never is, or the mean.
+class Pooling:
+    """The largest value of each window, which is never in the padding, or the mean.
 
-    Of the padding, zeros, `counted` is part of the map: in a mean it counts as well. divisor: of the sum, in place of
-    how many count.
+    counted: the part of the padding whose zeros count in a mean. divisor: what a sum is divided by, in place of the
+    number of pixels that count.
     """
 
     source: int
@@ -105,8 +105,8 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class AdaptivePool:
-    """As many windows as the result has rows and columns, as even as can be: the mean or the largest of each."""
+class AdaptivePooling:
+    """The mean or the largest value of windows, one per pixel of the result, that divide the map evenly."""
 
     source: int
     average: bool
@@ -114,24 +114,24 @@ class AdaptivePool:
 
 @dataclass(frozen=True)
 class Concatenation:
-    """Of channels."""
+    """The channels of the parts, one part after the other."""
 
     parts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Mean:
-    """Of the whole map."""
+    """The mean of each channel over the whole map."""
 
     source: int
 
 
 @dataclass(frozen=True)
 class Image:
-    """What the network is called with."""
+    """The images that the network is called with."""
 
 
-Operation = Image | Convolution | Activation | Sum | Gate | Pool | AdaptivePool | Mean | Concatenation
+Operation = Image | Convolution | Activation | Sum | Gate | Pooling | AdaptivePooling | Mean | Concatenation
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,11 @@ class Graph:
     operations: tuple[Operation, ...]
     shapes: tuple[tuple[int, int, int], ...]
     flat: bool
-    """Whether the result is [N, C] rather than [N, C, 1, 1]."""
+    """The result is [N, C] rather than [N, C, 1, 1]."""
 
 
 def sources(operation: Operation) -> tuple[int, ...]:
-    """What `operation` reads."""
+    """The numbers of the operations whose results `operation` reads."""
     match operation:
         case Image():
             return ()

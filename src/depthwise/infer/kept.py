@@ -1,4 +1,4 @@
-"""Traces kept in the user's cache: what is slow to find out of a network is found out once."""
+"""Traces kept in the user's cache, because tracing a network takes seconds."""
 
 import hashlib
 import json
@@ -22,18 +22,18 @@ from depthwise.reading import read_regular
 from depthwise.writing import written_whole
 
 MOST_KEPT = 200
-"""Files; of more, those that were made first go away."""
+"""Files; beyond that the oldest are removed."""
 
 # What a trace depends on besides the network's name and arguments.
 _SOURCES = ("layers.py", "models/*.py", "native/fused.py", "infer/trace.py", "infer/constants.py")
 
 
 class Keeper:
-    """`lower` for the network that `identity` describes completely but for its weights; with a memory.
+    """A `lower` that keeps traces, for the network that `identity` describes completely except for its weights.
 
-    A trace in the cache is text and numbers, sealed with its digest; it goes through the same lowering and the same
-    checks as a new one, with the module's own weights. One that is damaged, of another network or cannot be read is
-    made again, and a cache that cannot be written is none.
+    A trace in the cache is text and numbers with their digest. It is lowered and checked as a new one is, with the
+    module's own weights. A trace that is damaged, belongs to another network or cannot be read is made again. A cache
+    that cannot be written is not used.
     """
 
     def __init__(self, identity: Mapping[str, Any]) -> None:
@@ -48,9 +48,9 @@ class Keeper:
             if graph.shapes[0] == shape:
                 return graph
         except DepthwiseError:
-            raise  # the network has no compiled form, which need not be found out again
+            raise  # the network has no compiled form, and a new trace would not change that
         except Exception:
-            pass  # there is none, or it is not what was kept
+            pass  # there is no trace, or it is damaged
         traced = trace.trace(module, example)
         values = trace.to_json(traced)
         if values is not None:
@@ -58,11 +58,11 @@ class Keeper:
         return lowered(traced, module)
 
     def has(self, shape: tuple[int, ...]) -> bool:
-        """Whether there is a trace for images [C, H, W]."""
+        """Whether a trace for images [C, H, W] is kept."""
         return self._file(shape).is_file()
 
     def forget(self, shape: tuple[int, ...]) -> None:
-        """Remove what is kept for images [C, H, W]."""
+        """Remove the trace for images [C, H, W]."""
         with suppress(OSError):
             self._file(shape).unlink()
 

@@ -1,8 +1,8 @@
-"""From a module to the short list of operations that the inference kernels know.
+"""From a module to a graph of the operations that the inference kernels know.
 
-The module is exported to PyTorch's graph of operators, so that it may be anybody's. Batch norms go into the convolution
-before them, where there is one; padding into the convolution or pooling behind; dropout, which evaluation does not
-have, away. What becomes of each operator stands in `rules/`.
+The module is exported to PyTorch's graph of operators, so any module will do. A batch norm is folded into the
+convolution before it, if there is one, and padding into the convolution or pooling after it. Dropout does nothing in
+evaluation and is removed. `rules/` says what each operator becomes.
 """
 
 from torch import Tensor, nn
@@ -19,13 +19,13 @@ from depthwise.infer.trace import Node, Trace, tensors_of, trace
 def lower(module: nn.Module, example: Tensor) -> Graph:
     """The graph of `module` in evaluation on [N, C, H, W] like `example`.
 
-    Raises DepthwiseError that names the operator, and where it stands, if one has no counterpart here.
+    Raises DepthwiseError that names an operator, and its module, if the kernels have no such operation.
     """
     return lowered(trace(module, example), module)
 
 
 def lowered(traced: Trace, module: nn.Module) -> Graph:
-    """The graph that `traced`, which is of `module`, comes to with the module's weights; raises as `lower` does."""
+    """The graph of `traced`, a trace of `module`, with the module's weights; raises as `lower` does."""
     tensors = {**tensors_of(module), **traced.constants}
     traced, lowering = simplified(traced, tensors), Lowering(tensors)
     for node in traced.nodes:
@@ -60,7 +60,5 @@ def _call(lowering: Lowering, node: Node) -> None:
         RULES[node.target](lowering, node)
     except DepthwiseError:
         raise
-    except (
-        Exception
-    ) as error:  # arguments that the rule does not foresee, of an operator that anybody may call
+    except Exception as error:  # the rule does not foresee these arguments
         raise lowering.refusal(node, f"{node.target} with such arguments") from error

@@ -1,4 +1,4 @@
-"""What lowering knows while it goes through a trace, and the table of rules, by the names of PyTorch's operators."""
+"""The state of lowering a trace, and the table of rules by the names of PyTorch's operators."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,9 +15,9 @@ from depthwise.infer.trace import Node
 
 @dataclass(frozen=True)
 class Value:
-    """An operation's result, padded or not: padding waits for who reads it.
+    """An operation's result. Padding is not applied yet: the operation that reads the value does that.
 
-    shape: of one image's values, which are the map's own [C, H, W] or another view of the same values in their order.
+    shape: that of one image's values, which is the map's own [C, H, W] or another view of the same values.
     """
 
     index: int
@@ -27,7 +27,7 @@ class Value:
 
 
 class Lowering:
-    """Operations so far, the shapes [C, H, W] that they make, and which node's value is which operation's."""
+    """The operations so far, the shapes [C, H, W] of their results, and the value of each node."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors
@@ -36,11 +36,11 @@ class Lowering:
         self.makers: list[Node] = []
         self.values: dict[str, Value] = {}
         self.node = Node("")
-        """What is being lowered."""
+        """The node that is being lowered."""
         self.images = 0
 
     def image(self, node: Node) -> None:
-        """What the network is called with."""
+        """Enter the images that the network is called with."""
         if len(node.shape) != 4 or self.images:
             raise DepthwiseError(
                 f"the network takes {list(node.shape)}: native plans take images [N, C, H, W]"
@@ -49,18 +49,18 @@ class Lowering:
         self.add(node, Image())
 
     def refusal(self, node: Node, what: str) -> DepthwiseError:
-        """The error that says of `what`, and where it stands, that it has no counterpart."""
+        """The error that `what`, in the module of `node`, has no compiled form."""
         return DepthwiseError(f"{what} in {node.place or 'the network'} has no compiled form")
 
     def add(self, node: Node, operation: Operation, shape: tuple[int, int, int] | None = None) -> None:
-        """What `node` computes; `shape` is the map's, where it stands as another view."""
+        """Enter `operation` as what `node` computes; `shape` is the map's, if the node's is another view of it."""
         self.operations.append(operation)
         self.makers.append(node)
         self.shapes.append(shape or three(node.shape[1:]))
         self.values[node.name] = Value(len(self.operations) - 1, node.shape[1:])
 
     def value(self, node: Any) -> Value:
-        """Of an argument, which may be anything but must be a map."""
+        """The value of an argument, which must be a map."""
         if getattr(node, "name", None) not in self.values:
             raise self.refusal(self.node, f"{self.node.target} with something other than a map")
         return self.values[node.name]
@@ -70,21 +70,21 @@ class Lowering:
         return isinstance(value, Node) and value.name in self.values
 
     def lone(self, node: Node) -> bool:
-        """Whether nobody but one reads the operation behind `node`, by this name or another."""
+        """Whether the operation whose result `node` is has a single reader, by whatever view."""
         maker = self.makers[self.value(node).index]
         while node is not maker and node.users == 1:
             node = node.args[0]
         return node.users == 1
 
     def unique(self, place: str) -> str:
-        """The name of a convolution at `place`, told from others of the same module."""
+        """A name for a convolution of the module `place` that differs from its other convolutions' names."""
         earlier = sum(
             isinstance(made, Convolution) and made.name.partition("#")[0] == place for made in self.operations
         )
         return f"{place}#{earlier + 1}" if earlier else place
 
     def tensor(self, node: Any) -> Tensor | None:
-        """An argument that is a weight, in float32."""
+        """An argument that is a weight, in float32, or None."""
         if node is None:
             return None
         if getattr(node, "tensor", "") not in self.tensors:
@@ -92,9 +92,9 @@ class Lowering:
         return self.tensors[node.tensor].detach().float()
 
     def numbers(self, value: Any, like: Value) -> Tensor:
-        """float64 [C], one number a channel, of a number or a weight that PyTorch stretches to `like`.
+        """float64 [C], one number per channel, from a number or a weight that PyTorch broadcasts to `like`.
 
-        DepthwiseError if it has more: numbers of their own for pixels.
+        Raises DepthwiseError if pixels have numbers of their own.
         """
         channels = self.shapes[like.index][0]
         if isinstance(value, float | int):
@@ -110,9 +110,10 @@ class Lowering:
         return whole[:, 0].clone()
 
     def affine(self, node: Node, operand: Node, scale: Tensor, shift: Tensor) -> None:
-        """`node` is the map `operand`, in any view, times `scale` plus `shift`, float64 [C] each.
+        """Enter that `node` is the map `operand`, in any view, times `scale` plus `shift`, float64 [C] each.
 
-        They go into the convolution before, if nobody else reads that; else they are one, of each channel by itself.
+        They are folded into the convolution before, if it has no other reader. Otherwise they become a depthwise
+        convolution of single pixels.
         """
         index, view = self.plain(node, operand), self.value(operand).shape
         if view != node.shape[1:]:
@@ -130,20 +131,20 @@ class Lowering:
         self.values[node.name] = Value(index, view)
 
     def padded(self, node: Node, fill: float) -> tuple[int, Sides]:
-        """The map and the padding before it that waits, which is with `fill`."""
+        """The map that `node` reads and its padding, if that is with `fill`."""
         value = self.value(node.args[0])
         waits = value.padding if value.padding and value.fill == fill else None
         return self.map(node, node.args[0], padded=waits is not None), waits or (0, 0, 0, 0)
 
     def plain(self, node: Node, operand: Any) -> int:
-        """An operand in any view; padding that waits for its reader is a map of its own then."""
+        """The operation of an operand in any view; its padding, if any, becomes an operation of its own."""
         value = self.value(operand)
         if value.padding:
             self._lay_out(operand, value)
         return self.value(operand).index
 
     def _lay_out(self, operand: Node, value: Value) -> None:
-        """The padding as a convolution of each channel by itself that adds zeros, which are then shifted to `fill`."""
+        """Enter the padding as a depthwise convolution that pads with zeros, and shifts them to `fill`."""
         if not isfinite(value.fill):
             raise self.refusal(self.node, f"padding with {value.fill}")
         channels, height, width = self.shapes[value.index]
@@ -160,14 +161,14 @@ class Lowering:
         self.add(operand, made, (channels, top + height + bottom, left + width + right))
 
     def map(self, node: Node, operand: Any, *, padded: bool = False) -> int:
-        """An operand that is a map [N, C, H, W]."""
+        """The operation of an operand that must be a map [N, C, H, W]."""
         value = self.value(operand)
         if value.shape != self.shapes[value.index]:
             raise self.refusal(node, f"{node.target} of {len(value.shape)} dimensions an image")
         return value.index if padded else self.plain(node, operand)
 
     def channels(self, node: Node, operand: Any) -> int:
-        """An operand that is a map, or one number a channel, [N, C]."""
+        """The operation of an operand that is a map, or one number per channel, [N, C]."""
         value = self.value(operand)
         if value.shape == self.shapes[value.index][:1]:
             return self.plain(node, operand)
@@ -175,10 +176,10 @@ class Lowering:
 
 
 Rule = Callable[[Lowering, Node], None]
-"""Adds what a node computes, or raises DepthwiseError; any other exception is told as a refusal."""
+"""Enters what a node computes, or raises DepthwiseError; any other exception becomes one."""
 
 RULES: dict[str, Rule] = {}
-"""Of all operators that have a compiled form; `rules/` fills it."""
+"""The rules of all operators that have a compiled form; `rules/` fills the table."""
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -192,7 +193,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def argument(node: Node, position: int, default: Any = None) -> Any:
-    """The positional argument of `node`, which PyTorch leaves out where it is the default."""
+    """The positional argument of `node`; a trace leaves out arguments that are the default."""
     return node.args[position] if len(node.args) > position else default
 
 

@@ -1,8 +1,8 @@
-"""A separable convolution with all that stands around it as one operator of PyTorch, `depthwise::separable_conv2d`.
+"""A separable convolution with its activations and residual as an operator of PyTorch, `depthwise::separable_conv2d`.
 
-Importing this module registers it: do so before you load a program that was exported with it. What it computes is
-written down in `_compose`; on a CPU with native kernels one pass does it all, and the depthwise result, which is as
-large as the input, lives in a processor's cache only.
+Importing this module registers the operator: do so before you load a program that was exported with it. `_compose`
+defines what it computes. On a CPU with native kernels it is one pass, in which the depthwise result, as large as the
+input, stays in the processor's cache.
 """
 
 import ctypes
@@ -23,7 +23,6 @@ from depthwise.infer.arena import ALIGNMENT
 from depthwise.infer.fuse import Step
 from depthwise.infer.graph import ACTIVATIONS, LANES, NUMBERS, Convolution, Function
 from depthwise.infer.pack import Packed, function_of, pack
-from depthwise.infer.plan import KINDS
 from depthwise.infer.reference import activate
 from depthwise.native import structs
 from depthwise.native.library import library
@@ -40,7 +39,7 @@ _SCHEMA = (
 
 @dataclass(frozen=True)
 class _Options:
-    """What PyTorch leaves out of a call where it is the schema's default."""
+    """The keyword arguments; PyTorch leaves those out of a call that are the schema's defaults."""
 
     stride: int = 1
     padding: Sequence[int] = (0, 0, 0, 0)
@@ -84,10 +83,10 @@ def separable_conv2d(
     sigmoid, silu, hardsigmoid, hardswish, leaky_relu, tanh, gelu, softplus or mish, with the numbers that
     PyTorch's functions have where none are given.
 
-    It may stand in what torch.compile compiles and torch.export exports, and has gradients by PyTorch's own operators.
-    Native on a CPU in float32 and bfloat16. Weights are packed when they first come and when they have changed; a
-    change through `.data`, which PyTorch does not count, is not seen. Raises UsageError for shapes that do not go
-    together. Source: Chollet 2017, section 2.
+    It works with torch.compile and torch.export, and PyTorch's own operators compute its gradients. It is native on a
+    CPU in float32 and bfloat16. Weights are packed in the first call and again after they change; a change through
+    `.data`, which PyTorch does not count, goes unnoticed. Raises UsageError for shapes that do not fit each other.
+    Source: Chollet 2017, section 2.
     """
     sides = [padding] * 4 if isinstance(padding, int) else list(padding)
     result: Tensor = torch.ops.depthwise.separable_conv2d(
@@ -128,7 +127,7 @@ def _(*arguments: Any, **keywords: Any) -> Tensor:
 
 
 def _compose(options: _Options, tensors: _Tensors) -> Tensor:
-    """The definition, in PyTorch's own operators and in the type of `x`."""
+    """The definition, in PyTorch's own operators and in the dtype of `x`."""
     x, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual = tensors
 
     def cast(tensor: Tensor | None) -> Tensor | None:
@@ -148,14 +147,14 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any]
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """The definition's gradients; the maps between are computed again, as nothing kept them."""
+    """The definition's gradients; the maps between its operators are computed again, because they were not kept."""
     twice = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Aliases, lest what `x` comes from be gone through too where it has a weight in common with this.
+        # Views, so that autograd stops here: if `x` was computed with one of these weights, it would go on through `x`.
         tensors: list[Any] = [
             None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors
         ]
-        # Behind the last tensor given nothing is asked for.
+        # needs_input_grad also has the arguments after the tensors, which have no gradients.
         wanted = [tensor for tensor, needed in zip(tensors, ctx.needs_input_grad, strict=False) if needed]
         y = _compose(ctx.options, _Tensors(*tensors))
         gradients = iter(torch.autograd.grad(y, wanted, gradient, create_graph=twice))
@@ -166,7 +165,7 @@ _operator.register_autograd(_backward, setup_context=_keep)
 
 
 def _result_shape(options: _Options, tensors: _Tensors) -> tuple[int, int, int, int]:
-    """[N, K, H', W'] of what goes together."""
+    """[N, K, H', W']; raises UsageError for shapes that do not fit each other."""
     x, depthwise_weight, depthwise_bias, pointwise_weight, bias, residual = tensors
     stride, padding = options.stride, options.padding
     for kind in (options.between, options.activation):
@@ -210,7 +209,7 @@ def _result_shape(options: _Options, tensors: _Tensors) -> tuple[int, int, int, 
 
 @dataclass(frozen=True)
 class _Entry:
-    """Packed weights, the tensors they are made of, and the state that these and the kernels were in."""
+    """Packed weights, the tensors that they were packed from, and the state of these and of the kernels then."""
 
     tensors: tuple[Callable[[], Tensor | None], ...]
     state: tuple[Any, ...]
@@ -218,16 +217,17 @@ class _Entry:
 
 
 _entries = WeakIdKeyDictionary()
-"""By pointwise weight; an entry goes when that tensor goes."""
+"""By pointwise weight; an entry is removed with that tensor."""
 _lock = threading.Lock()
-# Nobody may hold it while another thread forks, for in the child nobody would let it go.
+# The thread that forks holds the lock: a child would inherit it locked if another thread held it, and no thread of the
+# child would release it.
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def _packed(tensors: _Tensors) -> Packed:
     weights = tensors.weights
     if any(tensor is not None and tensor.is_inference() for tensor in weights):
-        return _pack(tensors)  # nobody counts the changes of such a tensor
+        return _pack(tensors)  # the changes of such a tensor are not counted
     counts = [None if tensor is None else (tensor._version, tensor.data_ptr()) for tensor in weights]
     state = (library.path, tensors.x.dtype, *counts)
     with _lock:
@@ -246,7 +246,7 @@ def _packed(tensors: _Tensors) -> Packed:
 
 
 def _pack(tensors: _Tensors) -> Packed:
-    """As a plan has them."""
+    """The weights, packed as for a plan."""
     depthwise_weight, depthwise_bias, pointwise_weight, bias = tensors.weights
 
     def convolution(weight: Tensor, bias: Tensor | None) -> Convolution:
@@ -260,22 +260,22 @@ def _pack(tensors: _Tensors) -> Packed:
         depthwise=convolution(depthwise_weight, depthwise_bias),
         product=convolution(pointwise_weight, bias),
     )
-    inputs, outputs = (_filled(len(weight)) for weight in (depthwise_weight, pointwise_weight))
+    inputs, outputs = (_padded_channels(len(weight)) for weight in (depthwise_weight, pointwise_weight))
     return pack(step, inputs, outputs, bf16=tensors.x.dtype == torch.bfloat16)
 
 
 def _run(
     options: _Options, tensors: _Tensors, packed: Packed, shape: tuple[int, int, int, int]
 ) -> Tensor | None:
-    """A plan of one step, whose maps are tensors: their offsets count from the first of them in memory.
+    """The result by the kernels, as a plan of one step; None if a value is not finite.
 
-    None if it met a value that is not finite.
+    Its maps are tensors, whose offsets count from the one that lies first in memory.
     """
     x, residual, kernel = tensors.x, tensors.residual, tensors.depthwise_weight.shape[2]
     batch, outputs, height, width = shape
-    source = _filled_map(x, options.padding)
-    added = None if residual is None else _filled_map(residual, (0, 0, 0, 0))
-    y = x.new_empty(batch, height, width, _filled(outputs))
+    source = _padded_map(x, options.padding)
+    added = None if residual is None else _padded_map(residual, (0, 0, 0, 0))
+    y = x.new_empty(batch, height, width, _padded_channels(outputs))
     maps = {"input": source, "out": y, "residual": added, "gate": None}
     step = structs.Step(
         **{name: _map(tensor) for name, tensor in maps.items()},
@@ -286,7 +286,7 @@ def _run(
         stride_x=options.stride,
         between=function_of(_function(options.between)),
         activation=function_of(_function(options.activation)),
-        kind=KINDS.index("convolution"),
+        kind=structs.KINDS.index("convolution"),
         relu_first=options.relu_first,
         watched=True,
     )
@@ -313,7 +313,7 @@ def _run(
 
 
 def _map(tensor: Tensor | None) -> structs.Map:
-    """`tensor` [N, H, W, C] as the kernels have it, but for where it lies; none is said by an offset of -1."""
+    """`tensor` [N, H, W, C] as an argument of the kernels, without its offset; an offset of -1 stands for no tensor."""
     if tensor is None:
         return structs.Map(offset=-1)
     _, height, width, channels = tensor.shape
@@ -324,14 +324,14 @@ def _function(kind: str) -> Function:
     return Function(kind, NUMBERS[kind])
 
 
-def _filled(channels: int) -> int:
+def _padded_channels(channels: int) -> int:
     return -(-channels // LANES) * LANES
 
 
-def _filled_map(x: Tensor, padding: Sequence[int]) -> Tensor:
-    """x [N, C, H, W] as [N, H, W, C], padded and with its channels filled up; x's own memory if it lies like that."""
+def _padded_map(x: Tensor, padding: Sequence[int]) -> Tensor:
+    """x [N, C, H, W] as [N, H, W, C] with padded sides and channels; x's own memory if that is its layout already."""
     top, left, bottom, right = padding
-    rows, more = x.permute(0, 2, 3, 1), _filled(x.shape[1]) - x.shape[1]
+    rows, more = x.permute(0, 2, 3, 1), _padded_channels(x.shape[1]) - x.shape[1]
     if more or any(padding):
         rows = F.pad(rows, (0, more, left, right, top, bottom))
     return rows.contiguous()

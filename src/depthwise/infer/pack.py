@@ -1,4 +1,4 @@
-"""A step's numbers in the kernels' layout: panels of weights, with channels filled up to whole vectors."""
+"""A step's numbers in the kernels' layout: panels of weights, with channels padded to whole vectors."""
 
 from dataclasses import dataclass, replace
 
@@ -12,12 +12,12 @@ from depthwise.native import structs
 from depthwise.native.library import library
 from depthwise.native.plans import arrays
 
-QUAD = 4  # what the windows of grouped convolutions are multiples of: as many as any precision multiplies at once
+QUAD = 4  # the inputs of a panel start at a multiple of it: int8 multiplies four values at once
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A step's numbers in the kernels' layout; tensors stay alive as long as the plan."""
+    """A step's numbers in the kernels' layout, as native/kernels.h describes it; the plan keeps the tensors alive."""
 
     weights: Tensor | None
     panels: Tensor | None
@@ -25,22 +25,24 @@ class Packed:
     depthwise: Tensor | None
     between_bias: Tensor | None
     scale: Tensor | None
-    between_bytes: Tensor | None
+    between_rounding: Tensor | None
     order: Tensor | None
-    """In which the depthwise convolution's channels lie, unless in theirs."""
+    """The order of the depthwise convolution's channels, unless it is their own."""
     lost: Tensor | None
-    """Weights that no byte but 0 is near: their places, counted from 1, with their signs."""
+    """Weights other than 0 that round to the int8 0: their places, counted from 1, times their signs."""
     runs: int
     taps: int
     length: int
+    out_rounding: Tensor | None = None
+    """How the result is rounded, if it is uint8; see `rounding_numbers`."""
     row_spans: Tensor | None = None
     column_spans: Tensor | None = None
 
-    def fields(self, out_bytes: Tensor | None = None) -> dict[str, object]:
-        """Of structs.Step; `out_bytes` is what its result is rounded with."""
+    def fields(self) -> dict[str, object]:
+        """Those of structs.Step that say what the numbers are and where they lie."""
         sizes = {name: vars(self)[name] for name in ("runs", "taps", "length")}
         tensors = {name: value for name, value in vars(self).items() if name not in sizes}
-        return {**arrays(**tensors, out_bytes=out_bytes), **sizes}
+        return {**arrays(**tensors), **sizes}
 
 
 def pack(
@@ -50,14 +52,15 @@ def pack(
     *,
     bf16: bool,
     rounding: Rounding | None = None,
-    source_bytes: bool = False,
+    uint8_source: bool = False,
 ) -> Packed:
-    """The weights of `step` between maps of so many channels, filled up, for the kernels in use.
+    """The numbers of `step`, between maps of `inputs` and `outputs` channels with padding, for the kernels in use.
 
-    Its product is in bytes if there is a `rounding` for it, and makes them itself unless its source has them.
+    Its product is in int8 if there is a `rounding` for it. The step then rounds its rows itself, unless its source is
+    a uint8 map.
     """
     assert library.handle is not None
-    weights = panels = bias = depthwise = between_bias = scale = between_bytes = order = lost = None
+    weights = panels = bias = depthwise = between_bias = scale = between_rounding = order = lost = None
     runs, taps, length = 1, 1, inputs
     if step.product is not None:
         product = step.product
@@ -66,7 +69,7 @@ def pack(
             product = rounding.product(product)
             places = (product.weight.flatten() == 0).logical_and(signs != 0).nonzero().squeeze(1)
             lost = ((places + 1) * signs[places]).int()
-            scale = _filled(rounding.step, outputs)
+            scale = _padded(rounding.step, outputs)
         windows = _windows(product, inputs, outputs, int(library.handle.depthwise_panel()))
         height, width = product.weight.shape[2:]
         if len(windows[0][1]) < length:
@@ -78,25 +81,36 @@ def pack(
         form = torch.int8 if rounding else torch.bfloat16 if bf16 else torch.float32
         weights = torch.cat([_panel(product, *window, form, order) for window in windows])
         panels = torch.tensor([(len(wide), deep.start) for wide, deep in windows])
-        bias = _filled(product.bias, outputs)
+        bias = _padded(product.bias, outputs)
 
     def ordered(values: Tensor) -> Tensor:
         return values if order is None else values.index_select(-1, order)
 
     if step.depthwise is not None:
-        depthwise = ordered(_filled(step.depthwise.weight.flatten(1).T, inputs))  # [h * w, M]
-        between_bias = ordered(_filled(step.depthwise.bias, inputs))
-    if rounding and not source_bytes:
-        between_bytes = ordered(bytes_of(rounding, inputs))
+        depthwise = ordered(_padded(step.depthwise.weight.flatten(1).T, inputs))  # [h * w, M]
+        between_bias = ordered(_padded(step.depthwise.bias, inputs))
+    if rounding and not uint8_source:
+        between_rounding = ordered(rounding_numbers(rounding, inputs))
     return Packed(
-        weights, panels, bias, depthwise, between_bias, scale, between_bytes, order, lost, runs, taps, length
+        weights,
+        panels,
+        bias,
+        depthwise,
+        between_bias,
+        scale,
+        between_rounding,
+        order,
+        lost,
+        runs,
+        taps,
+        length,
     )
 
 
 def unpack(
     packed: Packed, step: Step, rounding: Rounding | None
 ) -> tuple[Convolution | None, Convolution | None]:
-    """The depthwise convolution and the product of `step` that `packed` was made of: what packs to the same numbers."""
+    """The depthwise convolution and the product of `step`, from its packed numbers; both pack to the same again."""
     depthwise, product, order = step.depthwise, step.product, packed.order
     if depthwise is not None:
         assert packed.depthwise is not None
@@ -113,7 +127,7 @@ def unpack(
         bias = packed.bias[: len(weight)].clone()
         if rounding is not None:
             assert packed.lost is not None
-            # Not zero, for that makes NaN of an infinity.
+            # Not zero, because zero times infinity is NaN where the original weight gave infinity.
             weight.view(-1)[packed.lost.abs().long() - 1] = packed.lost.sign() / 4
             weight, bias = rounding.weight(replace(product, weight=weight)), rounding.bias
         product = replace(product, weight=weight, bias=bias)
@@ -121,7 +135,7 @@ def unpack(
 
 
 def _unpacked(packed: Packed, product: Convolution) -> Tensor:
-    """The product's weights, read out of all panels."""
+    """The product's weights, from all panels."""
     assert packed.weights is not None
     assert packed.panels is not None
     weight = torch.zeros(product.weight.shape)
@@ -144,13 +158,13 @@ def _unpacked(packed: Packed, product: Convolution) -> Tensor:
 
 
 def function_of(function: Function) -> structs.Function:
-    """As the kernels have it."""
+    """The activation as an argument of the kernels."""
     return structs.Function(ACTIVATIONS.index(function.kind), *function.numbers)
 
 
-def bytes_of(rounding: Rounding, channels: int) -> Tensor:
-    """What a value is multiplied with and what is added to make it a byte, float32 [2, channels]."""
-    return torch.stack([_filled(1 / rounding.scale, channels), _filled(rounding.zero, channels)])
+def rounding_numbers(rounding: Rounding, channels: int) -> Tensor:
+    """What a value is multiplied by and what is then added to make it uint8, float32 [2, channels]."""
+    return torch.stack([_padded(1 / rounding.scale, channels), _padded(rounding.zero, channels)])
 
 
 def _panel(
@@ -159,15 +173,15 @@ def _panel(
     matrix = block(product, outputs, inputs).reshape(-1, len(outputs))
     if order is not None:
         matrix = matrix[order[: len(matrix)]]
-    # As many rows side by side as 4 bytes hold: [depth / 2, K, 2] of bfloat16.
+    # The values of 4 bytes come from adjacent rows: [depth / 2, K, 2] in bfloat16.
     matrix = matrix.reshape(-1, 4 // form.itemsize, len(outputs)).transpose(1, 2)
     return matrix.to(form).flatten()
 
 
 def _parted(channels: int, length: int, width: int) -> Tensor:
-    """The order in which a product of so long rows meets the channels of a depthwise convolution in bfloat16.
+    """The order in which a bfloat16 product reads the channels of a depthwise convolution.
 
-    Of each 2 * `width` the even channels come first.
+    Of each 2 * `width` among the first `length` channels the even ones come first.
     """
     order = torch.arange(channels)
     pairs = length // (2 * width) * (2 * width)
@@ -176,9 +190,9 @@ def _parted(channels: int, length: int, width: int) -> Tensor:
 
 
 def _windows(product: Convolution, inputs: int, outputs: int, panel: int) -> list[tuple[range, range]]:
-    """Of each panel the output channels, and the input channels that it reads: as many for each of them.
+    """The output channels of each panel, and the input channels that it reads, the same number for each panel.
 
-    All of them, unless groups leave so much out that panels of one group's width read less.
+    It reads all input channels, unless panels as wide as a group need fewer.
     """
     whole = [(part, range(inputs)) for part in _panels(outputs, panel)]
     share, width = len(product.weight) // product.groups, product.weight.shape[1]
@@ -196,7 +210,7 @@ def _windows(product: Convolution, inputs: int, outputs: int, panel: int) -> lis
 
 
 def _panels(channels: int, panel: int) -> list[range]:
-    """The channels panel by panel, no full one before a thin one."""
+    """The channels of each panel; the last two are of about equal width, rather than a full one and a thin one."""
     panels: list[range] = []
     done = 0
     while left := channels - done:
@@ -207,5 +221,5 @@ def _panels(channels: int, panel: int) -> list[range]:
     return panels
 
 
-def _filled(values: Tensor, channels: int) -> Tensor:
+def _padded(values: Tensor, channels: int) -> Tensor:
     return torch.nn.functional.pad(values.float(), (0, channels - values.shape[-1])).contiguous()

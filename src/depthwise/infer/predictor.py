@@ -1,4 +1,4 @@
-"""Images in, classes and probabilities out: preprocessed as in training, whatever form an image comes in."""
+"""From images in any form to classes and probabilities, preprocessed as in training."""
 
 import copy
 import os
@@ -27,7 +27,7 @@ SINGLE = (str, os.PathLike, bytes, Image.Image, np.ndarray, Tensor)
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of the image `name`, best first, with their probabilities and class numbers, if any."""
+    """The likeliest classes of the image `name`, best first, with their probabilities and class numbers."""
 
     name: str
     classes: tuple[str, ...]
@@ -37,11 +37,11 @@ class Prediction:
 
 Read = Callable[[], Tensor | DepthwiseError]
 _Image = tuple[str, Read]
-"""An image's name, and what waits for its pixels."""
+"""An image's name, and a function that waits for its pixels."""
 
 
 class _Readers:
-    """Threads that read images, made when the first is to be read; decoding leaves Python's lock."""
+    """Threads that read images, started with the first image; decoding releases Python's lock."""
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
@@ -52,13 +52,13 @@ class _Readers:
         return self._pool.submit(work, image).result
 
     def close(self) -> None:
-        """Without waiting for what has not begun."""
+        """Drop what has not begun, and wait for the rest."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
 
 def _later(work: Callable[[ImageInput], Tensor | DepthwiseError], image: ImageInput) -> Read:
-    """The same without a thread: a single image is read by whoever wants it."""
+    """The same without a thread: the image is read when its pixels are asked for."""
     return partial(work, image)
 
 
@@ -82,10 +82,10 @@ def _name(number: int, image: ImageInput) -> str:
 
 
 class Predictor:
-    """Answers for a trained `module` whose logits [N, K] are for the K `classes`; many threads may call it.
+    """Predictions of a trained `module` whose logits [N, K] are for the K `classes`; many threads may call it.
 
-    A module that is in evaluation mode, on `device` and channels-last is used itself, of any other a copy that is.
-    decoding: how image files are read; the white level is the preprocessing's own.
+    A module that is in evaluation mode, on `device` and channels-last is used as it is; of any other a copy is made
+    that is. decoding: how image files are read; the white level is the preprocessing's own.
     """
 
     def __init__(
@@ -160,8 +160,8 @@ class Predictor:
     def _stream(
         self, images: Iterable[ImageInput], topk: int, batch_size: int, threshold: float
     ) -> Generator[Prediction | BadImage, None, None]:
-        # Of a sequence the next batch is read while the network has this one; more is never in memory. Whoever makes
-        # images one by one gets the answer before the next is asked for.
+        # Of a sequence, the next batch is read while the network runs on this one, and no further batch is in memory.
+        # An iterator is not asked for more images before the answers to its last batch were taken.
         ahead = isinstance(images, Sequence) and len(images) > 1
         numbered = enumerate(images)
         with closing(_Readers()) as readers:

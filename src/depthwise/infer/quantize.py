@@ -1,10 +1,10 @@
-"""Products in bytes: how each is to be rounded, read off images that stand for those to come.
+"""int8 products: how each is rounded, as calibration images ask for.
 
-A product's rows are kept as unsigned bytes with a scale and a zero point for each input channel; the scales go into the
-weights, which then are rounded to signed bytes with a scale for each output channel. So a channel of small values costs
-no accuracy beside one of large ones, which is what spoils depthwise networks when a whole map has one scale. The mean
-error that rounding leaves in an output channel is taken out of its bias (Nagel et al. 2019, "Data-free quantization
-through weight equalization and bias correction"). Maps themselves stay bfloat16 wherever somebody else reads them.
+A product's rows are uint8 with a scale and a zero point for each input channel. The scales are folded into the weights,
+which are then rounded to int8 with a scale for each output channel. So a channel of small values loses no accuracy
+beside one of large values; with one scale for a whole map it does, and depthwise networks suffer from that. The mean
+error of each output channel is subtracted from its bias (Nagel et al. 2019, "Data-free quantization through weight
+equalization and bias correction"). A map stays bfloat16 if anything but int8 products reads it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,32 +16,32 @@ from torch import Tensor
 from depthwise.errors import DepthwiseError
 from depthwise.infer.fuse import is_affine, is_depthwise
 from depthwise.infer.graph import Convolution, Graph, Image, Mean, sources
-from depthwise.infer.reference import apply, evaluate
+from depthwise.infer.reference import apply, interpret
 
 MOST_ERROR = 0.05
-"""Of a product in bytes, see Rounding.error: with more it stays bfloat16."""
+"""The largest Rounding.error of a product in int8; with a larger one it stays bfloat16."""
 
 LEAST_RANGE = 0.001
-"""Of a channel, relative to the widest: values that calibration never saw are cut off."""
+"""The least range of a channel, relative to the widest: a narrower one would clamp values that calibration missed."""
 
 MOST_DEPTH = 2**31 // (255 * 127)
-"""Of a product whose sums of bytes fit into 32 bits, whatever the image."""
+"""The depth of a product up to which its int32 sums cannot overflow."""
 
 
 class RoundingError(DepthwiseError):
-    """A rounding that is not, or not of this network, what a calibration gives; its text names the tensor."""
+    """A rounding that no calibration of this network gives; the text names the tensor."""
 
 
 class CalibrationError(DepthwiseError):
-    """Images that ranges cannot be read off."""
+    """Calibration images that give no ranges."""
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """One product in bytes: an input v is v / scale + zero, rounded, a weight w times its input's scale is w / step.
+    """How one product is rounded: an input v to v / scale + zero, and a weight w to w * scale / step.
 
-    scale, zero [M], step, bias [K], all float32. error: of the product on the calibration images, root mean square,
-    relative to the product's own.
+    scale, zero [M], step, bias [K], all float32. error: the root mean square of the product's error on the calibration
+    images, relative to that of the product.
     """
 
     scale: Tensor
@@ -51,25 +51,25 @@ class Rounding:
     error: float
 
     def product(self, product: Convolution) -> Convolution:
-        """`product` for bytes: the weights are whole numbers from -127 to 127, in float32; a sum is worth `step`."""
+        """`product` in int8: its weights are integers from -127 to 127, in float32, and its sums in units of `step`."""
         weight = (_times(product, self.scale) / self.step[:, None, None, None]).round().clamp(-127, 127)
         rounded = replace(product, weight=weight)
-        # What the zero points add to every sum.
+        # The zero points add this to every sum.
         zeros = _times(rounded, self.zero).sum((1, 2, 3))
         return replace(rounded, bias=self.bias - self.step * zeros)
 
     def weight(self, rounded: Convolution) -> Tensor:
-        """The weights of the whole numbers that `product` gave."""
+        """The weights that the integers of `product` stand for."""
         return _times(rounded, 1 / self.scale) * self.step[:, None, None, None]
 
     def saturates(self, activation: str) -> bool:
-        """Whether bytes, which end at 0 and 255, cut off by themselves what `activation` would."""
+        """Whether rounding to uint8, which clamps to 0 and 255, does what `activation` does."""
         if activation not in ("relu", "relu6") or self.zero.any():
             return False
         return activation == "relu" or bool((6 / self.scale >= 254.5).all())
 
-    def whole(self, x: Tensor) -> Tensor:
-        """The bytes of `x` [N, M, H, W] less the zero point, in float32."""
+    def rounded(self, x: Tensor) -> Tensor:
+        """`x` [N, M, H, W] rounded to uint8, minus the zero point, in float32."""
         scale, zero = self.scale[None, :, None, None], self.zero[None, :, None, None]
         return (x / scale + zero).round().clamp(0, 255) - zero
 
@@ -81,17 +81,16 @@ def _times(product: Convolution, factors: Tensor) -> Tensor:
 
 
 def _step(product: Convolution, scale: Tensor) -> Tensor:
-    """What makes the largest weight of each output 127, [K]."""
+    """The steps [K] with which the largest weight of each output channel becomes 127."""
     return _times(product, scale).abs().amax((1, 2, 3)).clamp(min=1e-30) / 127
 
 
 def quantizable(graph: Graph) -> dict[int, Convolution]:
-    """The operations that bytes are for: products of maps, but neither of the image nor the last, which decides.
+    """The products that can be in int8, by the numbers of their operations.
 
-    An image whose channels were scaled and shifted is one still. None with a weight or a bias that is not finite, for
-    that has no byte.
-
-    What is computed from means alone, as gates are, is little work and scales whole maps: it stays as it is.
+    Left out are: products of the image, also after a scale and a shift; the last product, which gives the logits;
+    products whose weights or biases are not finite; and what is computed from means alone, as gates are, because that
+    is little work and scales whole maps.
     """
     products: dict[int, Convolution] = {}
     from_means: set[int] = set()
@@ -118,7 +117,7 @@ def quantizable(graph: Graph) -> dict[int, Convolution]:
 
 
 def calibrate(graph: Graph, batches: Iterable[Tensor]) -> dict[str, Rounding]:
-    """How each product of `graph` is to be rounded, by its name, from float32 images [N, C, H, W].
+    """How each product of `graph` is rounded, by its name, from float32 images [N, C, H, W].
 
     Raises CalibrationError if there are no images or a map is not finite on them.
     """
@@ -131,7 +130,7 @@ def calibrate(graph: Graph, batches: Iterable[Tensor]) -> dict[str, Rounding]:
     roundings = {}
     for index, product in products.items():
         low, high = ranges[product.source]
-        scale, zero = _bytes(low, high, one_zero=product.source in padded)
+        scale, zero = _scale_and_zero(low, high, one_zero=product.source in padded)
         roundings[index] = Rounding(scale, zero, _step(product, scale), product.bias, 0.0)
     corrected = _measure(graph, products, roundings, batches)
     return {product.name: corrected[index] for index, product in products.items()}
@@ -140,7 +139,7 @@ def calibrate(graph: Graph, batches: Iterable[Tensor]) -> dict[str, Rounding]:
 def _ranges(
     graph: Graph, products: Mapping[int, Convolution], batches: list[Tensor]
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """The least and the largest value of each channel of the maps that products read; zero is always between."""
+    """The least and the largest value of each channel of the maps that products read; zero is within them."""
     wanted = {product.source for product in products.values()}
     ranges: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -155,12 +154,12 @@ def _ranges(
         ranges[index] = torch.minimum(low, made.amin((0, 2, 3))), torch.maximum(high, made.amax((0, 2, 3)))
 
     for batch in batches:
-        evaluate(graph, batch, visit)
+        interpret(graph, batch, visit)
     return ranges
 
 
-def _bytes(low: Tensor, high: Tensor, *, one_zero: bool) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of each channel. one_zero: the same zero point for all, as a map with a border has it."""
+def _scale_and_zero(low: Tensor, high: Tensor, *, one_zero: bool) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of each channel. one_zero: the same zero point for all, as a padded map needs it."""
     width = high - low
     least = (LEAST_RANGE * width.max()).clamp(min=1e-30)
     if one_zero:
@@ -178,7 +177,7 @@ def _measure(
     roundings: Mapping[int, Rounding],
     batches: list[Tensor],
 ) -> dict[int, Rounding]:
-    """Each rounding with its error, and with the mean of that error taken out of the bias."""
+    """Each rounding with its error, and with the mean of that error subtracted from the bias."""
     sums: dict[int, list[Tensor]] = {}
 
     def visit(index: int, read: list[Tensor], made: Tensor) -> None:
@@ -186,7 +185,9 @@ def _measure(
             return
         product, rounding = products[index], roundings[index]
         weight = rounding.product(product).weight * rounding.step[:, None, None, None]
-        error = apply(replace(product, weight=weight), [rounding.whole(read[0])], graph.shapes[index]) - made
+        error = (
+            apply(replace(product, weight=weight), [rounding.rounded(read[0])], graph.shapes[index]) - made
+        )
         pure = made - product.bias[None, :, None, None]
         parts = [error.sum((0, 2, 3)), error.square().sum((0, 2, 3)), pure.square().sum((0, 2, 3))]
         count = torch.tensor(error.numel() / error.shape[1])
@@ -196,7 +197,7 @@ def _measure(
         )
 
     for batch in batches:
-        evaluate(graph, batch, visit)
+        interpret(graph, batch, visit)
     result = {}
     for index, rounding in roundings.items():
         error, squares, pure, count = sums[index]
@@ -208,7 +209,7 @@ def _measure(
 
 
 def to_tensors(roundings: Mapping[str, Rounding]) -> dict[str, Tensor]:
-    """As a file of tensors has them."""
+    """The roundings as named tensors, for a file."""
     return {
         f"{name}.{part}": torch.as_tensor(value, dtype=torch.float32)
         for name, rounding in roundings.items()
@@ -217,7 +218,7 @@ def to_tensors(roundings: Mapping[str, Rounding]) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Rounding]:
-    """What `to_tensors` made. Raises RoundingError, naming the tensor, if one is missing or cannot be what it says."""
+    """The roundings of `to_tensors`. Raises RoundingError, naming the tensor, if one is missing or has wrong values."""
     parts = [part.name for part in fields(Rounding)]
     for key, tensor in tensors.items():
         name, _, part = key.rpartition(".")
@@ -261,7 +262,7 @@ def check_roundings(graph: Graph, roundings: Mapping[str, Rounding]) -> None:
         if name not in roundings:
             raise RoundingError(f"{name}.scale is missing")
         if name not in named:
-            raise RoundingError(f"{name}.scale is of no product of this network that is done in bytes")
+            raise RoundingError(f"{name}.scale is of no product of this network that can be in int8")
         _check_sizes(named[name], roundings[name])
     padded = {product.source for product in products.values() if any(product.padding)}
     first: dict[int, str] = {}
@@ -283,6 +284,6 @@ def _check_sizes(product: Convolution, rounding: Rounding) -> None:
             raise RoundingError(
                 f"{product.name}.{part} has {found} numbers and its product has {count} channels"
             )
-    # Both numbers were made of these weights; others would cut them off, or leave bits of the bytes without use.
+    # A step follows from the scale and the weights. Another one would clamp weights or waste bits of the int8.
     if not torch.allclose(rounding.step, _step(product, rounding.scale), rtol=0.01, atol=0):
         raise RoundingError(f"{product.name}.step does not fit the weights and {product.name}.scale")

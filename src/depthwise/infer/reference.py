@@ -1,4 +1,4 @@
-"""What a graph means: every operation by PyTorch's own operators, one after another, in float32."""
+"""What a graph computes, by definition: each operation by PyTorch's own operators, in float32."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from depthwise.infer.graph import (
     Activation,
-    AdaptivePool,
+    AdaptivePooling,
     Concatenation,
     Convolution,
     Function,
@@ -17,7 +17,7 @@ from depthwise.infer.graph import (
     Image,
     Mean,
     Operation,
-    Pool,
+    Pooling,
     Sides,
     Sum,
     sources,
@@ -40,14 +40,14 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "softplus": F.softplus,
     "mish": F.mish,
 }
-"""Of graph.ACTIVATIONS, called with the numbers of each."""
+"""By the names in graph.ACTIVATIONS; each is called with a map and the activation's numbers."""
 
 Visit = Callable[[int, list[Tensor], Tensor], None]
-"""Called with the number of an operation, what it reads and what it makes, [N, C, H, W] each."""
+"""Called with an operation's number, the maps that it reads and the map that it makes, [N, C, H, W] each."""
 
 
-def evaluate(graph: Graph, x: Tensor, visit: Visit = lambda index, read, made: None) -> Tensor:
-    """The result of `graph` on float32 images [N, C, H, W]; maps are kept no longer than they are read."""
+def interpret(graph: Graph, x: Tensor, visit: Visit = lambda index, read, made: None) -> Tensor:
+    """The result of `graph` on float32 images [N, C, H, W]; a map is freed after its last reader."""
     last = {source: index for index, made in enumerate(graph.operations) for source in sources(made)}
     values: dict[int, Tensor] = {}
     value = x
@@ -62,7 +62,7 @@ def evaluate(graph: Graph, x: Tensor, visit: Visit = lambda index, read, made: N
 
 
 def apply(operation: Operation, read: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
-    """What `operation` makes of the maps that it reads, of the shape [C, H, W]."""
+    """The result of `operation` on the maps that it reads; its `shape` is [C, H, W]."""
     match operation:
         case Convolution():
             x, (top, left, bottom, right) = read[0], operation.padding
@@ -80,9 +80,9 @@ def apply(operation: Operation, read: list[Tensor], shape: tuple[int, int, int])
             return torch.maximum(*read) if operation.largest else read[0] + read[1]
         case Gate():
             return read[0] * read[1]
-        case Pool():
+        case Pooling():
             return _pool(operation, read[0], shape[1:])
-        case AdaptivePool():
+        case AdaptivePooling():
             pooled: Tensor = (F.adaptive_avg_pool2d if operation.average else F.adaptive_max_pool2d)(
                 read[0], shape[1:]
             )
@@ -96,7 +96,7 @@ def apply(operation: Operation, read: list[Tensor], shape: tuple[int, int, int])
 
 
 def activate(function: Function, x: Tensor) -> Tensor:
-    """What the activation makes of `x`."""
+    """The activation of `x`."""
     return FUNCTIONS[function.kind](x, *function.numbers)
 
 
@@ -105,9 +105,9 @@ def _pad(x: Tensor, sides: Sides, value: float) -> Tensor:
     return F.pad(x, (left, right, top, bottom), value=value)
 
 
-def _pool(pool: Pool, x: Tensor, size: tuple[int, int]) -> Tensor:
+def _pool(pool: Pooling, x: Tensor, size: tuple[int, int]) -> Tensor:
     top, left, _, _ = pool.padding
-    # Rounding up counts windows that end behind the padding.
+    # With PyTorch's ceil_mode the last window may end after the padding.
     bottom, right = (
         (out - 1) * stride + (kernel - 1) * dilation + 1 - before - inside
         for out, stride, kernel, dilation, before, inside in zip(

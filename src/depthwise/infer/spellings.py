@@ -1,7 +1,8 @@
-"""One spelling for what networks write in several ways, before it is lowered; what nobody reads goes away.
+"""Gives what networks write in several ways one spelling, before it is lowered, and removes what has no reader.
 
-`x * sigmoid(x)` is SiLU, a clamp between 0 and 6 is ReLU6, a gate that is expanded to its map's shape is the gate, and
-other names of a map are the map. Which operators have a compiled form, and which, stands in `rules/`.
+`x * sigmoid(x)` becomes SiLU, and a clamp between 0 and 6 becomes ReLU6. A gate that is expanded to its map's shape
+becomes the gate, and an operator that changes nothing becomes its operand. `rules/` then knows one form of each
+operation.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from torch import Tensor
 from depthwise.infer.trace import Node, Trace
 
 CLOSE = 1e-6
-"""Relative: 1/6 as float32 has it is 1/6."""
+"""Relative tolerance of constants: 1/6 in float32 counts as 1/6."""
 
 NAMES = {
     "multiply": "mul",
@@ -27,14 +28,14 @@ NAMES = {
     "concat": "cat",
     "concatenate": "cat",
 }
-"""Operators by two names."""
+"""Second names of operators, and the names that the rules know."""
 
 UNCHANGED = (
     "alias", "clone", "contiguous", "detach", "dropout", "expand", "expand_as", "broadcast_to", "feature_dropout",
     "identity", "lift_fresh", "lift_fresh_copy", "repeat", "slice", "tile", "to", "_to_copy", "type_as", "view_as",
     "reshape_as", "view", "reshape", "flatten", "squeeze", "unflatten",
 )  # fmt: skip
-"""Operators whose result is what they read if its shape and type are, as far as they draw no random numbers."""
+"""Operators that change nothing if shape and dtype stay, unless they draw random numbers."""
 
 MOVING: dict[str, Callable[..., Tensor]] = {
     "transpose": torch.transpose,
@@ -45,7 +46,7 @@ MOVING: dict[str, Callable[..., Tensor]] = {
     "movedim": torch.movedim,
     "moveaxis": torch.moveaxis,
 }
-"""What moves sides, besides permute."""
+"""Operators that permute the sides of a tensor, besides permute."""
 
 VIEWS = ("view", "reshape", "flatten")
 EXPANDING = ("expand", "expand_as", "broadcast_to", "repeat", "tile")
@@ -53,7 +54,7 @@ BROADCASTING = ("mul", "add", "sub", "div", "rsub", "maximum", "minimum", "max",
 
 
 def simplified(traced: Trace, tensors: Mapping[str, Tensor]) -> Trace:
-    """`traced` in the spelling that has rules, each node with the number of its readers; tensors: those it names."""
+    """`traced` in the one spelling, each node with the number of its readers; tensors: those that it names."""
     spelling = _Spelling(tensors)
     made: dict[Node, Node] = {}
 
@@ -117,7 +118,7 @@ class _Spelling:
         }
 
     def of(self, node: Node) -> Node:
-        """What `node` is in the one spelling; another node, or one of those that it reads."""
+        """`node` in the one spelling: a new node, or one of those that it reads."""
         while True:
             before = node
             if node.target in NAMES:
@@ -129,7 +130,7 @@ class _Spelling:
                 return node
 
     def number(self, value: Any) -> float | None:
-        """A number, or a tensor of one."""
+        """The value of a number, or of a tensor with a single value."""
         if isinstance(value, int | float):
             return float(value)
         tensor = self.tensors.get(value.tensor) if isinstance(value, Node) and value.tensor else None
@@ -145,7 +146,7 @@ class _Spelling:
         return node if random else source
 
     def unexpanded(self, node: Node) -> Node:
-        """Without what stretches an operand to the shape that the operator would stretch it to by itself."""
+        """Without an expansion of an operand that the operator would broadcast to the same shape."""
         if node.target not in BROADCASTING or len(node.args) < 2:
             return node
         args = [_unstretched(arg) for arg in node.args]
@@ -155,7 +156,7 @@ class _Spelling:
         return replace(node, args=args)
 
     def permute(self, node: Node) -> Node:
-        """Two in turn are one, one that moves nothing is its source, and one that only moves sides of 1 is a view."""
+        """Two in a row are one. One that moves nothing is its source, and one that only moves sides of 1 is a view."""
         source, order = node.args
         sides = [side % len(order) for side in order]
         if isinstance(source, Node) and source.target == "permute":
@@ -169,13 +170,13 @@ class _Spelling:
         return replace(node, args=[source, sides]) if changed else node
 
     def moved(self, node: Node) -> Node:
-        """As the order of its sides, read off a tensor with a length of its own for each."""
+        """As a permute; the order is read off a tensor whose sides all have different lengths."""
         sides = torch.empty([*range(len(node.shape))], device="meta")
         order = [*MOVING[node.target](sides, *node.args[1:]).shape]
         return replace(node, target="permute", args=[node.args[0], order], kwargs={})
 
     def clamp(self, node: Node) -> Node:
-        """Any clamp, of any clamp, as one from a number or None to a number or None; two have names of their own."""
+        """A clamp, also of a clamp, as one with two bounds, where None is no bound; ReLU and ReLU6 keep their names."""
         low, high = _argument(node, 1), _argument(node, 2)
         low, high = node.kwargs.get("min", low), node.kwargs.get("max", high)
         match node.target:
@@ -227,7 +228,7 @@ class _Spelling:
         return node if bound is None else self.clamped(node, source, None, bound)
 
     def with_number(self, node: Node) -> tuple[Any, float | None]:
-        """Of a node that reads a map and a tensor of one number, in any order: these."""
+        """The map and the number, if `node` reads a map and a tensor of one number, in any order."""
         if len(node.args) == 2 and all(isinstance(arg, Node) for arg in node.args):
             for source, other in (node.args, node.args[::-1]):
                 bound = self.number(other)
@@ -236,7 +237,7 @@ class _Spelling:
         return None, None
 
     def over_sides(self, node: Node) -> Node:
-        """A mean or a sum over a map's columns and then its rows, or over both in one row, is over both."""
+        """A mean or a sum over a map's rows and columns in two steps, or over a flattened map, as one over both."""
         inner, axes = node.args[0], _argument(node, 1)
         if not isinstance(inner, Node) or not inner.args or node.kwargs or not isinstance(axes, list):
             return node
@@ -265,7 +266,7 @@ class _Spelling:
         return source if source is not None and summand == 0 and source.dtype == node.dtype else node
 
     def product(self, node: Node) -> Node:
-        """Hard-sigmoid, and the activations that are a map times some curve of itself."""
+        """Hard-sigmoid, and the activations that are a map times a function of itself."""
         factor, parts = self.factors(node)
         named, source = "", parts[0]
         if len(parts) == 1:
@@ -281,7 +282,7 @@ class _Spelling:
         return replace(node, target=named, args=[source], kwargs={}) if named else node
 
     def factors(self, node: Node) -> tuple[float, list[Node]]:
-        """A product as a number and maps of one shape."""
+        """A product as a number and the maps, all of one shape, that it multiplies."""
         source, factor = self.scaled(node)
         if source is not None:
             inner, parts = self.factors(source)
@@ -309,7 +310,7 @@ class _Spelling:
         return None
 
     def scaled(self, node: Any) -> tuple[Node | None, float]:
-        """Of a node that is another times a number: these."""
+        """The node and the number, if `node` is another one times a number."""
         if (
             isinstance(node, Node)
             and node.target in ("mul", "div")
@@ -324,7 +325,7 @@ class _Spelling:
         return None, 1.0
 
     def shifted(self, node: Any) -> tuple[Node | None, float]:
-        """Of a node that is another plus a number: these."""
+        """The node and the number, if `node` is another one plus a number."""
         if (
             isinstance(node, Node)
             and node.target in ("add", "sub")
@@ -363,7 +364,7 @@ def _argument(node: Node, position: int, default: Any = None) -> Any:
 
 
 def _unstretched(value: Any) -> Any:
-    """What is stretched along its sides of 1, if `value` is that."""
+    """What `value` expands along sides of 1, if it is such a node."""
     if not isinstance(value, Node) or value.target not in EXPANDING or not isinstance(value.args[0], Node):
         return value
     source = value.args[0]

@@ -1,6 +1,6 @@
-"""What PyTorch's export says a network computes, as plain values: to be lowered, or kept in a file for the next time.
+"""What a network computes, by PyTorch's export, as plain values that can be lowered or kept in a file.
 
-Weights are not among them: a trace names them as the module does. So one serves all bundles of a network.
+A trace has the names of the weights and not the weights themselves, so one trace serves all bundles of a network.
 """
 
 import operator
@@ -21,9 +21,9 @@ from depthwise.infer.constants import computed
 class Node:
     """One call of an operator: `target` is its name, `args` are Nodes, plain values and lists of these.
 
-    shape: of what it makes. place: the path of the module that it is part of. users: how many nodes read it.
-    tensor: for a weight, its name in the module; image: whether it is what the network is called with. dtype: of what
-    it makes, unless that is float32.
+    shape: that of the result. place: the path of the module that the call is part of. users: the number of its readers.
+    tensor: for a weight, its name in the module. image: whether the node stands for the network's images. dtype: that
+    of the result, unless it is float32.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Node:
 
 
 NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
-"""A batch norm of a graph that has been made functional, by running statistics."""
+"""A batch norm by running statistics, as a graph without changes in place has it."""
 
 
 FRESH = (
@@ -49,12 +49,12 @@ FRESH = (
     torch.ops.aten.linear.default,
     torch.ops.aten.add.Tensor,
 )
-"""Operators whose result is no view of anything."""
+"""Operators whose result is not a view."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Nodes in an order in which they can run; results: some of them, or plain values. constants: of no module."""
+    """Nodes in an order in which they can run. results: nodes or values. constants: tensors other than weights."""
 
     nodes: tuple[Node, ...]
     results: tuple[Any, ...]
@@ -64,12 +64,13 @@ class Trace:
 def exported(
     module: nn.Module, example: Tensor, dynamic_shapes: Any | None = None
 ) -> torch.export.ExportedProgram:
-    """PyTorch's graph of `module` on images like `example`, in which no operator changes a tensor in place.
+    """PyTorch's graph of `module` on images like `example`, in which changes in place make no difference.
 
-    What is changed in place may be read by another name, of a view: as values that are made anew it cannot be mistaken.
+    A tensor that is changed in place may also be read through a view. So operators in place are replaced by those that
+    make a new tensor, unless nothing else reads the tensor.
     """
     with warnings.catch_warnings():
-        # What old weight norms do, which are harmless: the attribute is made anew in each call.
+        # Old weight norms cause this warning, and are harmless: they set the attribute anew in each call.
         warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
         program = torch.export.export(module, (example,), dynamic_shapes=dynamic_shapes)
     if not all(map(_harmless, program.graph.nodes)):
@@ -78,9 +79,9 @@ def exported(
 
 
 def _harmless(node: torch.fx.Node) -> bool:
-    """Whether nobody but whoever reads `node` could tell that it changes something in place.
+    """Whether a change in place by `node` can be seen only by the readers of `node`, or it makes none.
 
-    So it is for the ReLU of most networks, and as good, for to make a graph functional takes longer than to export it.
+    That holds for the ReLUs of most networks. It saves time: replacing operators in place takes longer than the export.
     """
     if not _in_place(node):
         return True
@@ -100,7 +101,7 @@ def _in_place(node: torch.fx.Node) -> bool:
 def trace(module: nn.Module, example: Tensor) -> Trace:
     """The trace of `module` in evaluation on [N, C, H, W] like `example`; DepthwiseError if export cannot read it.
 
-    It is of two images: with one, a number of images is not told from a side of one.
+    It is made with two images: with one, the number of images could not be told from a side of 1.
     """
     try:
         program = exported(module, torch.cat([example[:1]] * 2))
@@ -118,7 +119,7 @@ def trace(module: nn.Module, example: Tensor) -> Trace:
 
 
 def _read(program: torch.export.ExportedProgram, own: Mapping[str, Tensor]) -> Trace:
-    """The trace of `program`, whose weights are the module's `own` and what is computed of them."""
+    """The trace of `program`, whose weights are the module's `own` and what is computed from them."""
     signature = program.graph_signature
     origin = {
         **signature.inputs_to_parameters,
@@ -160,7 +161,7 @@ def _read(program: torch.export.ExportedProgram, own: Mapping[str, Tensor]) -> T
 
 
 def _entered(node: torch.fx.Node, plain: Callable[[Any], Any], origin: Mapping[str, str]) -> Any:
-    """What stands for `node`: a Node of its own, or the one that it is a result of."""
+    """The Node for `node`: a new one, or that of the operator whose first result it takes."""
     made: Any = node.meta.get("val")
     target, args = node.target, plain(node.args)
     if target is operator.getitem and _first_alone(node.all_input_nodes[0]):
@@ -187,7 +188,7 @@ def _entered(node: torch.fx.Node, plain: Callable[[Any], Any], origin: Mapping[s
 
 
 def _first_alone(node: torch.fx.Node) -> bool:
-    """Whether `node` makes several tensors, of which nobody reads any but the first."""
+    """Whether `node` makes several tensors, of which only the first has readers."""
     several = isinstance(node.meta.get("val"), list | tuple)
     return several and all(
         user.target is operator.getitem and (user.args[1] == 0 or not user.users) for user in node.users
@@ -195,7 +196,7 @@ def _first_alone(node: torch.fx.Node) -> bool:
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of `module`, by every name they have."""
+    """The parameters and buffers of `module`, by all of their names."""
     return {
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
@@ -203,7 +204,7 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def to_json(traced: Trace) -> list[Any] | None:
-    """As plain values; None if there is more to it, constants or results that are none of the nodes."""
+    """The trace as plain values; None if it has constants, or results that are not nodes."""
     numbers = {node: number for number, node in enumerate(traced.nodes)}
     if traced.constants or not all(isinstance(result, Node) for result in traced.results):
         return None
@@ -220,7 +221,7 @@ def to_json(traced: Trace) -> list[Any] | None:
 
 
 def from_json(values: Any) -> Trace:
-    """What `to_json` gave. Raises some exception if it is something else, and lets no node read a later one."""
+    """The trace of `to_json`'s values. Raises an exception for anything else, also if a node reads a later one."""
     kept, results = values
     nodes: list[Node] = []
 

@@ -1,6 +1,6 @@
-"""What the layers call: an operator with the batch norm, ReLU or sum beside it, native where all of it can be.
+"""What the layers call: an operator with the batch norm, ReLU or sum next to it, in one native pass where possible.
 
-Wherever it cannot be, the modules are called one after another, which is also the definition of what is computed.
+Elsewhere the modules are called one after another, which also defines what is computed.
 """
 
 import torch
@@ -17,7 +17,7 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 
 def applies(x: Tensor) -> bool:
-    """Whether raw memory of `x` may be read: a plain CPU tensor that nobody traces or transforms."""
+    """Whether the kernels may read the memory of `x`: a plain CPU tensor that is not traced or transformed."""
     return (
         library.handle is not None
         and type(x) in (Tensor, nn.Parameter)
@@ -36,7 +36,7 @@ def applies(x: Tensor) -> bool:
 
 
 def watched(module: nn.Module) -> bool:
-    """Whether somebody has hooked into the module, who must then see it run by itself."""
+    """Whether `module` has hooks: they must see it run by itself."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
@@ -54,7 +54,7 @@ def _norm_applies(x: Tensor, norm: nn.Module) -> bool:
 
 
 def _rectifies(activation: nn.Module | None) -> bool | None:
-    """True for a ReLU, False for nothing at all, None for what has no native form."""
+    """True for a ReLU, False for no activation, None for one without a native form."""
     if activation is None or (type(activation) is nn.Identity and not watched(activation)):
         return False
     return True if type(activation) is nn.ReLU and not watched(activation) else None
@@ -65,8 +65,8 @@ def batch_norm_act(
 ) -> Tensor:
     """activation(norm(x) + residual), [N, C, H, W] to the same; activation and residual are optional.
 
-    Native in training with nn.ReLU or nn.Identity behind the norm; its running statistics then move as its
-    own forward would move them. The native path has no double backward and says so when asked for it.
+    Native in training with nn.ReLU or nn.Identity after the norm, whose running statistics then change as in its own
+    forward. The native path has no double backward, and an error says so.
     """
     relu = _rectifies(activation)
     if (
@@ -100,7 +100,8 @@ def max_pool2d(
     left, right, top, bottom = padding
     sides = ((x.shape[3], left, right), (x.shape[2], top, bottom))
     for ceil in (False, True):
-        # Padding in front, and behind what this rounding happens to add: no copy of the map where that is enough.
+        # PyTorch pads both sides alike, and ceil_mode adds to the end: if that gives the same windows, nothing is
+        # copied.
         if all(
             _pooled(s, a, a, kernel_size, stride, ceil) == _pooled(s, a, b, kernel_size, stride)
             for s, a, b in sides
@@ -110,7 +111,7 @@ def max_pool2d(
 
 
 def _pooled(size: int, before: int, after: int, kernel_size: int, stride: int, ceil: bool = False) -> int:
-    """How many windows PyTorch finds on a side: rounding up counts one more that starts in the map."""
+    """The number of windows on a side in PyTorch: `ceil` counts one more if it starts within the map."""
     rest = size + before + after - kernel_size
     count = rest // stride + 1
     return count + (ceil and rest % stride > 0 and count * stride < size + before)
@@ -143,7 +144,7 @@ def depthwise_conv2d(
 
 
 def _padding(conv: nn.Module) -> int | None:
-    """The zeros around the map, if this is a convolution that the depthwise kernels can run, else None."""
+    """The padding on each side, if `conv` is a convolution that the depthwise kernels can run, else None."""
     if (
         type(conv) is not nn.Conv2d
         or conv.groups != conv.in_channels

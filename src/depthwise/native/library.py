@@ -1,4 +1,4 @@
-"""Finding, loading and choosing the kernels, and the threads and the memory they work with."""
+"""Finding, loading and choosing the kernels, and setting up their threads and memory."""
 
 import ctypes
 import os
@@ -12,7 +12,7 @@ PATHS = ("amx", "avx512bf16", "avx512", "avx2", "portable")
 
 
 class Library:
-    """The shared library of kernels: `handle` when it is in use, `loaded` when it could be, else `reason`."""
+    """The shared library of kernels: `handle` if it is in use, `loaded` if it can be, else `reason` says why not."""
 
     def __init__(self) -> None:
         self.handle: ctypes.CDLL | None = None
@@ -29,7 +29,7 @@ class Library:
         if path == "off" or (path == "best" and self.loaded is None):
             self.handle, self.path = None, "off"
             return
-        # The portable kernels are slower than PyTorch's own operators: for tests and doubt, never of themselves.
+        # The portable kernels are slower than PyTorch's own operators, so they run only if asked for by name.
         for candidate in PATHS[:-1] if path == "best" else (path,):
             if self.loaded is not None and self.loaded.depthwise_use(candidate.encode()):
                 self.handle, self.path = self.loaded, candidate
@@ -43,7 +43,7 @@ class Library:
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    # Another build of the same sources, with sanitizers for example, instead of the one installed.
+    # Another build of the same sources, for example with sanitizers, in place of the installed one.
     folder = Path(os.environ.get("DEPTHWISE_KERNELS") or Path(__file__).parent)
     file = next(iter(sorted(folder.glob("_kernels*.so"))), None)
     if file is None:
@@ -83,7 +83,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _struct_sizes(library: ctypes.CDLL) -> list[int]:
-    """The sizes in bytes of the structs that `library` takes; nothing from a library that cannot say."""
+    """The sizes in bytes of the structs that `library` takes; empty for a library that does not tell."""
     if not hasattr(library, "depthwise_struct_sizes"):
         return []
     sizes = (ctypes.c_int64 * len(structs.KERNELS))()
@@ -109,11 +109,10 @@ def use(path: str) -> None:
 
 
 def tune_allocator() -> None:
-    """Make glibc's malloc keep the memory it has freed; elsewhere do nothing. Call once, before training.
+    """Make glibc's malloc keep freed memory; with other libraries do nothing. Call it once, before training.
 
-    By default every large buffer goes back to the system and returns as zero pages, each of them a fault:
-    training Xception spends 5 to 15% of a step there. The price is that the process never shrinks below its
-    peak.
+    By default every large buffer is returned to the system, and the next one costs a page fault for each page: 5 to 15%
+    of a training step of Xception. The price is that the process never shrinks below its peak.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is None:

@@ -1,8 +1,8 @@
-"""The OpenMP library that PyTorch runs on: its threads are the kernels' too, and what becomes of them in a fork.
+"""The OpenMP library of PyTorch, whose threads the kernels use too, and what happens to these threads in a fork.
 
-A forked child has the thread that forked and no other. GNU's OpenMP would still wait there for the threads that it had
-started before, for ever. So a thread lets its own go before it forks, and both processes start new ones when they
-need them.
+A forked child has only the thread that forked. GNU's OpenMP would wait there forever for the threads that it had
+started before. So before a thread forks, it ends its OpenMP threads, and both processes start new ones when they need
+them.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ HARD = 2  # omp_pause_hard in <omp.h>: keep nothing
 
 
 def find() -> ctypes.CDLL | None:
-    """The library that is loaded with PyTorch; None if none of its kind is."""
+    """The OpenMP library that PyTorch has loaded; None if it has none with the entry points that are needed."""
     import torch  # noqa: F401 (its OpenMP library must be loaded before it can be found)
 
     try:
@@ -29,7 +29,7 @@ def find() -> ctypes.CDLL | None:
 
 
 class _Forks:
-    """What is done around a fork; `released` is whether the thread that forks has let its threads go."""
+    """What is done around a fork; `released` says whether the thread that forks has ended its OpenMP threads."""
 
     def __init__(self, runtime: ctypes.CDLL | None) -> None:
         self.pause = getattr(runtime, "omp_pause_resource_all", None)
@@ -44,13 +44,14 @@ class _Forks:
     def in_child(self) -> None:
         import torch
 
-        # One thread waits for nobody: with an OpenMP before 5.0, or where C code forked and told Python afterwards.
-        # Setting the number also renews PyTorch's own pool, which its threads for backward would do all at once.
+        # One thread never waits. It is what is left with an OpenMP before 5.0, or if C code forked without telling
+        # Python in advance. Setting the number also makes a new pool in PyTorch, before several threads try to in a
+        # backward.
         torch.set_num_threads(torch.get_num_threads() if self.released else 1)
         self.released = False
 
 
 def survive_forks(runtime: ctypes.CDLL | None) -> None:
-    """From now on a forked child can run what it likes, with as many threads, or with one where that cannot be had."""
+    """From now on a forked child can use as many threads as its parent, or one where that is impossible."""
     forks = _Forks(runtime)
     os.register_at_fork(before=forks.before, after_in_parent=forks.in_parent, after_in_child=forks.in_child)

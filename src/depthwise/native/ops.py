@@ -1,8 +1,8 @@
-"""The operators as PyTorch's autograd sees them, each with the batch norm before it if it can have one.
+"""The operators for PyTorch's autograd, each with an optional batch norm before it.
 
-All take and give channels-last maps [N, C, H, W] in float32 or bfloat16. Between forward and backward they keep the
-raw input x and four numbers a channel; what stood between x and the operator is computed again, because a pass over
-memory costs more than the arithmetic.
+All take and return channels-last maps [N, C, H, W] in float32 or bfloat16. Between forward and backward they keep the
+input x and four numbers per channel. The normalised x is computed again, because reading it from memory would cost more
+than the arithmetic.
 """
 
 from ctypes import byref
@@ -17,7 +17,7 @@ from depthwise.native.library import library
 
 
 def _new(like: Tensor, *shape: int) -> Tensor:
-    """An uninitialised channels-last map of the type of `like`, and of its shape unless told another."""
+    """An uninitialised channels-last map of the dtype of `like`, and of its shape unless another is given."""
     return torch.empty(shape or like.shape, dtype=like.dtype, memory_format=torch.channels_last)
 
 
@@ -34,7 +34,7 @@ def _flags(x: Tensor) -> tuple[bool, int]:
 
 
 def _moments(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """Mean, 1 / standard deviation, scale and shift of `x`, [4, C]; moves the running statistics of `norm`."""
+    """Mean, 1 / standard deviation, scale and shift of `x`, [4, C]; updates the running statistics of `norm`."""
     assert norm.num_batches_tracked is not None
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -69,7 +69,7 @@ def _norm_gradient(
     y: Tensor | None = None,
     dresidual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients at x and at the norm's weight and bias, from the one behind the norm."""
+    """The gradients at x and at the norm's weight and bias, from the gradient at the norm's result."""
     dx, (dweight, dbias) = _new(x), torch.empty(2, x.shape[1])
     arguments = structs.NormGradient(
         dy.data_ptr(),
@@ -117,7 +117,7 @@ class Norm(torch.autograd.Function):
         )
         library.loaded.depthwise_normalise(byref(arguments))  # type: ignore[union-attr]
         ctx.relu, ctx.residual = relu, residual is not None
-        # Without a residual the ReLU's mask is recomputed from x, which is cheaper than reading a third map.
+        # Without a residual the ReLU's mask is computed from x again, which is cheaper than reading a third map.
         ctx.save_for_backward(x, moments, y if relu and ctx.residual else None)
         return y
 
@@ -257,7 +257,7 @@ class MaxPool(torch.autograd.Function):
             *_flags(x),
         )
         library.loaded.depthwise_pool_forward(byref(arguments))  # type: ignore[union-attr]
-        # x itself only where the norm's gradient needs it; its shape is in the window.
+        # Only the norm's gradient needs x; its shape is in the window.
         ctx.save_for_backward(None if norm is None else x, index, chosen, moments)
         return y
 

@@ -1,4 +1,4 @@
-"""Plans as the kernels run them: the memory that they say they need, and a sentence where a caller has less."""
+"""Running plans by the kernels: the memory that they need, and an error if a caller has less."""
 
 import ctypes
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ LACKS = (
 
 
 def arrays(**tensors: Tensor | None) -> dict[str, object]:
-    """The fields of structs.Step that point to `tensors`, by their names, and those that say how long these are."""
+    """The fields of structs.Step that point to `tensors`, by their names, and the lengths of these in bytes."""
     of_step = {name: tensors.get(name) for name in structs.ARRAYS.split()}
     given = [0 if tensor is None else tensor.nbytes for tensor in of_step.values()]
     addresses = {name: None if tensor is None else tensor.data_ptr() for name, tensor in of_step.items()}
@@ -29,15 +29,15 @@ def arrays(**tensors: Tensor | None) -> dict[str, object]:
 
 
 def scratch_bytes(run: structs.Run) -> int:
-    """What each thread of `run` needs, where all but its memory is known."""
+    """The bytes of scratch that each thread of `run` needs; the run's own memory need not be set yet."""
     assert library.handle is not None
     return int(library.handle.depthwise_scratch_bytes(ctypes.byref(run)))
 
 
 def run_plans(runs: Sequence[structs.Run]) -> list[bool]:
-    """Run several plans of one thread each beside each other, or one of any number of threads.
+    """Run several plans at the same time, each on one thread, or one plan on any number of threads.
 
-    For each, whether all values were finite. What the kernels make of others means nothing, and is PyTorch's to answer.
+    Returns for each whether all values were finite. If not, its result means nothing, and PyTorch must compute it.
     Raises DepthwiseError, before anything is read or written, if a buffer is smaller than the kernels would use it.
     """
     assert library.handle is not None

@@ -1,4 +1,4 @@
-"""The kernels' arguments, field for field as native/kernels.h has them; what they mean is written there."""
+"""The kernels' arguments, field for field as in native/kernels.h, which says what they mean."""
 
 import ctypes
 
@@ -6,7 +6,7 @@ P, I64, INT, F64 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_doubl
 
 
 def _fields(**kinds: str) -> list[tuple[str, type]]:
-    """Fields of each kind: pointers, then sizes, reals and flags, as every struct has them in this order."""
+    """Fields of each kind, in the order that all structs have: pointers, sizes, reals, flags."""
     types = {"pointers": P, "sizes": I64, "reals": F64, "flags": INT}
     return [(name, types[kind]) for kind, names in kinds.items() for name in names.split()]
 
@@ -66,8 +66,10 @@ class Function(ctypes.Structure):
     _fields_ = [("kind", INT), *((name, ctypes.c_float) for name in ("first", "second", "third"))]
 
 
-ARRAYS = "depthwise between_bias weights panels bias scale between_bytes out_bytes row_spans column_spans"
-"""What a step points to, in the order of its `given` bytes."""
+ARRAYS = (
+    "depthwise between_bias weights panels bias scale between_rounding out_rounding row_spans column_spans"
+)
+"""The pointers of a step, in the order of their lengths in `given`."""
 
 
 class Step(ctypes.Structure):
@@ -105,6 +107,9 @@ class Run(ctypes.Structure):
 class Fault(ctypes.Structure):
     _fields_ = _fields(sizes="lack step needed given")
 
+
+KINDS = ("input", "convolution", "pool", "mean", "sum", "average", "copy")
+"""The kinds of steps, by their numbers; infer/fuse.py says what they do."""
 
 KERNELS: dict[type[ctypes.Structure], tuple[str, ...]] = {
     Statistics: ("statistics",),

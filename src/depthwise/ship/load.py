@@ -17,8 +17,8 @@ from depthwise.data.names import composed
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
 from depthwise.errors import shown as describe
 from depthwise.infer import Predictor, compile
-from depthwise.infer.engines import GENERAL
 from depthwise.infer.eventual import Eventual
+from depthwise.infer.general import GENERAL
 from depthwise.infer.kept import Keeper
 from depthwise.infer.predictor import ready
 from depthwise.infer.quantize import RoundingError, from_tensors

@@ -1,4 +1,4 @@
-"""What each operator of PyTorch becomes, by kind: together they fill the table."""
+"""What each operator of PyTorch becomes: a module for each kind, which together fill the table."""
 
 from depthwise.infer.lowering import RULES
 from depthwise.infer.rules import joins, pointwise, products, views, windows

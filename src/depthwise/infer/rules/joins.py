@@ -1,4 +1,4 @@
-"""Sums, products and concatenations: what has more than one map, or a map and a number."""
+"""Sums, products and concatenations: operators of several maps, or of a map and a number."""
 
 import torch
 
@@ -9,7 +9,7 @@ from depthwise.infer.trace import Node
 
 @rule("add", "sub", "rsub")
 def add(lowering: Lowering, node: Node) -> None:
-    """Two maps, or a map and numbers, each times a factor of its own."""
+    """The sum of two maps, or of a map and numbers, each times a factor."""
     alpha = float(node.kwargs.get("alpha", argument(node, 2, 1.0)))
     factors = {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}[node.target]
     terms = [*zip(node.args[:2], factors, strict=True)]
@@ -17,7 +17,7 @@ def add(lowering: Lowering, node: Node) -> None:
         if lowering.known(one) and not lowering.known(other):
             numbers = lowering.numbers(other, lowering.value(one))
             return lowering.affine(node, one, factor * torch.ones_like(numbers), times * numbers)
-    # Padding that waits becomes part of the maps first.
+    # Padding that is not applied yet becomes part of the maps first.
     maps = [lowering.shapes[lowering.plain(node, operand)] for operand, _ in terms]
     shapes = {(lowering.value(operand).shape, shape) for (operand, _), shape in zip(terms, maps, strict=True)}
     if len(shapes) > 1:
@@ -39,7 +39,7 @@ def scaled(lowering: Lowering, node: Node, operand: Node, factor: float) -> int:
 
 @rule("mul", "div")
 def mul(lowering: Lowering, node: Node) -> None:
-    """A map times or divided by numbers, or times one number a channel that is computed."""
+    """A map times or divided by numbers, or times a gate."""
     one, other = node.args[:2]
     if node.target == "mul" and not lowering.known(one):
         one, other = other, one
@@ -59,7 +59,7 @@ def neg(lowering: Lowering, node: Node) -> None:
 
 
 def gate(lowering: Lowering, node: Node) -> None:
-    """A map times one number a channel, in either order."""
+    """A map times one computed number per channel, in either order."""
     source, by = (lowering.channels(node, operand) for operand in node.args[:2])
     views = [lowering.value(operand).shape for operand in node.args[:2]]
     if lowering.shapes[source][1:] == (1, 1):

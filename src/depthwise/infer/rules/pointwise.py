@@ -1,4 +1,4 @@
-"""Activations: functions of each value by itself."""
+"""Activations: functions of single values."""
 
 from math import inf
 
@@ -11,19 +11,19 @@ from depthwise.infer.trace import Node
 
 @rule("relu", "relu6", "sigmoid", "silu", "hardsigmoid", "hardswish", "tanh", "mish")
 def simple(lowering: Lowering, node: Node) -> None:
-    """Without a number of their own, named as PyTorch's operators."""
+    """Activations without numbers, which have the names of PyTorch's operators."""
     activation(lowering, node, node.target)
 
 
 def activation(lowering: Lowering, node: Node, kind: str, *numbers: float) -> None:
-    """`kind` of graph.ACTIVATIONS, of a map in any view."""
+    """Enter the activation `kind` of a map in any view."""
     index = lowering.plain(node, node.args[0])
     lowering.add(node, Activation(index, kind, tuple(map(float, numbers))), lowering.shapes[index])
 
 
 @rule("clamp")
 def clamp(lowering: Lowering, node: Node) -> None:
-    """Between two numbers, of which either may be missing."""
+    """A clamp between two numbers, of which either may be missing."""
     low, high = argument(node, 1), argument(node, 2)
     activation(lowering, node, "hardtanh", -inf if low is None else low, inf if high is None else high)
 
@@ -62,7 +62,7 @@ def softplus(lowering: Lowering, node: Node) -> None:
 
 @rule("prelu")
 def prelu(lowering: Lowering, node: Node) -> None:
-    """With one slope a LeakyReLU; with one a channel, the part above zero and that below times the slopes."""
+    """With one slope, a LeakyReLU; with one per channel, the positive part plus the negative part times the slopes."""
     slopes = lowering.tensor(node.args[1])
     assert slopes is not None
     if slopes.numel() == 1:

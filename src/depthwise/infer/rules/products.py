@@ -1,4 +1,4 @@
-"""Convolutions, linear layers, and what goes into them: batch norms and maxout."""
+"""Convolutions and linear layers, and the batch norms and maxout that are folded into them."""
 
 from dataclasses import replace
 from math import prod
@@ -12,7 +12,7 @@ from depthwise.infer.rules.windows import largest
 from depthwise.infer.trace import Node
 
 MOST_SPREAD = 20
-"""How many times its work a dilated convolution may be as one with zeros; a 3x3 kernel dilated by 6 is within it."""
+"""How many times the work a dilated convolution may take as one with zeros; a 3x3 kernel dilated by 6 takes less."""
 
 
 @rule("conv2d")
@@ -42,14 +42,14 @@ def conv2d(lowering: Lowering, node: Node) -> None:
 
 
 def spread(lowering: Lowering, node: Node, weight: Tensor, dilation: tuple[int, int]) -> Tensor:
-    """The kernel of a dilated convolution as one that is not, with zeros between."""
+    """The kernel of a dilated convolution as a larger one with zeros in it."""
     down, across = dilation
     height, width = ((side - 1) * by + 1 for side, by in zip(weight.shape[2:], (down, across), strict=True))
     times = height * width / weight[0, 0].numel()
     if times > MOST_SPREAD:
         raise lowering.refusal(
             node,
-            f"a convolution dilated by {down} and {across}, which is {times:.0f} times its work with zeros,",
+            f"a convolution dilated by {down} and {across}, which takes {times:.0f} times the work with zeros,",
         )
     wide = weight.new_zeros(*weight.shape[:2], height, width)
     wide[:, :, ::down, ::across] = weight
@@ -80,7 +80,7 @@ def addmm(lowering: Lowering, node: Node) -> None:
 def product(
     lowering: Lowering, node: Node, operand: Node, weight: Tensor | None, bias: Tensor | None
 ) -> None:
-    """A weight [K, M] times all M values of each image."""
+    """Enter a weight [K, M] times all M values of each image."""
     assert weight is not None
     bias = torch.zeros(len(weight)) if bias is None else bias.expand(len(weight))
     index = lowering.plain(node, operand)
@@ -113,8 +113,8 @@ def batch_norm(lowering: Lowering, node: Node) -> None:
 
 @rule("amax")
 def amax(lowering: Lowering, node: Node) -> None:
-    """Maxout: the largest of every so many neighbouring channels of a convolution, as so many convolutions."""
-    what = "a maximum other than maxout behind a convolution"
+    """Maxout, the largest of each n adjacent channels of a convolution, as n convolutions."""
+    what = "a maximum other than maxout after a convolution"
     inner = node.args[0]
     if lowering.value(inner).shape == lowering.shapes[lowering.value(inner).index]:
         return largest(lowering, node)

@@ -1,4 +1,4 @@
-"""Operators that compute nothing: other names and views of the same values, and padding, which waits for its reader."""
+"""Operators that compute nothing: views of the same values, and padding, which the next operation applies."""
 
 from dataclasses import replace
 from math import prod

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer import CompiledModule, Precision, compile
-from depthwise.infer.engines import usable
+from depthwise.infer.general import usable
 
 NETWORKS = 18
 

@@ -10,9 +10,12 @@
 
 namespace NATIVE_ISA {
 
+enum class Pooling { largest, mean };
+
 // A row of windows' largest values, or of their means.
-template <bool LARGEST, class T>
+template <Pooling of, class T>
 bool pool_row(const Step& s, char* arena, int64_t n, int64_t y) {
+    constexpr bool LARGEST = of == Pooling::largest;
     const Place<T> in(arena, s.in), out(arena, s.out);
     const Span rows = s.row_spans[y];
     const int64_t down = s.dilation_y * in.row, across = s.dilation_x * in.pixel;
@@ -24,7 +27,7 @@ bool pool_row(const Step& s, char* arena, int64_t n, int64_t y) {
         T* to = out.at(n, y, x);
         for (int64_t c = 0; c < s.in.channels; c += WIDTH) {
             F<WIDTH> result = zero<WIDTH>() - (LARGEST ? HUGE_VALF : 0.0f);
-            Watch window;  // by itself, that no window waits for the one before
+            Watch window;  // of its own, so that no window waits for the one before
             const T* line = corner + c;
             for (int64_t i = rows.begin; i < rows.end; i += s.dilation_y, line += down) {
                 const T* pixel = line;
@@ -41,8 +44,8 @@ bool pool_row(const Step& s, char* arena, int64_t n, int64_t y) {
     return watch.finite();
 }
 
-// A row of a map into its channels of a concatenation, which need not begin or end with a vector: the rest of the pixel
-// may be another thread's.
+// A row of a map into its channels of a concatenation. They need not begin or end with a vector, so exactly these
+// channels are written: another thread may write the rest of the pixel.
 template <class T>
 void copy_row(const Step& s, char* arena, int64_t n, int64_t y) {
     const Place<T> in(arena, s.in), out(arena, s.out);
@@ -53,7 +56,7 @@ void copy_row(const Step& s, char* arena, int64_t n, int64_t y) {
     }
 }
 
-// activation(in * gate + residual), a row of the map; the gate is one number a channel.
+// A row of activation(in * gate + residual); the gate is one number per channel.
 template <class T, class Out>
 bool sum_row(const Step& s, char* arena, int64_t n, int64_t y) {
     const Place<T> in(arena, s.in), residual(arena, s.residual), gate(arena, s.gate);
@@ -66,7 +69,7 @@ bool sum_row(const Step& s, char* arena, int64_t n, int64_t y) {
             if (s.gate.offset >= 0) v *= load<WIDTH>(gate.at(n, 0, 0) + c);
             if (s.residual.offset >= 0) v = join(s, v, load<WIDTH>(residual.at(n, y, x) + c));
             watch(v);
-            Write<Out>(s.out_bytes, s.out.channels, c)(out.at(n, y, x) + c, activate(s.activation, v));
+            Write<Out>(s.out_rounding, s.out.channels, c)(out.at(n, y, x) + c, activate(s.activation, v));
         }
     return watch.finite();
 }

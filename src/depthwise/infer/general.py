@@ -1,4 +1,4 @@
-"""General engines: what runs any network, each in its own usual fast setting, and the fastest of those installed."""
+"""General engines, which run any network, each with its own usual settings for speed; and the choice of the fastest."""
 
 import copy
 import math
@@ -28,13 +28,13 @@ Prepare = Callable[[nn.Module, Tensor, int], Run]
 
 ROUNDS = 5
 MOST_MOVED = 0.01
-"""Of values, relative to the largest, where maps that lie otherwise are added up in another order."""
+"""The largest difference, relative to the largest value, that another order of summation in another layout explains."""
 
 
 def eager(dtype: torch.dtype) -> Prepare:
-    """PyTorch as it is, under autocast below float32, with maps channels-last, which it turns the network to.
+    """PyTorch as it is, with the network and its maps in channels-last, and under autocast below float32.
 
-    A network that views maps as if they lay in order gets them so.
+    A network whose result is different in channels-last, because it views maps, runs in the contiguous layout.
     """
 
     def prepare(network: nn.Module, x: Tensor, threads: int) -> Run:
@@ -69,21 +69,21 @@ def onnxruntime(*, any_batch: bool = False) -> Prepare:
 
     def prepare(network: nn.Module, x: Tensor, threads: int) -> Run:
         with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-            write_onnx(export(network, x, any_batch=any_batch), file.name)
+            write_onnx(program_of(network, x, any_batch=any_batch), file.name)
             return onnx_run(file.name, threads)
 
     return prepare
 
 
 def write_onnx(program: torch.export.ExportedProgram, file: str) -> None:
-    """`program` as ONNX; what it takes is called "images"."""
+    """Write `program` as ONNX; its input is called "images"."""
     torch.onnx.export(
         program, (), file, dynamo=True, external_data=False, verbose=False, input_names=["images"]
     )
 
 
 def onnx_run(file: str, threads: int) -> Run:
-    """What `write_onnx` wrote, on the CPU."""
+    """Runs the file of `write_onnx` on the CPU."""
     session = onnxruntime_session(file, threads)
     return lambda x: torch.from_numpy(session.run(None, {"images": x.contiguous().numpy()})[0])
 
@@ -95,14 +95,14 @@ def openvino(precision: str, *, any_batch: bool = False) -> Prepare:
         telemetry.switch_off()
         import openvino
 
-        model = openvino.convert_model(export(network, x, any_batch=any_batch))
+        model = openvino.convert_model(program_of(network, x, any_batch=any_batch))
         return openvino_requests(model, threads, INFERENCE_PRECISION_HINT=precision)
 
     return prepare
 
 
 def openvino_requests(model: Any, threads: int, **settings: Any) -> Run:
-    """An openvino.Model on the CPU with a batch as one request; safe from many threads at once."""
+    """Runs an openvino.Model on the CPU, each batch as one request; safe from many threads at once."""
     settings |= {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino_network(model, **settings)
     idle: SimpleQueue[Any] = SimpleQueue()
@@ -119,12 +119,12 @@ def openvino_requests(model: Any, threads: int, **settings: Any) -> Run:
     return run
 
 
-def export(network: nn.Module, x: Tensor, *, any_batch: bool = False) -> torch.export.ExportedProgram:
-    """PyTorch's graph of `network`, see trace.exported, for the example's batch size unless `any_batch`."""
+def program_of(network: nn.Module, x: Tensor, *, any_batch: bool = False) -> torch.export.ExportedProgram:
+    """PyTorch's graph of `network` (see trace.exported), for the example's batch size unless `any_batch`."""
     if not any_batch:
         return exported(network, x)
     batch = torch.export.Dim.DYNAMIC
-    # Of two images, for a batch of one would be taken as the only one there is.
+    # With two images: export would take a batch of one to be of that size always.
     return exported(network, torch.cat([x[:1]] * 2), ({0: batch},))
 
 
@@ -136,13 +136,13 @@ GENERAL: dict[str, dict[str, Prepare]] = {
     "onnxruntime": {"fp32": onnxruntime(any_batch=True)},
     "torch": {"fp32": eager(torch.float32), "bf16": eager(torch.bfloat16)},
 }
-"""By the name of the package, the precisions that it has."""
+"""By the names of the packages, and the precisions of each."""
 
 
 class General:
     """Runs a copy of `network` on the general engine `name`, as a plan does: any number of images of one shape.
 
-    Images with NaN or infinities PyTorch answers, for the others' poolings and activations may lose them.
+    PyTorch answers images with NaN or infinities, because poolings and activations of other engines may lose them.
 
     Raises DepthwiseError if the engine is not installed, has no such precision or does not take the network.
     """
@@ -192,7 +192,7 @@ T = TypeVar("T", bound=Callable[[Tensor], Any])
 
 
 def fastest(candidates: Sequence[T], example: Tensor) -> T:
-    """The one that is the quickest with `example`, by the median of turns."""
+    """The one that is the fastest with `example`, by the median of runs in turns."""
     if len(candidates) == 1:
         return candidates[0]
 

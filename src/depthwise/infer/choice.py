@@ -1,4 +1,4 @@
-"""The fast form of a network for the CPU at hand."""
+"""The fast form of a network for the CPU at hand: which engine runs it, and in which precision."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from depthwise.errors import DepthwiseError
 from depthwise.infer.answers import Answers, Form, WrongAnswerError, answers
 from depthwise.infer.arguments import check_calibration, check_example, check_network
-from depthwise.infer.engines import GENERAL, General, fastest, usable
+from depthwise.infer.general import GENERAL, General, fastest, usable
 from depthwise.infer.graph import Graph
 from depthwise.infer.lower import lower
 from depthwise.infer.plan import Plan
@@ -22,14 +22,14 @@ from depthwise.infer.quantize import (
     calibrate,
     check_roundings,
 )
-from depthwise.infer.reference import evaluate
+from depthwise.infer.reference import interpret
 from depthwise.modes import in_mode
 
 Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 
 OTHERS: tuple[Precision, ...] = ("bf16", "fp32")
-"""What general engines have where int8 was asked for."""
+"""The precisions of general engines that are tried if int8 was asked for and there is no native plan."""
 
 Engine = Literal["auto", "fastest", "native", "openvino", "onnxruntime", "torch"]
 ENGINES: tuple[str, ...] = ("auto", "fastest", "native", *GENERAL)
@@ -40,12 +40,13 @@ BATCH = 16  # calibration images at a time
 class CompiledModule(nn.Module):
     """Called like the network it was made from: float32 [N, C, H, W] of one image size to float32 logits [N, K].
 
-    `engine` says what runs it: "native", or the name of a general engine; `dropped`, by their names, why the engines
-    that were tried before do not. `roundings` has, by the name of its module, how each product that bytes are for was
-    rounded; those with an error over quantize.MOST_ERROR stay bfloat16. `form` is that of the result.
+    `engine` is what runs it: "native", or the name of a general engine; `dropped` has the names of the engines that
+    were tried first, and why they do not run it. `roundings` has, by the name of its module, how each product that can
+    be in int8 was rounded; those with an error over quantize.MOST_ERROR stay bfloat16. `form` is the shape of the
+    result.
 
-    One that the native kernels run can be copied, pickled and saved; where it is loaded, it is packed for the
-    processor there.
+    One that runs on the native kernels can be copied, pickled and saved; where it is loaded, its weights are packed for
+    the processor there.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class CompiledModule(nn.Module):
         shown = f"precision={self.precision}, engine={self.engine}"
         if isinstance(self.plan, General):
             return shown
-        return f"{shown}, kernels={self.plan.kernels}, steps={len(self.plan.steps)}"
+        return f"{shown}, kernels={self.plan.kernels}, steps={len(self.plan.layout.steps)}"
 
 
 def compile(
@@ -88,22 +89,23 @@ def compile(
 ) -> CompiledModule:
     """The fast form of `module`, in evaluation, for images [N, C, H, W] like `example`, any number of them at a time.
 
-    engine="native" plans it for the native kernels; "openvino", "onnxruntime" and "torch" are general engines, which
-    run what has no plan; "auto" is native if there is a plan, else the fastest with `example` of those installed;
-    "fastest" times the native plan with them. An engine that answers otherwise than PyTorch, on `example` or an image
-    that is drawn, by more than the precision explains, is not used, see answers.py: a warning says so.
+    engine="native" makes a plan for the native kernels. "openvino", "onnxruntime" and "torch" are general engines,
+    which also run networks without a plan. "auto" is native if there is a plan, else the installed general engine that
+    is the fastest with `example`. "fastest" times the native plan too. An engine whose answer differs from PyTorch's,
+    on `example` or on an image of noise, by more than the precision explains (see answers.py), is not used, and a
+    warning says so.
 
-    precision="bf16" keeps weights and maps in bfloat16 and adds in float32; "int8" also multiplies in bytes, rounded as
-    some hundred images `calibration` [N, C, H, W] ask for, or as the `roundings` that an earlier calibration found.
-    Bytes are for native plans alone: what has none is run by the fastest general engine in "bf16" or "fp32", which a
-    warning says and the result's `precision` is, unless engine="native".
+    precision="bf16" keeps weights and maps in bfloat16 and adds in float32. "int8" also multiplies in int8, rounded as
+    `calibration` asks for, some hundred images [N, C, H, W], or by the `roundings` of an earlier calibration. Only
+    native plans have int8. Without a plan the fastest general engine runs the network in "bf16" or "fp32", unless
+    engine="native"; a warning says so, and so does the result's `precision`.
 
-    lower: what finds out the graph, see lower.py and kept.py.
+    lower: makes the graph of a module; see lower.py and kept.py.
 
     `module` stays as it is, each part of it in its mode. The weights are copied: later changes of `module` do not reach
-    the compiled one. Raises DepthwiseError naming what has no compiled form, the wrong argument, or the tensor of
-    `roundings` that is not this network's; if the result is anything but one float32 tensor with a row for each image;
-    and if the engine that was asked for answers otherwise than PyTorch.
+    the compiled one. Raises DepthwiseError that names what has no compiled form, the wrong argument, or the tensor of
+    `roundings` that is not this network's; if the result is not one float32 tensor with a row for each image; and if
+    the answer of the engine that was asked for differs from PyTorch's.
     """
     check_network(module)
     if any(isinstance(part, CompiledModule) for part in module.modules()):
@@ -130,8 +132,8 @@ def compile(
         elif precision == "int8" and found is not None:
             check_roundings(graph, found)
         if precision != "fp32":
-            # What rounding cannot hide.
-            expected.check("native", lambda x: expected.form.of(evaluate(graph, x), len(x)), "fp32")
+            # In float32, where rounding cannot hide an error.
+            expected.check("native", lambda x: expected.form.of(interpret(graph, x), len(x)), "fp32")
         used = {name: rounding for name, rounding in (found or {}).items() if rounding.error <= MOST_ERROR}
         plan = Plan(graph, bf16=precision != "fp32", roundings=used)
         return CompiledModule(plan, precision, expected.form, found)
@@ -152,7 +154,7 @@ def compile(
 
 
 def _second(example: Tensor, precision: Precision, calibration: Tensor | None) -> Tensor | None:
-    """The image that answers are compared on beside the example; None for any, where no bytes are calibrated."""
+    """The second image that answers are compared on; None, which is noise, unless int8 was calibrated on images."""
     if precision != "int8":
         return None
     return example[0] if calibration is None or not len(calibration) else calibration[0].float()
@@ -161,7 +163,7 @@ def _second(example: Tensor, precision: Precision, calibration: Tensor | None) -
 def _choose(
     engine: Engine, precision: Precision, example: Tensor, made: Callable[[str, Precision], CompiledModule]
 ) -> CompiledModule:
-    """What is `made` with the engine of that name, or with the fastest that answers rightly."""
+    """What is `made` with the engine of that name, or with the fastest whose answers are right."""
     if engine not in ("auto", "fastest"):
         return made(engine, precision)
     dropped: dict[str, str] = {}
@@ -195,7 +197,7 @@ def _tried(
     dropped: dict[str, str],
     called: str,
 ) -> list[CompiledModule]:
-    """What is `made`, or nothing and in `dropped` why not."""
+    """What is `made`, or nothing, and then `dropped` says why."""
     try:
         return [made(name, precision)]
     except (RoundingError, CalibrationError):

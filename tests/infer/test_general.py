@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer import compile
-from depthwise.infer.engines import GENERAL, General, fastest, usable
+from depthwise.infer.general import GENERAL, General, fastest, usable
 
 
 class Shuffled(nn.Module):
@@ -134,7 +134,7 @@ def test_the_fastest_of_all_has_been_timed_with_the_native_plan(monkeypatch: pyt
         timed.extend(candidate.engine for candidate in candidates)
         return fastest(candidates, example)
 
-    monkeypatch.setattr(importlib.import_module("depthwise.infer.compiled"), "fastest", chosen)
+    monkeypatch.setattr(importlib.import_module("depthwise.infer.choice"), "fastest", chosen)
     compiled = compile(network, IMAGES[:1], engine="fastest")
     assert sorted(timed) == sorted(["native", *(name for name in GENERAL if find_spec(name))])
     assert compiled.engine in timed
