@@ -25,7 +25,7 @@ IMPORTS: dict[str, set[str]] = {
     "modes": set(),
     "native": set(),
     "layers": {"native"},
-    "models": {"bounds", "layers"},
+    "models": {"bounds", "layers", "native"},
     "analysis": {"bounds", "layers", "modes"},
     "analysis.match": {"bounds", "models", "modes", "timing"},
     "draw": {"analysis", "layers", "modes"},

@@ -4,10 +4,10 @@ Weights are laid out as in PyTorch; the geometry is TensorFlow's where the two d
 published for TensorFlow give the same numbers here.
 
 What looks at a tensor before it computes is a function under `torch.fx.wrap`: a symbolic trace keeps the call, and the
-decision is made when the graph runs.
+decision is made when the graph runs. How blocks run with few passes over memory in training is `native`'s affair.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from depthwise import native
 from depthwise.errors import DepthwiseError
+from depthwise.native import pointwise_conv2d
+
+torch.fx.wrap("pointwise_conv2d")
 
 Norm = Callable[[int], nn.Module]
 """The number of channels -> a batch norm for them."""
@@ -26,7 +29,7 @@ Conv = Callable[[int, int, int], nn.Module]
 
 Activation = Callable[[], nn.Module]
 
-# Overwrites its input: only behind a batch norm, whose backward reads its own input and never its output.
+# It overwrites its input: use it only after a batch norm, whose backward reads its own input and not its output.
 relu = partial(nn.ReLU, inplace=True)
 
 
@@ -78,10 +81,8 @@ def tensorflow_norm(channels: int, eps: float = 1e-3) -> nn.BatchNorm2d:
 
 
 @torch.fx.wrap
-def max_pool(
-    x: Tensor, kernel_size: int, stride: int, padding: str, norm: nn.BatchNorm2d | None = None
-) -> Tensor:
-    """What MaxPool2d computes."""
+def max_pool(x: Tensor, kernel_size: int, stride: int, padding: str, norm: nn.BatchNorm2d | None) -> Tensor:
+    """What MaxPool2d computes of norm(x)."""
     edge = kernel_size // 2
     height, width = (
         same_pad(side, kernel_size, stride) if padding == "same" else (edge, edge) for side in x.shape[2:]
@@ -100,37 +101,20 @@ class MaxPool2d(nn.Module):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pool(x)
+        return self.after_norm(x, None)
 
-    def pool(self, x: Tensor, norm: nn.BatchNorm2d | None = None) -> Tensor:
-        """The same of norm(x), which in training takes one pass less than the two after one another."""
+    def after_norm(self, x: Tensor, norm: nn.BatchNorm2d | None) -> Tensor:
+        """The same of norm(x), in training in one pass."""
         return max_pool(x, self.kernel_size, self.stride, self.padding, norm)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-@torch.fx.wrap
-def pointwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """What PointwiseConv2d computes."""
-    on_cpu = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
-    if on_cpu and stride > 1:
-        # The strided convolution's backward writes beyond its memory in PyTorch 2.14 when maps are narrow.
-        # A pooling window of one pixel takes the same pixels as x[:, :, ::stride, ::stride], whose backward
-        # leaves a map of another layout behind, slow to add to.
-        x = native.max_pool2d(x, 1, stride, (0, 0, 0, 0))
-    if on_cpu and x.requires_grad and x.dtype == torch.bfloat16:
-        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
-    return F.conv2d(x, weight, stride=1 if on_cpu else stride)
-
-
 class PointwiseConv2d(nn.Module):
     """A 1x1 convolution without bias: [N, M, H, W] -> [N, K, ceil(H / stride), ceil(W / stride)].
 
-    The weight is a convolution's, [K, M, 1, 1]. In bfloat16 training on a CPU it is applied as a linear layer
-    on the channels-last map, [N*H*W, M] @ [M, K]: that makes a whole Xception step 1.03 to 1.05 times as fast
-    with AVX-512 (AMD Zen 5) and 1.1 to 1.3 times with AMX. Everywhere else it is an ordinary convolution: in
-    float32 the linear layer takes up to twice the time, and without a backward pass it gains nothing.
+    The weight is a convolution's, [K, M, 1, 1].
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
@@ -140,12 +124,13 @@ class PointwiseConv2d(nn.Module):
         nn.init.kaiming_normal_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return pointwise(x, self.weight, self.stride)
+        return pointwise_conv2d(x, self.weight, self.stride)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
 
 
+@native.chain
 class SeparableConv2d(nn.Module):
     """One filter a channel, then a 1x1: [N, M, H, W] -> [N, K, ceil(H / stride), ceil(W / stride)].
 
@@ -170,6 +155,7 @@ class SeparableConv2d(nn.Module):
         return self.pointwise(self.between(native.depthwise_conv2d(x, self.depthwise)))
 
 
+@native.chain
 class ConvNorm(nn.Module):
     """activation(norm(conv(x))) for a `conv` that puts out `channels` maps."""
 
@@ -197,7 +183,7 @@ class Branches(nn.Module):
         self.branches = nn.ModuleList(branches)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([run(branch, x) for branch in self.branches], 1)
+        return native.concatenate(x, self.branches)
 
 
 class Residual(nn.Module):
@@ -217,12 +203,7 @@ class Residual(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.skip, nn.Identity) and self.scale == 1:
-            return run(self.body, x, residual=x, activation=self.activation)
-        y = run(self.body, x)
-        return run(
-            self.skip, x, residual=y if self.scale == 1 else self.scale * y, activation=self.activation
-        )
+        return native.add_residual(x, self.body, self.skip, self.activation, self.scale)
 
     def extra_repr(self) -> str:
         return "" if self.scale == 1 else f"scale={self.scale}"
@@ -250,9 +231,9 @@ class GlobalAverage(nn.Module):
 
 
 class Tapped(nn.Sequential):
-    """Parts one after another, of which some hand their outputs to others too: `taps` has their names by place.
+    """Parts one after another, the outputs of some of which are read elsewhere too: `taps` names these by their places.
 
-    Whoever wants these maps gives a dictionary for them, stage(x, maps={}), and `each` to run a part in another way.
+    To get these maps, pass a dictionary for them, stage(x, maps={}); `each` runs a part in another way.
     """
 
     def __init__(self, *parts: Any, taps: Mapping[int, str] | None = None) -> None:
@@ -266,67 +247,14 @@ class Tapped(nn.Sequential):
         each: Callable[[nn.Module, Tensor], Tensor] | None = None,
     ) -> Tensor:
         for place, part in enumerate(self):
-            x = (each or run)(part, x)
+            x = (each or native.run)(part, x)
             if maps is not None and place in self.taps:
                 maps[self.taps[place]] = x
         return x
 
 
-def run(
-    module: nn.Module, x: Tensor, residual: Tensor | None = None, activation: nn.Module | None = None
-) -> Tensor:
-    """activation(module(x) + residual), where training on a CPU hands batch norms and ReLUs to the operator behind.
-
-    Done in one pass over memory, norm, ReLU and depthwise convolution take half the time they take apart.
-    """
-    if not native.applies(x):
-        return _finish(module(x), residual, activation)
-    norm: nn.BatchNorm2d | None = None
-    relu: nn.ReLU | None = None
-
-    def settle(x: Tensor) -> Tensor:
-        if norm is not None:
-            return native.batch_norm_act(x, norm, relu)
-        return x if relu is None else relu(x)
-
-    for step in _steps(module):
-        match step:
-            case nn.Identity():
-                pass
-            case nn.ReLU() if relu is None:
-                relu = step
-            case nn.BatchNorm2d():
-                x, norm, relu = settle(x), step, None
-            case nn.Conv2d(groups=groups) if groups > 1:
-                x = native.depthwise_conv2d(x, step, relu, norm)
-                norm = relu = None
-            case MaxPool2d() if relu is None:
-                x, norm = step.pool(x, norm), None
-            case _:
-                x = step(settle(x))
-                norm = relu = None
-    if norm is not None and relu is None:
-        return native.batch_norm_act(x, norm, activation, residual)
-    return _finish(settle(x), residual, activation)
-
-
-def _finish(x: Tensor, residual: Tensor | None, activation: nn.Module | None) -> Tensor:
-    if residual is not None:
-        x = x + residual
-    return x if activation is None else activation(x)
-
-
-def _steps(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules that `module` runs one after another, where that is all it does."""
-    if type(module) in (nn.Sequential, ConvNorm, SeparableConv2d) and not native.watched(module):
-        for child in module.children():
-            yield from _steps(child)
-    else:
-        yield module
-
-
 def blocks(stage: nn.Module) -> list[nn.Module]:
-    """`stage` cut where one part hands the next a plain map, so that what runs in one pass stays together."""
+    """`stage` cut after each part whose output is a plain map, so that what runs in one pass stays together."""
     if type(stage) is not nn.Sequential or native.watched(stage):
         return [stage]
     found: list[nn.Module] = []

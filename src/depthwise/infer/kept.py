@@ -25,7 +25,14 @@ MOST_KEPT = 200
 """Files; beyond that the oldest are removed."""
 
 # What a trace depends on besides the network's name and arguments.
-_SOURCES = ("layers.py", "models/*.py", "native/fused.py", "infer/trace.py", "infer/constants.py")
+_SOURCES = (
+    "layers.py",
+    "models/*.py",
+    "native/fused.py",
+    "native/chains.py",
+    "infer/trace.py",
+    "infer/constants.py",
+)
 
 
 class Keeper:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from depthwise.errors import DepthwiseError
-from depthwise.layers import GlobalAverage, Tapped, blocks, check_input, initialise, run
+from depthwise.layers import GlobalAverage, Tapped, blocks, check_input, initialise
+from depthwise.native import run
 
 torch.fx.wrap("check_input")  # a symbolic trace keeps the call: it looks at what no trace knows
 

@@ -9,15 +9,28 @@ Results are the same bits for any number of threads, which is `torch.get_num_thr
 `off` or one of `PATHS` to force a path; the default is the best that the machine has.
 """
 
-from depthwise.native.fused import applies, batch_norm_act, depthwise_conv2d, max_pool2d, watched
+from depthwise.native.chains import add_residual, chain, concatenate, run
+from depthwise.native.fused import (
+    applies,
+    batch_norm_act,
+    depthwise_conv2d,
+    max_pool2d,
+    pointwise_conv2d,
+    watched,
+)
 from depthwise.native.library import PATHS, status, tune_allocator, use
 
 __all__ = [
     "PATHS",
+    "add_residual",
     "applies",
     "batch_norm_act",
+    "chain",
+    "concatenate",
     "depthwise_conv2d",
     "max_pool2d",
+    "pointwise_conv2d",
+    "run",
     "status",
     "tune_allocator",
     "use",

@@ -117,6 +117,24 @@ def _pooled(size: int, before: int, after: int, kernel_size: int, stride: int, c
     return count + (ceil and rest % stride > 0 and count * stride < size + before)
 
 
+def pointwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """A 1x1 convolution without bias, [N, M, H, W] to [N, K, ceil(H / stride), ceil(W / stride)]; weight [K, M, 1, 1].
+
+    In bfloat16 training on a CPU it is a linear layer on the channels-last map, [N*H*W, M] @ [M, K]. That makes a step
+    of Xception 1.03 to 1.05 times as fast with AVX-512 (AMD Zen 5) and 1.1 to 1.3 times with AMX. In float32 the linear
+    layer takes up to twice the time of the convolution, and without a backward pass it gains nothing.
+    """
+    on_cpu = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+    if on_cpu and stride > 1:
+        # The strided convolution's backward writes beyond its memory in PyTorch 2.14 when maps are narrow.
+        # A pooling window of one pixel takes the same pixels as x[:, :, ::stride, ::stride]. The backward of that
+        # slice returns a map of another layout, which is slow to add to.
+        x = max_pool2d(x, 1, stride, (0, 0, 0, 0))
+    if on_cpu and x.requires_grad and x.dtype == torch.bfloat16:
+        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
+    return F.conv2d(x, weight, stride=1 if on_cpu else stride)
+
+
 def depthwise_conv2d(
     x: Tensor,
     conv: nn.Conv2d,
