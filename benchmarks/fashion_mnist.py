@@ -1,19 +1,19 @@
-"""Fashion-MNIST by one command, three seeds: test accuracy against minutes of training.
+"""Fashion-MNIST by one call, three seeds: test accuracy against minutes of training.
 
     python benchmarks/fashion_mnist.py [--seeds 0 1 2] [--out runs/fashion-mnist]
 
-Each seed is one `depthwise train --data fashion-mnist --model xception`, the default recipe. Minutes
-are wall time in the training process, evaluations and checkpoints included. A finished seed is not trained again. The
-figures go to benchmarks/results/fashion-mnist.json and the curves to benchmarks/results/fashion-mnist.svg.
+Each seed is one `depthwise.train("fashion-mnist", model="xception", ...)`, the default recipe. Minutes are wall time
+in the training process, evaluations and checkpoints included. A finished seed is not trained again. The figures
+go to benchmarks/results/fashion-mnist.json and the curves to benchmarks/results/fashion-mnist.svg.
 """
 
 import argparse
 import json
 import platform
-import subprocess
-import sys
 from pathlib import Path
 from statistics import mean
+
+import depthwise
 
 RESULTS = Path(__file__).parent / "results"
 MARKS = (12, 25)  # minutes
@@ -22,8 +22,7 @@ MARKS = (12, 25)  # minutes
 def train(seed: int, out: Path) -> list[dict]:
     """The lines of metrics of the run with `seed`, trained if it is not there yet."""
     if not (out / "report.html").exists():
-        run = ["--data", "fashion-mnist", "--model", "xception", "--seed", str(seed), "--out", str(out)]
-        subprocess.run([sys.executable, "-m", "depthwise", "train", *run], check=True)
+        depthwise.train("fashion-mnist", model="xception", out=out, seed=seed)
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 

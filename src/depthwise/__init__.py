@@ -12,40 +12,44 @@ if TYPE_CHECKING:
     from depthwise.data import Preprocess as Preprocess
     from depthwise.data import open_dataset as open_dataset
     from depthwise.errors import DepthwiseError as DepthwiseError
-    from depthwise.evaluate.metrics import evaluate as evaluate
     from depthwise.infer import Prediction as Prediction
     from depthwise.infer import Predictor as Predictor
-    from depthwise.infer import compile as compile
     from depthwise.infer.ops import separable_conv2d as separable_conv2d
+    from depthwise.job import Job as Job
+    from depthwise.job import train as train
     from depthwise.models import create_model as create_model
     from depthwise.models import list_models as list_models
     from depthwise.recipes import RECIPES as RECIPES
+    from depthwise.ship.compiling import compile as compile
+    from depthwise.ship.exporting import export as export
     from depthwise.ship.importing import import_weights as import_weights
     from depthwise.ship.load import load as load
+    from depthwise.ship.measuring import evaluate as evaluate
     from depthwise.train.recipe import Recipe as Recipe
-    from depthwise.train.run import train as train
 
     __version__: str
 
 _HOMES = {
     "Augment": "depthwise.data",
     "DepthwiseError": "depthwise.errors",
+    "Job": "depthwise.job",
     "Prediction": "depthwise.infer",
     "Predictor": "depthwise.infer",
     "Preprocess": "depthwise.data",
     "RECIPES": "depthwise.recipes",
     "Recipe": "depthwise.train.recipe",
-    "compile": "depthwise.infer",
+    "compile": "depthwise.ship.compiling",
     "cost": "depthwise.analysis.cost",
     "create_model": "depthwise.models",
-    "evaluate": "depthwise.evaluate.metrics",
+    "evaluate": "depthwise.ship.measuring",
+    "export": "depthwise.ship.exporting",
     "import_weights": "depthwise.ship.importing",
     "list_models": "depthwise.models",
     "load": "depthwise.ship.load",
     "match": "depthwise.analysis.match",
     "open_dataset": "depthwise.data",
     "separable_conv2d": "depthwise.infer.ops",
-    "train": "depthwise.train.run",
+    "train": "depthwise.job",
 }
 
 __all__ = [*_HOMES, "__version__"]

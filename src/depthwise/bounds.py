@@ -5,6 +5,7 @@ int, float, bool, str, None, Literal, tuple, Sequence, dict, a class, Callable, 
 will do for a float, a list for a tuple; no bool is a number, and NaN and infinity are none either.
 """
 
+import ast
 import dataclasses
 import inspect
 import math
@@ -245,3 +246,20 @@ def _number(value: float) -> str:
 @cache
 def _hints(declared: Any) -> dict[str, Any]:
     return get_type_hints(declared, include_extras=True)
+
+
+def parse_setting(setting: str) -> tuple[str, Any]:
+    """Key and value of `key=value`, the value a Python literal, or else a text."""
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise UsageError(f"setting {shown(setting)} has no '=': write key=value, for example epochs=4")
+    return key.strip(), _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text

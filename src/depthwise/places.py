@@ -28,9 +28,9 @@ def locate(spec: str | os.PathLike[str]) -> Path | None:
     return Path(spec)
 
 
-def absolute(spec: str) -> str:
+def absolute(spec: str | os.PathLike[str]) -> str:
     """`spec` as it can be written down and found again from another directory."""
-    return spec if locate(spec) is None else os.path.abspath(spec)
+    return os.fspath(spec) if locate(spec) is None else os.path.abspath(spec)
 
 
 def name_note(spec: str | os.PathLike[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Words for people: a command that can be pasted into a shell, a number with its noun, a pace."""
+"""Words for people: a command that can be pasted into a shell, text that steers no terminal, a number with its noun."""
 
 import os
 import shlex
@@ -25,6 +25,11 @@ def quote_path(path: str | os.PathLike[str]) -> str:
 def command_line(words: Iterable[str]) -> str:
     """Words as one line for a shell."""
     return " ".join(map(quote, words))
+
+
+def printable(text: str) -> str:
+    """`text` with control characters and odd bytes spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def number_of(number: float, noun: str, plural: str | None = None) -> str:

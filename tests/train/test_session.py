@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +20,16 @@ class Seen(Silent):
     def __init__(self) -> None:
         self.steps: list[int] = []
         self.losses: list[float] = []
+        self.said: list[str] = []
 
     def step(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
         assert 0 <= accuracy <= 1
         assert images_per_second > 0
         self.steps.append(step)
         self.losses.append(loss)
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
 
 
 def test_a_slow_network_is_seen_to_move_between_two_lines_of_metrics(
@@ -103,3 +108,14 @@ def test_an_average_that_is_behind_its_weights_is_told(tmp_path: Path) -> None:
     )
     for rest in ({"raw": 0.9}, {"raw": 0.9, "averaged": 0.895}, {"raw": 0.1, "averaged": 0.9}):
         assert not average_is_behind(rest, tmp_path)
+
+
+def test_without_tensorboard_a_run_says_so_and_has_all_else(
+    make_trainer: Callable[..., Trainer], digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    trainer, seen = make_trainer(), Seen()
+    train(trainer.recipe, trainer.module, digits, tmp_path / "run", watcher=seen)
+    assert any(line.endswith("not installed: pip install 'depthwise[tensorboard]'") for line in seen.said)
+    assert (tmp_path / "run" / "report.html").exists()
+    assert not list((tmp_path / "run").glob("events.*"))

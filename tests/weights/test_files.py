@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -294,3 +296,17 @@ def test_what_is_no_weights_is_refused(tmp_path: Path) -> None:
     assert "holds no tensors by name" in refusal(tmp_path / "list.pth")
     assert "cannot be read: No such file" in refusal(tmp_path / "absent.pth")
     assert "is a folder without model.safetensors" in refusal(tmp_path)
+
+
+def test_without_h5py_keras_files_name_the_extra(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.zeros(3, np.float32)
+    program = "import sys; sys.modules['h5py'] = None\nfrom depthwise.cli.app import run\nsys.exit(run(sys.argv[1:]))"
+    command = ["import", "a.h5", "--model", "xception", "--out", "b"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: a.h5 is of Keras, whose files are read by an optional package: pip install 'depthwise[keras]'\n"
+    )

@@ -15,9 +15,9 @@ from depthwise import telemetry
 from depthwise.cli import bench, compile, cost, data, draw, evaluate, export, import_, models, predict, train
 from depthwise.cli.limits import limit_reached, spare_threads, try_torch_first
 from depthwise.cli.options import STANDARD_INPUT, command, whole_numbers
-from depthwise.cli.output import note, printable
+from depthwise.cli.output import note
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.words import quote
+from depthwise.words import printable, quote
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 

@@ -5,17 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from depthwise.cli.evaluate import open_part
 from depthwise.cli.options import BundlePath, IgnoreUnknown, Json, Workers, flag
-from depthwise.cli.output import console, counting, note, print_json, table
+from depthwise.cli.output import console, print_json, showing, table
 from depthwise.places import find_bundle, locate
 from depthwise.words import number_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from depthwise.bundle import BundleConfig
-    from depthwise.data import Split
     from depthwise.ship.compiling import Compiled
 
 SHOWN_LAYERS = 5
@@ -66,57 +63,25 @@ def compile(
     find_bundle(bundle)  # before anything heavy is imported
     for spec in filter(None, (data, calibrate)):
         locate(spec)
-    from depthwise.bundle import kept_free, read_bundle
-    from depthwise.ship.compiling import compile_bundle
+    from depthwise.ship.compiling import compile_for
 
-    with kept_free(out, overwrite=force):
-        split = calibration = None
-        config = read_bundle(bundle).config
-        if data is not None:
-            measured = open_part(data, config, None, workers, ignore_unknown=ignore_unknown)
-            split, parts = measured.split, measured.dataset.splits
-            calibration = parts.get("train", split)
-            if precision == "int8" and calibrate is None and len(parts) == 1:
-                note("int8 is calibrated on the images that it is then measured on: --calibrate takes others")
-        if calibrate is not None:
-            calibration = _images_of(calibrate, config, workers)
-        with console(stderr=True).status("reading the bundle") as status:
-            result = compile_bundle(
-                bundle,
-                out,
-                precision=precision,
-                engine=engine,
-                split=split,
-                calibration=calibration if precision == "int8" else None,
-                workers=workers,
-                allow_drop=allow_drop,
-                overwrite=force,
-                tell=status.update,
-            )
+    result = compile_for(
+        bundle,
+        out,
+        precision=precision,
+        engine=engine,
+        data=data,
+        calibrate=calibrate,
+        ignore_unknown=ignore_unknown,
+        workers=workers,
+        allow_drop=allow_drop,
+        force=force,
+        showing=showing(),
+    )
     if json:
         print_json({"out": str(out), **result.to_json()})
         return
     _print(result)
-
-
-def _images_of(data: str, config: "BundleConfig", workers: int) -> "Split":
-    """The training part of `data`, or all of it if it has none; their classes do not matter."""
-    from depthwise.data import open_dataset
-
-    channels, nested = config.preprocess.channels, config.training.get("nested") is True
-    with counting("looking images over") as progress:
-        dataset = open_dataset(
-            data,
-            channels=channels,
-            workers=max(1, workers),
-            progress=progress,
-            max_bad=1.0,
-            nested=nested,
-            whole=True,
-        )
-    for text in dataset.notes:
-        note(text)
-    return dataset.splits.get("train") or next(iter(dataset.splits.values()))
 
 
 def _print(result: "Compiled") -> None:

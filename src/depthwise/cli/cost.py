@@ -100,7 +100,7 @@ def _regular(subject: Subject, module: "nn.Module", shape: tuple[int, ...]) -> "
 def _matched(subject: Subject, text: str) -> Subject:
     """The subject at the width that meets the budget that `text` gives."""
     from depthwise.analysis.match import match
-    from depthwise.train.recipe import parse_setting
+    from depthwise.bounds import parse_setting
 
     kind, budget = parse_setting(text)
     budgets = ("parameters", "macs", "milliseconds")
@@ -199,7 +199,7 @@ def _print_totals(bill: "Cost", regular: "Cost") -> None:
 
 def _values(text: str) -> tuple[str, list[Any]]:
     """The key and the values of `key=value,value,...`."""
-    from depthwise.train.recipe import parse_setting
+    from depthwise.bounds import parse_setting
 
     key, values = parse_setting(text)
     if isinstance(values, str):

@@ -8,10 +8,10 @@ from cyclopts import App, Parameter
 
 from depthwise.bounds import Bounds
 from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, command, decoding, flag
-from depthwise.cli.output import console, counting, note, print_json, printable, say, table
+from depthwise.cli.output import console, counting, note, print_json, say, table
 from depthwise.errors import UsageError
 from depthwise.places import locate
-from depthwise.words import number_of
+from depthwise.words import number_of, printable
 
 if TYPE_CHECKING:
     from depthwise.data.check import Check, Range, Stats

@@ -1,7 +1,6 @@
 """`depthwise eval`: how good a trained network is on a data set."""
 
 import sys
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,17 +19,12 @@ from depthwise.cli.options import (
     Nested,
     PrecisionOption,
     Workers,
-    decoding,
 )
-from depthwise.cli.output import console, counting, note, print_json, printable, table
+from depthwise.cli.output import console, print_json, showing, table
 from depthwise.places import find_bundle, locate
-from depthwise.words import number_of
+from depthwise.words import printable
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from depthwise.bundle import BundleConfig
-    from depthwise.data.measured import Measured
     from depthwise.evaluate.metrics import Evaluation
 
 WEAKEST = 10  # classes in the table for people; --json and the report have them all
@@ -73,39 +67,25 @@ def evaluate(
     """
     find_bundle(bundle)  # before anything heavy is imported
     locate(data)
-    from depthwise.bundle import read_bundle
-    from depthwise.data import Batches
-    from depthwise.evaluate.metrics import evaluate as measure
-    from depthwise.ship.load import load_compiled, load_module
+    from depthwise.ship.measuring import measure
 
-    source = read_bundle(bundle)
-    module, config = load_compiled(source, engine=engine, precision=precision), source.config
-    measured = open_part(
+    result = measure(
+        bundle,
         data,
-        config,
-        split,
-        workers,
-        nested=nested,
+        split=split,
+        batch_size=batch_size,
+        workers=workers,
         ignore_unknown=ignore_unknown,
+        nested=nested,
+        report=report,
+        engine=engine,
+        precision=precision,
         max_pixels=max_pixels,
-        allow_truncated=allow_truncated,
+        allow_truncated=allow_truncated or None,
+        command=["depthwise", *sys.argv[1:]],
+        showing=showing(),
     )
-    num_classes = len(config.classes)
-    batches = Batches(
-        measured.split, config.preprocess, batch_size=batch_size, num_classes=num_classes, workers=workers
-    )
-    try:
-        with counting("evaluating") as progress:
-            evaluation = measure(module, batches, num_classes=num_classes, progress=progress)
-    finally:
-        batches.close()
-    bad = [*measured.dataset.bad, *batches.bad]
-    if bad:
-        left_out = number_of(len(bad), "unreadable image is", "unreadable images are")
-        note(f"{left_out} left out, {bad[0].path} ({bad[0].reason}) for one")
-    if report:
-        _write_report(report, load_module(source), config, measured, evaluation, data)
-        note(f"the report is {report}")
+    evaluation, measured, classes = result.evaluation, result.measured, result.config.classes
     if json:
         chosen = {
             "data": data,
@@ -114,90 +94,9 @@ def evaluate(
             "trained_on": measured.trained_on,
             "left_out": measured.left_out,
         }
-        print_json({**chosen, "classes": list(config.classes), **evaluation.to_json()})
+        print_json({**chosen, "classes": list(classes), **evaluation.to_json()})
     else:
-        _print(evaluation, config.classes, data, measured.part)
-
-
-def open_part(
-    data: str,
-    config: "BundleConfig",
-    part: str | None,
-    workers: int,
-    *,
-    nested: bool = False,
-    ignore_unknown: bool = False,
-    max_pixels: int | None = None,
-    allow_truncated: bool = False,
-) -> "Measured":
-    """The images that the bundle's network is measured on, see `open_measured`; what was chosen is said.
-
-    Files are read as in its training, unless the options say otherwise.
-    """
-    from depthwise.data.measured import Network, open_measured
-
-    with counting("looking images over") as progress:
-        measured = open_measured(
-            data,
-            Network.of(config.classes, config.training),
-            part,
-            channels=config.preprocess.channels,
-            workers=max(1, workers),
-            progress=progress,
-            nested=nested,
-            ignore_unknown=ignore_unknown,
-            decoding=decoding(
-                max_pixels, allow_truncated, config.training.get("decoding"), config.preprocess.white_level
-            ),
-        )
-    for text in measured.said:
-        note(text)
-    if kinds := measured.dataset.ignored_kinds:
-        note(f"ignored: {', '.join(kinds)}")
-    return measured
-
-
-def _write_report(
-    path: Path,
-    module: "nn.Module",
-    config: "BundleConfig",
-    measured: "Measured",
-    evaluation: "Evaluation",
-    spec: str,
-) -> None:
-    from depthwise.analysis.cost import cost
-    from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
-
-    dataset, split = measured.dataset, measured.split
-    shape = (config.preprocess.channels, *config.preprocess.size)
-    bill = cost(module, shape)
-    num_classes = len(config.classes)
-    report = ReportData(
-        title=f"{config.model} on {dataset.name}",
-        history=[],
-        classes=config.classes,
-        evaluation=evaluation,
-        split=measured.part,
-        mistakes=collect_mistakes(evaluation, split),
-        samples=collect_samples(split, num_classes),
-        counts={
-            name: images.labels.bincount(minlength=num_classes).tolist()
-            for name, images in dataset.splits.items()
-        },
-        cost={"parameters": bill.parameters, "macs": bill.macs, "input_shape": list(shape)},
-        recipe={},
-        versions={},
-        command=["depthwise", *sys.argv[1:]],
-        data={
-            "spec": spec,
-            "fingerprint": dataset.fingerprint,
-            "split_source": dataset.split_source,
-            "bad": len(dataset.bad),
-            "ignored": list(dataset.ignored_kinds),
-        },
-        preprocess=asdict(config.preprocess),
-    )
-    write_report(report, path)
+        _print(evaluation, classes, data, measured.part)
 
 
 def _print(evaluation: "Evaluation", classes: tuple[str, ...], data: str, part: str) -> None:

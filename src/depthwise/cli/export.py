@@ -40,10 +40,9 @@ def export(
     if data is not None:
         locate(data)
     with console(stderr=True).status(f"exporting as {format}"):
-        from depthwise.ship.exporting import export_bundle, find_images
+        from depthwise.ship.exporting import export as write
 
-        images = None if data is None else find_images(data)
-        result = export_bundle(bundle, out, format, images=images, overwrite=force)
+        result = write(bundle, out=out, format=format, data=data, force=force)
     if data is not None and (text := name_note(data)):
         note(text)
     if data is None:

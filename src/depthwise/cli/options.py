@@ -95,7 +95,6 @@ def decoding(
     """How image files are read: as the options say, and where they are not given as a run has `kept` it."""
     from depthwise.data import Decoding
 
-    given = {"max_pixels": max_pixels, "allow_truncated": allow_truncated or None, "white_level": white_level}
-    return Decoding.from_json(
-        (kept or {}) | {name: value for name, value in given.items() if value is not None}
+    return Decoding.asked(
+        kept, max_pixels=max_pixels, allow_truncated=allow_truncated or None, white_level=white_level
     )

@@ -11,10 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from depthwise.words import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from depthwise.ship.showing import Showing
 
 
 def print_json(document: Any) -> None:
@@ -35,11 +39,6 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """A line for people that is not the result: on standard error."""
     print(printable(text), file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """`text` with control characters and odd bytes spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 # What makes a spreadsheet take a cell for a formula, in the wide forms of East Asian keyboards, too.
@@ -85,6 +84,20 @@ def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) 
     for column in columns:
         result.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return result
+
+
+def showing() -> "Showing":
+    """How what a command does is shown."""
+    from depthwise.ship.showing import Showing
+
+    return Showing(note, counting, status)
+
+
+@contextmanager
+def status(what: str) -> Iterator[Callable[[str], None]]:
+    """Give a function to call with what is being done, which shows on a terminal (standard error); first `what`."""
+    with console(stderr=True).status(what) as shown:
+        yield shown.update
 
 
 @contextmanager

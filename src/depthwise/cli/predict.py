@@ -24,11 +24,11 @@ from depthwise.cli.options import (
     decoding,
     flag,
 )
-from depthwise.cli.output import inert, note, printable
+from depthwise.cli.output import inert, note
 from depthwise.errors import UsageError
 from depthwise.places import find_bundle
 from depthwise.reading import read_bounded
-from depthwise.words import number_of
+from depthwise.words import number_of, printable
 from depthwise.writing import check_free, written_whole
 
 if TYPE_CHECKING:

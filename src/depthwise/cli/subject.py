@@ -59,7 +59,7 @@ def find_subject(name: str, size: str | None, classes: int | None, settings: Seq
 
     if name not in LAYERS and name not in CATALOGUE and not os.path.lexists(name):
         raise unknown_name("network, layer or bundle", name, [*CATALOGUE, *LAYERS])
-    from depthwise.train.recipe import parse_setting
+    from depthwise.bounds import parse_setting
 
     sides = None if size is None else parse_sides(size)
     given: dict[str, Any] = dict(parse_setting(setting) for setting in settings)

@@ -89,6 +89,13 @@ class Decoding:
                 raise unknown_name("field of the decoding", name, known)
         return Decoding(**given)
 
+    @staticmethod
+    def asked(kept: Any = None, **given: Any) -> "Decoding":
+        """As a run has `kept` it, an object like `to_json`'s, but for the fields that are `given` and not None."""
+        return Decoding.from_json(
+            (kept or {}) | {key: value for key, value in given.items() if value is not None}
+        )
+
 
 DEFAULT = Decoding()
 

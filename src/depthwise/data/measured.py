@@ -4,6 +4,7 @@ A set that is not divided is measured whole, unless the network was trained on i
 kept from it. Of a divided set it is the test part, else val, unless another is asked for.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,7 +66,7 @@ class Measured:
 
 
 def open_measured(
-    spec: str,
+    spec: str | os.PathLike[str],
     network: Network,
     part: str | None = None,
     *,
@@ -85,7 +86,7 @@ def open_measured(
     check_channels(channels)
     folder = locate(spec)
     if folder is None:
-        dataset = open_built_in(spec, channels)
+        dataset = open_built_in(os.fspath(spec), channels)
         trained_on = network.fingerprint == dataset.fingerprint
     else:
         looked = look_at(

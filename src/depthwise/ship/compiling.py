@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, singledispatch
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,18 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depthwise.bundle import Bundle, read_bundle, write_bundle
+from depthwise.bundle import Bundle, BundleConfig, kept_free, read_bundle, write_bundle
 from depthwise.data import Batches
 from depthwise.data.image import UnreadableImageError
 from depthwise.data.numbering import with_white_level
-from depthwise.data.sources.open import Split
+from depthwise.data.sources.open import Split, open_dataset
 from depthwise.data.spread import evenly
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate.metrics import Evaluation, evaluate
-from depthwise.infer import Engine, Precision, compile
+from depthwise.infer import Engine, Precision
+from depthwise.infer import compile as compile_module
 from depthwise.infer.quantize import MOST_ERROR, to_tensors
 from depthwise.ship.load import keeper_of, load_module
+from depthwise.ship.measuring import open_part
+from depthwise.ship.showing import Showing
 from depthwise.timing import Ratio, in_turns, ratio, seconds, settled
 from depthwise.words import number_of
 
@@ -103,7 +106,7 @@ def compile_bundle(
     images = preprocess.normalise(_images(bundle, precision, calibration)).contiguous()
     x = images[:CHECKED_IMAGES]
     tell(f"compiling in {precision}")
-    fast = compile(
+    fast = compile_module(
         module,
         x[:1],
         precision=precision,
@@ -153,6 +156,82 @@ def compile_bundle(
     roundings = to_tensors(fast.roundings) if precision == "int8" else None
     write_bundle(out, config, bundle.weights, roundings=roundings, overwrite=overwrite)
     return result
+
+
+def compile_for(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    precision: Precision = "fp32",
+    engine: Engine = "auto",
+    data: str | os.PathLike[str] | None = None,
+    calibrate: str | os.PathLike[str] | None = None,
+    ignore_unknown: bool = False,
+    workers: int = 2,
+    allow_drop: bool = False,
+    force: bool = False,
+    showing: Showing | None = None,
+) -> Compiled:
+    """As `compile_bundle`, from what data sets are called: `depthwise compile` in Python.
+
+    data: the accuracy is measured on it, before and after. calibrate: int8 is read off it, by default the training part
+    of `data`. force: replace the bundle `out`.
+    """
+    showing = showing or Showing()
+    with kept_free(out, overwrite=force):
+        split = calibration = None
+        config = read_bundle(path).config
+        if data is not None:
+            measured = open_part(data, config, None, workers, ignore_unknown=ignore_unknown, showing=showing)
+            split, parts = measured.split, measured.dataset.splits
+            calibration = parts.get("train", split)
+            if precision == "int8" and calibrate is None and len(parts) == 1:
+                showing.note(
+                    "int8 is calibrated on the images that it is then measured on: --calibrate takes others"
+                )
+        if calibrate is not None:
+            calibration = _images_of(calibrate, config, workers, showing)
+        with showing.status("reading the bundle") as tell:
+            return compile_bundle(
+                path,
+                out,
+                precision=precision,
+                engine=engine,
+                split=split,
+                calibration=calibration if precision == "int8" else None,
+                workers=workers,
+                allow_drop=allow_drop,
+                overwrite=force,
+                tell=tell,
+            )
+
+
+@singledispatch
+def compile(network: Any, /, *arguments: Any, **options: Any) -> Any:
+    """The fast form of a network: of the bundle or run at a path, in a new bundle `out`, with the options of
+    `depthwise compile` (see `compile_for`); of an nn.Module and an example, in memory (see `infer.compile`)."""
+    return compile_for(network, *arguments, **options)
+
+
+compile.register(nn.Module, compile_module)
+
+
+def _images_of(data: str | os.PathLike[str], config: BundleConfig, workers: int, showing: Showing) -> Split:
+    """The training part of `data`, or all of it if it has none; their classes do not matter."""
+    channels, nested = config.preprocess.channels, config.training.get("nested") is True
+    with showing.counting("looking images over") as progress:
+        dataset = open_dataset(
+            data,
+            channels=channels,
+            workers=max(1, workers),
+            progress=progress,
+            max_bad=1.0,
+            nested=nested,
+            whole=True,
+        )
+    for text in dataset.notes:
+        showing.note(text)
+    return dataset.splits.get("train") or next(iter(dataset.splits.values()))
 
 
 def _images(bundle: Bundle, precision: Precision, calibration: Split | None) -> Tensor:

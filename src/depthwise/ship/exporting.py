@@ -113,6 +113,19 @@ def export_bundle(
         return _export(path, out, format, images, folder)
 
 
+def export(
+    path: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    format: str,
+    data: str | os.PathLike[str] | None = None,
+    force: bool = False,
+) -> Exported:
+    """As `export_bundle`, compared on images of `data`: `depthwise export` in Python. force: replace the file `out`."""
+    images = None if data is None else find_images(data)
+    return export_bundle(path, out, format, images=images, overwrite=force)
+
+
 def _export(
     path: str | os.PathLike[str],
     out: Path,
@@ -151,7 +164,7 @@ def _export(
     return Exported(kind.files(out), num_bytes, format, kind.runtime, version(kind.runtime), error, len(x))
 
 
-def find_images(spec: str) -> list[ImageInput]:
+def find_images(spec: str | os.PathLike[str]) -> list[ImageInput]:
     """The images of `spec`, a built-in set's test part or a folder with its subfolders, in one random order.
 
     Raises UsageError if it is neither.

@@ -1,12 +1,11 @@
 """A recipe says a whole training run in one frozen value: change a field with `dataclasses.replace`, nothing else."""
 
-import ast
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from depthwise.bounds import Bounds, Length, OneOf, check, fit
+from depthwise.bounds import Bounds, Length, OneOf, check, fit, parse_setting
 from depthwise.data.deep import WHITE, WhiteLevel
 from depthwise.data.image import CHANNELS
 from depthwise.data.transform import (
@@ -147,18 +146,24 @@ class Recipe:
         return Recipe(**read)
 
     def override(self, settings: Iterable[str], model_arguments: Iterable[str] = ()) -> "Recipe":
-        """The recipe with `key=value` settings applied.
+        """As `with_settings`, from texts `key=value`: a value is a Python literal (`width=0.25`), or else a text."""
+        return self.with_settings(map(parse_setting, settings), model_arguments)
 
-        A key is a field (`epochs=4`), a part's field (`optimizer.lr=0.1`), a part (`optimizer=adamw` takes that kind's
-        defaults), or one of the network's `model_arguments` (`width=0.25`). Values are written as Python literals; what
-        is none is a text. Raises UsageError, naming the nearest keys, for one that does not exist.
+    def with_settings(
+        self, settings: Iterable[tuple[str, Any]], model_arguments: Iterable[str] = ()
+    ) -> "Recipe":
+        """The recipe with `settings`, pairs of a key and a value, applied one after another.
+
+        A key is a field (epochs), a part's field (optimizer.lr), a part (optimizer, whose value adamw takes that kind's
+        defaults), or one of the network's `model_arguments` (width). Raises UsageError, naming the nearest keys, for a
+        key that does not exist.
         """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         parts = {part: (type(values[part]), dict(vars(values[part]))) for part in PARTS}
         arguments = tuple(model_arguments)
         settings = list(settings)
-        check_settings(settings, arguments)
-        for key, value in map(parse_setting, settings):
+        check_settings([key for key, _ in settings], arguments)
+        for key, value in settings:
             part, dot, inner = key.partition(".")
             if dot and part in PARTS:
                 _known(part, inner, parts[part][0])
@@ -176,29 +181,21 @@ class Recipe:
 _FIELDS = {f.name for f in dataclasses.fields(Recipe)} - {"name", "model_args", *PARTS}
 
 
-def check_settings(settings: Iterable[str], model_arguments: Iterable[str]) -> None:
-    """Raise UsageError, naming the nearest, for a setting that `override` knows for no kind of the recipe's parts."""
+def check_settings(keys: Iterable[str], model_arguments: Iterable[str]) -> None:
+    """Raise UsageError, naming the nearest, for a key that `with_settings` knows for no kind of the recipe's parts."""
     inner = {
         part: {field.name for kind in kinds.values() for field in dataclasses.fields(kind)}
         for part, kinds in PARTS.items()
     }
     dotted = [f"{part}.{name}" for part, names in inner.items() for name in names]
     known = {*_FIELDS, *PARTS, *dotted, *model_arguments}
-    for key, _ in map(parse_setting, settings):
+    for key in keys:
         part, dot, name = key.partition(".")
         if key in known:
             continue
         if dot and part in PARTS:
             raise unknown_name(f"field of the {part}", name, inner[part])
         raise unknown_name("setting", key, known)
-
-
-def parse_setting(setting: str) -> tuple[str, Any]:
-    """Key and value of `key=value`, the value a Python literal, or else a text."""
-    key, equals, text = setting.partition("=")
-    if not equals:
-        raise UsageError(f"setting {shown(setting)} has no '=': write key=value, for example epochs=4")
-    return key.strip(), _value(text.strip())
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -231,15 +228,6 @@ def _known(part: str, name: str, kind: type) -> None:
     known = [f.name for f in dataclasses.fields(kind)]
     if name not in known:
         raise unknown_name(f"field of the {part}", name, known)
-
-
-def _value(text: str) -> Any:
-    if text.lower() in ("true", "false", "none"):
-        return {"true": True, "false": False, "none": None}[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
 
 
 def _plain(value: Any) -> Any:

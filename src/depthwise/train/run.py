@@ -1,9 +1,9 @@
 """A whole training run: from a recipe and a data set to a directory with bundle, metrics and report."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from depthwise.train.checkpoint import load_checkpoint
 from depthwise.train.ending import Result, finish_run
 from depthwise.train.files import RunFiles, environment, write_json
 from depthwise.train.loop import Trainer
+from depthwise.train.options import Options
 from depthwise.train.recipe import Recipe
 from depthwise.train.record import FORMAT, Resumed
 from depthwise.train.resume import changed_recipe, refuse_changes
@@ -33,25 +34,10 @@ from depthwise.words import number_of, quote_path
 from depthwise.writing import disk_full
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a run is done on this machine; none of it changes a bit of the result but the device.
-
-    workers: processes that decode images; 0 does it in the training process. checkpoint_minutes, checkpoint_steps:
-    how often the state is saved (0 = not by that count). device: "auto" is an accelerator if there is one. command,
-    spec: what the person typed and what they called the data, for the report.
-    """
-
-    workers: int = 0
-    checkpoint_minutes: float = 5.0
-    checkpoint_steps: int = 0
-    device: str = "auto"
-    command: Sequence[str] = ()
-    spec: str = ""
-
-
 class Silent:
     """A Watcher that looks away."""
+
+    def looking(self, done: int, total: int) -> None: ...
 
     def start(self, total_steps: int, start_step: int = 0) -> None: ...
 

@@ -34,6 +34,8 @@ SHOW_SECONDS = 2.0
 class Watcher(Protocol):
     """Who looks on while a run goes: a terminal's progress bar, a notebook, nobody."""
 
+    def looking(self, done: int, total: int) -> None: ...
+
     def start(self, total_steps: int, start_step: int = 0) -> None: ...
 
     def step(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None: ...
@@ -95,20 +97,27 @@ class Session:
         self.checkpoint_minutes, self.checkpoint_steps = checkpoint_minutes, checkpoint_steps
         self.progress = Progress()
         self._digest = hashlib.sha256()
+        self._writer: Any = None
         if checkpoint:
             self._restore(checkpoint)
         self._started = self._saved = self._shown = time.monotonic()
         self._window_started = self._started - self.progress.window_seconds
 
     def __enter__(self) -> "Session":
-        from torch.utils.tensorboard import SummaryWriter
-
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.watcher.message(
+                "no events for TensorBoard are written, which is not installed: pip install 'depthwise[tensorboard]'"
+            )
+            return self
         # purge_step hides what an interrupted process wrote after its last checkpoint.
         self._writer = SummaryWriter(str(self.files.root), purge_step=self.trainer.step or None)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
     @property
     def seconds(self) -> float:
@@ -233,7 +242,7 @@ class Session:
         self.progress = replace(self.progress, num_lines=self.progress.num_lines + 1)
         prefix = "/".join(line[key] for key in ("kind", "split", "weights") if key in line)
         for name, value in values.items():
-            if isinstance(value, float):
+            if self._writer and isinstance(value, float):
                 self._writer.add_scalar(f"{prefix}/{name}", value, clock.step)
         return line
 

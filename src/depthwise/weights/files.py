@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import safetensors
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from depthwise.errors import DepthwiseError
 from depthwise.reading import open_regular, parse_json, read_regular
-from depthwise.weights import formats, hdf5, pieces
+from depthwise.weights import formats, pieces
 from depthwise.weights.layout import Layout
 from depthwise.weights.wrapping import LEAVES, Choice, unwrap
 
@@ -80,18 +81,29 @@ def _load(path: Path) -> tuple[str, Any, dict[str, Any]]:
     """What kind of file it is, what it holds, and the configuration that is in it or beside it."""
     head = _head(path)
     if head.startswith(_HDF5):
-        return "keras", *hdf5.read_h5(path, str(path))
+        return "keras", *_hdf5(path).read_h5(path, str(path))
     if head.startswith(_ZIP):
         names = _zip_names(path)
         formats.refuse_archive(path, names)
         if not any(name.endswith("/data.pkl") for name in names):
-            return "keras", *hdf5.read_keras(path)
+            return "keras", *_hdf5(path).read_keras(path)
         return "torch", _read_torch(path), {}
     if head.startswith(_PICKLE):
         return "torch", _read_torch(path), {}
     if head[8:9] == b"{":
         return "torch", _read_safetensors(path), _hub_config(path.with_name("config.json"))
     raise formats.refuse_file(path, head)
+
+
+def _hdf5(path: Path) -> ModuleType:
+    """What reads Keras' files. Raises DepthwiseError where the library that it stands on is not installed."""
+    try:
+        from depthwise.weights import hdf5
+    except ImportError:
+        raise DepthwiseError(
+            f"{path} is of Keras, whose files are read by an optional package: pip install 'depthwise[keras]'"
+        ) from None
+    return hdf5
 
 
 def _head(path: Path) -> bytes:
@@ -109,7 +121,7 @@ def _zip_names(path: Path) -> list[str]:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise formats.damaged(path, error) from None
-    hdf5.check_archive(path, entries)
+    formats.check_archive(path, entries)
     return [entry.filename for entry in entries]
 
 

@@ -1,6 +1,7 @@
 """What a file or folder is that holds no weights which can be read, and where its weights are to be had."""
 
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from depthwise.errors import DepthwiseError
 
 HEAD = 300
 """So many of a file's first bytes are looked at."""
+
+MOST_EXPANSION = 20
+MOST_OBJECTS = 100_000
 
 _SAVE_AGAIN = "save the weights from the framework that made it as .safetensors, .pth, .keras or .h5"
 _ORIGIN = "give the weights that it was made from, as .safetensors, .pth, .keras or .h5"
@@ -171,3 +175,18 @@ def refuse_archive(path: Path, names: Sequence[str]) -> None:
     inside = [name for name in names if name.lower().endswith(_WEIGHTS)]
     if inside:
         raise DepthwiseError(f"{path} is a ZIP archive around {inside[0]}: {_UNPACK}")
+
+
+def check_archive(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """Raise DepthwiseError for an archive that would grow beyond measure, or that has an entry twice."""
+    size = path.stat().st_size
+    declared = sum(entry.file_size for entry in entries)
+    if declared > MOST_EXPANSION * size:
+        raise DepthwiseError(
+            f"{path} would unpack from {size:,} to {declared:,} bytes and is not unpacked, weights do not shrink "
+            f"like that: get the file from its author again"
+        )
+    names = [entry.filename for entry in entries]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(names) < MOST_OBJECTS else names
+    if twice:
+        raise DepthwiseError(f"{path} holds {twice[0]} twice, and which counts is open: get the file again")

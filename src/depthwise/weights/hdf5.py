@@ -3,7 +3,7 @@
 import io
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +14,15 @@ from torch import Tensor
 
 from depthwise.errors import DepthwiseError, shown
 from depthwise.reading import parse_json
-from depthwise.weights.formats import damaged
+from depthwise.weights.formats import MOST_OBJECTS, damaged
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 
 # Keras stores its archives uncompressed and trained weights hardly shrink; a bomb grows a thousandfold.
-MOST_EXPANSION = 20
 MOST_CONFIG = 64 << 20
-MOST_OBJECTS = 100_000
 MOST_DEPTH = 64
 
 Tensors = dict[str, Tensor]
-
-
-def check_archive(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Raise DepthwiseError for an archive that would grow beyond measure, or that has an entry twice."""
-    size = path.stat().st_size
-    declared = sum(entry.file_size for entry in entries)
-    if declared > MOST_EXPANSION * size:
-        raise DepthwiseError(
-            f"{path} would unpack from {size:,} to {declared:,} bytes and is not unpacked, weights do not shrink "
-            f"like that: get the file from its author again"
-        )
-    names = [entry.filename for entry in entries]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(names) < MOST_OBJECTS else names
-    if twice:
-        raise DepthwiseError(f"{path} holds {twice[0]} twice, and which counts is open: get the file again")
 
 
 def read_keras(path: Path) -> tuple[Tensors, dict[str, Any]]:

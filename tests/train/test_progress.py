@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from depthwise.cli import progress
-from depthwise.cli.progress import TrainProgress
+from depthwise.train import progress
+from depthwise.train.progress import TrainProgress
 
 LINE = {
     "kind": "eval",

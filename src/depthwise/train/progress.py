@@ -1,14 +1,14 @@
-"""How a training run is seen from outside: a bar with numbers on a terminal, a line now and then in a log."""
+"""How a training run is seen from outside: a bar with numbers on a terminal, a line that changes in a notebook, a line
+now and then in a log.
+"""
 
 import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from depthwise.cli import output
-from depthwise.cli.output import printable
-from depthwise.words import pace
+from depthwise.words import pace, printable
 
 LOG_INTERVAL = 10.0  # seconds between two lines about steps where there is no terminal
 # So many steps and seconds after the first news the time left is estimated; the first steps are slow ones.
@@ -16,14 +16,35 @@ SURE_STEPS, SURE_SECONDS = 5, 5.0
 
 
 class TrainProgress:
-    """Shows a run on standard error: `start`, then `step`, `evaluated` and `message` as they come, `close`."""
+    """Shows a run on standard error: `looking`, `start`, `step`, `evaluated` and `message` as they come, `close`."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or output.console(stderr=True)
+        self._in_notebook = console is None and Console().is_jupyter
+        # A notebook's kernel asks for colours as if there were a terminal.
+        terminal = False if self._in_notebook else None
+        self._console = console or Console(stderr=True, force_jupyter=False, force_terminal=terminal)
         self._bar: Progress | None = None
+        self._line: Any = None  # a notebook's, which is written anew
         self._total_steps = 0
         self._first: tuple[int, float] | None = None  # step and time of the first news
         self._logged_at = time.monotonic()
+
+    def looking(self, done: int, total: int) -> None:
+        """So many of the files of the data set have been looked over."""
+        if self._console.is_terminal and self._bar is None:
+            columns = (
+                TextColumn("looking images over"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar.add_task("")
+            self._bar.start()
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+            if done == total:
+                self.close()
 
     def start(self, total_steps: int, start_step: int = 0) -> None:
         """The run goes from `start_step`, above 0 when it is resumed, to `total_steps`."""
@@ -40,6 +61,10 @@ class TrainProgress:
             )
             self._bar.add_task("", total=total_steps, completed=start_step, numbers="")
             self._bar.start()
+        elif self._in_notebook:
+            from IPython.display import display
+
+            self._line = display({"text/plain": ""}, raw=True, display_id=True)
 
     def step(self, step: int, loss: float, accuracy: float | None, images_per_second: float) -> None:
         """`step` steps are done; `accuracy` is a fraction, None where mixed targets leave it no meaning."""
@@ -49,6 +74,8 @@ class TrainProgress:
         numbers += f"{pace(images_per_second)} images/s{self._time_left(step)}"
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step, numbers=numbers)
+        elif self._line:
+            self._line.update({"text/plain": f"step {step}/{self._total_steps}  {numbers}"}, raw=True)
         elif time.monotonic() - self._logged_at >= LOG_INTERVAL:
             self._logged_at = time.monotonic()
             self.message(f"step {step}/{self._total_steps}  {numbers}")

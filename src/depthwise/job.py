@@ -1,0 +1,393 @@
+"""A run as a value: what is asked for in plain values, and how it becomes a finished run directory.
+
+What cannot be is refused before that which takes long is imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from depthwise.errors import DepthwiseError, UsageError, unknown_name
+from depthwise.models import CATALOGUE, create_model
+from depthwise.places import absolute, find_bundle
+from depthwise.train.options import Options
+from depthwise.words import number_of
+
+if TYPE_CHECKING:
+    from depthwise.bundle import Bundle
+    from depthwise.data.dataset import Dataset
+    from depthwise.evaluate.inline import Report
+    from depthwise.evaluate.metrics import Evaluation
+    from depthwise.infer import Predictor
+    from depthwise.train.recipe import Recipe
+    from depthwise.train.session import Watcher
+
+DEFAULT_RECIPE = "small"
+FROM_DATA = ("num_classes", "in_channels")
+
+How = Literal["start", "resume", "finish"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is asked for; nothing is opened or built before it is done.
+
+    out: the run's directory. data: what `open_dataset` takes, or a Dataset; None where the run in `out` knows.
+    model: a network of the catalogue; None takes the recipe's, or that of `init`.
+    recipe: a published one's name, or a Recipe. settings: pairs for `Recipe.with_settings`.
+    init: the bundle whose network and weights to start from. minutes: instead of epochs, see `train/budget.py`.
+    skip_bad: leave out any number of unreadable images. nested: classes are paths.
+    max_pixels, allow_truncated: see `Decoding`; None as the run in `out` has it.
+    """
+
+    out: str | os.PathLike[str]
+    data: str | os.PathLike[str] | Dataset | None = None
+    model: str | None = None
+    recipe: str | Recipe | None = None
+    settings: Sequence[tuple[str, Any]] = ()
+    init: str | os.PathLike[str] | None = None
+    minutes: float | None = None
+    skip_bad: bool = False
+    nested: bool = False
+    max_pixels: int | None = None
+    allow_truncated: bool | None = None
+    options: Options = field(default_factory=Options)
+
+    def do(self, how: How = "start", *, force: bool = False, watcher: Watcher | None = None) -> Run:
+        """Start the run, resume the one in `out` from its last checkpoint, or finish it: see `train.run.train`."""
+        self._check(how)
+        bundle = before = recipe = None
+        if how == "start":
+            bundle = self._bundle()
+        else:
+            before, recipe = self._before()
+        self._check_settings(recipe.model if recipe else bundle.config.model if bundle else self.model)
+        known = before["data"] if before else {}
+        from depthwise.train.progress import TrainProgress
+        from depthwise.train.run import train as carry_out
+
+        watcher = watcher or TrainProgress()
+        try:
+            dataset = self._open(known, watcher)
+            chosen = self._settled(recipe or self._chosen(dataset, bundle))
+            if dataset.deep and (text := dataset.deep.note(chosen.white_level)):
+                watcher.message(text)
+            result = carry_out(
+                chosen,
+                self._built(chosen, dataset, bundle, before, watcher),
+                dataset,
+                Path(self.out),
+                options=self._options(how, known),
+                resume=how == "resume",
+                finish=how == "finish",
+                force=force,
+                minutes=self.minutes,
+                watcher=watcher,
+            )
+        finally:
+            watcher.close()
+        return Run(
+            self, result.out, result.split, result.weights, result.step, result.evaluation, result.seconds
+        )
+
+    def _check(self, how: How) -> None:
+        """Refuse what contradicts itself, or is not there, before the images are looked over."""
+        names = [key for key, _ in self.settings]
+        if how == "finish" and (self.recipe or self.model or self.init or names):
+            raise UsageError(
+                "--finish takes the run in --out as it is: leave --resume, --init, --recipe, --model and settings out"
+            )
+        if self.minutes is not None:
+            from depthwise.train.budget import check_minutes
+
+            check_minutes(self.minutes, resume=how != "start")
+        if self.minutes is not None and "epochs" in names:
+            raise UsageError(
+                "--minutes takes as many epochs as fit, and epochs asks for a number of them: leave one of them out"
+            )
+        if how != "start":
+            self._check_resumed()
+        elif dict(self.settings).get("freeze") is True and not self.init:
+            raise UsageError(
+                "--freeze trains the classifier alone, on a network that knows nothing: add --init BUNDLE"
+            )
+
+    def _check_resumed(self) -> None:
+        if self.recipe or self.model:
+            raise UsageError(
+                "--resume goes on with the run's own recipe and network: leave --recipe and --model out"
+            )
+        if self.init:
+            raise UsageError("--resume goes on with the run's own weights: leave --init out")
+
+    def _bundle(self) -> Bundle | None:
+        """What a new run starts from. What takes the least to find out is refused first."""
+        if self.data is None:
+            raise UsageError("--data is missing: name a folder of images, or digits or fashion-mnist")
+        if isinstance(self.data, str | os.PathLike):
+            absolute(self.data)
+        if self.init is not None:
+            find_bundle(self.init)
+        if self.model is not None and self.model not in CATALOGUE:
+            raise unknown_name("model", self.model, CATALOGUE)
+        from depthwise.recipes import find_recipe
+
+        if self.recipe is None or isinstance(self.recipe, str):
+            find_recipe(self.recipe or DEFAULT_RECIPE)
+        if self.init is None:
+            return None
+        from depthwise.bundle import read_bundle
+
+        bundle = read_bundle(self.init)
+        if self.model not in (None, bundle.config.model):
+            raise UsageError(
+                f"{bundle.path} holds weights of {bundle.config.model}, not of {self.model}: leave --model out"
+            )
+        return bundle
+
+    def _before(self) -> tuple[dict[str, Any], Recipe]:
+        """What run.json says of the run in `out`."""
+        from depthwise.train.files import RunFiles
+        from depthwise.train.recipe import Recipe
+
+        before = RunFiles(Path(self.out)).read_run()
+        recipe = Recipe.from_json(before["recipe"])
+        if recipe.model not in CATALOGUE:
+            raise DepthwiseError(f"{self.out}/run.json: {unknown_name('model', recipe.model, CATALOGUE)}")
+        return before, recipe
+
+    def _check_settings(self, model: str | None) -> None:
+        """Refuse what no recipe has, nor the network, as soon as that is known; None: which only the data decide."""
+        from depthwise.train.recipe import check_settings
+
+        models = CATALOGUE if model is None else [model]
+        check_settings(
+            (key for key, _ in self.settings), {name for model in models for name in model_arguments(model)}
+        )
+
+    def _spec(self, known: dict[str, Any]) -> str:
+        """The data set's name, the same from whatever directory: a run is resumed from other ones too."""
+        spec = known["spec"] if self.data is None else self.data
+        assert isinstance(spec, str | os.PathLike)
+        return absolute(spec)
+
+    def _options(self, how: How, known: dict[str, Any]) -> Options:
+        if not isinstance(self.data, str | os.PathLike | None):  # which no command line can name
+            return self.options
+        return replace(
+            self.options, spec=self._spec(known), command=self.options.command or self._command(how)
+        )
+
+    def _command(self, how: How) -> list[str]:
+        """What does the same from a shell, as far as it can be written there."""
+        named = {"--data": self.data, "--model": self.model, "--recipe": self.recipe, "--init": self.init}
+        if not isinstance(self.recipe, str | None):
+            named["--recipe"] = self.recipe.name
+        words = ["depthwise", "train", "--out", os.fspath(self.out)]
+        for option, value in {**named, "--minutes": self.minutes, "--max-pixels": self.max_pixels}.items():
+            words += [] if value is None else [option, str(value)]
+        flags = {
+            "--skip-bad": self.skip_bad,
+            "--nested": self.nested,
+            "--allow-truncated": self.allow_truncated,
+            f"--{how}": how != "start",
+        }
+        words += [option for option, given in flags.items() if given]
+        return words + [word for key, value in self.settings for word in ("--set", f"{key}={value}")]
+
+    def _open(self, known: dict[str, Any], watcher: Watcher) -> Dataset:
+        """The data set; divided, and its classes named, as in the run that goes on, which has `known` it."""
+        from depthwise.data.dataset import Dataset, require_trainable
+        from depthwise.data.image import Decoding
+        from depthwise.data.remarks import worth_saying
+        from depthwise.data.sources.folder import MAX_BAD_FRACTION
+        from depthwise.data.sources.open import open_dataset
+
+        if isinstance(self.data, Dataset):
+            require_trainable(self.data)
+            return self.data
+        spec, seed = self._spec(known), known.get("seed")
+        dataset = open_dataset(
+            spec,
+            seed=seed if type(seed) is int else 0,
+            workers=max(1, self.options.workers),
+            progress=watcher.looking,
+            max_bad=1.0 if self.skip_bad else MAX_BAD_FRACTION,
+            nested=self.nested or known.get("nested") is True,
+            decoding=Decoding.asked(
+                known.get("decoding"), max_pixels=self.max_pixels, allow_truncated=self.allow_truncated
+            ),
+        )
+        for text in worth_saying(dataset, spec, resumed=bool(known)):
+            watcher.message(text)
+        require_trainable(dataset)
+        return dataset
+
+    def _chosen(self, dataset: Dataset, bundle: Bundle | None) -> Recipe:
+        """The recipe, settled for this data set and for the network asked for: that of `bundle`, if any."""
+        from depthwise.recipes import Traits, find_recipe
+
+        chosen = self.recipe
+        if chosen is None or isinstance(chosen, str):
+            chosen = find_recipe(chosen or DEFAULT_RECIPE)(Traits.of(dataset))
+        if bundle:
+            config = bundle.config
+            arguments = {name: value for name, value in config.model_args.items() if name not in FROM_DATA}
+            return replace(chosen, model=config.model, model_args=arguments, **vars(config.preprocess))
+        if self.model in (None, chosen.model):
+            return chosen
+        # Another network than the recipe was written for takes those of its arguments that it knows.
+        known = model_arguments(self.model)
+        arguments = {name: value for name, value in chosen.model_args.items() if name in known}
+        return replace(chosen, model=self.model, model_args=arguments)
+
+    def _settled(self, recipe: Recipe) -> Recipe:
+        return recipe.with_settings(self.settings, model_arguments(recipe.model))
+
+    def _built(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        bundle: Bundle | None,
+        before: dict[str, Any] | None,
+        watcher: Watcher,
+    ) -> nn.Module:
+        from depthwise.ship.load import transfer
+
+        torch.manual_seed(recipe.seed)
+        try:
+            module = create_model(
+                recipe.model,
+                num_classes=len(dataset.classes),
+                in_channels=recipe.channels or dataset.channels,
+                **recipe.model_args,
+            )
+        except UsageError as error:
+            if not before or self.settings:
+                raise
+            raise DepthwiseError(f"{self.out}/run.json: {error}") from None
+        if bundle:
+            kept = transfer(bundle, module, dataset.classes)
+            watcher.message(
+                f"starting from {bundle.path}"
+                + ("" if kept else ", with a new classifier for the new classes")
+            )
+        if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+            watcher.message(
+                f"{recipe.model} has no batch norm, and learning rates for networks that have it are too high for it: "
+                f"if the loss stays where it is, try --set optimizer.lr={recipe.optimizer.lr / 10:g}"
+            )
+        return module
+
+
+def model_arguments(model: str) -> list[str]:
+    """What may be set of the network; the number of classes and of channels follow from the data."""
+    return [name for name in inspect.signature(CATALOGUE[model].builder).parameters if name not in FROM_DATA]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run, and what its network is worth.
+
+    out: its directory. split: the part that `evaluation` was measured on. weights: which the bundle has, "raw" or
+    "averaged" of the last update or "best"; step: the update they are of. seconds: that the run took.
+    """
+
+    job: Job
+    out: Path
+    split: str
+    weights: str
+    step: int
+    evaluation: Evaluation
+    seconds: float
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.out)!r}: {self.summary})"
+
+    @property
+    def summary(self) -> str:
+        """What the network is worth, in a phrase."""
+        images = number_of(self.evaluation.num_images, f"{self.split} image")
+        of_step = f" of step {self.step:,}" if self.weights == "best" else ""
+        return (
+            f"{self.evaluation.top1:.2%} of {images} are right "
+            f"({self.weights} weights{of_step}, {self.seconds:,.0f} s)"
+        )
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """What answers for images, see `load`."""
+        from depthwise.ship.load import load
+
+        return load(self.out)
+
+    @property
+    def report(self) -> Report:
+        """The page with curves, confusions and mistakes."""
+        from depthwise.evaluate.inline import Report
+
+        return Report(self.out / "report.html")
+
+    def resume(self, *, force: bool = False, watcher: Watcher | None = None, **settings: Any) -> Run:
+        """Go on with the run, by other `settings` where that changes nothing of what is done: more epochs, say."""
+        job = Job(self.out, self.job.data, settings=tuple(settings.items()), options=self.job.options)
+        return job.do("resume", force=force, watcher=watcher)
+
+
+def train(
+    data: str | os.PathLike[str] | Dataset | None = None,
+    *,
+    out: str | os.PathLike[str],
+    model: str | None = None,
+    recipe: str | Recipe | None = None,
+    init: str | os.PathLike[str] | None = None,
+    minutes: float | None = None,
+    resume: bool = False,
+    finish: bool = False,
+    force: bool = False,
+    skip_bad: bool = False,
+    nested: bool = False,
+    max_pixels: int | None = None,
+    allow_truncated: bool | None = None,
+    workers: int = 2,
+    checkpoint_minutes: float = 5.0,
+    checkpoint_steps: int = 0,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    **settings: Any,
+) -> Run:
+    """Train a network on the images `data` and leave a run directory `out`: `depthwise train` in Python.
+
+    data: a folder of images, a built-in set's name, or a `Dataset`. settings: fields of the recipe (epochs=20), of its
+    parts (**{"optimizer.lr": 0.1}) and arguments of the network (width=0.5). watcher: who is told how far the run is,
+    by default the terminal, notebook or log. The others are the command's options.
+
+    Raises DepthwiseError with the command's sentences, and KeyboardInterrupt, after a checkpoint, for Ctrl-C.
+    """
+    if resume and finish:
+        raise UsageError("--finish takes the run in --out as it is: leave --resume out")
+    options = Options(workers, checkpoint_minutes, checkpoint_steps, device)
+    job = Job(
+        out,
+        data,
+        model,
+        recipe,
+        tuple(settings.items()),
+        init,
+        minutes,
+        skip_bad,
+        nested,
+        max_pixels,
+        allow_truncated,
+        options,
+    )
+    return job.do("resume" if resume else "finish" if finish else "start", force=force, watcher=watcher)

@@ -1,0 +1,173 @@
+"""A trained network measured on a data set: what `depthwise eval` and `depthwise.evaluate` do."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import singledispatch
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from depthwise.analysis.cost import cost
+from depthwise.bundle import Bundle, BundleConfig, read_bundle
+from depthwise.data import Batches
+from depthwise.data.image import Decoding
+from depthwise.data.measured import Measured, Network, open_measured
+from depthwise.evaluate import metrics
+from depthwise.evaluate.metrics import Evaluation
+from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
+from depthwise.ship.load import Engine, load_compiled, load_module
+from depthwise.ship.showing import Showing
+from depthwise.words import number_of
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What a bundle's network is worth on the images `measured`."""
+
+    config: BundleConfig
+    measured: Measured
+    evaluation: Evaluation
+
+
+def open_part(
+    data: str | os.PathLike[str],
+    config: BundleConfig,
+    part: str | None,
+    workers: int,
+    *,
+    nested: bool = False,
+    ignore_unknown: bool = False,
+    max_pixels: int | None = None,
+    allow_truncated: bool | None = None,
+    showing: Showing,
+) -> Measured:
+    """The images that the bundle's network is measured on, see `open_measured`; what was chosen is said.
+
+    Files are read as in its training, unless the options say otherwise.
+    """
+    with showing.counting("looking images over") as progress:
+        measured = open_measured(
+            data,
+            Network.of(config.classes, config.training),
+            part,
+            channels=config.preprocess.channels,
+            workers=max(1, workers),
+            progress=progress,
+            nested=nested,
+            ignore_unknown=ignore_unknown,
+            decoding=Decoding.asked(
+                config.training.get("decoding"),
+                max_pixels=max_pixels,
+                allow_truncated=allow_truncated,
+                white_level=config.preprocess.white_level,
+            ),
+        )
+    for text in measured.said:
+        showing.note(text)
+    if kinds := measured.dataset.ignored_kinds:
+        showing.note(f"ignored: {', '.join(kinds)}")
+    return measured
+
+
+def measure(
+    path: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    batch_size: int = 64,
+    workers: int = 2,
+    ignore_unknown: bool = False,
+    nested: bool = False,
+    report: str | os.PathLike[str] | None = None,
+    engine: Engine = "auto",
+    precision: Literal["fp32", "bf16"] | None = None,
+    max_pixels: int | None = None,
+    allow_truncated: bool | None = None,
+    command: Sequence[str] = (),
+    showing: Showing | None = None,
+) -> Measurement:
+    """Measure the network of the bundle or run `path` on `data`, see `open_measured`; `report` names a page to write.
+
+    Raises DepthwiseError and UsageError as the command's sentences.
+    """
+    showing = showing or Showing()
+    bundle = read_bundle(path)
+    module, config = load_compiled(bundle, engine=engine, precision=precision), bundle.config
+    measured = open_part(
+        data,
+        config,
+        split,
+        workers,
+        nested=nested,
+        ignore_unknown=ignore_unknown,
+        max_pixels=max_pixels,
+        allow_truncated=allow_truncated,
+        showing=showing,
+    )
+    num_classes = len(config.classes)
+    batches = Batches(
+        measured.split, config.preprocess, batch_size=batch_size, num_classes=num_classes, workers=workers
+    )
+    try:
+        with showing.counting("evaluating") as progress:
+            evaluation = metrics.evaluate(module, batches, num_classes=num_classes, progress=progress)
+    finally:
+        batches.close()
+    bad = [*measured.dataset.bad, *batches.bad]
+    if bad:
+        left_out = number_of(len(bad), "unreadable image is", "unreadable images are")
+        showing.note(f"{left_out} left out, {bad[0].path} ({bad[0].reason}) for one")
+    if report is not None:
+        page = _report(bundle, measured, evaluation, os.fspath(data), command)
+        write_report(page, Path(report))
+        showing.note(f"the report is {os.fspath(report)}")
+    return Measurement(config, measured, evaluation)
+
+
+@singledispatch
+def evaluate(network: Any, data: Any, **options: Any) -> Evaluation:
+    """What a network is worth.
+
+    network: the path of a bundle or a run, and `data` what `depthwise eval` takes, with its options (see `measure`); or
+    an nn.Module, and `data` batches (see `evaluate.metrics.evaluate`).
+    """
+    return measure(network, data, **options).evaluation
+
+
+evaluate.register(nn.Module, metrics.evaluate)
+
+
+def _report(
+    bundle: Bundle, measured: Measured, evaluation: Evaluation, spec: str, command: Sequence[str]
+) -> ReportData:
+    config, dataset, split = bundle.config, measured.dataset, measured.split
+    shape = (config.preprocess.channels, *config.preprocess.size)
+    bill = cost(load_module(bundle), shape)
+    num_classes = len(config.classes)
+    return ReportData(
+        title=f"{config.model} on {dataset.name}",
+        history=[],
+        classes=config.classes,
+        evaluation=evaluation,
+        split=measured.part,
+        mistakes=collect_mistakes(evaluation, split),
+        samples=collect_samples(split, num_classes),
+        counts={
+            name: images.labels.bincount(minlength=num_classes).tolist()
+            for name, images in dataset.splits.items()
+        },
+        cost={"parameters": bill.parameters, "macs": bill.macs, "input_shape": list(shape)},
+        recipe={},
+        versions={},
+        command=list(command),
+        data={
+            "spec": spec,
+            "fingerprint": dataset.fingerprint,
+            "split_source": dataset.split_source,
+            "bad": len(dataset.bad),
+            "ignored": list(dataset.ignored_kinds),
+        },
+        preprocess=asdict(config.preprocess),
+    )

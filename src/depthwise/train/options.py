@@ -1,0 +1,21 @@
+"""How a run is done, apart from what it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is done on this machine; none of it changes a bit of the result but the device.
+
+    workers: processes that decode images; 0 does it in the training process. checkpoint_minutes, checkpoint_steps:
+    how often the state is saved (0 = not by that count). device: "auto" is an accelerator if there is one. command,
+    spec: what the person typed and what they called the data, for the report.
+    """
+
+    workers: int = 0
+    checkpoint_minutes: float = 5.0
+    checkpoint_steps: int = 0
+    device: str = "auto"
+    command: Sequence[str] = ()
+    spec: str = ""

@@ -1,0 +1,181 @@
+"""A run asked for in Python: the same bits, files and sentences as the command's."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import depthwise
+from depthwise.cli.app import run as command
+from depthwise.data import open_dataset
+from depthwise.errors import DepthwiseError, UsageError
+from depthwise.job import Job, Run, train
+from depthwise.train.recipe import Recipe
+from depthwise.train.run import Silent
+
+SMALL: dict[str, Any] = {
+    "width": 0.05,
+    "middle": (8,),
+    "size": 16,
+    "epochs": 2,
+    "batch_size": 100,
+    "workers": 0,
+}
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("runs") / "first"
+    return train("digits", model="xception", out=out, watcher=Silent(), **SMALL)
+
+
+def test_it_is_the_command_in_python(trained: Run, tmp_path: Path) -> None:
+    settings = [f"{key}={value}" for key, value in SMALL.items() if key != "workers"]
+    tokens = [
+        "train",
+        "--data",
+        "digits",
+        "--model",
+        "xception",
+        "--out",
+        str(tmp_path / "run"),
+        "--workers",
+        "0",
+    ]
+    assert command([*tokens, "--set", *settings]) == 0
+    weights = "bundle/model.safetensors"
+    assert (tmp_path / "run" / weights).read_bytes() == (trained.out / weights).read_bytes()
+    assert depthwise.train is train
+    assert depthwise.Job is Job
+
+
+def test_the_report_says_how_to_do_it_again_from_a_shell(trained: Run, tmp_path: Path) -> None:
+    words = json.loads((trained.out / "run.json").read_text())["command"]
+    assert words[:2] == ["depthwise", "train"]
+    assert words[words.index("--out") + 1] == str(trained.out)
+    again = tmp_path / "again"
+    words[words.index("--out") + 1] = str(again)
+    assert command(words[1:]) == 0
+    weights = "bundle/model.safetensors"
+    assert (again / weights).read_bytes() == (trained.out / weights).read_bytes()
+
+
+def test_what_a_run_gives(trained: Run) -> None:
+    assert trained.evaluation.num_images == 360
+    assert re.fullmatch(r"Run\('.*first': \d+\.\d\d% of 360 test images are right \(.*\)\)", repr(trained))
+    image = open_dataset("digits").splits["test"].image(0)
+    assert trained.predictor(image).classes[0] in map(str, range(10))
+    assert trained.predictor is trained.predictor
+    page = trained.report._repr_html_()
+    assert page.startswith('<iframe srcdoc="&lt;!')
+    assert Path(trained.report) == trained.out / "report.html"
+
+
+def test_a_run_goes_on_by_other_settings(tmp_path: Path) -> None:
+    settings = SMALL | {"schedule": "constant"}
+    first = train("digits", model="xception", out=tmp_path / "run", watcher=Silent(), **settings)
+    longer = first.resume(watcher=Silent(), epochs=3)
+    whole = train(
+        "digits", model="xception", out=tmp_path / "whole", watcher=Silent(), **settings | {"epochs": 3}
+    )
+    assert longer.step == whole.step > first.step
+    weights = "bundle/model.safetensors"
+    assert (longer.out / weights).read_bytes() == (whole.out / weights).read_bytes()
+    later = train(out=tmp_path / "run", resume=True, watcher=Silent(), workers=0)
+    assert later.step == longer.step
+
+
+def test_recipe_and_data_set_may_be_ones_own(tmp_path: Path) -> None:
+    arguments = {"width": 0.05, "middle": (8,), "stem": "small"}
+    recipe = Recipe("mine", model_args=arguments, size=(16, 16), epochs=0.1, batch_size=100)
+    done = train(open_dataset("digits"), recipe=recipe, out=tmp_path / "run", watcher=Silent(), workers=0)
+    facts = json.loads((done.out / "run.json").read_text())
+    assert facts["recipe"]["name"] == "mine"
+    assert facts["command"] == []
+    assert facts["data"]["spec"] == open_dataset("digits").name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({}, "--data is missing: name a folder of images, or digits or fashion-mnist"),
+        ({"data": "nowhere"}, "'nowhere' is not there: give a folder of CLASS/IMAGE"),
+        ({"data": Path("digits")}, "'digits' is not there: give a folder of CLASS/IMAGE"),
+        ({"data": "digits", "model": "xcption"}, "unknown model 'xcption': use one of xception"),
+        ({"data": "digits", "recipe": "smal"}, "unknown recipe 'smal': use one of small"),
+        ({"data": "digits", "epoch": 3}, "unknown setting 'epoch': use one of epochs"),
+        ({"data": "digits", "epochs": "many"}, "epochs='many' must be a number"),
+        ({"data": "digits", "freeze": True}, "--freeze trains the classifier alone"),
+        ({"data": "digits", "minutes": 1, "epochs": 2}, "leave one of them out"),
+        ({"data": "digits", "init": "nowhere"}, "nowhere does not exist: give a bundle folder"),
+        ({"resume": True}, "holds no run"),
+        ({"resume": True, "finish": True}, "--finish takes the run in --out as it is"),
+        ({"finish": True, "epochs": 2}, "--finish takes the run in --out as it is"),
+        ({"resume": True, "init": "x"}, "--resume goes on with the run's own weights: leave --init out"),
+        ({"resume": True, "model": "xception"}, "leave --recipe and --model out"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(
+    arguments: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((DepthwiseError, UsageError), match=re.escape(sentence)):
+        train(out=tmp_path / "run", watcher=Silent(), **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_person_should_know_is_told(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (20, 20), (40 * i, 90, len(name))).save(
+                tmp_path / "data" / name / f"{i}{name}.png"
+            )
+    (tmp_path / "data" / "dog" / "notes.txt").write_text("not an image")
+    heard = Heard()
+    train(
+        tmp_path / "data", model="xception", out=tmp_path / "run", watcher=heard, **SMALL | {"batch_size": 4}
+    )
+    assert any(line.startswith("ignored: ") for line in heard.lines), heard.lines
+
+
+def test_a_log_has_lines_and_no_bar(tmp_path: Path) -> None:
+    program = f"import depthwise; print(depthwise.train('digits', model='xception', out='run', **{SMALL!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "test at step " in done.stderr
+    assert done.stdout.startswith("Run('run': ")
+    assert "\x1b" not in done.stderr
+
+
+def test_the_other_commands_in_python(
+    trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = depthwise.evaluate(trained.out, "digits", report=tmp_path / "page.html")
+    assert measured.to_json()["confusion"] == trained.evaluation.to_json()["confusion"]
+    assert measured.loss == pytest.approx(trained.evaluation.loss)
+    assert "page.html" in capsys.readouterr().err
+    compiled = depthwise.compile(trained.out, out=tmp_path / "fast", precision="bf16", data="digits")
+    assert compiled.precision == "bf16"
+    assert compiled.num_images == 360
+    written = depthwise.export(trained.out, out=tmp_path / "network.pt2", format="torch", data="digits")
+    assert written.files == (tmp_path / "network.pt2",)
+    with pytest.raises(DepthwiseError, match="the network knows no class"):
+        depthwise.evaluate(trained.out, "fashion-mnist")
+    with pytest.raises(DepthwiseError, match="--force"):
+        depthwise.compile(trained.out, out=tmp_path / "fast")
