@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from depthwise.data import ArraySplit, Augment, Batch, Batches, FileSplit, Preprocess, Split
+from depthwise.data.dataset import Reader
+from depthwise.data.numbering import joined
 from depthwise.data.pool import _shared
 from depthwise.errors import DepthwiseError
 
@@ -219,6 +222,31 @@ def test_a_batch_without_a_readable_file_is_empty_in_training_and_skipped_in_eva
     assert [tuple(batch.images.shape) for batch in empty] == [(0, 3, 24, 24)] * 4
 
 
+def test_nothing_of_the_length_of_a_set_is_sent_to_a_worker() -> None:
+    n = 100_000
+    paths = tuple(f"class-{index // 1000}/picture-{index}.jpg" for index in range(n))
+    files = FileSplit(paths, torch.zeros(n, dtype=torch.int64), 3, "/nowhere")
+    chosen = joined([files, files])
+    arrays = ArraySplit(torch.zeros(n, 1, 8, 8, dtype=torch.uint8), torch.zeros(n, dtype=torch.int64))
+    for split in (files, chosen, arrays):
+        batches = Batches(
+            split, Preprocess((8, 8), 3), batch_size=32, num_classes=1, augment=Augment(), workers=2
+        )
+        assert len(ForkingPickler.dumps(batches._filler)) < 4_000
+        task = next(batches._tasks(epoch=0, start=1))
+        assert len(ForkingPickler.dumps(task)) < 4_000
+
+
+def test_a_run_of_the_pool_takes_tasks_as_it_has_room_for_them(files: FileSplit, batches: Open) -> None:
+    training = batches(files, Augment(), batch_size=1, workers=2)
+    taken = []
+    tasks = (taken.append(task[1]) or task for task in training._tasks(0, 0))  # type: ignore[func-returns-value]
+    running = training._run_in_pool(tasks)
+    for _ in range(3):
+        next(running)
+    assert len(taken) == 3 + 4  # of 23: two waiting for each of two workers
+
+
 def test_an_epoch_that_was_broken_off_leaves_nothing_behind(files: FileSplit, batches: Open) -> None:
     expected = list(batches(files, Augment()).epoch(4))
     training = batches(files, Augment(), workers=2)
@@ -288,9 +316,17 @@ class Raising:
     """A split with a fault in its code, which is no fault of a file."""
 
     labels = torch.zeros(4, dtype=torch.int64)
+    blocks = (4,)
+
+    @property
+    def reader(self) -> Reader:
+        return self.image
 
     def __len__(self) -> int:
         return 4
+
+    def key(self, index: int) -> int:
+        return index
 
     def image(self, index: int) -> torch.Tensor:
         if index == 2:

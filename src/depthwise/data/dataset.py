@@ -1,8 +1,10 @@
 """What a data set is: named splits of labelled images, with what is known about where they came from."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -19,14 +21,33 @@ class BadImage:
     reason: str
 
 
+Reader = Callable[[Any], Tensor]
+"""From an image's key to uint8 [C, H, W]; raises UnreadableImageError.
+
+It is pickled into each worker process, and a batch's keys are sent there: neither grows with the data set.
+"""
+
+
 class Split(Protocol):
-    """Labelled images in a fixed order."""
+    """Labelled images in a fixed order. There may be any number: only `labels` costs time or memory for all of them."""
 
     @property
     def labels(self) -> Tensor:
         """int64 [n]"""
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """How many images lie in each block, a block being what a reader opens as a whole; (n,) where any image is
+        reached as quickly as the next."""
+
+    @property
+    def reader(self) -> Reader:
+        """What worker processes read images with."""
+
     def __len__(self) -> int: ...
+
+    def key(self, index: int) -> Any:
+        """What `reader` needs to know of an image, light and picklable."""
 
     def image(self, index: int) -> Tensor:
         """uint8 [C, H, W]; raises UnreadableImageError."""
@@ -43,14 +64,41 @@ class ArraySplit:
     labels: Tensor
     prefix: str = "image"
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        return (len(self),)
+
+    @property
+    def reader(self) -> Reader:
+        return partial(_image_of, self.images)  # torch shares its memory with the workers and sends a handle
+
     def __len__(self) -> int:
         return len(self.labels)
+
+    def key(self, index: int) -> int:
+        return index
 
     def image(self, index: int) -> Tensor:
         return self.images[index]
 
     def name(self, index: int) -> str:
         return f"{self.prefix}/{index}"
+
+
+def _image_of(images: Tensor, index: int) -> Tensor:
+    return images[index]
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Decodes files; a key is a path relative to `root`."""
+
+    root: str
+    channels: int
+    decoding: Decoding
+
+    def __call__(self, path: str) -> Tensor:
+        return decode(os.path.join(self.root, path), self.channels, self.decoding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +111,22 @@ class FileSplit:
     root: str = ""
     decoding: Decoding = DEFAULT
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        return (len(self),)
+
+    @property
+    def reader(self) -> FileReader:
+        return FileReader(self.root, self.channels, self.decoding)
+
     def __len__(self) -> int:
         return len(self.paths)
 
+    def key(self, index: int) -> str:
+        return self.paths[index]
+
     def image(self, index: int) -> Tensor:
-        return decode(os.path.join(self.root, self.paths[index]), self.channels, self.decoding)
+        return self.reader(self.paths[index])
 
     def name(self, index: int) -> str:
         return self.paths[index]

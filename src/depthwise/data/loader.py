@@ -1,19 +1,18 @@
-"""In what order images reach the network: batch k of epoch e is a function of (seed, e, k) alone."""
+"""Images as batches: decoded, augmented and normalised, here or in worker processes, with the same bits."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from depthwise.data.dataset import ArraySplit, BadImage, Split
+from depthwise.data.dataset import ArraySplit, BadImage, Reader, Split
 from depthwise.data.image import UnreadableImageError
 from depthwise.data.numbering import with_white_level
+from depthwise.data.order import Order, mix_seed
 from depthwise.data.pool import Pool
 from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import DepthwiseError
@@ -29,11 +28,6 @@ class Batch(NamedTuple):
     images: Tensor
     targets: Tensor
     indices: Tensor
-
-
-def mix_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part and on their order."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
 
 
 @contextmanager
@@ -59,68 +53,56 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """What every batch holds, as far as pixels: all that a worker needs to know."""
+Task = tuple[int, int, list[int], list[Any]]
+"""Epoch, number of the batch, the indices of its images, and the reader's keys for them."""
+Bad = dict[str, list[int]]
+"""Which images of a batch cannot be read, by the reason: an answer of a worker must never fill a pipe."""
 
-    split: Split
+
+@dataclass(frozen=True, eq=False)
+class _Filler:
+    """How batches are made, as far as pixels: all that a worker has, but for the tasks that it is sent.
+
+    arrays: the images of a set in memory, if a batch of them is made at once.
+    """
+
+    reader: Reader
+    arrays: Tensor | None
     preprocess: Preprocess
     augment: Augment | None
-    batch_size: int
     seed: int
 
-    @property
-    def images(self) -> Tensor | None:
-        """The split's images, if a batch of them is made at once: they are of one size, and not changed singly."""
-        if isinstance(self.split, ArraySplit) and not (self.augment and self.augment.per_image):
-            return self.split.images
-        return None
-
-    def indices(self, epoch: int, k: int) -> Tensor:
-        n = len(self.split)
-        order = _shuffled(n, self.seed, epoch) if self.augment else torch.arange(n)
-        return order[k * self.batch_size : (k + 1) * self.batch_size]
-
-    def fill(self, epoch: int, k: int, out: Tensor) -> tuple[list[int], list[BadImage]]:
-        """Writes a batch to the first places of `out`, uint8 [batch_size, h, w, C].
-
-        Returns the indices of the images that are now there, and the files that could not be read.
-        """
-        kept: list[int] = self.indices(epoch, k).tolist()
-        bad: list[BadImage] = []
-        if self.images is not None:
-            out[: len(kept)] = self.preprocess.pixels(self.images[kept]).permute(0, 2, 3, 1)
+    def fill(self, epoch: int, k: int, indices: list[int], keys: list[Any], out: Tensor) -> Bad:
+        """Writes the images that can be read to the first places of `out`, uint8 [batch_size, h, w, C]."""
+        bad: Bad = {}
+        if self.arrays is not None:
+            out[: len(indices)] = self.preprocess.pixels(self.arrays[indices]).permute(0, 2, 3, 1)
         else:
             with seeded(mix_seed(self.seed, epoch, k, "images")):
-                kept, bad = self._fill_singly(kept, out)
-        if self.augment and kept:
-            pixels = out[: len(kept)].permute(0, 3, 1, 2)
+                bad = self._fill_singly(indices, keys, out)
+        num_kept = len(indices) - sum(map(len, bad.values()))
+        if self.augment and num_kept:
+            pixels = out[:num_kept].permute(0, 3, 1, 2)
             generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, k, "batch"))
             changed = self.augment.batch(pixels, self.preprocess, generator)
             if changed is not pixels:
                 pixels.copy_(changed)
-        return kept, bad
+        return bad
 
-    def _fill_singly(self, wanted: list[int], out: Tensor) -> tuple[list[int], list[BadImage]]:
-        kept: list[int] = []
-        bad: list[BadImage] = []
-        for index in wanted:
+    def _fill_singly(self, indices: list[int], keys: list[Any], out: Tensor) -> Bad:
+        num_kept, bad = 0, Bad()
+        for index, key in zip(indices, keys, strict=True):
             try:
-                image = self.split.image(index)
+                image = self.reader(key)
             except UnreadableImageError as error:
-                bad.append(BadImage(self.split.name(index), error.reason))
+                bad.setdefault(error.reason, []).append(index)
                 continue
             ready = (
                 self.augment.image(image, self.preprocess) if self.augment else self.preprocess.pixels(image)
             )
-            out[len(kept)] = ready.permute(1, 2, 0)
-            kept.append(index)
-        return kept, bad
-
-
-@lru_cache(maxsize=2)
-def _shuffled(n: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mix_seed(seed, epoch, "order")))
+            out[num_kept] = ready.permute(1, 2, 0)
+            num_kept += 1
+        return bad
 
 
 class Batches:
@@ -150,22 +132,24 @@ class Batches:
             raise DepthwiseError("color and randaugment are for 1 or 3 channels, not 4: turn them off")
         self.batch_size = batch_size
         self.bad: list[BadImage] = []
-        split = with_white_level(split, preprocess.white_level)
-        self._plan = _Plan(split, preprocess, augment, batch_size, seed)
+        self._split = with_white_level(split, preprocess.white_level)
+        self._order = Order(split.blocks, batch_size, seed if augment else None)
+        singly = augment is not None and augment.per_image
+        arrays = split.images if isinstance(split, ArraySplit) and not singly else None
+        self._filler = _Filler(self._split.reader, arrays, preprocess, augment, seed)
         self._num_classes = num_classes
-        self._workers = workers if self._plan.images is None else 0  # arrays are faster here than sent around
+        self._workers = workers if arrays is None else 0  # arrays are faster here than sent around
         self._pool: Pool | None = None
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        full, rest = divmod(len(self._plan.split), self.batch_size)
-        return full + (rest > 0 and (self._plan.augment is None or full == 0))
+        return len(self._order)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on; only one epoch at a time where there are workers."""
-        tasks = [(epoch, k) for k in range(start, len(self))]
+        tasks = self._tasks(epoch, start)
         for batch in self._run_here(tasks) if self._workers == 0 else self._run_in_pool(tasks):
-            if len(batch.indices) or self._plan.augment:
+            if len(batch.indices) or self._filler.augment:
                 yield batch
 
     def close(self) -> None:
@@ -174,43 +158,47 @@ class Batches:
             self._pool.close()
         self._pool = None
 
-    def _run_here(self, tasks: list[tuple[int, int]]) -> Iterator[Batch]:
+    def _tasks(self, epoch: int, start: int) -> Iterator[Task]:
+        for k in range(start, len(self)):
+            indices = self._order.indices(epoch, k).tolist()
+            yield epoch, k, indices, [self._split.key(index) for index in indices]
+
+    def _run_here(self, tasks: Iterator[Task]) -> Iterator[Batch]:
         place = torch.empty(self._shape, dtype=torch.uint8)
         for task in tasks:
             with one_thread():
-                batch = self._finish(task, self._plan.fill(*task, place), place)
+                batch = self._finish(task, self._filler.fill(*task, place), place)
             yield batch
 
-    def _run_in_pool(self, tasks: list[tuple[int, int]]) -> Iterator[Batch]:
+    def _run_in_pool(self, tasks: Iterator[Task]) -> Iterator[Batch]:
         if self._pool is None or not self._pool.alive:
-            self._pool = Pool(self._plan.fill, self._shape, self._workers)
+            self._pool = Pool(self._filler.fill, self._shape, self._workers)
         return self._pool.run(tasks, self._finish)
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:
-        return (
-            min(self.batch_size, len(self._plan.split)),
-            *self._plan.preprocess.size,
-            self._plan.preprocess.channels,
-        )
+        preprocess = self._filler.preprocess
+        return (min(self.batch_size, len(self._split)), *preprocess.size, preprocess.channels)
 
-    def _finish(
-        self, task: tuple[int, int], filled: tuple[list[int], list[BadImage]], place: Tensor
-    ) -> Batch:
-        kept, bad = filled
-        self.bad += [image for image in bad if image not in self.bad]
+    def _finish(self, task: Task, bad: Bad, place: Tensor) -> Batch:
+        epoch, k, wanted, _ = task
+        lost = {index: reason for reason, indices in bad.items() for index in indices}
+        for index in filter(lost.__contains__, wanted):
+            image = BadImage(self._split.name(index), lost[index])
+            self.bad += [image] if image not in self.bad else []
+        kept = [index for index in wanted if index not in lost]
         indices = torch.tensor(kept, dtype=torch.int64)
-        images = self._plan.preprocess.normalise(place[: len(kept)].permute(0, 3, 1, 2))
-        targets = self._plan.split.labels[indices]
+        images = self._filler.preprocess.normalise(place[: len(kept)].permute(0, 3, 1, 2))
+        targets = self._split.labels[indices]
         mixers = self._mixers() if kept else []
         if mixers:
-            with seeded(mix_seed(self._plan.seed, *task, "mix")):
+            with seeded(mix_seed(self._filler.seed, epoch, k, "mix")):
                 images, targets = v2.RandomChoice(mixers)(images, targets)
             images = images.contiguous(memory_format=torch.channels_last)
         return Batch(images, targets, indices)
 
     def _mixers(self) -> list[v2.Transform]:
-        augment, num_classes = self._plan.augment, self._num_classes
+        augment, num_classes = self._filler.augment, self._num_classes
         mixers: list[v2.Transform] = []
         if augment and augment.mixup > 0:
             mixers.append(v2.MixUp(alpha=augment.mixup, num_classes=num_classes))

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from depthwise.data.dataset import Dataset, FileSplit, Split
+from depthwise.data.dataset import Dataset, FileSplit, Reader, Split
 from depthwise.data.names import composed, some
 from depthwise.errors import DepthwiseError
 
@@ -20,8 +21,20 @@ class Chosen:
     places: tuple[tuple[int, int], ...]
     labels: Tensor
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        return (len(self),)
+
+    @property
+    def reader(self) -> Reader:
+        return partial(_read, tuple(split.reader for split in self.splits))
+
     def __len__(self) -> int:
         return len(self.places)
+
+    def key(self, index: int) -> tuple[int, Any]:
+        number, place = self.places[index]
+        return number, self.splits[number].key(place)
 
     def image(self, index: int) -> Tensor:
         number, place = self.places[index]
@@ -30,6 +43,11 @@ class Chosen:
     def name(self, index: int) -> str:
         number, place = self.places[index]
         return self.splits[number].name(place)
+
+
+def _read(readers: Sequence[Reader], key: tuple[int, Any]) -> Tensor:
+    number, of_split = key
+    return readers[number](of_split)
 
 
 def numbers(classes: Sequence[str], known: Sequence[str]) -> Tensor:

@@ -9,8 +9,9 @@ import os
 import signal
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count, islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
@@ -42,7 +43,7 @@ class Pool:
 
     def __init__(self, fill: Fill, shape: Sequence[int], workers: int) -> None:
         self._places = _shared((_TASKS_A_WORKER * workers, *shape))
-        self._awaited: deque[int] = deque()
+        self._awaited: deque[tuple[int, Task]] = deque()
         self._connections: list[Connection] = []
         self._processes = []
         _require_files(workers)
@@ -63,22 +64,24 @@ class Pool:
                 f"{workers} data workers cannot be started ({reason}): use fewer, or --workers 0 to decode here"
             ) from None
 
-    def run(self, tasks: Sequence[Task], finish: Callable[[Task, Any, Tensor], Any]) -> Iterator[Any]:
+    def run(self, tasks: Iterable[Task], finish: Callable[[Task, Any, Tensor], Any]) -> Iterator[Any]:
         """finish(task, answer, place) of each task in order; `finish` must leave nothing in `place`.
 
-        Only one run is under way at a time: a new one drops what is left of the last. Raises DepthwiseError if a
-        worker dies.
+        A task is taken from `tasks` when there is a place for it. Only one run is under way at a time: a new one drops
+        what is left of the last. Raises DepthwiseError if a worker dies.
         """
         try:
             while self._awaited:  # what an abandoned run had asked for
                 self._answer()
-            for number, task in enumerate(tasks[: len(self._places)]):
+            following = enumerate(tasks)
+            for number, task in islice(following, len(self._places)):
                 self._ask(number, task)
-            for number, task in enumerate(tasks):
-                result = finish(task, self._answer(), self._places[number % len(self._places)])
-                following = number + len(self._places)
-                if following < len(tasks):
-                    self._ask(following, tasks[following])
+            for number in count():
+                if not self._awaited:
+                    return
+                result = finish(*self._answer(), self._places[number % len(self._places)])
+                for later, task in islice(following, 1):
+                    self._ask(later, task)
                 yield result
         except GeneratorExit:
             raise
@@ -102,15 +105,15 @@ class Pool:
 
     def _ask(self, number: int, task: Task) -> None:
         worker = number % len(self._processes)
-        self._awaited.append(worker)
+        self._awaited.append((worker, task))
         try:
             self._connections[worker].send((number % len(self._places), task))
         except OSError:
             self._fail(worker)
 
-    def _answer(self) -> Any:
-        """Of the task asked for longest ago: a worker answers its tasks in order."""
-        worker = self._awaited.popleft()
+    def _answer(self) -> tuple[Task, Any]:
+        """The task asked for longest ago, and what came of it: a worker answers its tasks in order."""
+        worker, task = self._awaited.popleft()
         connection, process = self._connections[worker], self._processes[worker]
         if connection not in wait([connection, process.sentinel]):
             self._fail(worker)
@@ -120,7 +123,7 @@ class Pool:
             self._fail(worker)
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return task, answer
 
     def _fail(self, worker: int) -> NoReturn:
         process = self._processes[worker]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depthwise.data.loader import Batch, Batches, mix_seed
+from depthwise.data.loader import Batch, Batches
+from depthwise.data.order import mix_seed
 from depthwise.data.sources.open import Dataset, Split
 from depthwise.errors import DepthwiseError
 from depthwise.train.average import PolyakAverage
