@@ -421,15 +421,18 @@ def test_a_harmless_oddity_does_not_hide_that_a_jpeg_is_cut() -> None:
         decode(odd[: len(odd) * 2 // 3])
 
 
+def with_tag(data: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF with another value of one of its numbers."""
+    fields = (struct.pack("<HHI", tag, kind, 1) for kind in (3, 4))
+    at = next(data.index(field) for field in fields if field in data) + 8
+    return data[:at] + struct.pack("<I", value) + data[at + 4 :]
+
+
 @pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}], ids=["raw", "lzw"])
 @pytest.mark.parametrize("tag", [256, 257], ids=["width", "height"])
 def test_a_tiff_whose_strips_do_not_cover_it_lacks_pixels(tag: int, options: dict[str, str]) -> None:
     whole = encoded(Image.fromarray(noise(0, 40, 50, 3)), "TIFF", **options)
-    at = (
-        next(whole.index(field) for kind in (3, 4) if (field := struct.pack("<HHI", tag, kind, 1)) in whole)
-        + 8
-    )
-    data = whole[:at] + struct.pack("<I", 400) + whole[at + 4 :]
+    data = with_tag(whole, tag, 400)
     with pytest.raises(UnreadableImageError, match="--allow-truncated"):
         decode(data)
     seen = decode(data, decoding=TAKEN)
@@ -559,3 +562,14 @@ def test_the_range_of_16_bits_is_told() -> None:
 def test_a_white_level_has_bounds(white: object) -> None:
     with pytest.raises(UsageError, match="white_level"):
         Decoding(white_level=white)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("white", [65535, 4095])
+def test_a_16_bit_tiff_in_which_0_is_white(white: int) -> None:
+    grey = (np.arange(12, dtype=np.uint16) * (white // 12)).reshape(3, 4)
+    decoding = Decoding(white_level=white)
+    plain = encoded(Image.fromarray(grey), "TIFF")
+    data = with_tag(plain, 262, 0)
+    assert torch.equal(decode(data, decoding=decoding), 255 - decode(plain, decoding=decoding))
+    eight = encoded(Image.fromarray((grey >> 8).astype(np.uint8)), "TIFF")
+    assert torch.equal(decode(with_tag(eight, 262, 0)), 255 - decode(eight))

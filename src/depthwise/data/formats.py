@@ -48,7 +48,7 @@ _DECODER_BYTES = {"WEBP": 13.0, "AVIF": 12.0, "HEIF": 8.0}
 _ROW_BYTES = 12
 """Of Pillow's for each row, which count where rows are of a pixel or two."""
 
-_SIZE, _BITS, _PLANAR = (256, 257), 258, 284  # tags of TIFF 6.0
+_SIZE, _BITS, _PHOTOMETRIC, _PLANAR = (256, 257), 258, 262, 284  # tags of TIFF 6.0
 
 _DECODER_SAYS = ("decoder error", "when reading image file")
 
@@ -112,6 +112,12 @@ def has_deep_planes(image: Image.Image) -> bool:
     """Whether an opened image is a TIFF with 16 bits a sample, whose bands lie one after the other."""
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     return len(image.getbands()) > 1 and tags.get(_PLANAR) == 2 and tags.get(_BITS, (8,))[0] == 16
+
+
+def has_deep_white_at_0(image: Image.Image) -> bool:
+    """Whether it is a TIFF with 16 bits a sample in which 0 is white; Pillow inverts only those with fewer bits."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    return image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0
 
 
 def _leave_planes_to_libtiff(image: Image.Image) -> None:

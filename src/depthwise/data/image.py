@@ -25,6 +25,7 @@ from depthwise.data.formats import (
     UnknownFormatError,
     bytes_a_pixel,
     check_format,
+    has_deep_white_at_0,
     load_image,
     open_image,
     without_strips,
@@ -303,7 +304,7 @@ def _converted(
     low: LowBytes | None = None,
 ) -> tuple[Tensor, tuple[int, int] | None]:
     """The upright pixels of a loaded image, and the lowest and highest value of colours of 16 bits."""
-    grey = image.mode in _GREY_MODES
+    grey, inverted = image.mode in _GREY_MODES, has_deep_white_at_0(image)
     span: list[int] = []
     seen = np.empty(0)
     for box in _bands(image):
@@ -312,6 +313,8 @@ def _converted(
             values = low.join(part, box)
             span += [int(values.min()), int(values.max())]
             part[..., :3] = to_eight_bits(values, white)
+        if inverted:
+            part = 255 - part
         pixels = own_or_asked(_from_array(part), grey, channels).permute(1, 2, 0).numpy()
         if not seen.size:
             whole = np.broadcast_to(pixels[:1, :1], (image.height, image.width, pixels.shape[2]))
