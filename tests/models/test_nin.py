@@ -93,14 +93,6 @@ def test_pooled_features_and_maps() -> None:
     torch.testing.assert_close(network.pooled(x), features["stride32"].mean((2, 3)))
 
 
-@pytest.mark.parametrize("builder", [nin, nin_maxout])
-@pytest.mark.parametrize("size", [(4, 4), (16, 16), (24, 24), (28, 28), (17, 40)])
-def test_small_pictures_of_any_shape(builder: Callable[..., Network], size: tuple[int, int]) -> None:
-    network = small(builder)
-    assert (network.min_size, network.input_size) == (4, 32)
-    assert network(torch.randn(2, 1, *size)).shape == (2, 10)
-
-
 def test_min_size_is_the_smallest_that_works() -> None:
     network = nin(10, width=0.125).eval()
     assert network.min_size == 39
@@ -109,39 +101,6 @@ def test_min_size_is_the_smallest_that_works() -> None:
         network(torch.zeros(1, 3, 38, 40))
     with pytest.raises(RuntimeError):
         network.stages(torch.zeros(1, 3, 38, 38))
-
-
-@pytest.mark.parametrize("builder", [nin, nin_maxout])
-def test_gradients_reach_every_parameter(builder: Callable[..., Network]) -> None:
-    network = small(builder)
-    nn.functional.cross_entropy(network(torch.randn(16, 1, 32, 32)), torch.arange(16) % 10).backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
-
-
-@pytest.mark.parametrize("builder", [nin, nin_maxout])
-def test_dropout_configured_is_dropout_applied(builder: Callable[..., Network]) -> None:
-    network = small(builder, dropout=0.25)
-    dropped = []
-    (layer,) = [module for module in network.modules() if isinstance(module, nn.Dropout) and module.p]
-    layer.register_forward_hook(
-        lambda _, inputs, output: dropped.append((output == 0)[inputs[0] != 0].float().mean().item())
-    )
-    x = torch.randn(16, 1, 16, 16)
-    network.train()(x)
-    network.eval()(x)
-    assert dropped == [pytest.approx(0.25, abs=0.05), 0]
-
-
-@pytest.mark.parametrize("builder", [nin, nin_maxout])
-def test_one_graph_for_compile_and_export(builder: Callable[..., Network]) -> None:
-    network = small(builder).eval()
-    x = torch.randn(2, 1, 20, 20)
-    expected = network(x)
-    compiled = torch.compile(network, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), expected)
-    torch.testing.assert_close(torch.export.export(network, (x,)).module()(x), expected)
 
 
 def test_errors_name_the_value() -> None:

@@ -1,32 +1,17 @@
-"""What walks a network's graph, recomputes parts of it or draws lots in it, on every network of the catalogue."""
+"""What traces a network or computes parts of it again, on every network of the catalogue."""
 
 import copy
-import inspect
 from typing import Any
 
 import pytest
 import torch
 from tests.conftest import using
+from tests.models.networks import VARIANTS, narrow, outputs
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from depthwise.errors import DepthwiseError
-from depthwise.models import create_model, list_models
-from depthwise.models.catalogue import CATALOGUE
-
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in list_models()),
-    ("inception_v1", {"aux": True}),
-    ("inception_v2", {"aux": True}),
-    ("inception_v3", {"aux": True, "count_padding": False}),
-    *(("xception", {"conv": conv}) for conv in ("regular", "segments-4", "separable-relu", "towers-4")),
-    ("xception", {"stem": "small", "residual": False}),
-]
-
-
-def network(name: str, **arguments: Any) -> nn.Module:
-    torch.manual_seed(0)
-    return create_model(name, num_classes=5, **{"width": 0.125, **arguments})
+from depthwise.models import list_models
 
 
 def images(module: Any, batch: int = 2) -> Tensor:
@@ -36,13 +21,9 @@ def images(module: Any, batch: int = 2) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def outputs(result: Any) -> tuple[Tensor, ...]:
-    return result if isinstance(result, tuple) else (result,)
-
-
 @pytest.mark.parametrize(("name", "arguments"), VARIANTS, ids=str)
 def test_a_symbolic_trace_computes_the_same(name: str, arguments: dict[str, Any]) -> None:
-    module = network(name, **arguments).eval()
+    module = narrow(name, **arguments).eval()
     graph = torch.fx.symbolic_trace(module)
     with torch.no_grad():
         for x in (images(module), images(module, 1)[..., :-5].contiguous()):
@@ -55,7 +36,7 @@ def test_a_symbolic_trace_computes_the_same(name: str, arguments: dict[str, Any]
     ids=str,
 )
 def test_a_symbolic_trace_of_training_computes_the_same(name: str, arguments: dict[str, Any]) -> None:
-    module = network(name, dropout=0.0, **arguments).train()
+    module = narrow(name, dropout=0.0, **arguments).train()
     graph = torch.fx.symbolic_trace(copy.deepcopy(module))
     x = images(module, 4)
     # The graph runs norm and ReLU one after another, the network in one pass where the kernels are.
@@ -70,7 +51,7 @@ def test_a_symbolic_trace_of_training_computes_the_same(name: str, arguments: di
     ("name", "arguments"), [*((name, {}) for name in list_models()), ("inception_v2", {"aux": True})], ids=str
 )
 def test_torchvision_extracts_the_maps_of_every_stride(name: str, arguments: dict[str, Any]) -> None:
-    module: Any = network(name, **arguments).eval()
+    module: Any = narrow(name, **arguments).eval()
     stages = {f"stages.{stage.name}": stride for stride, stage in module._last_of.items()}
     extractor = create_feature_extractor(module, stages)
     with torch.no_grad():
@@ -107,7 +88,7 @@ CHECKPOINTED: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "arguments"), CHECKPOINTED, ids=str)
 def test_checkpointing_keeps_less_and_changes_no_bit(name: str, arguments: dict[str, Any]) -> None:
-    plain: Any = network(name, **arguments).train().to(memory_format=torch.channels_last)
+    plain: Any = narrow(name, **arguments).train().to(memory_format=torch.channels_last)
     saving: Any = copy.deepcopy(plain)
     saving.set_grad_checkpointing()
     (most, drawn), (less, drawn_too) = (step(module, images(plain)) for module in (plain, saving))
@@ -126,8 +107,8 @@ def test_checkpointing_keeps_less_and_changes_no_bit(name: str, arguments: dict[
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_checkpointing_in_any_layout_and_precision(layout: torch.memory_format, dtype: torch.dtype) -> None:
-    plain: Any = network("nin", dropout=0.5).train()
-    for module in (plain, network("xception").train()):
+    plain: Any = narrow("nin", dropout=0.5).train()
+    for module in (plain, narrow("xception").train()):
         module.to(memory_format=layout)
         saving: Any = copy.deepcopy(module)
         saving.set_grad_checkpointing()
@@ -140,7 +121,7 @@ def test_checkpointing_in_any_layout_and_precision(layout: torch.memory_format, 
 
 
 def test_checkpointing_leaves_evaluation_features_and_traces_alone() -> None:
-    module: Any = network("xception").eval()
+    module: Any = narrow("xception").eval()
     x = images(module)
     expected, maps = module(x), module.features(x)
     module.set_grad_checkpointing()
@@ -149,40 +130,14 @@ def test_checkpointing_leaves_evaluation_features_and_traces_alone() -> None:
         assert torch.equal(torch.fx.symbolic_trace(module)(x), expected)
         assert torch.equal(torch.export.export(module, (x,)).module()(x), expected)
     assert all(torch.equal(module.features(x)[stride], maps[stride]) for stride in maps)
-    assert list(module.state_dict()) == list(network("xception").state_dict())
+    assert list(module.state_dict()) == list(narrow("xception").state_dict())
 
 
 def test_scripting_says_what_to_use_instead() -> None:
-    module = network("xception").eval()
+    module = narrow("xception").eval()
     x = images(module)
     for whole in (module, nn.Sequential(module, nn.Softmax(1))):
         with pytest.raises(DepthwiseError, match=r"use torch\.jit\.trace, torch\.export or depthwise export"):
             torch.jit.script(whole)
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.trace(module, x)(x), module(x))
-
-
-WITH_DROPOUT = [
-    name for name in list_models() if "dropout" in inspect.signature(CATALOGUE[name].builder).parameters
-]
-
-
-@pytest.mark.parametrize("name", WITH_DROPOUT)
-def test_dropout_has_an_effect_where_a_network_takes_it(name: str) -> None:
-    def spread(dropout: float) -> float:
-        """How far apart two draws are, relative to the answer without dropout, all by the batch's own statistics."""
-        module = network(name, dropout=dropout, width=0.25).eval()
-        x = images(module)
-        for part in module.modules():
-            part.training = isinstance(part, nn.BatchNorm2d)
-        with torch.no_grad():
-            plain = module(x)
-            assert torch.equal(module(x), plain)
-            module.train()
-            return float((module(x) - module(x)).norm() / plain.norm())
-
-    torch.manual_seed(5)
-    assert spread(0.0) == 0
-    some, more = spread(0.2), spread(0.8)
-    assert some > 0.05
-    assert more > 1.5 * some

@@ -68,13 +68,6 @@ def test_feature_maps_are_those_before_each_pooling() -> None:
     torch.testing.assert_close(network.classifier(network.pooled(x)), network(x))
 
 
-@pytest.mark.parametrize("size", [(16, 16), (24, 24), (28, 28), (17, 40)])
-def test_small_pictures_of_any_shape(size: tuple[int, int]) -> None:
-    network = small()
-    assert (network.min_size, network.input_size) == (16, 32)
-    assert network(torch.randn(2, 1, *size)).shape == (2, 10)
-
-
 def test_min_size() -> None:
     network = vgg16(10, width=0.125, hidden=(8,)).eval()
     assert network.min_size == 32
@@ -83,46 +76,10 @@ def test_min_size() -> None:
         network(torch.zeros(1, 3, 31, 40))
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_gradients_reach_every_parameter(batch_norm: bool) -> None:
-    network = small(batch_norm=batch_norm)
-    nn.functional.cross_entropy(network(torch.randn(16, 1, 32, 32)), torch.arange(16) % 10).backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
-
-
 def test_the_signal_keeps_its_size_without_batch_norm() -> None:
     for width in (0.25, 1.0):
         pooled = small(width=width).eval().pooled(torch.randn(8, 1, 32, 32))
         assert 0.1 < pooled.square().mean().sqrt() < 10
-
-
-def test_dropout_configured_is_dropout_applied() -> None:
-    network = small(dropout=0.25, width=0.5)
-    dropped = []
-
-    def watch(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        dropped.append((output == 0)[inputs[0] != 0].float().mean().item())
-
-    layers = [module for module in network.modules() if isinstance(module, nn.Dropout)]
-    assert len(layers) == 2
-    for layer in layers:
-        layer.register_forward_hook(watch)
-    x = torch.randn(16, 1, 16, 16)
-    network.train()(x)
-    assert dropped == pytest.approx([0.25, 0.25], abs=0.05)
-    network.eval()(x)
-    assert dropped[2:] == [0, 0]
-
-
-def test_one_graph_for_compile_and_export() -> None:
-    network = small(batch_norm=True).eval()
-    x = torch.randn(2, 1, 20, 20)
-    expected = network(x)
-    compiled = torch.compile(network, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), expected)
-    torch.testing.assert_close(torch.export.export(network, (x,)).module()(x), expected)
 
 
 def test_errors_name_the_value() -> None:
