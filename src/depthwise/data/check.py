@@ -1,10 +1,10 @@
 """Looking a data set over before it is trained on: what is wrong with it, what is in it, what it looks like."""
 
-import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -15,14 +15,13 @@ from depthwise.data.dataset import BadImage, Dataset, Deep, Split, require_train
 from depthwise.data.deep import WHITE
 from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, to_channels
 from depthwise.data.names import natural_key, shortened
-from depthwise.data.repeated import Group, Placed, repeated
-from depthwise.data.sources.folder import MAX_BAD_FRACTION, Looked, TooManyUnreadableError, build, look_at
-from depthwise.data.sources.listing import ignored_kinds
-from depthwise.data.sources.open import open_built_in
-from depthwise.data.sources.verify import Fact, Progress
+from depthwise.data.repeated import Group, repeated
+from depthwise.data.sources.folder import MAX_BAD_FRACTION, TooManyUnreadableError
+from depthwise.data.sources.open import open_source
+from depthwise.data.sources.source import Seen, Strays
+from depthwise.data.sources.verify import Progress
 from depthwise.data.spread import evenly
 from depthwise.errors import DepthwiseError
-from depthwise.places import locate
 
 UNEVEN = 10
 """Times the images of the smallest class that the largest has, from which on that is worth a word."""
@@ -125,17 +124,17 @@ def check(
         fingerprint=look.dataset.fingerprint if look.dataset else None,
         error=_text(look.error),
         counts=counts,
-        unreadable=tuple(look.bad),
+        unreadable=tuple(look.strays.bad),
         duplicates=_names(found.duplicates),
         conflicts=_names(found.conflicts),
         leaks=_names(found.leaks),
         widths=_range(image.width for image in look.images),
         heights=_range(image.height for image in look.images),
         modes=dict(Counter(image.mode for image in look.images).most_common()),
-        ignored=look.ignored,
-        ignored_kinds=look.ignored_kinds,
-        notes=(*look.notes, *_about_balance(counts, look.dataset)),
-        deep=look.deep,
+        ignored=look.strays.ignored,
+        ignored_kinds=look.strays.ignored_kinds,
+        notes=(*look.strays.notes, *_about_balance(counts, look.dataset)),
+        deep=look.strays.deep,
         white_level=decoding.white_level,
     )
 
@@ -169,9 +168,9 @@ def stats(
         mean=mean,
         std=std,
         measured=measured,
-        unreadable=len(look.bad),
-        notes=(*look.notes, *_about_balance(counts, look.dataset)),
-        deep=look.deep,
+        unreadable=len(look.strays.bad),
+        notes=(*look.strays.notes, *_about_balance(counts, look.dataset)),
+        deep=look.strays.deep,
         white_level=decoding.white_level,
     )
 
@@ -215,24 +214,11 @@ def _text(error: DepthwiseError | None) -> str | None:
     return error.rule if isinstance(error, TooManyUnreadableError) else str(error) if error else None
 
 
-class _Image(NamedTuple):
-    """An image that was looked at."""
-
-    placed: Placed
-    width: int
-    height: int
-    mode: str
-
-
 class _Look(NamedTuple):
     dataset: Dataset | None
     error: DepthwiseError | None
-    images: list[_Image]
-    bad: Sequence[BadImage] = ()
-    ignored: tuple[str, ...] = ()
-    ignored_kinds: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    deep: Deep | None = None
+    images: list[Seen]
+    strays: Strays
 
 
 def _look(
@@ -246,31 +232,19 @@ def _look(
     afresh: bool = False,
     decoding: Decoding,
 ) -> _Look:
-    folder = locate(spec)
-    if folder is None:
-        dataset = open_built_in(spec, None)
-        return _Look(dataset, None, list(_images_of_arrays(dataset)), notes=dataset.notes)
-    looked = look_at(
-        folder, nested=nested, workers=workers, progress=progress, afresh=afresh, decoding=decoding
+    source = open_source(
+        spec, workers=workers, progress=progress, nested=nested, afresh=afresh, decoding=decoding
     )
-    listing, facts, bad = looked.listing, looked.facts, looked.bad
-    if not facts:
-        raise DepthwiseError(
-            f"none of the {len(bad)} images in {folder} can be read (the first: {bad[0].reason})"
-        )
-    strays = (bad, tuple(stray.path for stray in listing.ignored), ignored_kinds(listing.ignored))
     try:
-        dataset = build(looked, seed=seed, max_bad=max_bad)
+        dataset = source.dataset(seed=seed, max_bad=max_bad)
     except DepthwiseError as error:
-        return _Look(None, error, list(_images_as_listed(looked)), *strays, listing.notes, looked.deep)
-    return _Look(
-        dataset,
-        _untrainable(dataset),
-        list(_images_of_files(dataset, facts)),
-        *strays,
-        dataset.notes,
-        looked.deep,
-    )
+        if not (images := list(source.seen(None))):
+            bad = source.strays.bad
+            raise DepthwiseError(
+                f"none of the {len(bad)} images in {Path(spec)} can be read (the first: {bad[0].reason})"
+            ) from None
+        return _Look(None, error, images, source.strays)
+    return _Look(dataset, _untrainable(dataset), list(source.seen(dataset)), Strays.of(dataset))
 
 
 def _untrainable(dataset: Dataset) -> DepthwiseError | None:
@@ -281,42 +255,11 @@ def _untrainable(dataset: Dataset) -> DepthwiseError | None:
     return None
 
 
-def _images_of_arrays(dataset: Dataset) -> Iterator[_Image]:
-    for part, label, index, split in _members(dataset):
-        pixels = split.image(index)
-        content = hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
-        placed = Placed(part, label, split.name(index), content)
-        yield _Image(placed, pixels.shape[2], pixels.shape[1], "array")
-
-
-def _images_of_files(dataset: Dataset, facts: dict[str, Fact]) -> Iterator[_Image]:
-    for part, label, index, split in _members(dataset):
-        yield _image_of_file(part, label, split.name(index), facts[split.name(index)])
-
-
-def _images_as_listed(looked: Looked) -> Iterator[_Image]:
-    listing, facts, *_ = looked
-    for part, classes in listing.parts.items():
-        for label, names in classes.items():
-            yield from (_image_of_file(part, label, name, facts[name]) for name in names if name in facts)
-
-
-def _image_of_file(part: str, label: str, name: str, fact: Fact) -> _Image:
-    placed = Placed(part, label, name, fact.sha256)
-    return _Image(placed, fact.width, fact.height, f"{fact.format} {fact.mode}")
-
-
-def _members(dataset: Dataset) -> Iterator[tuple[str, str, int, Split]]:
-    for part, split in dataset.splits.items():
-        for index, label in enumerate(split.labels.tolist()):
-            yield part, dataset.classes[label], index, split
-
-
 def _names(groups: Iterable[Group]) -> tuple[Names, ...]:
     return tuple(tuple(image.name for image in group) for group in groups)
 
 
-def _counts(images: Iterable[_Image]) -> dict[str, dict[str, int]]:
+def _counts(images: Iterable[Seen]) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = defaultdict(Counter)
     for image in images:
         counts[image.placed.part][image.placed.label] += 1

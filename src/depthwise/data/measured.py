@@ -15,11 +15,9 @@ from depthwise.data.dataset import Dataset, Split
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import some
 from depthwise.data.numbering import joined, numbered, numbers
-from depthwise.data.sources.folder import build, look_at
-from depthwise.data.sources.open import check_channels, open_built_in
+from depthwise.data.sources.open import open_source
 from depthwise.data.sources.verify import Progress
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.places import locate
 from depthwise.words import number_of
 
 ALL = "all"
@@ -66,7 +64,7 @@ class Measured:
 
 
 def open_measured(
-    spec: str | os.PathLike[str],
+    spec: str | os.PathLike[str] | Dataset,
     network: Network,
     part: str | None = None,
     *,
@@ -83,21 +81,16 @@ def open_measured(
     a part that is not there, DepthwiseError for classes that the network does not know, unless `ignore_unknown` leaves
     their images out.
     """
-    check_channels(channels)
-    folder = locate(spec)
-    if folder is None:
-        dataset = open_built_in(os.fspath(spec), channels)
-        trained_on = network.fingerprint == dataset.fingerprint
-    else:
-        looked = look_at(
-            folder,
-            nested=nested or network.nested,
-            workers=workers,
-            progress=progress,
-            decoding=decoding,
-        )
-        trained_on = network.fingerprint in looked.fingerprints()
-        dataset = build(looked, seed=network.seed, channels=channels, max_bad=1.0, whole=not trained_on)
+    source = open_source(
+        spec,
+        channels=channels,
+        workers=workers,
+        progress=progress,
+        nested=nested or network.nested,
+        decoding=decoding,
+    )
+    trained_on = network.fingerprint in source.fingerprints
+    dataset = source.dataset(seed=network.seed, max_bad=1.0, whole=not trained_on)
     name = _choice(dataset, part)
     split = joined(list(dataset.splits.values())) if name == ALL else dataset.splits[name]
     places = numbers(dataset.classes, network.classes)

@@ -13,12 +13,12 @@ from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import composed, some
 from depthwise.data.repeated import Placed, repeated, told
 from depthwise.data.sources.listing import Listing, ignored_kinds, list_folder
+from depthwise.data.sources.source import MAX_BAD_FRACTION, Seen, Strays, members
 from depthwise.data.sources.verify import Fact, Progress, verify
 from depthwise.errors import DepthwiseError
 from depthwise.words import number_of, quote_path
 
 VAL_FRACTION = 0.2
-MAX_BAD_FRACTION = 0.01
 
 Parts = dict[str, dict[str, list[str]]]
 """Files by part and class."""
@@ -43,9 +43,9 @@ class TooManyUnreadableError(DepthwiseError):
 
 
 class Looked(NamedTuple):
-    """A folder that was looked over; num_trusted: facts that were remembered, see `verify`.
+    """A `Source`: a folder that was looked over. num_trusted: facts that were remembered, see `verify`.
 
-    decoding: how files were read.
+    decoding: how files were read. channels: that images are to have, None for what suits them.
     """
 
     listing: Listing
@@ -53,6 +53,7 @@ class Looked(NamedTuple):
     bad: Sequence[BadImage]
     num_trusted: int = 0
     decoding: Decoding = DEFAULT
+    channels: int | None = None
 
     @property
     def deep(self) -> Deep | None:
@@ -66,9 +67,32 @@ class Looked(NamedTuple):
             Deep(len(spans), min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
         )
 
+    @property
     def fingerprints(self) -> tuple[str, str]:
         """SHA-256 of names and contents: with composed names, and with those on the disk as older runs have it."""
         return _fingerprint(self.facts, composed), _fingerprint(self.facts, str)
+
+    @property
+    def strays(self) -> Strays:
+        ignored = self.listing.ignored
+        paths = tuple(stray.path for stray in ignored)
+        return Strays(tuple(self.bad), paths, ignored_kinds(ignored), self.listing.notes, self.deep)
+
+    def dataset(self, *, seed: int = 0, max_bad: float = MAX_BAD_FRACTION, whole: bool = False) -> Dataset:
+        return build(self, seed=seed, max_bad=max_bad, whole=whole)
+
+    def seen(self, dataset: Dataset | None) -> Iterator[Seen]:
+        placed = self._as_listed() if dataset is None else _named(dataset)
+        for part, label, name in placed:
+            fact = self.facts[name]
+            yield Seen(
+                Placed(part, label, name, fact.sha256), fact.width, fact.height, f"{fact.format} {fact.mode}"
+            )
+
+    def _as_listed(self) -> Iterator[tuple[str, str, str]]:
+        for part, by_class in _readable(self.listing.parts, self.facts).items():
+            for label, names in by_class.items():
+                yield from ((part, label, name) for name in names)
 
 
 def look_at(
@@ -79,19 +103,19 @@ def look_at(
     progress: Progress | None = None,
     afresh: bool = False,
     decoding: Decoding = DEFAULT,
+    channels: int | None = None,
 ) -> Looked:
     """Lists the folder `root` and verifies its images; raises a DepthwiseError about what lies where."""
     listing = list_folder(root, nested=nested)
     names = listing.names()
     verified = verify(root, names, workers=workers, progress=progress, decoding=decoding, afresh=afresh)
-    return Looked(listing, *verified, decoding)
+    return Looked(listing, *verified, decoding, channels)
 
 
 def build(
     looked: Looked,
     *,
     seed: int = 0,
-    channels: int | None = None,
     max_bad: float = MAX_BAD_FRACTION,
     whole: bool = False,
 ) -> Dataset:
@@ -123,9 +147,8 @@ def build(
     if not whole:
         notes += _lacking(parts, classes)
     kept = [name for by_class in parts.values() for names in by_class.values() for name in names]
-    if channels is None:
-        channels = 1 if all(facts[name].channels == 1 for name in kept) else 3
-    fingerprint, earlier = looked.fingerprints()
+    channels = looked.channels or (1 if all(facts[name].channels == 1 for name in kept) else 3)
+    fingerprint, earlier = looked.fingerprints
     return Dataset(
         name=listing.root.resolve().name,
         classes=tuple(classes),
@@ -148,6 +171,11 @@ def build(
         deep=looked.deep,
         decoding=looked.decoding,
     )
+
+
+def _named(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
+    for part, label, index, split in members(dataset):
+        yield part, label, split.name(index)
 
 
 def _check_command(listing: Listing) -> str:

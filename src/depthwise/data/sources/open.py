@@ -1,4 +1,4 @@
-"""A data set from what a person calls it: a built-in set's name, or a folder."""
+"""A data set from what a person calls it: the one place that tells kinds of sources apart."""
 
 import os
 from dataclasses import replace
@@ -15,7 +15,8 @@ from depthwise.data.dataset import (
 from depthwise.data.formats import IMAGE_SUFFIXES
 from depthwise.data.image import CHANNELS, DEFAULT, Decoding
 from depthwise.data.sources.arrays import open_arrays
-from depthwise.data.sources.folder import MAX_BAD_FRACTION, TooManyUnreadableError, build, look_at
+from depthwise.data.sources.folder import TooManyUnreadableError, look_at
+from depthwise.data.sources.source import MAX_BAD_FRACTION, Ready, Source
 from depthwise.data.sources.verify import Progress
 from depthwise.errors import DepthwiseError
 from depthwise.places import locate, name_note
@@ -35,7 +36,7 @@ __all__ = [
 
 
 def open_dataset(
-    spec: str | os.PathLike[str],
+    spec: str | os.PathLike[str] | Dataset,
     *,
     seed: int = 0,
     channels: int | None = None,
@@ -48,6 +49,8 @@ def open_dataset(
 ) -> Dataset:
     """The data set `spec`: one of ARRAY_SETS, or a folder of CLASS/IMAGE with or without train, val, test above.
 
+    A Dataset that is made already is taken as it is.
+
     seed: divides a folder that is not (80/20, every class alike). channels: 1, 3 or 4, None for the set's own.
     Every file is decoded once, by `workers` threads, and remembered; `progress` is told (done, all) meanwhile. What
     cannot be decoded is left out and named in `Dataset.bad`, up to the fraction `max_bad` of all files. nested: every
@@ -57,22 +60,37 @@ def open_dataset(
     Raises DepthwiseError: no such set or folder, no images, one class, a class without training images, or more
     than `max_bad` of the files unreadable (TooManyUnreadableError, whose `bad` lists them).
     """
-    check_channels(channels)
-    folder = locate(spec)
-    if folder is None:
-        return open_built_in(os.fspath(spec), channels)
-    looked = look_at(folder, nested=nested, workers=workers, progress=progress, decoding=decoding)
-    return build(looked, seed=seed, channels=channels, max_bad=max_bad, whole=whole)
+    source = open_source(
+        spec, channels=channels, workers=workers, progress=progress, nested=nested, decoding=decoding
+    )
+    return source.dataset(seed=seed, max_bad=max_bad, whole=whole)
 
 
-def check_channels(channels: int | None) -> None:
-    """Raises DepthwiseError for a number of channels that no image has."""
+def open_source(
+    spec: str | os.PathLike[str] | Dataset,
+    *,
+    channels: int | None = None,
+    workers: int = 2,
+    progress: Progress | None = None,
+    nested: bool = False,
+    decoding: Decoding = DEFAULT,
+    afresh: bool = False,
+) -> Source:
+    """What `spec` means, looked over; the arguments are as for `open_dataset`. afresh: every file is read again."""
     if channels is not None and channels not in CHANNELS:
         raise DepthwiseError(f"{channels} channels: ask for 1 (grey), 3 (RGB) or 4 (RGBA)")
-
-
-def open_built_in(name: str, channels: int | None) -> Dataset:
-    """One of ARRAY_SETS, with a note if a folder here has its name."""
-    dataset = open_arrays(name, channels)
-    note = name_note(name)
-    return replace(dataset, notes=(note, *dataset.notes)) if note else dataset
+    if isinstance(spec, Dataset):
+        return Ready(spec)
+    folder = locate(spec)
+    if folder is None:
+        dataset, note = open_arrays(os.fspath(spec), channels), name_note(spec)
+        return Ready(replace(dataset, notes=(note, *dataset.notes)) if note else dataset)
+    return look_at(
+        folder,
+        nested=nested,
+        workers=workers,
+        progress=progress,
+        afresh=afresh,
+        decoding=decoding,
+        channels=channels,
+    )
