@@ -58,6 +58,8 @@ def numbers(classes: Sequence[str], known: Sequence[str]) -> Tensor:
 
 def numbered(split: Split, numbers: Tensor) -> Split:
     """`split` with other numbers for its classes, without the images whose number is -1."""
+    if torch.equal(numbers, torch.arange(len(numbers))):
+        return split
     labels = numbers[split.labels]
     if bool((labels >= 0).all()):
         return cast("Split", replace(cast(Any, split), labels=labels))

@@ -11,7 +11,7 @@ from torch import nn
 
 from depthwise.analysis.cost import cost
 from depthwise.bundle import Bundle, BundleConfig, read_bundle
-from depthwise.data import Batches
+from depthwise.data import Batches, Dataset
 from depthwise.data.image import Decoding
 from depthwise.data.measured import Measured, Network, open_measured
 from depthwise.evaluate import metrics
@@ -32,7 +32,7 @@ class Measurement:
 
 
 def open_part(
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | Dataset,
     config: BundleConfig,
     part: str | None,
     workers: int,
@@ -73,7 +73,7 @@ def open_part(
 
 def measure(
     path: str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | Dataset,
     *,
     split: str | None = None,
     batch_size: int = 64,
@@ -120,7 +120,8 @@ def measure(
         left_out = number_of(len(bad), "unreadable image is", "unreadable images are")
         showing.note(f"{left_out} left out, {bad[0].path} ({bad[0].reason}) for one")
     if report is not None:
-        page = _report(bundle, measured, evaluation, os.fspath(data), command)
+        spec = data.name if isinstance(data, Dataset) else os.fspath(data)
+        page = _report(bundle, measured, evaluation, spec, command)
         write_report(page, Path(report))
         showing.note(f"the report is {os.fspath(report)}")
     return Measurement(config, measured, evaluation)
