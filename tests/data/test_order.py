@@ -2,13 +2,17 @@
 
 import time
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import depthwise
 from depthwise.data.order import MOST_DRAWN, WINDOW, Order, mix_seed, permuted, scrambled
+
+SOURCE = Path(depthwise.__file__).parent
 
 some_blocks = st.lists(st.integers(0, 9), min_size=1, max_size=3 * WINDOW).filter(any).map(tuple)
 
@@ -130,3 +134,10 @@ def test_just_above_what_is_drawn_places_are_still_told_apart() -> None:
     found = permuted(torch.arange(n - 200_000, n), n, seed=2)
     assert len(found.unique()) == 200_000
     assert found.max() < n
+
+
+def test_nobody_else_permutes_a_set() -> None:
+    places = {
+        str(file.relative_to(SOURCE)) for file in SOURCE.rglob("*.py") if "randperm" in file.read_text()
+    }
+    assert places == {"data/order.py"}
