@@ -65,7 +65,7 @@ def test_max_pooling_equals_the_loop(kernel: int, stride: int, height: int, widt
     np.testing.assert_array_equal(MaxPool2d(kernel, stride)(x).numpy(), expected)
 
 
-def test_same_pad_puts_the_odd_pixel_behind() -> None:
+def test_same_pad_puts_the_odd_pixel_after() -> None:
     assert same_pad(74, 3, 2) == (0, 1)
     assert same_pad(147, 3, 2) == (1, 1)
     assert same_pad(28, 5, 1) == (2, 2)

@@ -54,7 +54,7 @@ def assert_planned(
 ) -> None:
     """The plan of `network` says of `x`, and of part of it, what PyTorch does in float64.
 
-    Lowered once, planned in every precision on every path. products: how many are in bytes then.
+    Lowered once, planned in every precision on every path. products: the number of int8 products.
     """
     network.eval()
     with torch.no_grad():

@@ -22,7 +22,7 @@ Layer = Callable[[Tensor, Any, Any], Tensor]
 
 
 class Random(nn.Module):
-    """A map through so many random layers, then a random head, all drawn with `seed`; LAYERS are those with a plan."""
+    """A number of random layers, then a random head, all drawn with `seed`; LAYERS are those with a plan."""
 
     def __init__(self, seed: int, layers: Sequence[Layer] | None = None) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def _detached(y: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     return norm(z)
 
 
-def _behind(y: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
+def _after(y: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     z = conv(y)
     z.view(len(z), -1).sigmoid_()
     return z
@@ -109,7 +109,7 @@ def _beside(y: Tensor, conv: Any, norm: nn.Module) -> Tensor:
 LAYERS: list[Layer] = [
     _viewed,
     _detached,
-    _behind,
+    _after,
     _added,
     _late,
     _gated,

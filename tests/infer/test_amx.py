@@ -96,7 +96,7 @@ both = pytest.mark.parametrize("int8", [False, True], ids=["bf16", "int8"])
 
 
 def between(layer: nn.Module, inputs: int, outputs: int, int8: bool) -> nn.Module:
-    """`layer` behind the image, whose few values are no case for tiles, and before a last product, never in bytes."""
+    """`layer` between a product of the image, too shallow for AMX, and a last product, which is never in int8."""
     # Of one channel a kernel of 1 would be a mere factor of the map.
     last = conv2d(outputs, outputs, 3 if outputs == 1 else 1, 1, "same") if int8 else nn.Identity()
     return nn.Sequential(conv2d(3, inputs, 3, 1, "same"), nn.ReLU(), layer, last)

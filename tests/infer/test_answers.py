@@ -61,7 +61,7 @@ def flattened_before(network: Any, x: Tensor) -> Tensor:
     return network.wide(v)
 
 
-def changed_behind_a_view(network: Any, x: Tensor) -> Tensor:
+def changed_through_a_view(network: Any, x: Tensor) -> Tensor:
     p = network.norm(network.first(x))
     p.flatten(1).relu_()
     return network.second(p)
@@ -91,14 +91,12 @@ def sliced(network: Any, x: Tensor) -> Tensor:
     return network.second(y)
 
 
-IN_PLACE = [flattened_before, changed_behind_a_view, detached, read_before, changed_images, sliced]
+IN_PLACE = [flattened_before, changed_through_a_view, detached, read_before, changed_images, sliced]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("call", IN_PLACE)
-def test_what_is_changed_in_place_is_changed_under_all_its_names(
-    call: Callable[[Any, Tensor], Tensor], engine: Any
-) -> None:
+def test_a_change_in_place_shows_in_all_views(call: Callable[[Any, Tensor], Tensor], engine: Any) -> None:
     network = Network(call)
     before = IMAGES.clone()
     if call is sliced and engine == "native":
@@ -245,7 +243,7 @@ def test_what_does_not_run_is_said() -> None:
         ("onnxruntime", lambda x: F.hardshrink(F.avg_pool2d(x, 3, divisor_override=3), 0)),
     ],
 )
-def test_an_engine_that_answers_otherwise_is_dropped_or_an_error(
+def test_an_engine_with_wrong_answers_is_dropped_or_an_error(
     engine: Any, pool: Callable[[Tensor], Tensor]
 ) -> None:
     network = nn.Sequential(nn.Conv2d(3, 16, 3), Called(pool)).eval()
@@ -304,7 +302,7 @@ def test_int8_without_a_plan_is_what_the_general_engines_have(engine: Any) -> No
         compile(network, IMAGES[:1], precision="int8", engine="native", calibration=IMAGES)
 
 
-def test_images_that_int8_cannot_be_read_off_are_no_reason_to_go_on_without_it() -> None:
+def test_bad_calibration_images_are_an_error_and_no_reason_for_another_precision() -> None:
     network = Network(lambda n, x: n.head(n.second(n.first(x)).mean((2, 3))))
     network.first.weight.data *= 1e3
     with pytest.raises(DepthwiseError, match=r"^the network's maps are not finite on the calibration images"):
@@ -377,7 +375,7 @@ def test_images_that_require_a_gradient_are_refused_where_one_would_be_missed(en
         assert torch.equal(compiled(x), compiled(IMAGES))
 
 
-def test_an_image_of_zeros_that_a_network_says_nothing_about_is_no_reason_to_refuse_bytes() -> None:
+def test_int8_is_not_refused_for_an_example_of_zeros() -> None:
     torch.manual_seed(0)
     parts = (nn.Conv2d(3, 16, 1, bias=False), nn.ReLU(), nn.Conv2d(16, 16, 1, bias=False), nn.ReLU())
     network = nn.Sequential(*parts, nn.Conv2d(16, 16, 1, bias=False)).eval()

@@ -60,7 +60,7 @@ def test_a_separable_convolution_of_any_shape(
 @pytest.mark.parametrize("before", [nn.Identity, nn.ReLU])
 @pytest.mark.parametrize("between", [nn.Identity, nn.ReLU, nn.ReLU6])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_what_stands_around_a_depthwise_convolution(
+def test_activations_around_a_depthwise_convolution(
     path: str, precision: str, before: type[nn.Module], between: type[nn.Module], stride: int
 ) -> None:
     torch.manual_seed(0)
@@ -146,12 +146,12 @@ CURVES = (nn.ELU, nn.Sigmoid, nn.SiLU, nn.Hardsigmoid, nn.Hardswish)
 KINDS = (nn.ReLU, nn.ReLU6, nn.Identity, *CURVES)
 
 
-@pytest.mark.parametrize(("between", "behind"), [*zip(KINDS, KINDS[1:] + KINDS[:1], strict=True)])
-def test_activations(path: str, between: type[nn.Module], behind: type[nn.Module]) -> None:
+@pytest.mark.parametrize(("between", "after"), [*zip(KINDS, KINDS[1:] + KINDS[:1], strict=True)])
+def test_activations(path: str, between: type[nn.Module], after: type[nn.Module]) -> None:
     torch.manual_seed(0)
     parts = nn.Sequential(
         ConvNorm(conv2d(20, 20, 3, 1, "same", groups=20), 20, between),
-        ConvNorm(PointwiseConv2d(20, 24), 24, behind),
+        ConvNorm(PointwiseConv2d(20, 24), 24, after),
     )
     assert_same(randomise(parts), 10 * torch.randn(2, 20, 6, 7))
 
@@ -223,7 +223,7 @@ def test_what_other_networks_are_made_of(path: str, precision: str, layers: tupl
     assert_same(randomise(nn.Sequential(*layers)), torch.randn(2, 6, 10, 11), precision)
 
 
-def test_a_batch_norm_stays_behind_a_convolution_that_others_read(path: str) -> None:
+def test_a_batch_norm_is_not_folded_into_a_convolution_with_other_readers(path: str) -> None:
     class Module(nn.Module):
         def __init__(self) -> None:
             super().__init__()

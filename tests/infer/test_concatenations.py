@@ -103,7 +103,7 @@ def test_concatenations_of_random_widths(fuzz_seed: int) -> None:
         assert_planned(network, torch.randn(2, 3, draw.randint(1, 9), draw.randint(1, 9)), threads=3)
 
 
-def test_what_begins_and_ends_with_a_vector_is_written_in_place() -> None:
+def test_parts_of_whole_vectors_are_written_in_place() -> None:
     """As many copies as parts that do not."""
 
     def copies(*widths: int) -> int:

@@ -151,7 +151,7 @@ def test_a_damaged_entry_is_no_entry(tiny_bundle: Path, cache: Path, images: Ten
     assert right(tiny_bundle, images, module(images))
 
 
-def test_whatever_is_kept_the_answers_are_right(
+def test_answers_are_right_whatever_the_cache_holds(
     tiny_bundle: Path, cache: Path, images: Tensor, fuzz_seed: int
 ) -> None:
     """Sealed as if it were ours, but changed: it is traced anew, has no plan, or is found to answer otherwise."""
@@ -191,7 +191,7 @@ def test_whatever_is_kept_the_answers_are_right(
         assert right(tiny_bundle, images[:4], network(tiny_bundle)(images[:4]))
 
 
-def test_without_a_place_to_keep_it_all_is_well(
+def test_a_cache_that_cannot_be_written_is_not_needed(
     tiny_bundle: Path, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")

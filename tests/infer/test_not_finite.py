@@ -18,7 +18,7 @@ from depthwise.layers import PointwiseConv2d, Residual, SeparableConv2d
 
 PRECISIONS = ("fp32", "bf16", "int8")
 TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "int8": 0.5}
-"""Of a finite value, relative to the largest; bytes are calibrated on images without the values beside it."""
+"""Of a finite value, relative to the largest; int8 is calibrated on images without NaN and infinity."""
 
 NAN, INF = torch.nan, torch.inf
 BESIDE = [0, 1, 3, 4]
@@ -38,7 +38,7 @@ class Beside(nn.Module):
 
 
 def between(*layers: nn.Module, outputs: int = 20) -> nn.Sequential:
-    """`layers` from 20 channels on, after and before products of single pixels; in int8 the latter is in bytes."""
+    """`layers`, with 20 channels, between two 1x1 convolutions, of which the second can be int8."""
     last = (nn.Conv2d(outputs, 20, 1), nn.ReLU(), nn.Conv2d(20, 7, 1))
     return nn.Sequential(nn.Conv2d(3, 20, 1), *layers, *last)
 
@@ -226,7 +226,7 @@ def test_what_overflows_within_the_network(path: str, precision: str) -> None:
         assert_as(expected, plan(x), precision, layers)
 
 
-def test_memory_is_let_go_of() -> None:
+def test_memory_is_freed() -> None:
     """The weights unpacked for PyTorch stay until they are, and the answer afterwards is the same."""
     module, x = network("max 2x2"), FINITE.clone()
     x[2] = NAN
@@ -241,7 +241,7 @@ def test_memory_is_let_go_of() -> None:
     assert torch.equal(plan(x).nan_to_num(2.0), first.nan_to_num(2.0))
 
 
-def test_weights_too_small_for_a_byte_are_not_zero(path: str) -> None:
+def test_weights_too_small_for_int8_are_not_zero(path: str) -> None:
     """An infinity times one of them is an infinity, and so it is after the plan was pickled."""
     module = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1, groups=4)).eval()
     with torch.no_grad():

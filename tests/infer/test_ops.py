@@ -105,7 +105,7 @@ def assert_as_defined(y: Tensor, arguments: tuple[Any, ...], options: dict[str, 
         ((1, 33, 4, 3), 7, 3, {"stride": 3}),
     ],
 )
-def test_it_is_what_it_is_defined_to_be(
+def test_it_computes_its_definition(
     path: str,
     dtype: torch.dtype,
     shape: tuple[int, int, int, int],
@@ -289,7 +289,7 @@ def test_each_kind_of_kernels_has_its_own_packing(path: str) -> None:
             assert_as_defined(depthwise.separable_conv2d(*typed, **options), typed, options)
 
 
-def test_weights_whose_changes_nobody_counts(path: str) -> None:
+def test_weights_whose_changes_are_not_counted(path: str) -> None:
     with torch.inference_mode():
         arguments, options = example((1, 16, 5, 5), 16)
         for _ in range(2):
@@ -324,14 +324,14 @@ def test_many_threads_with_batches_of_their_own() -> None:
         (5, (1, 4, 6, 6), "the residual is [1, 4, 6, 6]: for x [1, 8, 6, 6] it must be [1, 4, 4, 4]"),
     ],
 )
-def test_what_does_not_go_together_is_refused(index: int, shape: tuple[int, ...], message: str) -> None:
+def test_shapes_that_do_not_fit_are_refused(index: int, shape: tuple[int, ...], message: str) -> None:
     arguments, options = example((1, 8, 6, 6), 4, padding=[0, 0, 0, 0])
     wrong = [*arguments[:index], torch.zeros(shape), *arguments[index + 1 :]]
     with pytest.raises(UsageError, match=re.escape(message)):
         depthwise.separable_conv2d(*wrong, **options)
 
 
-def test_options_that_there_are_not() -> None:
+def test_wrong_options() -> None:
     arguments, _ = example((1, 8, 6, 6), 4)
     with pytest.raises(UsageError, match="unknown activation 'rleu': use one of relu"):
         depthwise.separable_conv2d(*arguments, padding=1, between="rleu")

@@ -59,7 +59,7 @@ def test_activations_after_all_kinds_of_steps(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_an_activation_is_done_in_passing(name: str) -> None:
+def test_an_activation_is_part_of_the_step_before(name: str) -> None:
     network = Calls(lambda x, a, b: ALL[name](b(ALL[name](a(x)))), conv(3, 20), conv(20, 5))
     steps = fuse(lower(network, torch.zeros(1, 3, 5, 5))).steps
     assert [step.kind for step in steps] == ["input", "convolution", "convolution"]
@@ -101,7 +101,7 @@ def test_prelu(slopes: int) -> None:
     assert_planned(network, 2 * torch.randn(3, 3, 9, 11))
 
 
-def test_a_clamp_before_bytes_is_kept() -> None:
+def test_a_clamp_before_rounding_is_kept() -> None:
     """Bytes end at the least and the largest value that calibration saw, not at the bounds."""
     torch.manual_seed(0)
     network = Calls(

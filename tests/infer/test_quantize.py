@@ -1,4 +1,4 @@
-"""Products in bytes: exact where the numbers are whole, near the network elsewhere, on every instruction set."""
+"""int8 products: exact for integers, near the network otherwise, on every instruction set."""
 
 import re
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from depthwise.models import create_model
 
 
 class Tail(nn.Module):
-    """`first`, then a copy of every channel by a last product, which is never in bytes."""
+    """`first`, then a copy of every channel by a last product, which is never in int8."""
 
     def __init__(self, first: nn.Module, channels: int) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class Tail(nn.Module):
         return self.last(self.first(self.before(x)))
 
 
-def in_bytes(network: nn.Module, x: Tensor, calibration: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The result in bytes and in float32."""
+def in_int8(network: nn.Module, x: Tensor, calibration: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The result in int8 and in float32."""
     with torch.no_grad():
         graph = lower(network.eval(), x[:1])
         roundings = calibrate(graph, [x if calibration is None else calibration])
@@ -58,7 +58,7 @@ def in_bytes(network: nn.Module, x: Tensor, calibration: Tensor | None = None) -
 @pytest.mark.parametrize("channels", [(1, 3), (3, 17), (17, 40), (72, 130), (728, 64)])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2)])
 @pytest.mark.parametrize("signed", [False, True])
-def test_whole_numbers_come_out_exactly(
+def test_integers_are_exact(
     path: str, channels: tuple[int, int], kernel: int, stride: int, signed: bool
 ) -> None:
     """Inputs that are bytes and weights that are, too: nothing is left to round but the result, to bfloat16."""
@@ -72,14 +72,14 @@ def test_whole_numbers_come_out_exactly(
     low, high = (-127, 128 if kernel == 1 else 127) if signed else (0, 255)
     x = torch.randint(low, high + 1, (2, inputs, 9, 6), generator=generator).float()
     x[0, :, 0, 0], x[0, :, 0, 1] = low, high
-    y, expected = in_bytes(Tail(layer, inputs), x)
+    y, expected = in_int8(Tail(layer, inputs), x)
     assert float(((y - expected).abs() / expected.abs().clamp(min=1)).max()) <= 2**-8
 
 
-def test_a_map_is_multiplied_in_bytes_and_added_as_it_was(path: str) -> None:
+def test_a_map_is_rounded_for_a_product_and_not_for_a_sum(path: str) -> None:
     torch.manual_seed(0)
     layer = nn.Sequential(nn.ReLU(), Residual(PointwiseConv2d(20, 20), nn.Identity(), nn.ReLU))
-    y, expected = in_bytes(Tail(layer, 20), torch.randn(3, 20, 5, 7))
+    y, expected = in_int8(Tail(layer, 20), torch.randn(3, 20, 5, 7))
     assert float((y - expected).norm() / expected.norm()) <= 0.02
 
 
@@ -91,22 +91,22 @@ def test_a_separable_convolution_of_any_shape(
 ) -> None:
     torch.manual_seed(0)
     layer = nn.Sequential(nn.ReLU(), SeparableConv2d(*channels, kernel, stride), nn.ReLU())
-    y, expected = in_bytes(Tail(layer, channels[0]), torch.randn(5, channels[0], *size))
+    y, expected = in_int8(Tail(layer, channels[0]), torch.randn(5, channels[0], *size))
     assert float((y - expected).norm() / expected.norm()) <= 0.02
 
 
 @pytest.mark.parametrize("between", [nn.Identity, nn.ReLU, nn.ReLU6])
 @pytest.mark.parametrize("size", [1.0, 9.0])
-def test_an_activation_before_bytes(path: str, between: type[nn.Module], size: float) -> None:
+def test_an_activation_before_rounding(path: str, between: type[nn.Module], size: float) -> None:
     torch.manual_seed(0)
     depthwise = ConvNorm(conv2d(72, 72, 3, 1, "same", groups=72), 72, between)
     network = randomise(nn.Sequential(PointwiseConv2d(5, 72), depthwise, PointwiseConv2d(72, 24)))
     x = size * torch.randn(4, 5, 6, 21)
-    y, expected = in_bytes(Tail(network, 5), x)
+    y, expected = in_int8(Tail(network, 5), x)
     assert float((y - expected).norm() / expected.norm()) <= 0.03
 
 
-def test_bytes_cut_off_what_an_activation_would() -> None:
+def test_rounding_clamps_as_an_activation_would() -> None:
     def rounding(scale: float, zero: float) -> Rounding:
         return Rounding(
             torch.full((2,), scale), torch.tensor([0.0, zero]), torch.ones(3), torch.zeros(3), 0.0
@@ -167,10 +167,10 @@ class Again(nn.Sequential):
     ids=lambda layers: "-".join(type(layer).__name__ for layer in layers),
 )
 def test_what_networks_are_made_of(path: str, layers: tuple[nn.Module, ...]) -> None:
-    """Maps that somebody else reads, too, or that are written in parts; a result that a product writes."""
+    """Maps with other readers too, maps that are written in parts, and a result that a product writes."""
     torch.manual_seed(0)
     network = randomise(nn.Sequential(PointwiseConv2d(6, 20), *layers))
-    y, expected = in_bytes(network, torch.randn(4, 6, 10, 8))
+    y, expected = in_int8(network, torch.randn(4, 6, 10, 8))
     assert float((y - expected).norm() / expected.norm()) <= 0.02
 
 
@@ -194,7 +194,7 @@ def test_whole_networks(name: str, arguments: dict[str, object]) -> None:
     if name.startswith("se"):
         halve(network)
     x = torch.randn(4, 3, max(network.min_size, 96), max(network.min_size, 96))
-    y, expected = in_bytes(network, x)
+    y, expected = in_int8(network, x)
     assert float((y - expected).norm() / expected.norm()) <= 0.05
 
 
@@ -211,7 +211,7 @@ def test_other_networks(name: str) -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.train().momentum = 1.0
     network(x)
-    y, expected = in_bytes(network, x)
+    y, expected = in_int8(network, x)
     rounded = Plan(lower(network, x[:1]), bf16=True)(x)
     assert float((rounded - expected).norm() / expected.norm()) <= 0.1
     assert float((y - expected).norm()) <= 4 * float((rounded - expected).norm())
@@ -235,13 +235,13 @@ def test_the_reference_is_the_network() -> None:
         assert torch.allclose(interpret(lower(network, x[:1]), x), network(x), rtol=1e-4, atol=1e-5)
 
 
-def test_channels_of_unequal_width_cost_nothing() -> None:
+def test_channels_of_unequal_ranges_lose_no_accuracy() -> None:
     """One channel five hundred times as wide as the others: a scale for the whole map would round them away."""
     torch.manual_seed(0)
     layer = nn.Sequential(conv2d(16, 16, 3, 1, 1, groups=16), PointwiseConv2d(16, 32))
     layer[0].weight.data[3] *= 500
     layer[1].weight.data[:, 3] /= 500
-    y, expected = in_bytes(Tail(layer, 16), torch.randn(4, 16, 8, 8))
+    y, expected = in_int8(Tail(layer, 16), torch.randn(4, 16, 8, 8))
     assert float((y - expected).norm() / expected.norm()) <= 0.02
 
 
@@ -386,7 +386,7 @@ def test_the_error_of_a_layer_is_told() -> None:
     ("images", "message"),
     [(torch.zeros(0, 3, 8, 8), "there are none"), (torch.full((1, 3, 8, 8), torch.nan), "not finite")],
 )
-def test_images_that_say_nothing_are_refused(images: Tensor, message: str) -> None:
+def test_calibration_images_without_ranges_are_refused(images: Tensor, message: str) -> None:
     layer = Tail(PointwiseConv2d(3, 4), 3)
     with torch.no_grad(), pytest.raises(DepthwiseError, match=message):
         calibrate(lower(layer.eval(), torch.zeros(1, 3, 8, 8)), [images])

@@ -23,7 +23,7 @@ from depthwise.infer.workspace import Workspace
 from depthwise.native import structs
 from depthwise.native.plans import run_plans, scratch_bytes
 
-# As native/plan.h cuts a map into tiles: so many bytes of rows, at most so many pixels, and at least so many.
+# How native/plan.h cuts a map into tiles: the bytes of their rows, and the most and the least pixels.
 TILE_BYTES, MOST_PIXELS, LEAST_PIXELS = 288 << 10, 384, (16, 48)
 VALUE_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2, "int8": 1e-1}
@@ -88,7 +88,7 @@ class Case:
 
 
 def tile_pixels(row: int) -> int:
-    """Of the largest tile of rows of so many bytes."""
+    """The number of pixels in the largest tile, for rows of that many bytes."""
     return min(MOST_PIXELS, max(random.Random(row).choice(LEAST_PIXELS), TILE_BYTES // row))
 
 
@@ -126,7 +126,7 @@ def restored_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("restored_threads")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_plans_of_all_shapes_say_what_pytorch_says(path: str, precision: str) -> None:
+def test_plans_of_all_shapes_agree_with_pytorch(path: str, precision: str) -> None:
     for case in cases(precision, rounds=1 if precision == "int8" else 2):
         generator = torch.Generator().manual_seed(SEED)
         graph = case.graph(generator)
@@ -140,7 +140,7 @@ def test_plans_of_all_shapes_say_what_pytorch_says(path: str, precision: str) ->
 
 @pytest.mark.usefixtures("restored_threads")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_operator_on_all_shapes_says_what_pytorch_says(path: str, precision: str) -> None:
+def test_the_operator_on_all_shapes_agrees_with_pytorch(path: str, precision: str) -> None:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     for case in cases(precision, rounds=2):
         torch.set_num_threads(case.threads)

@@ -113,7 +113,7 @@ NEARLY: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("spelling", NEARLY)
-def test_what_only_looks_alike_is_not_taken_for_it(spelling: str) -> None:
+def test_similar_patterns_are_not_rewritten(spelling: str) -> None:
     with pytest.raises(DepthwiseError, match="a product of two maps in the network has no compiled form"):
         compile(Spelled(twice(NEARLY[spelling])), IMAGES[:1], engine="native")
 
@@ -143,7 +143,7 @@ AFFINE: dict[str, tuple[int, Callable[[Any, Tensor], Tensor]]] = {
     "a bias stretched": (2, lambda n, x: n.second(n.y(x) + n.scale.view(1, -1, 1, 1).expand(1, 16, 8, 8))),
     "item": (2, lambda n, x: n.second(n.y(x) * n.scale.sum().item())),
     "logits": (3, lambda n, x: n.head(n.second(n.y(x)).mean((2, 3))) / 3 + n.head.bias),
-    "behind an activation": (3, twice(lambda y: F.relu(y) * 2 - 1)),
+    "after an activation": (3, twice(lambda y: F.relu(y) * 2 - 1)),
     "read twice": (3, twice(lambda y: (y * 2) + F.relu(y))),
     "(x - mean) / std": (3, lambda n, x: n.second(n.first((x - n.mean) / n.std))),
     "(x - mean) / std, padded": (
@@ -160,7 +160,7 @@ AFFINE: dict[str, tuple[int, Callable[[Any, Tensor], Tensor]]] = {
 
 
 @pytest.mark.parametrize("what", AFFINE)
-def test_numbers_go_into_a_convolution_or_are_one(what: str) -> None:
+def test_factors_and_summands_are_folded_or_become_a_convolution(what: str) -> None:
     count, call = AFFINE[what]
     assert kinds(assert_planned(Spelled(call))).count("convolution") == count
 
@@ -178,7 +178,7 @@ def test_grey_images_are_normalised_and_calibrated() -> None:
     network, x = Grey().eval(), torch.rand(4, 1, 12, 12)
     assert_planned(network, x)
     compiled = compile(network, x[:1], precision="int8", engine="native", calibration=x)
-    assert [*compiled.roundings] == ["second"], "neither the product of the image nor the last is in bytes"
+    assert [*compiled.roundings] == ["second"], "neither the product of the image nor the last is in int8"
 
 
 SUMS: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -200,7 +200,7 @@ def test_sums_and_differences_of_maps(what: str) -> None:
     assert_planned(Spelled(SUMS[what]))
 
 
-def test_a_map_less_itself_is_nothing() -> None:
+def test_a_map_minus_itself_is_zero() -> None:
     network = Spelled(lambda n, x: (lambda y: y - y)(n.y(x)))
     for precision in TOLERANCE:
         compiled = compile(network, IMAGES, engine="native", precision=precision, calibration=IMAGES)  # type: ignore[arg-type]
@@ -253,7 +253,7 @@ SAME: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("what", SAME)
-def test_other_names_of_a_map_are_the_map(what: str) -> None:
+def test_operators_that_change_nothing_are_removed(what: str) -> None:
     assert kinds(assert_planned(Spelled(twice(SAME[what])))) == ["convolution", "convolution"]
 
 
@@ -277,7 +277,7 @@ PADDED: dict[str, Callable[[Any, Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("what", PADDED)
-def test_padding_that_nobody_behind_it_does_is_a_map(what: str) -> None:
+def test_padding_that_no_reader_applies_is_a_map(what: str) -> None:
     assert_planned(Spelled(PADDED[what]))
 
 
@@ -351,7 +351,7 @@ COMPUTED: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("what", COMPUTED)
-def test_weights_that_are_computed_are_weights(what: str) -> None:
+def test_computed_weights_are_constants(what: str) -> None:
     torch.manual_seed(0)
     network = COMPUTED[what]().eval()
     assert_planned(nn.Sequential(network, nn.ReLU()))
@@ -364,7 +364,7 @@ def test_the_old_weight_norm() -> None:
     assert_planned(network)
 
 
-def test_what_is_drawn_is_no_weight() -> None:
+def test_random_numbers_are_not_constants() -> None:
     network = Spelled(lambda n, x: F.conv2d(x, n.first.weight + 0.1 * torch.randn(16, 3, 3, 3)))
     with pytest.raises(DepthwiseError, match="no compiled form"):
         compile(network, IMAGES[:1], engine="native")

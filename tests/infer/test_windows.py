@@ -55,7 +55,7 @@ def test_poolings_are_pytorchs(name: str) -> None:
     )
 
 
-def test_poolings_before_products_in_bytes() -> None:
+def test_poolings_before_int8_products() -> None:
     torch.manual_seed(0)
     network = Calls(
         lambda x, a, b, c, last: last(

@@ -38,7 +38,7 @@ class Measured:
     """One engine's runs: seconds of each, in the order of the rounds; or why it is absent.
 
     error: of its logits, see `_error`. memory: bytes that the process grew by for the network, its example and its
-    working memory; None if nobody can say.
+    working memory; None if the system does not tell.
     """
 
     engine: str
@@ -59,7 +59,7 @@ class Comparison:
     roofline: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def to_json(self, macs: int) -> dict[str, Any]:
-        """All that was measured and what follows from it, for a network of so many multiply-adds an image."""
+        """All that was measured and what follows from it, for a network of `macs` multiply-adds an image."""
         peaks = {name: max(rates) / 1e9 for name, rates in self.roofline.items()}
         return {
             "batch": self.batch,

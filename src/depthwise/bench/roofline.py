@@ -20,7 +20,7 @@ LEAST_BYTES = 256 << 20
 
 
 def prepare(threads: int) -> Callable[[], dict[str, float]]:
-    """A function that measures, on so many threads: multiply-adds a second of each precision, bytes a second of memory.
+    """A function that measures on `threads`: multiply-adds a second of each precision, bytes a second of memory.
 
     The loops repeat the instruction with which the native kernels multiply, on registers alone; memory is summed up
     over a buffer of eight times the last-level cache. There is no loop for the tiles of AMX: on that path nothing is

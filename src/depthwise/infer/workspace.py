@@ -16,7 +16,7 @@ from depthwise.native.plans import run_plans, scratch_bytes
 
 
 class Workspace:
-    """Memory for `batch` images on so many `threads`, for one run at a time; packed: the steps' numbers."""
+    """Memory for a run of `batch` images on `threads` threads, one run at a time; packed: the steps' numbers."""
 
     def __init__(self, layout: Layout, packed: Sequence[Packed], batch: int, threads: int) -> None:
         self.layout, self.packed, self.batch, self.threads = layout, packed, batch, threads
