@@ -70,7 +70,6 @@ def ours(folder: Path, workers: int) -> Epoch:
         dataset.splits["train"],
         Preprocess((SIZE, SIZE), 3),
         batch_size=BATCH,
-        num_classes=2,
         augment=Augment(),
         workers=workers,
     )

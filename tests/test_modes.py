@@ -83,7 +83,7 @@ def standing(module: nn.Module) -> dict[str, Any]:
 def batches() -> Batches:
     images = torch.randint(256, (4, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     split = ArraySplit(images, torch.tensor([0, 1, 0, 1]), "test")
-    return Batches(split, PREPROCESS, batch_size=4, num_classes=len(CLASSES))
+    return Batches(split, PREPROCESS, batch_size=4)
 
 
 def compiled(**options: Any) -> Callable[[nn.Module], object]:

@@ -27,13 +27,14 @@ from depthwise.errors import DepthwiseError, shown
 from depthwise.places import CONFIG as CONFIG
 from depthwise.places import find_bundle, previous
 from depthwise.reading import parse_json, read_regular
+from depthwise.tasks import DEFAULT as SINGLE_LABEL
+from depthwise.tasks import find_task
 from depthwise.writing import named, reserved, written_folder
 
 FORMAT_VERSION = 1
 WEIGHTS, RAW_WEIGHTS = "model.safetensors", "model.raw.safetensors"
 ROUNDINGS = "roundings.safetensors"
 DIGESTS = "digests"
-TASKS = ("single-label",)
 T = TypeVar("T")
 
 DTYPES = (
@@ -66,7 +67,8 @@ COMPILED: dict[str, Any] = {
 class BundleConfig:
     """What `config.json` says: the network `model` built with `model_args`, what goes in and what comes out.
 
-    A backbone, whose model_args say num_classes=0, has no classes. `training` is a summary for people (data,
+    A backbone, whose model_args say num_classes=0, has no classes. `task` is what is asked of an image, by its name in
+    `tasks.TASKS`. `training` is a summary for people (data,
     recipe, accuracy), in which an evaluation looks whether it was on the data set at hand. `compiled` says in which
     precision the network is to be run by which engine, {"precision": "bf16", "engine": "native"}, and what that was
     measured to cost; None leaves it to PyTorch.
@@ -76,13 +78,14 @@ class BundleConfig:
     classes: Annotated[tuple[Annotated[str, Length(0, 1000)], ...], Length(0, 1_000_000)]
     preprocess: Preprocess
     model_args: dict[str, Any] = field(default_factory=dict)
-    task: Annotated[str, OneOf(*TASKS)] = "single-label"
+    task: Annotated[str, Length(1, 200)] = SINGLE_LABEL
     training: dict[str, Any] = field(default_factory=dict)
     compiled: dict[str, Any] | None = None
     format_version: Annotated[int, Bounds(1, FORMAT_VERSION)] = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         check(self)
+        find_task(self.task, self.classes)
         for key, value in (self.compiled or {}).items():
             if key in COMPILED:
                 fit(value, COMPILED[key], f"compiled.{key}")
@@ -125,17 +128,12 @@ class BundleConfig:
                 "the field 'classes' must be a list of at least one name, and empty for a backbone: write the "
                 "bundle anew"
             )
-        task = _field(values, "task", str)
-        if task not in TASKS:
-            raise DepthwiseError(
-                f"the task {shown(task)} is unknown to this depthwise, it has {', '.join(TASKS)}: update it"
-            )
         return cls(
             model=_field(values, "model", str),
             classes=tuple(classes),
             preprocess=_preprocess(_field(values, "preprocess", dict)),
             model_args=model_args,
-            task=task,
+            task=_field(values, "task", str),
             training=_field(values, "training", dict),
             compiled=_field(values, "compiled", dict) if "compiled" in values else None,
             format_version=version,

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from depthwise.bundle import Bundle
     from depthwise.data.dataset import Dataset
     from depthwise.evaluate.inline import Report
-    from depthwise.evaluate.metrics import Evaluation
     from depthwise.infer import Predictor
     from depthwise.train.recipe import Recipe
     from depthwise.train.session import Watcher
@@ -262,12 +261,13 @@ class Job:
         watcher: Watcher,
     ) -> nn.Module:
         from depthwise.ship.load import transfer
+        from depthwise.tasks import find_task
 
         torch.manual_seed(recipe.seed)
         try:
             module = create_model(
                 recipe.model,
-                num_classes=len(dataset.classes),
+                num_classes=find_task(dataset.task, dataset.classes).num_outputs,
                 in_channels=recipe.channels or dataset.channels,
                 **recipe.model_args,
             )
@@ -307,7 +307,7 @@ class Run:
     split: str
     weights: str
     step: int
-    evaluation: Evaluation
+    evaluation: Any
     seconds: float
 
     def __repr__(self) -> str:
@@ -319,7 +319,7 @@ class Run:
         images = number_of(self.evaluation.num_images, f"{self.split} image")
         of_step = f" of step {self.step:,}" if self.weights == "best" else ""
         return (
-            f"{self.evaluation.top1:.2%} of {images} are right "
+            f"{self.evaluation.headline.said(self.evaluation, images)} "
             f"({self.weights} weights{of_step}, {self.seconds:,.0f} s)"
         )
 

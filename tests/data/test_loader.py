@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from depthwise.data.dataset import Reader
 from depthwise.data.numbering import joined
 from depthwise.data.pool import _shared
 from depthwise.errors import DepthwiseError
+from depthwise.tasks.single_label import SingleLabel
 
 Open = Callable[..., Batches]
 EVERYTHING = Augment(color=0.3, randaugment=1, erase=0.5, mixup=0.4, cutmix=1.0)
@@ -53,12 +55,10 @@ def arrays() -> ArraySplit:
 def batches() -> Iterator[Open]:
     opened: list[Batches] = []
 
-    def open_batches(split: Split, augment: Augment | None, batch_size: int = 5, **options: int) -> Batches:
+    def open_batches(split: Split, augment: Augment | None, batch_size: int = 5, **options: Any) -> Batches:
         channels = 1 if isinstance(split, ArraySplit) else 3
         preprocess = Preprocess((24, 24), channels)
-        opened.append(
-            Batches(split, preprocess, batch_size=batch_size, num_classes=3, augment=augment, **options)
-        )
+        opened.append(Batches(split, preprocess, batch_size=batch_size, augment=augment, **options))
         return opened[-1]
 
     yield open_batches
@@ -173,7 +173,8 @@ def test_the_number_of_threads_is_left_as_it_was(arrays: ArraySplit, batches: Op
 def test_mixing_gives_shares_of_classes_that_add_up_to_one(
     arrays: ArraySplit, batches: Open, change: dict[str, float]
 ) -> None:
-    training = batches(arrays, replace(Augment(crop="none"), **change), batch_size=10)  # type: ignore[arg-type]
+    augment = replace(Augment(crop="none"), **change)  # type: ignore[arg-type]
+    training = batches(arrays, augment, batch_size=10, prepare=SingleLabel(3).prepare(augment))
     mixed = list(training.epoch(0))
     for batch in mixed:
         assert batch.targets.shape == (10, 3)
@@ -296,7 +297,7 @@ def test_a_script_without_a_main_guard_is_told_so(files: FileSplit, tmp_path: Pa
         "import torch\n"
         "from depthwise.data import Batches, FileSplit, Preprocess\n"
         f"split = FileSplit({files.paths!r}, torch.zeros({NUM_FILES}, dtype=torch.int64), 3, {files.root!r})\n"
-        "list(Batches(split, Preprocess((9, 9), 3), batch_size=5, num_classes=3, workers=1).epoch(0))\n"
+        "list(Batches(split, Preprocess((9, 9), 3), batch_size=5, workers=1).epoch(0))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
@@ -315,7 +316,6 @@ def test_ctrl_c_does_not_reach_the_workers(files: FileSplit, batches: Open) -> N
 class Raising:
     """A split with a fault in its code, which is no fault of a file."""
 
-    labels = torch.zeros(4, dtype=torch.int64)
     blocks = (4,)
 
     @property
@@ -327,6 +327,9 @@ class Raising:
 
     def key(self, index: int) -> int:
         return index
+
+    def targets(self, indices: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(indices)
 
     def image(self, index: int) -> torch.Tensor:
         if index == 2:
@@ -361,4 +364,4 @@ def test_wrong_options_are_refused(
 def test_colour_changes_need_colours() -> None:
     split = ArraySplit(torch.zeros(2, 4, 9, 9, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(DepthwiseError, match="not 4"):
-        Batches(split, Preprocess((9, 9), 4), batch_size=1, num_classes=2, augment=Augment(color=0.1))
+        Batches(split, Preprocess((9, 9), 4), batch_size=1, augment=Augment(color=0.1))

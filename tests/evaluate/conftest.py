@@ -12,8 +12,9 @@ from report_parts import Open, Pictures, Write
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from depthwise.evaluate.classes import class_page, collect_mistakes, collect_samples
 from depthwise.evaluate.metrics import from_logits
-from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
+from depthwise.evaluate.report import ReportData, write_report
 
 
 @pytest.fixture
@@ -67,6 +68,7 @@ def digits() -> ReportData:
         history=history,
         classes=[f"digit {k}" for k in range(10)],
         evaluation=evaluation,
+        page=class_page,
         split="test",
         mistakes=collect_mistakes(evaluation, test),
         samples=collect_samples(train, 10),

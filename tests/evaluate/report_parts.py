@@ -18,6 +18,12 @@ class Pictures:
     images: Tensor
     labels: Tensor
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def targets(self, indices: Tensor) -> Tensor:
+        return self.labels[indices]
+
     def image(self, i: int) -> Tensor:
         return self.images[i]
 

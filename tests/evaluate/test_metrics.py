@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from depthwise.data import ArraySplit, Batches, Preprocess
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.evaluate.metrics import Evaluation, evaluate, from_logits
+from depthwise.evaluate.metrics import MOST_IN_MATRIX, ClassEvaluation, ClassMeters, evaluate, from_logits
 
 
 class Batch(NamedTuple):
@@ -58,8 +59,11 @@ def data(n: int = 23, num_classes: int = 7) -> tuple[Tensor, Tensor]:
     return torch.randn(n, 3, 8, 8, generator=generator), torch.randint(num_classes, (n,), generator=generator)
 
 
-def same(a: Evaluation, b: Evaluation) -> bool:
-    return a.to_json() == b.to_json() and torch.equal(a.probabilities, b.probabilities)
+def same(a: ClassEvaluation, b: ClassEvaluation) -> bool:
+    of_images = ("labels", "predicted", "probability", "true_probability", "indices")
+    return a.to_json() == b.to_json() and all(
+        torch.equal(getattr(a, name), getattr(b, name)) for name in of_images
+    )
 
 
 @st.composite
@@ -151,7 +155,9 @@ def test_it_is_the_plain_forward_pass() -> None:
     module.eval()
     with torch.no_grad():
         logits = module(images)
-    assert torch.allclose(evaluation.probabilities, logits.softmax(1), atol=1e-6)
+    probabilities = logits.softmax(1)
+    assert torch.allclose(evaluation.probability, probabilities.max(1).values, atol=1e-6)
+    assert torch.allclose(evaluation.true_probability, probabilities[torch.arange(23), targets], atol=1e-6)
     assert evaluation.loss == pytest.approx(float(nn.functional.cross_entropy(logits, targets)), rel=1e-5)
 
 
@@ -172,7 +178,7 @@ def test_bfloat16_computes_in_bfloat16_and_counts_in_float32() -> None:
     narrow = evaluate(module, Cut(images, targets, [23]), num_classes=7, precision="bfloat16")
     wide = evaluate(module, Cut(images, targets, [23]), num_classes=7, precision="float32")
     assert seen == [torch.bfloat16, torch.float32]
-    assert narrow.probabilities.dtype == torch.float32
+    assert narrow.probability.dtype == torch.float32
     assert narrow.loss == pytest.approx(wide.loss, rel=0.02)
 
 
@@ -200,8 +206,8 @@ def test_modes_come_back_after_an_error() -> None:
 def test_results_can_be_computed_with() -> None:
     images, targets = data()
     evaluation = evaluate(network(), Cut(images, targets, [23]), num_classes=7)
-    weight = torch.ones(7, requires_grad=True)
-    (evaluation.probabilities * weight).sum().backward()  # a tensor of inference mode would refuse
+    weight = torch.ones(23, requires_grad=True)
+    (evaluation.probability * weight).sum().backward()  # a tensor of inference mode would refuse
     assert weight.grad is not None
 
 
@@ -218,7 +224,7 @@ def test_with_the_projects_own_batches() -> None:
     images = torch.randint(256, (23, 3, 8, 8), dtype=torch.uint8, generator=generator)
     labels = torch.randint(7, (23,), generator=generator)
     preprocess = Preprocess((8, 8), channels=3, crop_fraction=1.0)
-    batches = Batches(ArraySplit(images, labels, "test"), preprocess, batch_size=10, num_classes=7)
+    batches = Batches(ArraySplit(images, labels, "test"), preprocess, batch_size=10)
     evaluation = evaluate(network(), batches, num_classes=7)
     assert evaluation.labels.equal(labels)
     assert int(evaluation.confusion.sum()) == 23
@@ -269,3 +275,65 @@ def test_scores_that_are_no_numbers_make_no_number_up() -> None:
     numbers = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
     assert numbers["loss"] is None
     assert numbers["calibration_error"] is None
+
+
+@settings(max_examples=30, deadline=None)
+@given(scored(), st.integers(0, 30), st.randoms())
+def test_parts_merge_into_the_whole(case: tuple[Tensor, Tensor], place: int, order: random.Random) -> None:
+    """Whichever images each part has, and in whatever order: to the last bit."""
+    logits, labels = case
+    places = list(range(len(labels)))
+    order.shuffle(places)
+    parts = []
+    for part in (places[:place], places[place:]):
+        meters = ClassMeters(logits.shape[1])
+        for k in part:
+            meters.update(logits[k : k + 1], labels[k : k + 1], torch.tensor([k]))
+        parts.append(meters)
+    parts[0].merge(parts[1])
+    assert parts[0].num_images == len(labels)
+    merged, whole = parts[0].compute(), from_logits(logits, labels)
+    assert json.dumps(merged.to_json()) == json.dumps(whole.to_json())
+    assert same(merged, whole)
+
+
+def test_numbers_are_those_of_the_scores_all_at_once() -> None:
+    """The formulas of the whole, each by its library, to the last bit."""
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = 3 * torch.randn(999, 12, generator=generator), torch.arange(999) % 12
+    meters = ClassMeters(12)
+    for part in torch.arange(999).split(64):
+        meters.update(logits[part], labels[part], part)
+    evaluation = meters.compute()
+    assert evaluation.loss == float(nn.functional.cross_entropy(logits.double(), labels))
+    assert evaluation.calibration_error == float(
+        multiclass_calibration_error(logits.softmax(1), labels, 12, validate_args=False)
+    )
+    ranked = logits.argsort(dim=1, descending=True, stable=True)
+    assert evaluation.top5 == int((ranked[:, :5] == labels[:, None]).sum()) / 999
+    assert torch.equal(evaluation.predicted, ranked[:, 0])
+
+
+def test_seventeen_thousand_classes_need_no_table_of_their_square() -> None:
+    num_classes = 17_000
+    labels = torch.arange(600) * 7 % num_classes
+    said = torch.where(torch.arange(600) % 3 == 0, (labels + 1) % num_classes, labels)
+    said[:6], labels[:6] = 5, 4
+    meters = ClassMeters(num_classes)
+    for part in torch.arange(600).split(50):
+        logits = nn.functional.one_hot(said[part], num_classes).float()
+        meters.update(logits, labels[part], part)
+    evaluation = meters.compute()
+    kept = sum(value.numel() * value.element_size() for batch in meters._parts for value in batch)
+    assert kept == 41 * 600
+    assert evaluation.num_wrong == int((said != labels).sum())
+    assert evaluation.confused[0] == (4, 5, 6)
+    document = evaluation.to_json()
+    assert "confusion" not in document
+    assert document["confused"][0] == [4, 5, 6]
+    assert sum(images for _, _, images in document["confused"]) == evaluation.num_wrong
+    assert evaluation.confusion_of(torch.tensor([5, 4])).tolist() == [[0, 0], [6, 0]]
+    with pytest.raises(DepthwiseError, match=f"17,000 classes has 289,000,000 .* {MOST_IN_MATRIX:,} at most"):
+        _ = evaluation.confusion

@@ -2,6 +2,7 @@
 
 import torch
 
+from depthwise.evaluate.classes import class_page
 from depthwise.evaluate.metrics import evaluate
 from depthwise.evaluate.order import natural_order, reordered
 from depthwise.evaluate.report import ReportData, render
@@ -39,7 +40,7 @@ def test_every_number_stays_its_classes() -> None:
             assert shown.confusion[t, p] == plain.confusion[order[t], order[p]]
     assert shown.labels.tolist() == [0, 2, 1, 1, 2]
     assert shown.predicted.tolist() == [0, 2, 2, 1, 1]
-    assert torch.equal(shown.probabilities.argmax(1), shown.predicted)
+    assert torch.equal(shown.probability, plain.probability)
     assert (shown.top1, shown.num_wrong, shown.loss) == (plain.top1, plain.num_wrong, plain.loss)
     assert shown.per_class.support.tolist() == [1, 2, 2]
 
@@ -63,6 +64,7 @@ def test_the_report_counts_9_before_10() -> None:
             history=[],
             classes=names,
             evaluation=evaluate(Scores(), ManyBatches(), num_classes=11),
+            page=class_page,
             split="all",
             mistakes=[],
             samples={},

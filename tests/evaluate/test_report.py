@@ -16,9 +16,10 @@ from torch import Tensor
 
 from depthwise.data.names import natural_key
 from depthwise.errors import DepthwiseError
+from depthwise.evaluate.classes import collect_mistakes, collect_samples
 from depthwise.evaluate.metrics import from_logits
 from depthwise.evaluate.pictures import picture
-from depthwise.evaluate.report import Mistake, ReportData, collect_mistakes, collect_samples, write_report
+from depthwise.evaluate.report import Mistake, ReportData, write_report
 
 CHARTS = ("accuracy", "loss", "lr", "rate", "reliability", "coverage")
 EVIL = [
@@ -468,11 +469,12 @@ def test_mistakes_are_collected_surest_first_without_files_that_are_gone() -> No
 
     found = collect_mistakes(evaluation, Files(torch.empty(0), labels), limit=5)
     wrong = (evaluation.predicted != labels).nonzero()[:, 0].tolist()
-    order = sorted(wrong, key=lambda k: -float(evaluation.probabilities[k].max()))
+    probabilities = logits.softmax(1)
+    order = sorted(wrong, key=lambda k: -float(probabilities[k].max()))
     assert gone == [k + 100 for k in order[:2]]
     assert [int(mistake.image[0, 0, 0]) for mistake in found] == [k + 100 for k in order[2:7]]
     for mistake, k in zip(found, order[2:], strict=False):
-        odds = evaluation.probabilities[k]
+        odds = probabilities[k]
         assert mistake.name == f"test/{k + 100:04d}.png"
         assert (mistake.true, mistake.predicted) == (int(labels[k]), int(odds.argmax()))
         assert (mistake.probability, mistake.true_probability) == (float(odds.max()), float(odds[labels[k]]))

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from depthwise.data.dataset import ArraySplit, Dataset
+from depthwise.data.dataset import ArraySplit, Dataset, all_targets
 from depthwise.data.loader import Batches
 from depthwise.data.transform import Augment
 from depthwise.errors import DepthwiseError
 from depthwise.models import create_model
-from depthwise.train.loop import Trainer, class_weights
+from depthwise.tasks.single_label import balanced
+from depthwise.train.loop import Trainer
 from depthwise.train.optimizer import SGD, AdamW, Constant, RMSprop
-from depthwise.train.recipe import Recipe
 
 MakeTrainer = Callable[..., Trainer]
 RECIPE_ARGS = {"stem": "small", "width": 0.05, "entry": [128], "middle": [128], "exit": [128, 256]}
@@ -96,7 +96,7 @@ def test_accumulated_passes_with_class_weights_are_one_large_batch(
     trainer = make_trainer(
         module, dataset=uneven, batch_size=8, accumulate=2, class_weights=weights, **settings
     )
-    balance = class_weights(trainer.recipe, uneven.splits["train"].labels, 10)
+    balance = torch.ones(10) if weights == "none" else balance_of(uneven)
     assert weights == "none" or balance.max() > 4 * balance.min()
     batches = list(trainer.batches.epoch(0))[:2]
     images, targets = (
@@ -116,7 +116,7 @@ def test_one_pass_an_update_is_pytorchs_own_loss_to_the_bit(
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     trainer = make_trainer(module, dataset=uneven, batch_size=16, class_weights="balanced", averaging=0.0)
     batch = next(trainer.batches.epoch(0))
-    balance = class_weights(trainer.recipe, uneven.splits["train"].labels, 10)
+    balance = balance_of(uneven)
     (expected,) = torch.autograd.grad(
         F.cross_entropy(module(batch.images), batch.targets, balance), module[1].weight
     )
@@ -170,7 +170,7 @@ def test_balanced_weights_are_scikit_learns(digits: Dataset) -> None:
     from sklearn.utils.class_weight import compute_class_weight
 
     labels = torch.tensor([0] * 50 + [1] * 5 + [2] * 1)
-    weights = class_weights(Recipe(name="x", class_weights="balanced"), labels, 4)
+    weights = balanced(labels.bincount(minlength=4))
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
     assert weights.tolist() == pytest.approx([*expected, 0.0])
 
@@ -235,9 +235,7 @@ def test_the_auxiliary_towers_take_part(
     trainer.update()
     assert all(tower.classifier.weight.grad.abs().sum() > 0 for tower in module.aux.values())
     batch = next(
-        Batches(
-            digits.splits["train"], replace(trainer.recipe).preprocess(1), batch_size=8, num_classes=10
-        ).epoch(0)
+        Batches(digits.splits["train"], replace(trainer.recipe).preprocess(1), batch_size=8).epoch(0)
     )
     module.train()
     torch.manual_seed(0)
@@ -246,6 +244,10 @@ def test_the_auxiliary_towers_take_part(
     aside = torch.stack([F.cross_entropy(each, batch.targets) for each in auxiliary])
     expected = F.cross_entropy(logits, batch.targets) + weight * aside.sum()
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def balance_of(dataset: Dataset) -> torch.Tensor:
+    return balanced(all_targets(dataset.splits["train"]).bincount(minlength=10))
 
 
 def _copy(trainer: Trainer) -> nn.Module:

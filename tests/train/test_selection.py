@@ -14,6 +14,7 @@ import torch
 from depthwise.bundle import read_bundle
 from depthwise.data.dataset import ArraySplit, Dataset
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.tasks.single_label import SingleLabel
 from depthwise.train.checkpoint import load_checkpoint
 from depthwise.train.ending import Result
 from depthwise.train.files import RunFiles
@@ -23,6 +24,7 @@ from depthwise.train.run import Options, Silent, train
 from depthwise.train.selection import Best, Scores, told
 
 MakeTrainer = Callable[..., Trainer]
+TOP1 = SingleLabel.headline
 # 88 updates; an evaluation every 11 of them.
 SHORT = {"epochs": 4, "eval_every": 0.5, "norm_momentum": 0.5}
 STOPS = {"epochs": 40, "early_stop": 1}
@@ -236,15 +238,15 @@ def test_nothing_is_selected_by_the_test_part(
 
 def test_what_is_told_in_the_report() -> None:
     recipe, scores = Recipe(name="x", averaging=0.9), Scores(Best(1200, "averaged", 0.9), 1)
-    assert told(recipe, scores, step=10, total_steps=10, split="val") == ""
-    assert told(recipe, Scores(), step=10, total_steps=10, split="val") == ""
+    assert told(recipe, TOP1, scores, step=10, total_steps=10, split="val") == ""
+    assert told(recipe, TOP1, Scores(), step=10, total_steps=10, split="val") == ""
     # Stopped on the way, and finished there.
-    assert told(recipe, scores, step=1400, total_steps=9000, split="val") == ""
-    assert told(replace(recipe, early_stop=1), scores, step=1400, total_steps=9000, split="val") == (
+    assert told(recipe, TOP1, scores, step=1400, total_steps=9000, split="val") == ""
+    assert told(replace(recipe, early_stop=1), TOP1, scores, step=1400, total_steps=9000, split="val") == (
         "Training ended at step 1,400 of 9,000: 1 evaluation in a row found no better top-1 on the val part than "
         "90.00% at step 1,200. This was selected by the val part, so the figure, measured on it too, is optimistic."
     )
-    assert told(replace(recipe, keep="best"), scores, step=10, total_steps=10, split="test") == (
+    assert told(replace(recipe, keep="best"), TOP1, scores, step=10, total_steps=10, split="test") == (
         "The weights are the averaged ones of step 1,200, the best on the val part. The test part had no say in it."
     )
 

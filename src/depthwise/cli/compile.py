@@ -94,7 +94,8 @@ def _print(result: "Compiled") -> None:
     if result.accuracy is not None and result.agreement is not None:
         before, after = result.accuracy
         rows.add_row(
-            f"top-1 on {number_of(result.num_images, 'image')}", f"{before:.2%} before, {after:.2%} after"
+            f"{result.headline} on {number_of(result.num_images, 'image')}",
+            f"{before:.2%} before, {after:.2%} after",
         )
         rows.add_row("same answer", f"{result.agreement:.2%}")
     console().print(rows)

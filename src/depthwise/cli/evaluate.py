@@ -1,7 +1,7 @@
 """`depthwise eval`: how good a trained network is on a data set."""
 
 import sys
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -25,9 +25,7 @@ from depthwise.places import find_bundle, locate
 from depthwise.words import printable
 
 if TYPE_CHECKING:
-    from depthwise.evaluate.metrics import Evaluation
-
-WEAKEST = 10  # classes in the table for people; --json and the report have them all
+    from depthwise.evaluate.tables import Table
 
 
 def evaluate(
@@ -85,7 +83,7 @@ def evaluate(
         command=["depthwise", *sys.argv[1:]],
         showing=showing(),
     )
-    evaluation, measured, classes = result.evaluation, result.measured, result.config.classes
+    measured, classes = result.measured, result.config.classes
     if json:
         chosen = {
             "data": data,
@@ -94,37 +92,17 @@ def evaluate(
             "trained_on": measured.trained_on,
             "left_out": measured.left_out,
         }
-        print_json({**chosen, "classes": list(classes), **evaluation.to_json()})
+        print_json({**chosen, "classes": list(classes), **result.evaluation.to_json()})
     else:
-        _print(evaluation, classes, data, measured.part)
+        _print(result.task.tables(result.evaluation, classes), data, measured.part)
 
 
-def _print(evaluation: "Evaluation", classes: tuple[str, ...], data: str, part: str) -> None:
-    numbers = ("images", "wrong", "top-1", "top-5", "loss", "calibration error")
-    result = table(
-        *numbers,
-        right=numbers,
-        title=f"{printable(data)}, {'all of it' if part == 'all' else f'{part} part'}",
-    )
-    result.add_row(
-        f"{evaluation.num_images:,}",
-        f"{evaluation.num_wrong:,}",
-        f"{evaluation.top1:.2%}",
-        "-" if evaluation.top5 is None else f"{evaluation.top5:.2%}",
-        f"{evaluation.loss:.4f}",
-        f"{evaluation.calibration_error:.2%}",
-    )
-    console().print(result)
-    columns = ("precision", "recall", "F1", "images")
-    title = f"The {WEAKEST} weakest of {len(classes)} classes" if len(classes) > WEAKEST else None
-    weakest = table("class", *columns, right=columns, title=title)
-    per_class = evaluation.per_class
-    present = (k for k in per_class.f1.argsort(stable=True).tolist() if per_class.support[k])
-    for k in islice(present, WEAKEST):
-        ratios = (per_class.precision, per_class.recall, per_class.f1)
-        weakest.add_row(
-            printable(classes[k]),
-            *(f"{float(ratio[k]):.1%}" for ratio in ratios),
-            f"{int(per_class.support[k]):,}",
-        )
-    console().print(weakest)
+def _print(tables: "Sequence[Table]", data: str, part: str) -> None:
+    """The first of them is titled by what was measured."""
+    title = f"{printable(data)}, {'all of it' if part == 'all' else f'{part} part'}"
+    for number, given in enumerate(tables):
+        right = tuple(column for column in given.columns if column not in given.left)
+        shown = table(*given.columns, right=right, title=given.title if number else title)
+        for row in given.rows:
+            shown.add_row(*map(printable, row))
+        console().print(shown)

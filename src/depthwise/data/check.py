@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from depthwise.data.dataset import BadImage, Dataset, Deep, Split, require_trainable
+from depthwise.data.dataset import BadImage, Dataset, Deep, Split, all_targets, require_trainable
 from depthwise.data.deep import WHITE
 from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, to_channels
 from depthwise.data.names import natural_key, shortened
@@ -183,7 +183,7 @@ def contact_sheet(
     side: of an image on it, in pixels. Raises DepthwiseError if `path` cannot be written.
     """
     split = next(iter(dataset.splits.values()))
-    shown = sorted(dataset.classes, key=natural_key)[:classes]
+    labels, shown = all_targets(split), sorted(dataset.classes, key=natural_key)[:classes]
     margin, gap = 180, 4
     sheet = Image.new("RGB", (margin + per_class * (side + gap), len(shown) * (side + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
@@ -191,7 +191,7 @@ def contact_sheet(
     for row, label in enumerate(shown):
         top = gap + row * (side + gap)
         draw.text((gap, top + side / 2), shortened(label, 22), "black", font, anchor="lm")
-        members = (split.labels == dataset.classes.index(label)).nonzero().flatten().tolist()
+        members = (labels == dataset.classes.index(label)).nonzero().flatten().tolist()
         for column, index in enumerate(evenly(members, per_class)):
             try:
                 pixels = to_channels(split.image(index), 3)

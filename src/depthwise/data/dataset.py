@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from depthwise.data.deep import WHITE, white_level_for
@@ -29,11 +30,7 @@ It is pickled into each worker process, and a batch's keys are sent there: neith
 
 
 class Split(Protocol):
-    """Labelled images in a fixed order. There may be any number: only `labels` costs time or memory for all of them."""
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 [n]"""
+    """Images in a fixed order, and what each of them shows."""
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -48,6 +45,9 @@ class Split(Protocol):
 
     def key(self, index: int) -> Any:
         """What `reader` needs to know of an image, light and picklable."""
+
+    def targets(self, indices: Tensor) -> Tensor:
+        """What the images at `indices`, int64 [N], show: for class folders their classes' numbers, int64 [N]."""
 
     def image(self, index: int) -> Tensor:
         """uint8 [C, H, W]; raises UnreadableImageError."""
@@ -77,6 +77,9 @@ class ArraySplit:
 
     def key(self, index: int) -> int:
         return index
+
+    def targets(self, indices: Tensor) -> Tensor:
+        return self.labels[indices]
 
     def image(self, index: int) -> Tensor:
         return self.images[index]
@@ -125,6 +128,9 @@ class FileSplit:
     def key(self, index: int) -> str:
         return self.paths[index]
 
+    def targets(self, indices: Tensor) -> Tensor:
+        return self.labels[indices]
+
     def image(self, index: int) -> Tensor:
         return self.reader(self.paths[index])
 
@@ -164,7 +170,8 @@ class Dataset:
     ignored: paths that are no part of it; ignored_kinds: a phrase about each kind of them. notes: sentences a
     person should read before training; repeated: those about pictures in two classes or two parts, of files alone.
     num_trusted: files that are taken to be as they were when they were last read. deep: of the images with 16 bits
-    a sample, if there are any. decoding: how its files are read.
+    a sample, if there are any. decoding: how its files are read. task: what is asked of its images, by its name in
+    `tasks.TASKS`.
     """
 
     name: str
@@ -184,11 +191,17 @@ class Dataset:
     num_trusted: int = 0
     deep: Deep | None = None
     decoding: Decoding = DEFAULT
+    task: str = "single-label"
 
     @property
     def fingerprints(self) -> tuple[str, str]:
         """Either is what a run on this data set may have kept."""
         return self.fingerprint, self.earlier_fingerprint or self.fingerprint
+
+
+def all_targets(split: Split) -> Tensor:
+    """The targets of every image: for what looks a whole set over, and nothing that happens once a batch."""
+    return split.targets(torch.arange(len(split)))
 
 
 def val_split(dataset: Dataset) -> tuple[str, Split]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchvision.transforms.v2.functional import to_pil_image
 
-from depthwise.data.sources.open import Split
+from depthwise.data.dataset import Split, all_targets
 from depthwise.data.spread import evenly
 from depthwise.errors import DepthwiseError
 from depthwise.writing import named, written_folder
@@ -57,9 +57,10 @@ def export(
     """
     names = classes if nested else [label.replace("/", "-") for label in classes]
     places = evenly(range(len(split)), len(split) if limit is None else limit)
+    labels = all_targets(split)
     for index in places:
         image = split.image(index)
-        target = folder / names[int(split.labels[index])]
+        target = folder / names[int(labels[index])]
         target.mkdir(parents=True, exist_ok=True)
         to_pil_image(image).save(target / f"{prefix}-{index:05}.png")
     return len(places)

@@ -1,13 +1,12 @@
 """Images as batches: decoded, augmented and normalised, here or in worker processes, with the same bits."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from depthwise.data.dataset import ArraySplit, BadImage, Reader, Split
 from depthwise.data.image import UnreadableImageError
@@ -21,13 +20,17 @@ from depthwise.errors import DepthwiseError
 class Batch(NamedTuple):
     """N images and what they show; N is 0 if not one of a training batch's files could be read.
 
-    images: float32 [N, C, h, w] in channels-last memory. targets: int64 [N], or under mixup or cutmix float32 [N, K].
-    indices: int64 [N] into the split.
+    images: float32 [N, C, h, w] in channels-last memory. targets: as the split has them, or as its task's `Prepare`
+    made them. indices: int64 [N] into the split.
     """
 
     images: Tensor
     targets: Tensor
     indices: Tensor
+
+
+Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Images and targets of a batch, as a task trains on those of a split; what it draws, from torch's global generator."""
 
 
 @contextmanager
@@ -109,8 +112,8 @@ class Batches:
     """Batches of a split: for training shuffled and changed by `augment`; without it in order, for evaluation.
 
     Training leaves out the last batch of an epoch if it is not full, unless it is the only one. `workers` processes
-    decode and augment, and live on from epoch to epoch until `close`; 0 does it here. A file that cannot be read is
-    left out of its batch and named in `bad`.
+    decode and augment, and live on from epoch to epoch until `close`; 0 does it here. `prepare` makes each batch ready
+    for its task. A file that cannot be read is left out of its batch and named in `bad`.
     """
 
     def __init__(
@@ -119,9 +122,9 @@ class Batches:
         preprocess: Preprocess,
         *,
         batch_size: int,
-        num_classes: int,
         seed: int = 0,
         augment: Augment | None = None,
+        prepare: Prepare | None = None,
         workers: int = 0,
     ) -> None:
         if batch_size < 1:
@@ -137,7 +140,7 @@ class Batches:
         singly = augment is not None and augment.per_image
         arrays = split.images if isinstance(split, ArraySplit) and not singly else None
         self._filler = _Filler(self._split.reader, arrays, preprocess, augment, seed)
-        self._num_classes = num_classes
+        self._prepare = prepare
         self._workers = workers if arrays is None else 0  # arrays are faster here than sent around
         self._pool: Pool | None = None
 
@@ -189,19 +192,9 @@ class Batches:
         kept = [index for index in wanted if index not in lost]
         indices = torch.tensor(kept, dtype=torch.int64)
         images = self._filler.preprocess.normalise(place[: len(kept)].permute(0, 3, 1, 2))
-        targets = self._split.labels[indices]
-        mixers = self._mixers() if kept else []
-        if mixers:
+        targets = self._split.targets(indices)
+        if self._prepare and kept:
             with seeded(mix_seed(self._filler.seed, epoch, k, "mix")):
-                images, targets = v2.RandomChoice(mixers)(images, targets)
+                images, targets = self._prepare(images, targets)
             images = images.contiguous(memory_format=torch.channels_last)
         return Batch(images, targets, indices)
-
-    def _mixers(self) -> list[v2.Transform]:
-        augment, num_classes = self._filler.augment, self._num_classes
-        mixers: list[v2.Transform] = []
-        if augment and augment.mixup > 0:
-            mixers.append(v2.MixUp(alpha=augment.mixup, num_classes=num_classes))
-        if augment and augment.cutmix > 0:
-            mixers.append(v2.CutMix(alpha=augment.cutmix, num_classes=num_classes))
-        return mixers

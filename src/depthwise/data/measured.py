@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from depthwise.data.dataset import Dataset, Split
+from depthwise.data.dataset import Dataset, Split, all_targets
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import some
 from depthwise.data.numbering import joined, numbered, numbers
@@ -100,7 +100,8 @@ def open_measured(
     if left_out:
         said.append(_about_unknown(dataset, network, left_out, len(split), ignore_unknown))
     split = numbered(split, places)
-    missing = [label for k, label in enumerate(network.classes) if not (split.labels == k).any()]
+    counts = all_targets(split).bincount(minlength=len(network.classes))
+    missing = [label for k, label in enumerate(network.classes) if not counts[k]]
     if missing:
         said.append(f"of the network's {len(network.classes)} classes there is no image of {some(missing)}")
     splits = {part: numbered(images, places) for part, images in dataset.splits.items()}
@@ -163,5 +164,5 @@ def _about_unknown(
 
 
 def _unknown(dataset: Dataset, split: Split, places: Tensor) -> dict[str, int]:
-    counts = split.labels.bincount(minlength=len(dataset.classes)).tolist()
+    counts = all_targets(split).bincount(minlength=len(dataset.classes)).tolist()
     return {label: counts[k] for k, label in enumerate(dataset.classes) if counts[k] and int(places[k]) < 0}

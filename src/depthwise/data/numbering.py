@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from depthwise.data.dataset import Dataset, FileSplit, Reader, Split
+from depthwise.data.dataset import ArraySplit, Dataset, FileSplit, Reader, Split, all_targets
 from depthwise.data.names import composed, some
 from depthwise.errors import DepthwiseError
 
@@ -36,6 +36,9 @@ class Chosen:
         number, place = self.places[index]
         return number, self.splits[number].key(place)
 
+    def targets(self, indices: Tensor) -> Tensor:
+        return self.labels[indices]
+
     def image(self, index: int) -> Tensor:
         number, place = self.places[index]
         return self.splits[number].image(place)
@@ -60,9 +63,9 @@ def numbered(split: Split, numbers: Tensor) -> Split:
     """`split` with other numbers for its classes, without the images whose number is -1."""
     if torch.equal(numbers, torch.arange(len(numbers))):
         return split
-    labels = numbers[split.labels]
-    if bool((labels >= 0).all()):
-        return cast("Split", replace(cast(Any, split), labels=labels))
+    labels = numbers[all_targets(split)]
+    if bool((labels >= 0).all()) and isinstance(split, ArraySplit | FileSplit | Chosen):
+        return replace(split, labels=labels)
     kept = (labels >= 0).nonzero()[:, 0]
     return Chosen((split,), tuple((0, k) for k in kept.tolist()), labels[kept])
 
@@ -72,7 +75,7 @@ def joined(splits: Sequence[Split]) -> Split:
     if len(splits) == 1:
         return splits[0]
     places = tuple((number, k) for number, split in enumerate(splits) for k in range(len(split)))
-    return Chosen(tuple(splits), places, torch.cat([split.labels for split in splits]))
+    return Chosen(tuple(splits), places, torch.cat([all_targets(split) for split in splits]))
 
 
 def with_white_level(split: Split, white_level: int) -> Split:
@@ -113,5 +116,6 @@ def _counted(classes: Sequence[str]) -> str:
 
 def _sorted(split: Split) -> Split:
     """`split` by its classes' numbers, each class in its order."""
-    order = split.labels.argsort(stable=True)
-    return Chosen((split,), tuple((0, k) for k in order.tolist()), split.labels[order])
+    labels = all_targets(split)
+    order = labels.argsort(stable=True)
+    return Chosen((split,), tuple((0, k) for k in order.tolist()), labels[order])

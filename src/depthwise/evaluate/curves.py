@@ -12,8 +12,7 @@ from typing import Any
 MOST_POINTS = 1500  # a curve of more has several points a pixel
 AXES = ("step", "epoch", "seconds")
 VALUES = ("loss", "accuracy", "top5", "lr", "rate")
-# How the records name what the curves call accuracy and rate.
-_FIELDS = {"train": {"rate": "images_per_second"}, "eval": {"accuracy": "top1"}, "test": {"accuracy": "top1"}}
+KINDS = ("train", "eval", "test")
 
 
 def finite(value: Any) -> float | None:
@@ -25,20 +24,23 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def curves(history: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def curves(history: Iterable[dict[str, Any]], key: str = "top1") -> list[dict[str, Any]]:
     """One curve for training, one for each split and kind of weights evaluated on the way, one for the last test.
 
     Each is `{"kind", "split", "weights", "name"}` and equally long lists: the axes `step`, `epoch` and `seconds`
     (never falling) and the values `loss`, `accuracy`, `top5`, `lr` and `rate` (images a second), None where there
-    is none. Long ones are thinned: each point is the mean of `every` records. `loss_mean` and `accuracy_mean` of a
-    long training curve are running means.
+    is none. The accuracy of an evaluation is its headline number, `key` in the records. Long ones are thinned: each
+    point is the mean of `every` records. `loss_mean` and `accuracy_mean` of a long training curve are running means.
     """
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records(history):
         if record["kind"] == "test":  # the last one is the result
             groups = {key: lines for key, lines in groups.items() if key[0] != "test"}
         groups.setdefault(_series(record), []).append(record)
-    return [_curve(key, lines) for key, lines in sorted(groups.items(), key=lambda item: _order(item[0]))]
+    return [
+        _curve(series, lines, key)
+        for series, lines in sorted(groups.items(), key=lambda item: _order(item[0]))
+    ]
 
 
 def records(history: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -48,7 +50,7 @@ def records(history: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     offset = clock = 0.0
     for line in history:
         step = finite(line.get("step"))
-        if line.get("kind") not in _FIELDS or step is None:
+        if line.get("kind") not in KINDS or step is None:
             continue
         key, training = _series(line), line["kind"] == "train"
         if step <= last.get(key, -math.inf):
@@ -97,11 +99,12 @@ def _series(record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _order(key: tuple[str, ...]) -> tuple[Any, ...]:
-    return (list(_FIELDS).index(key[0]), key[1], key[2] != "raw", key[2])
+    return (KINDS.index(key[0]), key[1], key[2] != "raw", key[2])
 
 
-def _curve(key: tuple[str, ...], lines: list[dict[str, Any]]) -> dict[str, Any]:
-    kind, split, weights = key
+def _curve(series: tuple[str, ...], lines: list[dict[str, Any]], key: str) -> dict[str, Any]:
+    kind, split, weights = series
+    fields = {"rate": "images_per_second"} if kind == "train" else {"accuracy": key}
     every = math.ceil(len(lines) / MOST_POINTS)
     chunks = [lines[i : i + every] for i in range(0, len(lines), every)]
     name = {"train": "train", "eval": f"{split}, {weights}", "test": f"{split}, final"}[kind]
@@ -109,7 +112,7 @@ def _curve(key: tuple[str, ...], lines: list[dict[str, Any]]) -> dict[str, Any]:
     for axis in AXES:
         curve[axis] = [finite(chunk[-1].get(axis)) for chunk in chunks]
     for value in VALUES:
-        field = _FIELDS[kind].get(value, value)
+        field = fields.get(value, value)
         curve[value] = [_mean([finite(line.get(field)) for line in chunk]) for chunk in chunks]
     if kind == "train" and len(chunks) >= 60:
         curve["window"] = 2 * (len(chunks) // 60) + 1

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from depthwise.data.names import natural_key
-from depthwise.evaluate.metrics import Evaluation, PerClass
+from depthwise.evaluate.metrics import ClassEvaluation
 
 
 def natural_order(classes: Sequence[str]) -> list[int]:
@@ -14,16 +14,7 @@ def natural_order(classes: Sequence[str]) -> list[int]:
     return sorted(range(len(classes)), key=lambda k: natural_key(classes[k]))
 
 
-def reordered(evaluation: Evaluation, order: Sequence[int]) -> Evaluation:
+def reordered(evaluation: ClassEvaluation, order: Sequence[int]) -> ClassEvaluation:
     """The same evaluation where class k is what was class order[k]."""
-    places = torch.tensor(order)
-    numbers = places.argsort()
-    old = evaluation.per_class
-    return replace(
-        evaluation,
-        confusion=evaluation.confusion[places][:, places],
-        per_class=PerClass(*(values[places] for values in (old.precision, old.recall, old.f1, old.support))),
-        probabilities=evaluation.probabilities[:, places],
-        predicted=numbers[evaluation.predicted],
-        labels=numbers[evaluation.labels],
-    )
+    numbers = torch.tensor(order).argsort()
+    return replace(evaluation, predicted=numbers[evaluation.predicted], labels=numbers[evaluation.labels])

@@ -6,47 +6,29 @@ dark setting and fits a phone. Every name that came with the data is escaped by 
 
 import base64
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
-from depthwise.data.spread import evenly
-from depthwise.errors import DepthwiseError
 from depthwise.evaluate import sections, settings
-from depthwise.evaluate.metrics import Evaluation
-from depthwise.evaluate.order import natural_order, reordered
+from depthwise.evaluate.order import natural_order
 from depthwise.evaluate.pictures import picture
 from depthwise.words import command_line, number_of, pace
 from depthwise.writing import written_whole
 
-MISTAKE_PIXELS = 224
 SAMPLE_PIXELS = 96
 # Up to this many classes each has a row of samples; of more, a wall shows one image of some of them.
 MOST_ROWS = 60
 MOST_SAMPLES = 240
-
-
-class Split(Protocol):
-    """The images of one part of a data set."""
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 [n]."""
-
-    def image(self, i: int) -> Tensor:
-        """uint8 [C, H, W]."""
-
-    def name(self, i: int) -> str:
-        """What a person would call the image: its path, as a rule."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,22 +43,45 @@ class Mistake:
     true_probability: float
 
 
+@dataclass(frozen=True)
+class Section:
+    """A section of the page: `html` is a <section> whose id is `key`, under `title` in the navigation."""
+
+    key: str
+    title: str
+    html: Markup
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a task shows of an evaluation: the `result` under the title, and sections between curves and data.
+
+    charts: what the page's script draws in them. loss_unit: of the task's loss.
+    """
+
+    result: Markup
+    sections: Sequence[Section]
+    charts: Mapping[str, Any] = field(default_factory=dict)
+    loss_unit: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class ReportData:
     """All that the report tells. A part that is empty is left out of the page.
 
-    `history` holds the lines of metrics.jsonl; `samples` a few images (uint8 [C, H, W]) of each class; `counts` the
-    number of images of each class in each split; `cost` has `parameters`, `macs` and `input_shape` (C, H, W);
-    `preprocess` are the values that images were prepared with; `command` is what began the run, `resumes` what it
-    went on with: of each the `command`, the `step`, and what had `changed` by then. `data` has `spec`,
-    `fingerprint`, `split_source` and `bad`, the number of images left out as unreadable; `selection` says what
-    evaluations on the way decided.
+    `evaluation` and `page`, which makes of all this what is shown of it, are the task's. `history` holds the lines of
+    metrics.jsonl; `samples` a few images (uint8 [C, H, W]) of each class; `counts` the number of images of each class
+    in each split; `cost` has `parameters`, `macs` and `input_shape` (C, H, W); `preprocess` are the values that images
+    were prepared with; `command` is what began the run, `resumes` what it went on with: of each the `command`, the
+    `step`, and what had `changed` by then. `data` has `spec`, `fingerprint`, `split_source` and `bad`, the number of
+    images left out as unreadable; `selection` says what evaluations on the way decided.
     """
 
     title: str
     history: list[dict[str, Any]]
     classes: Sequence[str]
-    evaluation: Evaluation
+    evaluation: Any
+    page: Callable[["ReportData"], Page]
     split: str
     mistakes: list[Mistake]
     samples: dict[int, list[Tensor]]
@@ -89,44 +94,6 @@ class ReportData:
     selection: str = ""
     preprocess: dict[str, Any] = field(default_factory=dict)
     resumes: Sequence[Mapping[str, Any]] = ()
-
-
-def collect_mistakes(evaluation: Evaluation, split: Split, limit: int = 24) -> list[Mistake]:
-    """The `limit` mistakes that the network was surest of, the surest first; an image gone since is passed over."""
-    wrong = (evaluation.predicted != evaluation.labels).nonzero()[:, 0]
-    sure = evaluation.probabilities[wrong, evaluation.predicted[wrong]]
-    found: list[Mistake] = []
-    for k in wrong[sure.argsort(descending=True, stable=True)].tolist():
-        if len(found) == limit:
-            break
-        place, true, said = (int(v[k]) for v in (evaluation.indices, evaluation.labels, evaluation.predicted))
-        try:
-            image = split.image(place)
-        except DepthwiseError:
-            continue
-        odds = evaluation.probabilities[k]
-        found.append(Mistake(split.name(place), image, true, said, float(odds[said]), float(odds[true])))
-    return found
-
-
-def collect_samples(split: Split, num_classes: int, per_class: int = 8) -> dict[int, list[Tensor]]:
-    """Up to `per_class` images of each class, spread evenly over the split; of very many classes, of some only."""
-    classes = range(num_classes)
-    if num_classes > MOST_ROWS:
-        per_class, classes = 1, range(0, num_classes, -(-num_classes // MOST_SAMPLES))
-    samples: dict[int, list[Tensor]] = {}
-    for k in classes:
-        places = evenly((split.labels == k).nonzero()[:, 0].tolist(), per_class)
-        if places:
-            samples[k] = [image for i in places if (image := _readable(split, i)) is not None]
-    return samples
-
-
-def _readable(split: Split, i: int) -> Tensor | None:
-    try:
-        return split.image(i)
-    except DepthwiseError:
-        return None
 
 
 def write_report(data: ReportData, path: str | PathLike[str]) -> None:
@@ -142,40 +109,56 @@ def write_report(data: ReportData, path: str | PathLike[str]) -> None:
 
 def render(data: ReportData) -> str:
     """The page as text, with the classes in the order in which people count."""
+    page, evaluation = data.page(data), data.evaluation
     data = _in_natural_order(data)
-    classes, evaluation = data.classes, data.evaluation
-    learning = sections.learning(data.history)
-    certainty = sections.certainty(evaluation)
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            title=data.title,
-            split=data.split,
-            classes=classes,
-            headline=sections.headline(evaluation, data.history),
-            learning=learning,
-            matrix=sections.matrix(evaluation, classes),
-            pairs=sections.confused_pairs(evaluation, classes),
-            per_class=sections.per_class(evaluation, classes),
-            certainty=certainty,
-            mistakes=[(mistake, picture(mistake.image, MISTAKE_PIXELS)) for mistake in data.mistakes],
-            counts=sections.class_counts(data.counts, classes),
-            samples=_sample_pictures(data.samples, len(classes)),
-            wall=len(classes) > MOST_ROWS,
-            cost=data.cost,
-            recipe=settings.groups(data.recipe, data.preprocess),
-            versions=data.versions,
-            command=command_line(data.command),
-            resumes=[{**resume, "command": command_line(resume["command"])} for resume in data.resumes],
-            data=data.data,
-            selection=data.selection,
-            charts={"curves": learning["curves"], "certainty": certainty},
-            style=page_part("report.css"),
-            script=page_part("report.js"),
-            plotly=packed_plotly(),
-        )
+    headline = evaluation.headline
+    learning = sections.learning(data.history, headline.key)
+    return rendered(
+        "report.html",
+        title=data.title,
+        page=page,
+        headline={
+            "value": headline.of(evaluation),
+            "name": headline.name,
+            "loss": sections.finite(evaluation.numbers["loss"]),
+        },
+        classes=data.classes,
+        learning=learning,
+        counts=sections.class_counts(data.counts, data.classes),
+        samples=_sample_pictures(data.samples, len(data.classes)),
+        wall=len(data.classes) > MOST_ROWS,
+        cost=data.cost,
+        recipe=settings.groups(data.recipe, data.preprocess),
+        versions=data.versions,
+        command=command_line(data.command),
+        resumes=[{**resume, "command": command_line(resume["command"])} for resume in data.resumes],
+        data=data.data,
+        charts={"curves": learning["curves"], **page.charts},
+        style=page_part("report.css"),
+        script=page_part("report.js"),
+        plotly=packed_plotly(),
     )
+
+
+def rendered(template: str, **values: Any) -> Markup:
+    """A template beside this module, filled in; names in `values` are escaped."""
+    return Markup(_environment().get_template(template).render(**values))
+
+
+def plain_page(data: ReportData, parts: Sequence[Section] = (), *, loss_unit: str = "") -> Page:
+    """The page of a task that shows its numbers as they are, and `parts`."""
+    evaluation = data.evaluation
+    result = rendered(
+        "plain_result.html",
+        split=data.split,
+        selection=data.selection,
+        headline=evaluation.headline,
+        value=evaluation.headline.of(evaluation),
+        images=evaluation.num_images,
+        loss=sections.finite(evaluation.numbers["loss"]),
+        unit=loss_unit,
+    )
+    return Page(result, parts, loss_unit=loss_unit)
 
 
 def _in_natural_order(data: ReportData) -> ReportData:
@@ -186,11 +169,6 @@ def _in_natural_order(data: ReportData) -> ReportData:
     return replace(
         data,
         classes=[data.classes[k] for k in order],
-        evaluation=reordered(data.evaluation, order),
-        mistakes=[
-            replace(mistake, true=place[mistake.true], predicted=place[mistake.predicted])
-            for mistake in data.mistakes
-        ],
         samples={place[k]: images for k, images in data.samples.items()},
         counts={part: [counts[k] for k in order] for part, counts in data.counts.items()},
     )

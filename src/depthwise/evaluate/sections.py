@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from depthwise.evaluate.curves import curves, finite, records, summary
-from depthwise.evaluate.metrics import Evaluation
+from depthwise.evaluate.metrics import ClassEvaluation, counted_pairs
 
 WHOLE_MATRIX = 40  # classes; of more, the REDUCED_MATRIX that are most often confused are drawn
 REDUCED_MATRIX = 24
@@ -20,7 +20,7 @@ COVERAGE_STEPS = 100
 ZERO_WIDTH_JOINER = "\u200d"
 
 
-def headline(evaluation: Evaluation, history: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def headline(evaluation: ClassEvaluation, history: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The result, how far chance alone could move it, and what saying always the same class would reach."""
     n, wrong = evaluation.num_images, evaluation.num_wrong
     low, high = wilson_interval(n - wrong, n)
@@ -38,7 +38,7 @@ def headline(evaluation: Evaluation, history: Iterable[dict[str, Any]]) -> dict[
         "calibration_error": finite(evaluation.calibration_error),
         "low": low,
         "high": high,
-        "guessing": math.log(len(evaluation.confusion)),
+        "guessing": math.log(evaluation.num_classes),
         "baseline": float(evaluation.per_class.support.max()) / n,
         "weights": tests[-1].get("weights") if tests else None,
     }
@@ -52,20 +52,22 @@ def wilson_interval(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def learning(history: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The curves, what they come to in words, and the evaluations as a table."""
+def learning(history: Iterable[dict[str, Any]], key: str) -> dict[str, Any]:
+    """The curves, what they come to in words, and the evaluations as a table; `key` names their headline number."""
     lines = list(history)
-    drawn = curves(lines)
+    drawn = curves(lines, key)
     evaluations = [line for line in records(lines) if line["kind"] != "train"]
     return {
         "curves": drawn,
         "summary": summary(lines),
+        "top5": any("top5" in line for line in evaluations),
         "averaged": any(line.get("weights") == "averaged" for line in evaluations),
         "loss_note": _extreme(drawn, "loss", min, "{:.4f}"),
         "accuracy_note": _extreme(drawn, "accuracy", max, "{:.2%}"),
         "evaluations": [
             {k: line.get(k) for k in ("kind", "split", "weights")}
-            | {k: finite(line.get(k)) for k in ("step", "epoch", "seconds", "loss", "top1", "top5")}
+            | {k: finite(line.get(k)) for k in ("step", "epoch", "seconds", "loss", "top5")}
+            | {"score": finite(line.get(key))}
             for line in evaluations
         ],
     }
@@ -88,17 +90,16 @@ def _extreme(drawn: Sequence[dict[str, Any]], value: str, pick: Any, form: str) 
     return f"best {form.format(best)} ({name}) at step {step:,.0f}"
 
 
-def matrix(evaluation: Evaluation, classes: Sequence[str]) -> dict[str, Any]:
+def matrix(evaluation: ClassEvaluation, classes: Sequence[str]) -> dict[str, Any]:
     """The confusion matrix as rows of cells; of many classes, only those that are most often confused.
 
     A cell holds its count, its share of the row's class, and `heat`, 0 to 1. With a reduced matrix each row ends
     with `other`, the images called something that is not shown, so that the row still adds up.
     """
-    confusion = evaluation.confusion
     whole = len(classes) <= WHOLE_MATRIX
-    chosen = list(range(len(classes))) if whole else _most_confused(confusion)
-    part = confusion[chosen][:, chosen].tolist()
-    support = confusion.sum(1)[chosen].tolist()
+    chosen = list(range(len(classes))) if whole else _most_confused(evaluation)
+    part = evaluation.confusion_of(torch.tensor(chosen, dtype=torch.int64)).tolist()
+    support = evaluation.per_class.support[chosen].long().tolist()
     rows = []
     for i, (index, counts, total) in enumerate(zip(chosen, part, support, strict=True)):
         cells = []
@@ -121,9 +122,13 @@ def matrix(evaluation: Evaluation, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _most_confused(confusion: Tensor) -> list[int]:
+def _most_confused(evaluation: ClassEvaluation) -> list[int]:
+    wrong = evaluation.predicted != evaluation.labels
+    are, were_called = evaluation.labels[wrong], evaluation.predicted[wrong]
+    one_way, other_way = torch.cat([are, were_called]), torch.cat([were_called, are])
+    either_way = counted_pairs(one_way, other_way, evaluation.num_classes)
     chosen: list[int] = []
-    for true, said, _ in _confusions(confusion + confusion.T):
+    for true, said, _ in either_way:
         new = [c for c in (true, said) if c not in chosen]
         if len(chosen) + len(new) <= REDUCED_MATRIX:
             chosen += new
@@ -132,16 +137,7 @@ def _most_confused(confusion: Tensor) -> list[int]:
     return sorted(chosen)
 
 
-def _confusions(confusion: Tensor) -> list[tuple[int, int, int]]:
-    """(true, said, count) of all that were confused, the most frequent first, then by class."""
-    off = confusion - torch.diag(confusion.diagonal())
-    true, said = off.nonzero(as_tuple=True)
-    count = off[true, said]
-    order = count.argsort(descending=True, stable=True)
-    return list(zip(true[order].tolist(), said[order].tolist(), count[order].tolist(), strict=True))
-
-
-def confused_pairs(evaluation: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
+def confused_pairs(evaluation: ClassEvaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
     """The most frequent confusions, with each one's share of the true class's images."""
     return [
         {
@@ -150,43 +146,44 @@ def confused_pairs(evaluation: Evaluation, classes: Sequence[str]) -> list[dict[
             "count": count,
             "share": count / float(evaluation.per_class.support[true]),
         }
-        for true, said, count in _confusions(evaluation.confusion)[:MOST_PAIRS]
+        for true, said, count in evaluation.confused[:MOST_PAIRS]
     ]
 
 
-def per_class(evaluation: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
+def per_class(evaluation: ClassEvaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each class: its ratios (None where there is nothing to divide by) and what it is mistaken for."""
-    numbers, confusion = evaluation.per_class, evaluation.confusion
-    said = confusion.sum(0).tolist()
-    off = confusion - torch.diag(confusion.diagonal())
-    worst = off.max(dim=1)
+    numbers, called = evaluation.per_class, evaluation.said.tolist()
+    worst: dict[int, tuple[int, int]] = {}
+    for true, said, count in evaluation.confused:
+        worst.setdefault(true, (said, count))
     rows = []
     for k, name in enumerate(classes):
         support = int(numbers.support[k])
+        mistaken_for, mistaken_count = worst.get(k, (None, 0))
         rows.append(
             {
                 "name": name,
                 "support": support,
-                "precision": float(numbers.precision[k]) if said[k] else None,
+                "precision": float(numbers.precision[k]) if called[k] else None,
                 "recall": float(numbers.recall[k]) if support else None,
-                "f1": float(numbers.f1[k]) if support or said[k] else None,
-                "mistaken_for": classes[int(worst.indices[k])] if worst.values[k] else None,
-                "mistaken_count": int(worst.values[k]),
+                "f1": float(numbers.f1[k]) if support or called[k] else None,
+                "mistaken_for": None if mistaken_for is None else classes[mistaken_for],
+                "mistaken_count": mistaken_count,
             }
         )
     return rows
 
 
-def certainty(evaluation: Evaluation) -> dict[str, Any] | None:
+def certainty(evaluation: ClassEvaluation) -> dict[str, Any] | None:
     """How far the network's own certainty can be trusted; None when its probabilities are not finite.
 
     `bins`: BINS equal steps of certainty that hold images, each with its number of `images`, mean `confidence`,
     `accuracy` and the 95% interval of that, `lowest` to `highest`. `coverage`: for growing parts of all images
     (`share`), the surest first, the `accuracy` on them and how sure the least sure of them is (`threshold`).
     """
-    if not evaluation.probabilities.isfinite().all():
+    if not evaluation.probability.isfinite().all():
         return None
-    sure = evaluation.probabilities.gather(1, evaluation.predicted[:, None])[:, 0].double()
+    sure = evaluation.probability.double()
     right = (evaluation.predicted == evaluation.labels).double()
     place = (sure * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
     return {

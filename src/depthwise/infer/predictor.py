@@ -19,6 +19,8 @@ from depthwise.data.image import DEFAULT, Decoding, ImageInput, UnreadableImageE
 from depthwise.data.sources.open import BadImage
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.tasks import DEFAULT as SINGLE_LABEL
+from depthwise.tasks import find_task
 
 MOST_READERS = 4
 
@@ -82,7 +84,9 @@ def _name(number: int, image: ImageInput) -> str:
 
 
 class Predictor:
-    """Predictions of a trained `module` whose logits [N, K] are for the K `classes`; many threads may call it.
+    """Predictions of a trained `module` that does a `task` on images of the K `classes`; many threads may call it.
+
+    task: by its name; for "single-label" the module gives logits [N, K].
 
     A module that is in evaluation mode, on `device` and channels-last is used as it is; of any other a copy is made
     that is. decoding: how image files are read; the white level is the preprocessing's own.
@@ -96,12 +100,14 @@ class Predictor:
         *,
         device: str | torch.device = "cpu",
         decoding: Decoding = DEFAULT,
+        task: str = SINGLE_LABEL,
     ) -> None:
         self.device = torch.device(device)
         self.module = module if _is_ready(module, self.device) else ready(copy.deepcopy(module), self.device)
         self.preprocess = preprocess
         self.decoding = replace(decoding, white_level=preprocess.white_level)
         self.classes = tuple(classes)
+        self.task = find_task(task, self.classes)
 
     # A path is an Iterable[str] too; the first signature is meant for it.
     @overload
@@ -187,7 +193,7 @@ class Predictor:
     def _answers(self, batch: "list[_Image]", topk: int, threshold: float) -> Iterator[Prediction | BadImage]:
         read = [(name, image()) for name, image in batch]
         pixels = [image for _, image in read if isinstance(image, Tensor)]
-        rows = iter(self._probabilities(torch.stack(pixels)) if pixels else ())
+        rows = iter(self._likelihoods(torch.stack(pixels)) if pixels else ())
         for name, image in read:
             if isinstance(image, Tensor):
                 yield self._prediction(name, next(rows), topk, threshold)
@@ -195,10 +201,10 @@ class Predictor:
                 reason = image.reason if isinstance(image, UnreadableImageError) else str(image)
                 yield BadImage(name, reason)
 
-    def _probabilities(self, pixels: Tensor) -> Tensor:
+    def _likelihoods(self, pixels: Tensor) -> Tensor:
         """uint8 [N, C, h, w] -> float32 [N, K] on the CPU."""
         with torch.inference_mode():
-            return self.module(self.preprocess.normalise(pixels.to(self.device))).softmax(1).cpu()
+            return self.task.answer(self.module(self.preprocess.normalise(pixels.to(self.device)))).cpu()
 
     def _prediction(self, name: str, probabilities: Tensor, topk: int, threshold: float) -> Prediction:
         if not probabilities.isfinite().all():

@@ -19,18 +19,16 @@ from depthwise.data.sources.open import Split, open_dataset
 from depthwise.data.spread import evenly
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError
-from depthwise.evaluate.metrics import Evaluation, evaluate
+from depthwise.evaluate.meters import run_meters
 from depthwise.infer import Engine, Precision
 from depthwise.infer import compile as compile_module
 from depthwise.infer.quantize import MOST_ERROR, to_tensors
 from depthwise.ship.load import keeper_of, load_module
 from depthwise.ship.measuring import open_part
 from depthwise.ship.showing import Showing
+from depthwise.tasks import find_task
 from depthwise.timing import Ratio, in_turns, ratio, seconds, settled
 from depthwise.words import number_of
-
-MOST_DROP = 0.005
-"""Of top-1 accuracy, as a fraction, before a compiled network is refused."""
 
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.3}
 """The largest difference of a logit from the original's, relative to the largest logit, that is no mistake of ours."""
@@ -49,7 +47,8 @@ class Compiled:
     speedup: of one image, against the network on PyTorch: the median of interleaved pairs, None where the machine was
     too busy to say, and in speedup_range their tenth and ninetieth percentile; milliseconds: its own.
     layers: in int8, of each product the name, its error (see infer/quantize.py) and the precision that it is left in.
-    accuracy: top-1 before and after, and agreement: the share of images with the same answer; None without a data set.
+    accuracy: the task's headline number before and after, and agreement: the share of images with the same answer;
+    None without a data set. headline: what that number is called.
     asked: the precision that was asked for, and why_not: why it is not that one; None where it is.
     """
 
@@ -66,13 +65,14 @@ class Compiled:
     agreement: float | None = None
     asked: str | None = None
     why_not: str | None = None
+    headline: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As the bundle's config has it."""
         measured = {
             name: value
             for name, value in vars(self).items()
-            if name == "speedup" or (name != "out" and value not in (None, ()))
+            if name == "speedup" or (name not in ("out", "headline") and value not in (None, ()))
         }
         return {name: list(value) if isinstance(value, tuple) else value for name, value in measured.items()}
 
@@ -146,11 +146,17 @@ def compile_bundle(
     if split is not None:
         before = _evaluate(module, bundle, split, workers, lambda far: tell(f"accuracy before: {far}"))
         after = _evaluate(fast, bundle, split, workers, lambda far: tell(f"accuracy after: {far}"))
-        result = _with_accuracy(result, before, after)
-        if before.top1 - after.top1 > MOST_DROP and not allow_drop:
+        task = find_task(bundle.config.task, bundle.config.classes)
+        result = replace(
+            result,
+            num_images=before.num_images,
+            headline=task.headline.name,
+            accuracy=(task.headline.of(before), task.headline.of(after)),
+            agreement=task.agreement(before, after),
+        )
+        if not allow_drop and (loss := task.loss_of_precision(before, after)):
             raise DepthwiseError(
-                f"compiled in {precision} the accuracy falls from {before.top1:.2%} to {after.top1:.2%}, by more than "
-                f"{MOST_DROP:.1%}: compile it in another precision, or accept it with --allow-drop"
+                f"compiled in {precision} {loss}: compile it in another precision, or accept it with --allow-drop"
             )
     config = replace(bundle.config, compiled=result.to_json())
     roundings = to_tensors(fast.roundings) if precision == "int8" else None
@@ -245,16 +251,6 @@ def _images(bundle: Bundle, precision: Precision, calibration: Split | None) -> 
     return _sample(calibration, preprocess)
 
 
-def _with_accuracy(result: Compiled, before: Evaluation, after: Evaluation) -> Compiled:
-    same = before.probabilities.argmax(1) == after.probabilities.argmax(1)
-    return replace(
-        result,
-        num_images=before.num_images,
-        accuracy=(before.top1, after.top1),
-        agreement=float(same.float().mean()),
-    )
-
-
 def _sample(split: Split, preprocess: Preprocess) -> Tensor:
     """uint8 [N, C, h, w], evenly spread over the split; what cannot be read is passed over."""
     found = []
@@ -291,16 +287,16 @@ def _time(module: nn.Module, fast: nn.Module, x: Tensor) -> tuple[float, Ratio]:
 
 def _evaluate(
     network: nn.Module, bundle: Bundle, split: Split, workers: int, tell: Callable[[str], None]
-) -> Evaluation:
-    num_classes = len(bundle.config.classes)
+) -> Any:
+    task = find_task(bundle.config.task, bundle.config.classes)
     batches = Batches(
-        split, bundle.config.preprocess, batch_size=32, num_classes=num_classes, workers=workers
+        split, bundle.config.preprocess, batch_size=32, workers=workers, prepare=task.prepare(None)
     )
     try:
-        return evaluate(
+        return run_meters(
             network,
             batches,
-            num_classes=num_classes,
+            task.meters(),
             progress=lambda done, total: tell(f"{done:,} of {number_of(total, 'batch', 'batches')}"),
         )
     finally:

@@ -23,6 +23,7 @@ from depthwise.infer.kept import Keeper
 from depthwise.infer.predictor import ready
 from depthwise.infer.quantize import RoundingError, from_tensors
 from depthwise.models import create_model, list_models
+from depthwise.tasks import find_task
 from depthwise.words import quote_path
 
 SHOWN_MISMATCHES = 3
@@ -74,6 +75,7 @@ def load(
         bundle.config.classes,
         device=device,
         decoding=decoding,
+        task=bundle.config.task,
     )
 
 
@@ -146,7 +148,7 @@ def keeper_of(bundle: Bundle) -> Keeper:
         {
             "model": config.model,
             "arguments": config.model_args,
-            "classes": len(config.classes),
+            "classes": find_task(config.task, config.classes).num_outputs,
             "channels": config.preprocess.channels,
         }
     )
@@ -164,7 +166,8 @@ def load_module(bundle: Bundle) -> nn.Module:
             f"{bundle.path} is a backbone without a classifier and has no classes to answer with: train one on it "
             f"with depthwise train --init {quote_path(bundle.path)}"
         )
-    defaults = {"num_classes": len(config.classes), "in_channels": config.preprocess.channels}
+    num_outputs = find_task(config.task, config.classes).num_outputs
+    defaults = {"num_classes": num_outputs, "in_channels": config.preprocess.channels}
     arguments = {**defaults, **config.model_args}
     for name, value in defaults.items():
         if arguments[name] != value:

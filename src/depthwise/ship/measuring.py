@@ -15,20 +15,22 @@ from depthwise.data import Batches, Dataset
 from depthwise.data.image import Decoding
 from depthwise.data.measured import Measured, Network, open_measured
 from depthwise.evaluate import metrics
-from depthwise.evaluate.metrics import Evaluation
-from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
+from depthwise.evaluate.meters import run_meters
+from depthwise.evaluate.report import ReportData, write_report
 from depthwise.ship.load import Engine, load_compiled, load_module
 from depthwise.ship.showing import Showing
+from depthwise.tasks import Task, find_task
 from depthwise.words import number_of
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What a bundle's network is worth on the images `measured`."""
+    """What a bundle's network is worth on the images `measured`, by an evaluation of its task's own kind."""
 
     config: BundleConfig
+    task: Task
     measured: Measured
-    evaluation: Evaluation
+    evaluation: Any
 
 
 def open_part(
@@ -106,13 +108,17 @@ def measure(
         allow_truncated=allow_truncated,
         showing=showing,
     )
-    num_classes = len(config.classes)
+    task = find_task(config.task, config.classes)
     batches = Batches(
-        measured.split, config.preprocess, batch_size=batch_size, num_classes=num_classes, workers=workers
+        measured.split,
+        config.preprocess,
+        batch_size=batch_size,
+        workers=workers,
+        prepare=task.prepare(None),
     )
     try:
         with showing.counting("evaluating") as progress:
-            evaluation = metrics.evaluate(module, batches, num_classes=num_classes, progress=progress)
+            evaluation = run_meters(module, batches, task.meters(), progress=progress)
     finally:
         batches.close()
     bad = [*measured.dataset.bad, *batches.bad]
@@ -121,14 +127,14 @@ def measure(
         showing.note(f"{left_out} left out, {bad[0].path} ({bad[0].reason}) for one")
     if report is not None:
         spec = data.name if isinstance(data, Dataset) else os.fspath(data)
-        page = _report(bundle, measured, evaluation, spec, command)
+        page = _report(bundle, task, measured, evaluation, spec, command)
         write_report(page, Path(report))
         showing.note(f"the report is {os.fspath(report)}")
-    return Measurement(config, measured, evaluation)
+    return Measurement(config, task, measured, evaluation)
 
 
 @singledispatch
-def evaluate(network: Any, data: Any, **options: Any) -> Evaluation:
+def evaluate(network: Any, data: Any, **options: Any) -> Any:
     """What a network is worth.
 
     network: the path of a bundle or a run, and `data` what `depthwise eval` takes, with its options (see `measure`); or
@@ -141,24 +147,21 @@ evaluate.register(nn.Module, metrics.evaluate)
 
 
 def _report(
-    bundle: Bundle, measured: Measured, evaluation: Evaluation, spec: str, command: Sequence[str]
+    bundle: Bundle, task: Task, measured: Measured, evaluation: Any, spec: str, command: Sequence[str]
 ) -> ReportData:
     config, dataset, split = bundle.config, measured.dataset, measured.split
     shape = (config.preprocess.channels, *config.preprocess.size)
     bill = cost(load_module(bundle), shape)
-    num_classes = len(config.classes)
     return ReportData(
         title=f"{config.model} on {dataset.name}",
         history=[],
         classes=config.classes,
         evaluation=evaluation,
         split=measured.part,
-        mistakes=collect_mistakes(evaluation, split),
-        samples=collect_samples(split, num_classes),
-        counts={
-            name: images.labels.bincount(minlength=num_classes).tolist()
-            for name, images in dataset.splits.items()
-        },
+        page=task.page,
+        mistakes=task.mistakes(evaluation, split),
+        samples=task.samples(split),
+        counts={name: task.counts(images) for name, images in dataset.splits.items()},
         cost={"parameters": bill.parameters, "macs": bill.macs, "input_shape": list(shape)},
         recipe={},
         versions={},

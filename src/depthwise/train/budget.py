@@ -18,7 +18,7 @@ from torch import nn
 from depthwise.bounds import Bounds, check, fit
 from depthwise.data.dataset import Dataset, Split, test_split, val_split
 from depthwise.errors import UsageError
-from depthwise.evaluate.metrics import evaluate
+from depthwise.evaluate.meters import run_meters
 from depthwise.train.loop import Trainer, for_evaluation
 from depthwise.train.optimizer import Clock
 from depthwise.train.recipe import MAX_EPOCHS, MAX_EVALUATIONS, Recipe
@@ -200,7 +200,7 @@ def _pass_seconds(
     trainer: Trainer, dataset: Dataset, split: Split, precision: str, *, workers: int, limit: float
 ) -> float:
     """How long `trainer.module` takes for the whole of `split`, by as many of its batches as `limit` has room for."""
-    batches = for_evaluation(trainer.recipe, dataset, split, workers)
+    batches = for_evaluation(trainer.recipe, dataset, trainer.task, split, workers)
     heard: list[float] = []
 
     def hear(done: int, total: int) -> None:
@@ -210,10 +210,10 @@ def _pass_seconds(
 
     began = time.monotonic()
     try:
-        evaluate(
+        run_meters(
             trainer.module,
             batches,
-            num_classes=len(dataset.classes),
+            trainer.task.meters(),
             device=trainer.device,
             precision=precision,
             progress=hear,

@@ -7,8 +7,8 @@ from typing import Any
 
 from depthwise.bundle import RAW_WEIGHTS, BundleConfig, write_bundle
 from depthwise.data.dataset import Split, test_split
-from depthwise.evaluate.metrics import Evaluation
-from depthwise.evaluate.report import ReportData, collect_mistakes, collect_samples, write_report
+from depthwise.evaluate.meters import Headline
+from depthwise.evaluate.report import ReportData, write_report
 from depthwise.train.files import write_json
 from depthwise.train.record import read_lines
 from depthwise.train.selection import told
@@ -20,14 +20,15 @@ from depthwise.words import number_of
 class Result:
     """A finished run: its directory, and what the bundle's weights are worth on `split`.
 
-    weights: "raw" or "averaged" of the last update, or "best"; `step` is the update they are of.
+    weights: "raw" or "averaged" of the last update, or "best"; `step` is the update they are of. evaluation: of the
+    task's own kind, a `ClassEvaluation` where each image has one label.
     """
 
     out: Path
     split: str
     weights: str
     step: int
-    evaluation: Evaluation
+    evaluation: Any
     seconds: float
 
 
@@ -43,6 +44,7 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
     measured = {kind: session.measure(split, module, "float32") for kind, module in final.items()}
     kind, evaluation = list(measured.items())[-1]
     kept = session.kept
+    task = session.trainer.task
     numbers = {"split": name, "weights": kind, "kept": kept, **evaluation.to_json()}
     seconds = session.seconds
     config = BundleConfig(
@@ -50,6 +52,7 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
         model_args=recipe.model_args,
         classes=dataset.classes,
         preprocess=recipe.preprocess(dataset.channels),
+        task=task.name,
         training={
             "recipe": recipe.name,
             "data": facts["data"]["spec"],
@@ -60,7 +63,7 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
             "steps": session.trainer.step,
             "total_steps": session.trainer.total_steps,
             "seconds": round(seconds, 1),
-            **{key: numbers[key] for key in ("split", "weights", "kept", "top1", "top5", "loss")},
+            **{key: numbers[key] for key in ("split", "weights", "kept", *evaluation.numbers)},
         },
     )
     raw = session.trainer.module.state_dict() if kind == "averaged" else None
@@ -69,19 +72,18 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
     write_json(files.run, {**facts, "kept": kept})
     files.write_bad_images((*dataset.bad, *session.trainer.batches.bad))
     for weights, tested in measured.items():
-        values = {"loss": tested.loss, "top1": tested.top1, "top5": tested.top5}
-        session.watcher.evaluated(session.write_line("test", {"split": name, "weights": weights, **values}))
+        values = {"split": name, "weights": weights, **tested.numbers}
+        session.watcher.evaluated(session.write_line("test", values))
     write_report(_report(session, facts, evaluation, name, split), files.report)
-    top1 = {key: tested.top1 for key, tested in measured.items()}
-    if kind == "averaged" and (advice := average_is_behind(top1, files.bundle)):
+    scores = {key: task.headline.of(tested) for key, tested in measured.items()}
+    if kind == "averaged" and (advice := average_is_behind(scores, task.headline, files.bundle)):
         session.watcher.message(advice)
     return Result(files.root, name, kind, kept["step"], evaluation, seconds)
 
 
-def _report(
-    session: Session, facts: dict[str, Any], evaluation: Evaluation, name: str, split: Split
-) -> ReportData:
+def _report(session: Session, facts: dict[str, Any], evaluation: Any, name: str, split: Split) -> ReportData:
     files, dataset, recipe = session.files, session.dataset, session.trainer.recipe
+    task = session.trainer.task
     title = f"{recipe.model} on {dataset.name}"
     if not session.ended:
         so_far = f"unfinished, {session.trainer.step} of {session.trainer.total_steps} updates"
@@ -96,8 +98,8 @@ def _report(
         classes=dataset.classes,
         evaluation=evaluation,
         split=name,
-        mistakes=collect_mistakes(evaluation, split),
-        samples=collect_samples(dataset.splits["train"], len(dataset.classes)),
+        mistakes=task.mistakes(evaluation, split),
+        samples=task.samples(dataset.splits["train"]),
         counts=facts["data"]["counts"],
         cost=facts["cost"],
         recipe=facts["recipe"] | used,
@@ -106,6 +108,7 @@ def _report(
         data=facts["data"],
         selection=told(
             recipe,
+            task.headline,
             session.progress.scores,
             step=session.trainer.step,
             total_steps=session.trainer.total_steps,
@@ -113,14 +116,15 @@ def _report(
         ),
         preprocess=asdict(recipe.preprocess(dataset.channels)),
         resumes=facts.get("resumes", ()),
+        page=task.page,
     )
 
 
-def average_is_behind(top1: Mapping[str, float], bundle: Path) -> str:
-    """A sentence if the raw weights are right over a point more often than their average, which was shipped; or ""."""
-    if top1["raw"] - top1.get("averaged", top1["raw"]) <= 0.01:
+def average_is_behind(scores: Mapping[str, float], headline: Headline, bundle: Path) -> str:
+    """A sentence if the raw weights are over a point better than their average, which was shipped; or ""."""
+    if scores["raw"] - scores.get("averaged", scores["raw"]) <= 0.01:
         return ""
     return (
-        f"the raw weights, in {bundle / RAW_WEIGHTS}, are better than their average ({top1['raw']:.2%} and "
-        f"{top1['averaged']:.2%} are right), which follows them slowly: train longer, or with --set averaging=0"
+        f"the raw weights, in {bundle / RAW_WEIGHTS}, are better than their average ({scores['raw']:.2%} and "
+        f"{scores['averaged']:.2%} {headline.says}), which follows them slowly: train longer, or with --set averaging=0"
     )

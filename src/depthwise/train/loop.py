@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from depthwise.data.loader import Batch, Batches
 from depthwise.data.order import mix_seed
 from depthwise.data.sources.open import Dataset, Split
 from depthwise.errors import DepthwiseError
+from depthwise.tasks import Task, find_task
 from depthwise.train.average import PolyakAverage
 from depthwise.train.checkpoint import (
     Checkpoint,
@@ -33,7 +33,7 @@ LEAST_LINES = 100
 @dataclass(frozen=True)
 class Window:
     """What the updates since the last line of metrics came to; `loss` is what they minimised, smoothing and class
-    weights included."""
+    weights included, and `accuracy` the share of images answered right."""
 
     loss: float
     accuracy: float
@@ -54,13 +54,14 @@ class Trainer:
         self.recipe, self.device = recipe, device
         self.module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         train = dataset.splits["train"]
+        self.task = find_task(dataset.task, dataset.classes)
         self.batches = Batches(
             train,
             recipe.preprocess(dataset.channels),
             batch_size=min(recipe.batch_size, len(train)),
-            num_classes=len(dataset.classes),
             seed=recipe.seed,
             augment=recipe.augment,
+            prepare=self.task.prepare(recipe.augment),
             workers=workers,
         )
         self.steps_per_epoch = len(self.batches) // recipe.accumulate
@@ -76,8 +77,9 @@ class Trainer:
         self.optimizer = recipe.optimizer.build(self.module)
         self.average = PolyakAverage(self.module, recipe.averaging) if recipe.averaging else None
         self._forward = torch.compile(self.module) if recipe.compile else self.module
-        self._class_weights = class_weights(recipe, train.labels, len(dataset.classes))
-        self._loss_weights = self._class_weights.to(device)
+        self._objective = self.task.objective(
+            train, device, label_smoothing=recipe.label_smoothing, class_weights=recipe.class_weights
+        )
         self._window = torch.zeros(3, device=device)
         self._stream: Iterator[list[Batch]] | None = None
 
@@ -103,11 +105,11 @@ class Trainer:
         torch.manual_seed(mix_seed(self.recipe.seed, self.step, "dropout"))
         self._train_mode()
         self.optimizer.zero_grad()
-        whole = sum(map(self._normaliser, passes))
-        for batch in passes:
-            if len(batch.targets):  # 0 where every file of it turned out to be unreadable
-                samples = sum(len(other.targets) for other in passes)
-                self._pass(batch, self._normaliser(batch) / whole, samples)
+        passes = [batch for batch in passes if len(batch.targets)]  # 0 where no file of it could be read
+        normalisers = [self._objective.normaliser(batch.targets) for batch in passes]
+        whole, samples = sum(normalisers), sum(len(batch.targets) for batch in passes)
+        for batch, normaliser in zip(passes, normalisers, strict=True):
+            self._pass(batch, normaliser / whole, samples)
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
         for group in self.optimizer.param_groups:
@@ -159,37 +161,28 @@ class Trainer:
             for _ in range(self.steps_per_epoch - done):
                 yield [next(stream) for _ in range(accumulate)]
 
-    def _normaliser(self, batch: Batch) -> float:
-        """What PyTorch's cross_entropy divides the sum of a batch's losses by, so that passes add up to one large
-        batch: the sum of its images' class weights; for targets that are probabilities, the number of images."""
-        if batch.targets.ndim > 1:
-            return len(batch.targets)
-        return float(self._class_weights[batch.targets].sum())
-
     def _pass(self, batch: Batch, share: float, samples_in_update: int) -> None:
         """Add the gradient of a batch's loss times `share`, its part in the update's."""
         images = batch.images.to(self.device, non_blocking=True)
         targets = batch.targets.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             output = self._forward(images)
-        logits, loss = self._loss(output, targets)
+        answer, loss = self._loss(output, targets)
         (loss * share).backward()
         with torch.no_grad():
-            labels = targets if targets.ndim == 1 else targets.argmax(1)
-            hits = (logits.argmax(1) == labels).sum()
+            hits = self.task.hits(answer, targets)
             self._window += torch.stack(
                 [loss * (share * samples_in_update), hits, torch.full_like(loss, len(targets))]
             )
 
     def _loss(self, output: Tensor | tuple[Tensor, ...], targets: Tensor) -> tuple[Tensor, Tensor]:
-        def cross_entropy(logits: Tensor) -> Tensor:
-            smoothing = self.recipe.label_smoothing
-            return F.cross_entropy(logits.float(), targets, self._loss_weights, label_smoothing=smoothing)
-
+        """What the network answers, and its loss, with those of auxiliary towers."""
         if isinstance(output, Tensor):
-            return output, cross_entropy(output)
-        logits, *auxiliary = output
-        return logits, cross_entropy(logits) + self.module.aux_weight * sum(map(cross_entropy, auxiliary))
+            return output, self._objective.mean(output, targets)
+        answer, *towers = output
+        loss = self._objective.mean(answer, targets)
+        aside = sum(self._objective.mean(tower, targets) for tower in towers)
+        return answer, loss + self.module.aux_weight * aside
 
     def _train_mode(self) -> None:
         self.module.train()
@@ -199,14 +192,14 @@ class Trainer:
                     part.eval()
 
 
-def for_evaluation(recipe: Recipe, dataset: Dataset, split: Split, workers: int) -> Batches:
+def for_evaluation(recipe: Recipe, dataset: Dataset, task: Task, split: Split, workers: int) -> Batches:
     """The images of a `split` in order, as the evaluations of a run by `recipe` read them."""
     return Batches(
         split,
         recipe.preprocess(dataset.channels),
         batch_size=max(recipe.batch_size, EVALUATION_BATCH if recipe.size[0] <= 64 else 0),
-        num_classes=len(dataset.classes),
         workers=workers,
+        prepare=task.prepare(None),
     )
 
 
@@ -218,15 +211,3 @@ def _prepare(module: nn.Module, recipe: Recipe) -> None:
         for part in module.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm):
                 part.momentum = recipe.norm_momentum
-
-
-def class_weights(recipe: Recipe, labels: Tensor, num_classes: int) -> Tensor:
-    """float32 [K]: ones; for "balanced" n / (classes with images * images of the class), 0 for a class without.
-
-    The formula is scikit-learn's.
-    """
-    if recipe.class_weights == "none":
-        return torch.ones(num_classes)
-    counts = torch.bincount(labels, minlength=num_classes)
-    present = counts > 0
-    return torch.where(present, len(labels) / (present.sum() * counts.clamp(min=1)), 0.0)

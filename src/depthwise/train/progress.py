@@ -13,6 +13,9 @@ from depthwise.words import pace, printable
 LOG_INTERVAL = 10.0  # seconds between two lines about steps where there is no terminal
 # So many steps and seconds after the first news the time left is estimated; the first steps are slow ones.
 SURE_STEPS, SURE_SECONDS = 5, 5.0
+# What a line of metrics has beside fractions of the images, and what some of those are called.
+NO_FRACTIONS = ("epoch", "seconds", "loss")
+NAMES = {"top1": "top-1", "top5": "top-5"}
 
 
 class TrainProgress:
@@ -82,10 +85,14 @@ class TrainProgress:
 
     def evaluated(self, line: dict[str, Any]) -> None:
         """One evaluation, as metrics.jsonl has it."""
-        top5 = "" if line.get("top5") is None else f"  top-5 {line['top5']:.2%}"
+        fractions = [
+            f"{NAMES.get(key, key)} {value:.2%}  "
+            for key, value in line.items()
+            if key not in NO_FRACTIONS and isinstance(value, float)
+        ]
         self.message(
             f"{line['split']} at step {line['step']}, {line['weights']} weights:  "
-            f"top-1 {line['top1']:.2%}{top5}  loss {line['loss']:.4f}"
+            f"{''.join(fractions)}loss {line['loss']:.4f}"
         )
 
     def message(self, text: str) -> None:

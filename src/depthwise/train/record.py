@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 from depthwise.bounds import Bounds, Length, check, fit
 from depthwise.data.image import Decoding
 from depthwise.errors import DepthwiseError, UsageError, shown
+from depthwise.tasks import DEFAULT as SINGLE_LABEL
 from depthwise.train.budget import Budget
 from depthwise.train.recipe import Recipe
 
@@ -47,6 +48,7 @@ class _Data:
     nested: bool = False
     ignored: Texts = ()
     decoding: dict[str, Any] | None = None
+    task: str = SINGLE_LABEL
 
     def __post_init__(self) -> None:
         check(self, "data")

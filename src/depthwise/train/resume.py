@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from depthwise.errors import DepthwiseError
+from depthwise.tasks import DEFAULT as SINGLE_LABEL
 from depthwise.train.checkpoint import Checkpoint
 from depthwise.train.files import RunFiles
 from depthwise.train.loop import Trainer
@@ -22,7 +23,11 @@ def refuse_changes(
     for part in ("data",) if finish else ("data", "versions"):
         old, new = before[part], now[part]
         if part == "data":
-            old, new = ({"fingerprint": values["fingerprint"]} for values in (old, new))
+            # A run of an older version says nothing of its task.
+            names = {"fingerprint": None, "task": SINGLE_LABEL}
+            old, new = (
+                {name: values.get(name, named) for name, named in names.items()} for values in (old, new)
+            )
         changed += [f"{part}.{difference}" for difference in differences(old, new)]
     if changed:
         raise _refused(files, changed, "--finish" if finish else "--resume")

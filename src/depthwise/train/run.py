@@ -18,6 +18,7 @@ from depthwise.data.dataset import Dataset, require_trainable
 from depthwise.data.numbering import as_before, with_white_level
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.modes import in_mode, in_place
+from depthwise.tasks import Task, find_task
 from depthwise.train.budget import Budget, check_minutes, lay_out
 from depthwise.train.checkpoint import load_checkpoint
 from depthwise.train.ending import Result, finish_run
@@ -126,7 +127,7 @@ def _facts(
         "format": FORMAT,
         "recipe": recipe.to_json(),
         "versions": environment(device, native.status()),
-        "data": _describe(dataset, options.spec),
+        "data": _describe(dataset, find_task(dataset.task, dataset.classes), options.spec),
         "cost": _bill(module, recipe, dataset, device),
         "command": list(options.command),
         "resumes": [],
@@ -253,15 +254,13 @@ def choose_precision(precision: str, device: torch.device) -> str:
     return "bfloat16" if fast else "float32"
 
 
-def _describe(dataset: Dataset, spec: str) -> dict[str, Any]:
-    counts = {
-        name: torch.bincount(split.labels, minlength=len(dataset.classes)).tolist()
-        for name, split in dataset.splits.items()
-    }
+def _describe(dataset: Dataset, task: Task, spec: str) -> dict[str, Any]:
+    counts = {name: task.counts(split) for name, split in dataset.splits.items()}
     return {
         "spec": spec or dataset.name,
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
+        "task": task.name,
         "classes": list(dataset.classes),
         "channels": dataset.channels,
         "split_source": dataset.split_source,

@@ -4,14 +4,14 @@ import copy
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import nn
 
 from depthwise.data.dataset import Dataset, Split, val_split
 from depthwise.errors import DepthwiseError
-from depthwise.evaluate.metrics import Evaluation, evaluate
+from depthwise.evaluate.meters import run_meters
 from depthwise.train.budget import Budget
 from depthwise.train.checkpoint import (
     Checkpoint,
@@ -66,7 +66,7 @@ class Progress:
     @property
     def scores(self) -> Scores:
         """What the evaluations came to."""
-        return Scores(Best(**self.best) if self.best else None, self.stale)
+        return Scores(Best.from_json(self.best) if self.best else None, self.stale)
 
 
 class Session:
@@ -183,7 +183,9 @@ class Session:
         if trainer.window.samples:  # of a run that ended early
             self._log_window()
         self.save()
-        if text := ended_early(trainer.recipe, self.progress.scores, trainer.step, trainer.total_steps):
+        if text := ended_early(
+            trainer.recipe, trainer.task.headline, self.progress.scores, trainer.step, trainer.total_steps
+        ):
             self.watcher.message(text)
 
     def save(self) -> None:
@@ -211,14 +213,15 @@ class Session:
                 f"depthwise train --out {quote_path(self.files.root)} --resume"
             )
 
-    def measure(self, split: Split, module: nn.Module, precision: str) -> Evaluation:
-        """What `module` is worth on `split`."""
-        batches = for_evaluation(self.trainer.recipe, self.dataset, split, self.workers)
+    def measure(self, split: Split, module: nn.Module, precision: str) -> Any:
+        """What `module` is worth on `split`: an evaluation of the task's own kind."""
+        task = self.trainer.task
+        batches = for_evaluation(self.trainer.recipe, self.dataset, task, split, self.workers)
         try:
-            return evaluate(
+            return run_meters(
                 module,
                 batches,
-                num_classes=len(self.dataset.classes),
+                task.meters(),
                 device=self.trainer.device,
                 precision=precision,
                 progress=self.answer_stop,
@@ -297,16 +300,16 @@ class Session:
         }
         scores = self.progress.scores.after(
             self.trainer.step,
-            {kind: evaluation.top1 for kind, evaluation in measured.items()},
+            {kind: self.trainer.task.headline.of(evaluation) for kind, evaluation in measured.items()},
             self.trainer.recipe,
         )
-        best = asdict(scores.best) if scores.best else None
+        best = scores.best.to_json(self.trainer.task.headline.key) if scores.best else None
         if best and best != self.progress.best and self.trainer.recipe.keep == "best":
             tensors = module_tensors("model", self.weights[best["weights"]])
             save_checkpoint(self.files.next_best, Checkpoint(best, tensors))
         for weights, evaluation in measured.items():
-            values = {"loss": evaluation.loss, "top1": evaluation.top1, "top5": evaluation.top5}
-            self.watcher.evaluated(self.write_line("eval", {"split": name, "weights": weights, **values}))
+            values = {"split": name, "weights": weights, **evaluation.numbers}
+            self.watcher.evaluated(self.write_line("eval", values))
         self.progress = replace(
             self.progress, evaluated_step=self.trainer.step, best=best, stale=scores.stale
         )

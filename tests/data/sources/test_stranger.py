@@ -48,10 +48,6 @@ class Spots:
     def reader(self) -> Reader:
         return spot
 
-    @property
-    def labels(self) -> Tensor:
-        return self.targets(torch.arange(self.count))
-
     def __len__(self) -> int:
         return self.count
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from depthwise.data.dataset import BadImage, Dataset, Deep, Split
+from depthwise.data.dataset import BadImage, Dataset, Deep, Split, all_targets
 from depthwise.data.repeated import Placed
 
 MAX_BAD_FRACTION = 0.01
@@ -84,5 +84,5 @@ class Ready:
 def members(dataset: Dataset) -> Iterator[tuple[str, str, int, Split]]:
     """The part, the class, and the place in a split of every image."""
     for part, split in dataset.splits.items():
-        for index, label in enumerate(split.labels.tolist()):
+        for index, label in enumerate(all_targets(split).tolist()):
             yield part, dataset.classes[label], index, split

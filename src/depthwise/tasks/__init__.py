@@ -1,0 +1,109 @@
+"""What is asked of an image: the fourth noun beside module, recipe and bundle, and the one table of its kinds."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from depthwise.data.dataset import Split
+from depthwise.data.loader import Prepare
+from depthwise.data.transform import Augment
+from depthwise.errors import DepthwiseError, shown
+from depthwise.evaluate.meters import Headline, Meters
+from depthwise.tasks.single_label import SingleLabel
+
+if TYPE_CHECKING:  # a report takes libraries that predictions do without
+    from depthwise.evaluate.report import Mistake, Page, ReportData
+    from depthwise.evaluate.tables import Table
+
+DEFAULT = SingleLabel.name
+
+
+class Objective(Protocol):
+    """A task's loss, as the mean over a batch and what that mean was divided by.
+
+    Of parts of a batch, the sum of mean * normaliser over the sum of normalisers is the mean of the whole: so
+    accumulated passes, and the shares of several processes, are one large batch.
+    """
+
+    def normaliser(self, targets: Tensor) -> float:
+        """What the mean loss of a batch with `targets` is divided by; known before the network has run."""
+
+    def mean(self, output: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss, a float32 scalar, of the network's `output` for `targets`, on their device."""
+
+
+class Task(Protocol):
+    """What is asked of images of `classes`: what they are trained by, how answers are counted, and what is shown.
+
+    A value of the data set's facts, built from its classes by TASKS. Everything that depends on what a target is
+    stands here; all else passes targets and outputs on.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its key in TASKS, which a bundle and run.json keep."""
+
+    @property
+    def headline(self) -> Headline:
+        """The number that a run is summed up and selected by, and that `compile` measures."""
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers the network answers with for an image."""
+
+    def prepare(self, augment: Augment | None) -> Prepare | None:
+        """What becomes of a batch's images and targets: the targets' encoding and, in training, mixup and cutmix.
+
+        augment: None in evaluation. None is returned where both stay as they are. Raises UsageError for mixing that
+        has no meaning here.
+        """
+
+    def objective(
+        self, train: Split, device: torch.device, *, label_smoothing: float, class_weights: str
+    ) -> Objective:
+        """The loss on `device` by a recipe's fields. Raises UsageError for those that have no meaning here."""
+
+    def hits(self, output: Tensor, targets: Tensor) -> Tensor:
+        """How many images of a training batch are answered right, as a scalar on their device."""
+
+    def meters(self) -> Meters[Any]:
+        """What counts a network's outputs for unmixed batches, and gives the task's evaluation."""
+
+    def answer(self, output: Tensor) -> Tensor:
+        """How likely each of the classes is: float32 [N, classes], 0 to 1, of the network's output."""
+
+    def agreement(self, before: Any, after: Any) -> float:
+        """The share of images that have the same answer in two evaluations of a split."""
+
+    def loss_of_precision(self, before: Any, after: Any) -> str:
+        """Why the network evaluated `after` must not replace the one `before` it: a phrase, or "" if it may."""
+
+    def tables(self, evaluation: Any, classes: Sequence[str]) -> "list[Table]":
+        """What a terminal shows of an evaluation."""
+
+    def counts(self, split: Split) -> list[int]:
+        """How many images of each class there are."""
+
+    def samples(self, split: Split) -> dict[int, list[Tensor]]:
+        """A few images of each class, for the report."""
+
+    def mistakes(self, evaluation: Any, split: Split) -> "list[Mistake]":
+        """The worst of them, for the report."""
+
+    def page(self, data: "ReportData") -> "Page":
+        """What a report shows of the evaluation."""
+
+
+TASKS: dict[str, Callable[[Sequence[str]], Task]] = {SingleLabel.name: SingleLabel.of}
+"""Each task by its name, as a function of the data set's classes. Whoever adds one adds a file and a line here."""
+
+
+def find_task(name: str, classes: Sequence[str]) -> Task:
+    """The task called `name` over `classes`. Raises DepthwiseError if this version does not know it."""
+    if name not in TASKS:
+        raise DepthwiseError(
+            f"the task {shown(name)} is unknown to this depthwise, it has {', '.join(TASKS)}: update it"
+        )
+    return TASKS[name](classes)
