@@ -26,7 +26,7 @@ from depthwise.infer.quantize import MOST_ERROR, to_tensors
 from depthwise.ship.load import keeper_of, load_module
 from depthwise.ship.measuring import open_part
 from depthwise.ship.showing import Showing
-from depthwise.tasks import find_task
+from depthwise.tasks import Task, find_task
 from depthwise.timing import Ratio, in_turns, ratio, seconds, settled
 from depthwise.words import number_of
 
@@ -147,13 +147,7 @@ def compile_bundle(
         before = _evaluate(module, bundle, split, workers, lambda far: tell(f"accuracy before: {far}"))
         after = _evaluate(fast, bundle, split, workers, lambda far: tell(f"accuracy after: {far}"))
         task = find_task(bundle.config.task, bundle.config.classes)
-        result = replace(
-            result,
-            num_images=before.num_images,
-            headline=task.headline.name,
-            accuracy=(task.headline.of(before), task.headline.of(after)),
-            agreement=task.agreement(before, after),
-        )
+        result = _with_accuracy(result, task, before, after)
         if not allow_drop and (loss := task.loss_of_precision(before, after)):
             raise DepthwiseError(
                 f"compiled in {precision} {loss}: compile it in another precision, or accept it with --allow-drop"
@@ -238,6 +232,16 @@ def _images_of(data: str | os.PathLike[str], config: BundleConfig, workers: int,
     for text in dataset.notes:
         showing.note(text)
     return dataset.splits.get("train") or next(iter(dataset.splits.values()))
+
+
+def _with_accuracy(result: Compiled, task: Task, before: Any, after: Any) -> Compiled:
+    return replace(
+        result,
+        num_images=before.num_images,
+        headline=task.headline.name,
+        accuracy=(task.headline.of(before), task.headline.of(after)),
+        agreement=task.agreement(before, after),
+    )
 
 
 def _images(bundle: Bundle, precision: Precision, calibration: Split | None) -> Tensor:
