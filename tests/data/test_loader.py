@@ -230,9 +230,7 @@ def test_nothing_of_the_length_of_a_set_is_sent_to_a_worker() -> None:
     chosen = joined([files, files])
     arrays = ArraySplit(torch.zeros(n, 1, 8, 8, dtype=torch.uint8), torch.zeros(n, dtype=torch.int64))
     for split in (files, chosen, arrays):
-        batches = Batches(
-            split, Preprocess((8, 8), 3), batch_size=32, num_classes=1, augment=Augment(), workers=2
-        )
+        batches = Batches(split, Preprocess((8, 8), 3), batch_size=32, augment=Augment(), workers=2)
         assert len(ForkingPickler.dumps(batches._filler)) < 4_000
         task = next(batches._tasks(epoch=0, start=1))
         assert len(ForkingPickler.dumps(task)) < 4_000
@@ -290,16 +288,36 @@ def test_a_worker_that_is_killed_is_one_sentence_and_the_next_epoch_works(
     assert same(list(training.epoch(0)), expected)
 
 
-def test_a_script_without_a_main_guard_is_told_so(files: FileSplit, tmp_path: Path) -> None:
+SCRIPT = """
+import torch
+from depthwise.data import Batches, FileSplit, Preprocess
+class Own(FileSplit):
+    @property
+    def reader(self):
+        return self.read
+    def read(self, key):
+        return super().reader(key)
+split = {kind}({paths!r}, torch.zeros({count}, dtype=torch.int64), 3, {root!r})
+print(len(list(Batches(split, Preprocess((9, 9), 3), batch_size=5, workers=1).epoch(0))))
+"""
+
+
+def run_script(files: FileSplit, folder: Path, kind: str) -> subprocess.CompletedProcess[str]:
+    script = folder / "script.py"
+    script.write_text(SCRIPT.format(kind=kind, paths=files.paths, count=NUM_FILES, root=files.root))
+    return subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+
+
+def test_a_script_needs_no_main_guard(files: FileSplit, tmp_path: Path) -> None:
+    done = run_script(files, tmp_path, "FileSplit")
+    assert (done.returncode, done.stdout) == (0, f"{-(-NUM_FILES // 5)}\n"), done.stderr
+
+
+def test_a_script_whose_own_class_is_sent_to_workers_is_told_that_it_needs_one(
+    files: FileSplit, tmp_path: Path
+) -> None:
     """Each worker runs the script again, up to where it would start workers itself."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import torch\n"
-        "from depthwise.data import Batches, FileSplit, Preprocess\n"
-        f"split = FileSplit({files.paths!r}, torch.zeros({NUM_FILES}, dtype=torch.int64), 3, {files.root!r})\n"
-        "list(Batches(split, Preprocess((9, 9), 3), batch_size=5, workers=1).epoch(0))\n"
-    )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    done = run_script(files, tmp_path, "Own")
     assert done.returncode == 1
     assert "if __name__ == '__main__':" in done.stderr.splitlines()[-1]
 

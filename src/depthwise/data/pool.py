@@ -6,7 +6,9 @@ allocates shared memory anew for every batch, and which draws from the global ge
 
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +16,7 @@ from contextlib import contextmanager
 from itertools import count, islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
@@ -49,7 +52,7 @@ class Pool:
         _require_files(workers)
         _CONTEXT.set_forkserver_preload(["depthwise.data.loader"])
         try:
-            with _stops_held_back():
+            with _stops_held_back(), _script_left_alone(fill):
                 for _ in range(workers):
                     ours, theirs = _CONTEXT.Pipe()
                     process = _CONTEXT.Process(target=_work, args=(theirs, fill, self._places), daemon=True)
@@ -152,6 +155,21 @@ def _stops_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _script_left_alone(fill: Fill) -> Iterator[None]:
+    """What is started inside does not run the script of this program again, as multiprocessing has it, unless `fill` is
+    made of something that the script defines: so a script needs no `if __name__ == "__main__":`."""
+    script = sys.modules["__main__"]
+    if b"__main__" in pickle.dumps(fill):
+        yield
+        return
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _work(connection: Connection, fill: Fill, places: Tensor) -> None:
