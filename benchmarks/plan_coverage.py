@@ -6,7 +6,7 @@ Every network at every width, on images of its published size and of one that no
 compiled with engine="native", it either answers, and the largest difference from PyTorch's answers relative to their
 largest value is kept, or it is refused, and the sentence is kept. Weights are random, and int8 is calibrated on the
 two images that everything is compared on: no accuracy is measured. What --out has already is not done again; the whole
-takes about an hour.
+takes about half an hour.
 """
 
 import argparse

@@ -69,6 +69,11 @@ def test_every_form_of_an_image_gives_the_same_answer(predictor: Predictor, pict
     assert answers[1].name == "image 0"
 
 
+def test_it_says_what_it_is(predictor: Predictor) -> None:
+    module = type(predictor.module).__name__
+    assert repr(predictor) == f"Predictor({module}, 3 classes, images of 32x32)"
+
+
 def test_lists_keep_their_order_across_batches(predictor: Predictor, pictures: list[Path]) -> None:
     singly = [predictor(path) for path in pictures]
     for batch_size in (1, 2, 3, 100):

@@ -21,6 +21,7 @@ from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.tasks import DEFAULT as SINGLE_LABEL
 from depthwise.tasks import find_task
+from depthwise.words import number_of
 
 MOST_READERS = 4
 
@@ -108,6 +109,11 @@ class Predictor:
         self.decoding = replace(decoding, white_level=preprocess.white_level)
         self.classes = tuple(classes)
         self.task = find_task(task, self.classes)
+
+    def __repr__(self) -> str:
+        classes = number_of(len(self.classes), "class", "classes")
+        size = "x".join(map(str, self.preprocess.size))
+        return f"Predictor({type(self.module).__name__}, {classes}, images of {size})"
 
     # A path is an Iterable[str] too; the first signature is meant for it.
     @overload
