@@ -38,7 +38,7 @@ IMPORTS: dict[str, set[str]] = {
     "train": {"analysis", "bounds", "bundle", "data", "evaluate", "modes", "native", "tasks", "writing"},
     "recipes": {"data", "train"},
     "bench": {"evaluate", "infer", "models", "native", "telemetry", "timing", "writing"},
-    "job": {"bundle", "data", "evaluate", "infer", "models", "places", "recipes", "ship", "tasks", "train"},
+    "job": {"bundle", "data", "evaluate", "infer", "models", "places", "recipes", "ship", "train"},
 }
 EVERYWHERE = {"errors", "words"}
 SEE_EVERYTHING = {"__init__", "__main__", "ship", "cli"}

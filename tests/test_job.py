@@ -121,6 +121,11 @@ def test_recipe_and_data_set_may_be_ones_own(tmp_path: Path) -> None:
         ({"data": "digits", "freeze": True}, "--freeze trains the classifier alone"),
         ({"data": "digits", "minutes": 1, "epochs": 2}, "leave one of them out"),
         ({"data": "digits", "init": "nowhere"}, "nowhere does not exist: give a bundle folder"),
+        ({"data": 5}, "data=5 is no data set: give a folder"),
+        ({"data": ["a"]}, "is no data set: give a folder"),
+        ({"data": "digits", "model": 3}, "model=3 is no name"),
+        ({"data": "digits", "recipe": {"a": 1}}, "is no recipe: give the name of one"),
+        ({"data": "digits", "workers": "two"}, "workers='two' must be a whole number"),
         ({"resume": True}, "holds no run"),
         ({"resume": True, "finish": True}, "--finish takes the run in --out as it is"),
         ({"finish": True, "epochs": 2}, "--finish takes the run in --out as it is"),
@@ -175,6 +180,24 @@ def test_the_other_commands_in_python(
     assert compiled.num_images == 360
     written = depthwise.export(trained.out, out=tmp_path / "network.pt2", format="torch", data="digits")
     assert written.files == (tmp_path / "network.pt2",)
+    assert depthwise.load(trained)(depthwise.open_dataset("digits").splits["test"].image(0)).classes
+    for call, sentence in (
+        (
+            lambda: depthwise.evaluate(trained, "digits", spilt="val"),
+            "unknown argument 'spilt': use one of split",
+        ),
+        (lambda: depthwise.evaluate(5, "digits"), "path=5 must be a text or a path"),
+        (
+            lambda: depthwise.compile(trained, out=tmp_path / "x", precision="bf61"),
+            "unknown precision 'bf61'",
+        ),
+        (lambda: depthwise.export(trained, out=5, format="torch"), "out=5 must be a text or a path"),
+        (lambda: depthwise.load(None), "None is no path"),
+        (lambda: trained.predictor(5), "int is no image"),
+        (lambda: train("digits", out=5), "out=5 is no path"),
+    ):
+        with pytest.raises(DepthwiseError, match=re.escape(sentence)):
+            call()
     with pytest.raises(DepthwiseError, match="the network knows no class"):
         depthwise.evaluate(trained.out, "fashion-mnist")
     with pytest.raises(DepthwiseError, match="--force"):

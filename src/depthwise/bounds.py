@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import inspect
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, wraps
@@ -85,14 +86,19 @@ def check(instance: Any, part: str = "") -> None:
 
 
 def checked(function: Callable[P, R], named: Callable[[str], str] = str) -> Callable[P, R]:
-    """The `function`, held to the annotations of its arguments: raises UsageError, which names the argument.
+    """The `function`, held to the annotations of its arguments: raises UsageError, which names the argument, and the
+    nearest ones for one that it does not have.
 
     named: what a person calls the argument of this name.
     """
     signature = inspect.signature(function)
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in signature.parameters and not takes_any:
+                raise unknown_name("argument", name, signature.parameters)
         bound, hints = signature.bind(*args, **kwargs), _hints(function)
         for name, value in bound.arguments.items():
             default = signature.parameters[name].default
@@ -227,6 +233,7 @@ def _called(kind: Any) -> str:
         dict: "an object",
         Callable: "a function",
         NoneType: "None",
+        os.PathLike: "a path",
     }
     return names.get(origin) or f"of type {origin.__name__}"
 

@@ -13,11 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import nn
 
-from depthwise.errors import DepthwiseError, UsageError, unknown_name
-from depthwise.models import CATALOGUE, create_model
+from depthwise.errors import DepthwiseError, UsageError, shown, unknown_name
+from depthwise.models import CATALOGUE
 from depthwise.places import absolute, find_bundle
 from depthwise.train.options import Options
 from depthwise.words import number_of
@@ -100,6 +99,7 @@ class Job:
 
     def _check(self, how: How) -> None:
         """Refuse what contradicts itself, or is not there, before the images are looked over."""
+        self._check_types()
         names = [key for key, _ in self.settings]
         if how == "finish" and (self.recipe or self.model or self.init or names):
             raise UsageError(
@@ -119,6 +119,21 @@ class Job:
             raise UsageError(
                 "--freeze trains the classifier alone, on a network that knows nothing: add --init BUNDLE"
             )
+
+    def _check_types(self) -> None:
+        """Refuse what no command line could give: this is asked for in Python, too."""
+        if not isinstance(self.out, str | os.PathLike):
+            raise UsageError(f"out={shown(self.out)} is no path: name the directory of the run")
+        if not isinstance(self.data, str | os.PathLike | None) and not hasattr(self.data, "splits"):
+            raise UsageError(
+                f"data={shown(self.data)} is no data set: give a folder of images, digits, fashion-mnist or a Dataset"
+            )
+        if not isinstance(self.model, str | None):
+            raise UsageError(
+                f"model={shown(self.model)} is no name: give one that depthwise.list_models() has"
+            )
+        if not isinstance(self.recipe, str | None) and not hasattr(self.recipe, "with_settings"):
+            raise UsageError(f"recipe={shown(self.recipe)} is no recipe: give the name of one, or a Recipe")
 
     def _check_resumed(self) -> None:
         if self.recipe or self.model:
@@ -260,33 +275,14 @@ class Job:
         before: dict[str, Any] | None,
         watcher: Watcher,
     ) -> nn.Module:
-        from depthwise.ship.load import transfer
-        from depthwise.tasks import find_task
+        from depthwise.ship.starting import network_for
 
-        torch.manual_seed(recipe.seed)
         try:
-            module = create_model(
-                recipe.model,
-                num_classes=find_task(dataset.task, dataset.classes).num_outputs,
-                in_channels=recipe.channels or dataset.channels,
-                **recipe.model_args,
-            )
+            return network_for(recipe, dataset, bundle, watcher.message)
         except UsageError as error:
             if not before or self.settings:
                 raise
             raise DepthwiseError(f"{self.out}/run.json: {error}") from None
-        if bundle:
-            kept = transfer(bundle, module, dataset.classes)
-            watcher.message(
-                f"starting from {bundle.path}"
-                + ("" if kept else ", with a new classifier for the new classes")
-            )
-        if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
-            watcher.message(
-                f"{recipe.model} has no batch norm, and learning rates for networks that have it are too high for it: "
-                f"if the loss stays where it is, try --set optimizer.lr={recipe.optimizer.lr / 10:g}"
-            )
-        return module
 
 
 def model_arguments(model: str) -> list[str]:
@@ -312,6 +308,10 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.out)!r}: {self.summary})"
+
+    def __fspath__(self) -> str:
+        """The directory: a run is given to whatever takes a bundle."""
+        return os.fspath(self.out)
 
     @property
     def summary(self) -> str:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from depthwise.errors import DepthwiseError, UsageError
+from depthwise.errors import DepthwiseError, UsageError, shown
 
 ARRAY_SETS = ("digits", "fashion-mnist")
 """The built-in data sets."""
@@ -20,6 +20,7 @@ def locate(spec: str | os.PathLike[str]) -> Path | None:
     """
     if isinstance(spec, str) and spec in ARRAY_SETS:
         return None
+    _check_path(spec, "data set")
     if not Path(spec).exists():
         known = " or ".join(ARRAY_SETS)
         raise UsageError(
@@ -42,6 +43,7 @@ def name_note(spec: str | os.PathLike[str]) -> str | None:
 
 def find_bundle(path: str | os.PathLike[str]) -> Path:
     """The bundle folder that `path` means: itself, or the `bundle` inside a run directory."""
+    _check_path(path, "bundle")
     path = Path(path)
     for folder in (path, path / "bundle"):
         for candidate in (folder, previous(folder)):
@@ -56,6 +58,11 @@ def find_bundle(path: str | os.PathLike[str]) -> Path:
         f"{path} is not a bundle, it has no {CONFIG}: give a bundle folder or the directory of a finished "
         f"training run"
     )
+
+
+def _check_path(path: object, what: str) -> None:
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"{shown(path)} is no path: give that of a {what}, as a text or a Path")
 
 
 def previous(path: Path) -> Path:

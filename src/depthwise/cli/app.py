@@ -1,5 +1,6 @@
 """The table of commands, and how each of them ends: which exit code, which sentence."""
 
+import errno
 import os
 import re
 import signal
@@ -111,6 +112,8 @@ def _take_debug(tokens: list[str]) -> tuple[list[str], bool]:
 
 
 def _describe(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+        return "standard output cannot be written, no space is left: free some, or send it elsewhere"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
     reason = str(error).partition("\n")[0]  # behind it torch lists its own C++ calls

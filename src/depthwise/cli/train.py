@@ -94,6 +94,9 @@ def train(
     """
     short = {"epochs": epochs, "seed": seed, "freeze": freeze or None, "compile": compile or None}
     given = [(key, value) for key, value in short.items() if value is not None]
+    for key, _ in given:
+        if any(setting.partition("=")[0].strip() == key for setting in settings or []):
+            raise UsageError(f"--{key} and --set {key}=... are the same: give one of them")
     if finish and resume:
         raise UsageError("--finish takes the run in --out as it is: leave --resume out")
     if not (resume or finish):  # before anything heavy is imported

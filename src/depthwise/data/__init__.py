@@ -1,4 +1,4 @@
-"""Images in: where they come from (source), what is done to them (transform), in what order (loader)."""
+"""Images in: where they come from (sources), what is done to them (transform), in what order (loader)."""
 
 from depthwise.data.image import Decoding
 from depthwise.data.loader import Batch, Batches

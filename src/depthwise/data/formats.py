@@ -97,7 +97,11 @@ def open_image(data: bytes, max_pixels: int = 0) -> Image.Image:
             if name not in Image.OPEN:
                 Image.init()
             factory, accept = Image.OPEN.get(name, (None, None))
-            if name == "HEIF" or factory is None or (accept and accept(data[:16]) is not True):
+            if (
+                name == "HEIF"
+                or factory is None
+                or (accept and accept(data[:16].ljust(16, b"\0")) is not True)
+            ):
                 continue
             try:
                 image = factory(io.BytesIO(data), "")

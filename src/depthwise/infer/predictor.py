@@ -142,7 +142,7 @@ class Predictor:
             DepthwiseError: an image cannot be read, or the network's answer is not finite.
             UsageError: `topk` or `batch_size` is below 1, or `threshold` is not from 0 to 1.
         """
-        if isinstance(images, SINGLE):
+        if isinstance(images, SINGLE) or not isinstance(images, Iterable):
             return self([images], topk, batch_size, threshold)[0]
         predictions = []
         for answer in self.stream(images, topk, batch_size, threshold):

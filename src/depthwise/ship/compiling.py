@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from depthwise.bounds import checked
 from depthwise.bundle import Bundle, BundleConfig, kept_free, read_bundle, write_bundle
 from depthwise.data import Batches
 from depthwise.data.image import UnreadableImageError
@@ -158,6 +159,7 @@ def compile_bundle(
     return result
 
 
+@checked
 def compile_for(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from depthwise import telemetry
+from depthwise.bounds import checked
 from depthwise.bundle import read_bundle
 from depthwise.data import Preprocess, open_dataset, test_split
 from depthwise.data.image import Decoding, ImageInput, UnreadableImageError, decode
@@ -113,6 +114,7 @@ def export_bundle(
         return _export(path, out, format, images, folder)
 
 
+@checked
 def export(
     path: str | os.PathLike[str],
     *,

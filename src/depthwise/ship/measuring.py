@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from depthwise.analysis.cost import cost
+from depthwise.bounds import checked
 from depthwise.bundle import Bundle, BundleConfig, read_bundle
 from depthwise.data import Batches, Dataset
 from depthwise.data.image import Decoding
@@ -73,6 +74,7 @@ def open_part(
     return measured
 
 
+@checked
 def measure(
     path: str | os.PathLike[str],
     data: str | os.PathLike[str] | Dataset,

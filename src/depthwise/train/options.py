@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from depthwise.bounds import Bounds, check
 
 
 @dataclass(frozen=True)
@@ -13,9 +16,12 @@ class Options:
     spec: what the person typed and what they called the data, for the report.
     """
 
-    workers: int = 0
-    checkpoint_minutes: float = 5.0
-    checkpoint_steps: int = 0
+    workers: Annotated[int, Bounds(0, 256)] = 0
+    checkpoint_minutes: Annotated[float, Bounds(0, 1e6)] = 5.0
+    checkpoint_steps: Annotated[int, Bounds(0, 2**40)] = 0
     device: str = "auto"
     command: Sequence[str] = ()
     spec: str = ""
+
+    def __post_init__(self) -> None:
+        check(self)

@@ -1,0 +1,38 @@
+"""The network that a run starts with: new, or with the weights of a bundle."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from depthwise.bundle import Bundle
+from depthwise.data.dataset import Dataset
+from depthwise.models import create_model
+from depthwise.ship.load import transfer
+from depthwise.tasks import find_task
+from depthwise.train.recipe import Recipe
+
+
+def network_for(
+    recipe: Recipe, dataset: Dataset, bundle: Bundle | None, tell: Callable[[str], None]
+) -> nn.Module:
+    """The recipe's network for the data set, its weights drawn by the recipe's seed or taken from `bundle`.
+
+    tell: told what a person should know of it. Raises UsageError for arguments that the network does not take.
+    """
+    torch.manual_seed(recipe.seed)
+    module = create_model(
+        recipe.model,
+        num_classes=find_task(dataset.task, dataset.classes).num_outputs,
+        in_channels=recipe.channels or dataset.channels,
+        **recipe.model_args,
+    )
+    if bundle:
+        kept = transfer(bundle, module, dataset.classes)
+        tell(f"starting from {bundle.path}" + ("" if kept else ", with a new classifier for the new classes"))
+    if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+        tell(
+            f"{recipe.model} has no batch norm, and learning rates for networks that have it are too high for it: if "
+            f"the loss stays where it is, try --set optimizer.lr={recipe.optimizer.lr / 10:g}"
+        )
+    return module
