@@ -18,6 +18,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.models import create_model
 
 TINY = {"stem": "small", "width": 0.05, "entry": [128], "middle": [128], "exit": [128, 256]}
+SLOWEST = ("test_resume.py", "test_compare.py", "test_telemetry.py")
 CLASSES = ("cat", "dog", "naïve 猫")
 
 
@@ -28,6 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Begun last, they would leave all but one process without work.
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
     if config.getoption("--fuzz-seed"):
         items[:] = [item for item in items if "fuzz_seed" in getattr(item, "fixturenames", ())]
 

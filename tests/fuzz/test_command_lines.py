@@ -20,7 +20,9 @@ from depthwise.cli.app import run
 from depthwise.data import Preprocess
 from depthwise.models import create_model
 from depthwise.train.recipe import Recipe
-import depthwise.train.run  # matplotlib, which it brings, asks the system for its fonts
+import matplotlib.font_manager  # which torchmetrics brings, and which asks the system for its fonts
+import tempfile
+tempfile.gettempdir()  # which tries once whether it can be written to
 
 seed, count = int(sys.argv[1]), int(sys.argv[2])
 dice = random.Random(seed)

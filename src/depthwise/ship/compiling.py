@@ -212,10 +212,11 @@ def compile_for(
 def compile(network: Any, /, *arguments: Any, **options: Any) -> Any:
     """The fast form of a network: of the bundle or run at a path, in a new bundle `out`, with the options of
     `depthwise compile` (see `compile_for`); of an nn.Module and an example, in memory (see `infer.compile`)."""
-    return compile_for(network, *arguments, **options)
+    return compile_module(network, *arguments, **options)
 
 
-compile.register(nn.Module, compile_module)
+compile.register(str, compile_for)
+compile.register(os.PathLike, compile_for)
 
 
 def _images_of(data: str | os.PathLike[str], config: BundleConfig, workers: int, showing: Showing) -> Split:
