@@ -30,7 +30,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	@.ci/debian-packages dataset-fashion-mnist chromium g++ strace
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --fuzz-seed new
