@@ -44,6 +44,15 @@ def fuzz_seed(request: pytest.FixtureRequest) -> int:
     return seed
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On small maps a second thread gains nothing, and on a busy machine waiting for it costs several times over."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is kept between runs is not the person's who runs the tests."""

@@ -17,6 +17,7 @@ SOURCE = Path(depthwise.__file__).parent
 # a module that needs more than the rest of its part has a line of its own.
 IMPORTS: dict[str, set[str]] = {
     "telemetry": set(),
+    "stops": set(),
     "bounds": set(),
     "reading": set(),
     "places": set(),
@@ -29,7 +30,7 @@ IMPORTS: dict[str, set[str]] = {
     "analysis": {"bounds", "layers", "modes"},
     "analysis.match": {"bounds", "models", "modes", "timing"},
     "draw": {"analysis", "layers", "modes"},
-    "data": {"bounds", "places", "reading", "writing"},
+    "data": {"bounds", "places", "reading", "stops", "writing"},
     "evaluate": {"data", "modes", "writing"},
     "tasks": {"data", "evaluate"},
     "bundle": {"bounds", "data", "places", "reading", "tasks", "writing"},
@@ -37,7 +38,7 @@ IMPORTS: dict[str, set[str]] = {
     "weights": {"bounds", "data", "reading", "telemetry"},
     "train": {"analysis", "bounds", "bundle", "data", "evaluate", "modes", "native", "tasks", "writing"},
     "recipes": {"data", "train"},
-    "bench": {"evaluate", "infer", "models", "native", "telemetry", "timing", "writing"},
+    "bench": {"evaluate", "infer", "models", "native", "stops", "telemetry", "timing", "writing"},
     "job": {"bundle", "data", "evaluate", "infer", "models", "places", "recipes", "ship", "train"},
 }
 EVERYWHERE = {"errors", "words"}

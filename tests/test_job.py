@@ -91,11 +91,11 @@ def test_a_run_goes_on_by_other_settings(tmp_path: Path) -> None:
     whole = train(
         "digits", model="xception", out=tmp_path / "whole", watcher=Silent(), **settings | {"epochs": 3}
     )
-    assert longer.step == whole.step > first.step
+    assert longer.result.step == whole.result.step > first.result.step
     weights = "bundle/model.safetensors"
     assert (longer.out / weights).read_bytes() == (whole.out / weights).read_bytes()
     later = train(out=tmp_path / "run", resume=True, watcher=Silent(), workers=0)
-    assert later.step == longer.step
+    assert later.result.step == longer.result.step
 
 
 def test_recipe_and_data_set_may_be_ones_own(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from depthwise.data.dataset import Dataset
     from depthwise.evaluate.inline import Report
     from depthwise.infer import Predictor
+    from depthwise.train.ending import Result
     from depthwise.train.recipe import Recipe
     from depthwise.train.session import Watcher
 
@@ -93,9 +94,7 @@ class Job:
             )
         finally:
             watcher.close()
-        return Run(
-            self, result.out, result.split, result.weights, result.step, result.evaluation, result.seconds
-        )
+        return Run(self, result)
 
     def _check(self, how: How) -> None:
         """Refuse what contradicts itself, or is not there, before the images are looked over."""
@@ -294,17 +293,11 @@ def model_arguments(model: str) -> list[str]:
 class Run:
     """A finished run, and what its network is worth.
 
-    out: its directory. split: the part that `evaluation` was measured on. weights: which the bundle has, "raw" or
-    "averaged" of the last update or "best"; step: the update they are of. seconds: that the run took.
+    job: what was asked for; result: what came of it.
     """
 
     job: Job
-    out: Path
-    split: str
-    weights: str
-    step: int
-    evaluation: Any
-    seconds: float
+    result: Result
 
     def __repr__(self) -> str:
         return f"Run({str(self.out)!r}: {self.summary})"
@@ -314,14 +307,23 @@ class Run:
         return os.fspath(self.out)
 
     @property
+    def out(self) -> Path:
+        """Its directory."""
+        return self.result.out
+
+    @property
+    def evaluation(self) -> Any:
+        """What the bundle's weights are worth: of the task's kind, see `Result`."""
+        return self.result.evaluation
+
+    @property
     def summary(self) -> str:
         """What the network is worth, in a phrase."""
-        images = number_of(self.evaluation.num_images, f"{self.split} image")
-        of_step = f" of step {self.step:,}" if self.weights == "best" else ""
-        return (
-            f"{self.evaluation.headline.said(self.evaluation, images)} "
-            f"({self.weights} weights{of_step}, {self.seconds:,.0f} s)"
-        )
+        result, evaluation = self.result, self.evaluation
+        images = number_of(evaluation.num_images, f"{result.split} image")
+        of_step = f" of step {result.step:,}" if result.weights == "best" else ""
+        said = evaluation.headline.said(evaluation, images)
+        return f"{said} ({result.weights} weights{of_step}, {result.seconds:,.0f} s)"
 
     @cached_property
     def predictor(self) -> Predictor:

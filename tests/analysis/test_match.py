@@ -1,7 +1,7 @@
 """The width that a budget allows is the largest that keeps to it, and what cannot be met is said."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -14,12 +14,7 @@ from depthwise.models import create_model
 SMALL = {"stem": "small", "num_classes": 10}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def bill(name: str, width: float, size: int) -> tuple[int, int]:

@@ -8,12 +8,8 @@ from torch import nn
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On small maps a second thread gains nothing, and on a busy machine waiting for it costs several times over."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread: None) -> None:
+    """For every test here."""
 
 
 @pytest.fixture(autouse=True)

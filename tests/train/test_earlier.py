@@ -29,7 +29,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_would_have(tmp_path: Path) ->
     losses = [line["loss"] for line in lines if line["kind"] == "train" and line["step"] > 29]
     assert losses == pytest.approx(EXPECTED["losses"], rel=0.02)
     evaluation = EXPECTED["evaluation"]
-    assert (done.split, done.weights, done.evaluation.num_images) == (
+    assert (done.result.split, done.result.weights, done.evaluation.num_images) == (
         "test",
         "averaged",
         evaluation["images"],

@@ -22,6 +22,7 @@ from depthwise.bench.engines import ENGINES
 from depthwise.bench.roofline import MEMORY
 from depthwise.bench.worker import ROOFLINE
 from depthwise.errors import DepthwiseError, unknown_name
+from depthwise.stops import held_back
 from depthwise.timing import REST, in_turns, ratio, settled
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.5, "int8": 0.9}
@@ -139,13 +140,13 @@ def bench(
             if reason := _not_installed(engine):
                 results[engine] = Measured(engine, ENGINES[engine].precision, absent=reason)
                 continue
-            worker = stack.enter_context(_Worker({**job, "engine": engine}, Path(folder) / f"{done}.pt"))
+            worker = _begun({**job, "engine": engine}, Path(folder) / f"{done}.pt", stack)
             results[engine], reference = _compared(engine, worker, reference)
             if not results[engine].absent:
                 workers[engine] = worker
         if "pytorch" not in workers:
             raise DepthwiseError(f"PyTorch does not run {name}: {results['pytorch'].absent}")
-        roofline = stack.enter_context(_Worker({**job, "engine": ROOFLINE}, Path(folder) / "none.pt"))
+        roofline = _begun({**job, "engine": ROOFLINE}, Path(folder) / "none.pt", stack)
         if "absent" not in roofline.prepare():
             workers[ROOFLINE] = roofline
         total = len(chosen) + rounds
@@ -217,26 +218,42 @@ def _error(logits: Tensor, reference: Tensor) -> float:
     return float((logits - reference).square().mean().sqrt() / reference.std(correction=0))
 
 
+def _begun(job: dict[str, Any], logits: Path, stack: ExitStack) -> "_Worker":
+    """A worker at work, which `stack` ends; Ctrl-C leaves no process behind, whenever it comes."""
+    worker = _Worker(job, logits)
+    stack.callback(worker.close)
+    worker.start()
+    return worker
+
+
 class _Worker:
     def __init__(self, job: dict[str, Any], logits: Path) -> None:
         self._job, self._logits = {**job, "logits": str(logits)}, logits
+        self._started: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> "_Worker":
+    def start(self) -> None:
         # In a session of its own, so that Ctrl-C reaches this process alone and what an engine starts ends with it.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "depthwise.bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        return self
+        with held_back():
+            self._started = subprocess.Popen(
+                [sys.executable, "-m", "depthwise.bench.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+            )
 
-    def __exit__(self, *_: object) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.communicate()
+    def close(self) -> None:
+        """End the process and all that it started, if there is one."""
+        if self._started:
+            with suppress(ProcessLookupError):
+                os.killpg(self._started.pid, signal.SIGKILL)
+            self._started.communicate()
+
+    @property
+    def _process(self) -> subprocess.Popen[str]:
+        assert self._started is not None
+        return self._started
 
     def prepare(self) -> dict[str, Any]:
         """What the worker says when it is ready, or {"absent": why}."""

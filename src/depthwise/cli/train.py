@@ -126,8 +126,14 @@ def train(
     )
     run = job.do("resume" if resume else "finish" if finish else "start", force=force)
     if json:
-        document = {"out": str(run.out), "split": run.split, "weights": run.weights, "step": run.step}
-        print_json({**document, "seconds": run.seconds, **run.evaluation.to_json()})
+        result = run.result
+        document = {
+            "out": str(run.out),
+            "split": result.split,
+            "weights": result.weights,
+            "step": result.step,
+        }
+        print_json({**document, "seconds": result.seconds, **run.evaluation.to_json()})
         return
     say(run.summary)
     say(f"report:  {printable(str(run.out))}/report.html")

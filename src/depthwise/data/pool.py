@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
+from depthwise.stops import STOPS, held_back
 
 # A worker starts from a clean process: one forked from a program in which torch's threads run may wait forever for a
 # lock that one of them held. The server from which it is forked instead has this package loaded already.
@@ -32,7 +33,6 @@ _CONTEXT = (
     else multiprocessing.get_context("spawn")
 )
 
-_STOPS = (signal.SIGINT, signal.SIGTERM)
 _TASKS_A_WORKER = 2  # one at work, one waiting
 _FILES, _FILES_A_WORKER = 24, 4  # that the server of the workers, or this process, has open at most
 
@@ -146,15 +146,10 @@ def _stops_held_back() -> Iterator[None]:
     """Ctrl-C reaches every process of a terminal, and some managers stop whole groups; the main program alone answers,
     and ends the workers. What it starts inside inherits that these signals wait: a server or a worker that is just
     importing would otherwise die of them."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # on its way it lets the signals through again
+    with held_back():
         yield
-        return
-    resource_tracker.ensure_running()  # on its way it lets the signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -173,7 +168,7 @@ def _script_left_alone(fill: Fill) -> Iterator[None]:
 
 
 def _work(connection: Connection, fill: Fill, places: Tensor) -> None:
-    for number in _STOPS:
+    for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     while True:

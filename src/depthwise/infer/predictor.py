@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from depthwise.data.dataset import BadImage
 from depthwise.data.image import DEFAULT, Decoding, ImageInput, UnreadableImageError, decode
-from depthwise.data.sources.open import BadImage
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.tasks import DEFAULT as SINGLE_LABEL

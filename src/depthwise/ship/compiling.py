@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from depthwise.bounds import checked
 from depthwise.bundle import Bundle, BundleConfig, kept_free, read_bundle, write_bundle
 from depthwise.data import Batches
+from depthwise.data.dataset import Split
 from depthwise.data.image import UnreadableImageError
 from depthwise.data.numbering import with_white_level
-from depthwise.data.sources.open import Split, open_dataset
+from depthwise.data.sources.open import open_dataset
 from depthwise.data.spread import evenly
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from depthwise.data.dataset import Dataset, Split
 from depthwise.data.loader import Batch, Batches
 from depthwise.data.order import mix_seed
-from depthwise.data.sources.open import Dataset, Split
 from depthwise.errors import DepthwiseError
 from depthwise.tasks import Task, find_task
 from depthwise.train.average import PolyakAverage

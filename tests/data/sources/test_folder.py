@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from depthwise.data import Dataset, FileSplit, TooManyUnreadableError, open_dataset
-from depthwise.data.sources import open as source
+from depthwise.data import Dataset, FileSplit, TooManyUnreadableError, open_dataset, val_split
+from depthwise.data import test_split as part_to_test
 from depthwise.data.sources.folder import divide
 from depthwise.data.sources.verify import Fact, Stamp, verify
 from depthwise.errors import DepthwiseError, UsageError
@@ -50,8 +50,8 @@ def test_parts_are_taken_as_found(make_folder: MakeFolder) -> None:
     assert files(dataset, "val") == ["val/cat/000.png", "val/cat/001.png", "val/dog/000.png"]
     assert dataset.splits["val"].labels.tolist() == [0, 0, 1]
     assert dataset.split_source == "as found in train/, val/, test/"
-    assert source.val_split(dataset) == ("val", dataset.splits["val"])
-    assert source.test_split(dataset) == ("test", dataset.splits["test"])
+    assert val_split(dataset) == ("val", dataset.splits["val"])
+    assert part_to_test(dataset) == ("test", dataset.splits["test"])
     assert dataset.notes == dataset.bad == dataset.ignored == ()
 
 
@@ -59,13 +59,13 @@ def test_parts_are_taken_as_found(make_folder: MakeFolder) -> None:
 def test_parts_go_by_their_other_names(make_folder: MakeFolder, name: str) -> None:
     dataset = open_dataset(str(make_folder({"Train/a": 2, "Train/b": 2, f"{name}/a": 1, f"{name}/b": 1})))
     assert list(dataset.splits) == ["train", "val"]
-    assert source.test_split(dataset)[0] == "val"
+    assert part_to_test(dataset)[0] == "val"
 
 
 def test_train_and_test_need_no_val(make_folder: MakeFolder) -> None:
     dataset = open_dataset(str(make_folder({"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1})))
     assert list(dataset.splits) == ["train", "test"]
-    assert source.val_split(dataset)[0] == "test"
+    assert val_split(dataset)[0] == "test"
 
 
 def test_train_alone_is_divided(make_folder: MakeFolder) -> None:
@@ -512,4 +512,4 @@ def test_with_nothing_to_divide_there_is_no_val_and_that_is_said(make_folder: Ma
     dataset = open_dataset(str(make_folder({"a": 1, "b": 1})))
     assert list(dataset.splits) == ["train"]
     with pytest.raises(DepthwiseError, match="has only train: evaluation needs a part called val or test"):
-        source.val_split(dataset)
+        val_split(dataset)

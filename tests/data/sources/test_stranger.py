@@ -96,7 +96,7 @@ def test_it_opens_at_once() -> None:
 
 
 def test_it_trains_and_reports(whole: Run) -> None:
-    assert whole.step == 40
+    assert whole.result.step == 40
     assert whole.evaluation.num_images == 299
     assert whole.evaluation.top1 > 0.8
     page = (whole.out / "report.html").read_text("utf-8")
@@ -106,7 +106,7 @@ def test_it_trains_and_reports(whole: Run) -> None:
 def test_a_run_that_stopped_half_way_ends_in_the_same_bits(whole: Run, tmp_path: Path) -> None:
     half = depthwise.train(spots(), out=tmp_path / "run", epochs=EPOCHS, workers=0, **SETTINGS)
     again = half.resume(epochs=2 * EPOCHS)
-    assert again.step == whole.step
+    assert again.result.step == whole.result.step
     weights = "bundle/model.safetensors"
     assert (again.out / weights).read_bytes() == (whole.out / weights).read_bytes()
 

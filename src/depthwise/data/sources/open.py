@@ -3,36 +3,14 @@
 import os
 from dataclasses import replace
 
-from depthwise.data.dataset import (
-    ArraySplit,
-    BadImage,
-    Dataset,
-    FileSplit,
-    Split,
-    test_split,
-    val_split,
-)
-from depthwise.data.formats import IMAGE_SUFFIXES
+from depthwise.data.dataset import Dataset
 from depthwise.data.image import CHANNELS, DEFAULT, Decoding
 from depthwise.data.sources.arrays import open_arrays
-from depthwise.data.sources.folder import TooManyUnreadableError, look_at
+from depthwise.data.sources.folder import look_at
 from depthwise.data.sources.source import MAX_BAD_FRACTION, Ready, Source
 from depthwise.data.sources.verify import Progress
 from depthwise.errors import DepthwiseError
 from depthwise.places import locate, name_note
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "ArraySplit",
-    "BadImage",
-    "Dataset",
-    "FileSplit",
-    "Split",
-    "TooManyUnreadableError",
-    "open_dataset",
-    "test_split",
-    "val_split",
-]
 
 
 def open_dataset(
