@@ -10,6 +10,7 @@ import pytest
 
 from depthwise.data import open_dataset
 from depthwise.data.measured import Measured, Network, open_measured
+from depthwise.data.targets import class_counts
 from depthwise.errors import DepthwiseError, UsageError
 
 MakeFolder = Callable[[dict[str, int]], Path]
@@ -23,7 +24,7 @@ def names(measured: Measured) -> set[str]:
 
 
 def support(measured: Measured) -> list[int]:
-    return measured.split.labels.bincount(minlength=len(measured.dataset.classes)).tolist()
+    return class_counts(measured.split, len(measured.dataset.classes)).tolist()
 
 
 def trained_on(root: Path, *, seed: int = 0, nested: bool = False) -> Network:

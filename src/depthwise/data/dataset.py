@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from depthwise.data.deep import WHITE, white_level_for
 from depthwise.data.image import DEFAULT, Decoding, decode
+from depthwise.data.targets import Labels, in_chunks, stacked
 from depthwise.errors import DepthwiseError
 
 
@@ -47,7 +48,7 @@ class Split(Protocol):
         """What `reader` needs to know of an image, light and picklable."""
 
     def targets(self, indices: Tensor) -> Tensor:
-        """What the images at `indices`, int64 [N], show: for class folders their classes' numbers, int64 [N]."""
+        """What the images at `indices`, int64 [N], show, as `data/targets.py` says: int64 [N] or [N, P]."""
 
     def image(self, index: int) -> Tensor:
         """uint8 [C, H, W]; raises UnreadableImageError."""
@@ -56,12 +57,20 @@ class Split(Protocol):
         """What a person would call the image: its path, or its place in an array."""
 
 
+@runtime_checkable
+class FromFiles(Protocol):
+    """What else a Split has whose images may hold 16 bits a sample."""
+
+    def with_white_level(self, white_level: int) -> Split:
+        """The same images, where all from `white_level` on is white."""
+
+
 @dataclass(frozen=True, eq=False)
 class ArraySplit:
-    """Images of one size held in memory: uint8 [n, C, H, W], with labels int64 [n]."""
+    """Images of one size held in memory, uint8 [n, C, H, W], and their labels."""
 
     images: Tensor
-    labels: Tensor
+    labels: Labels
     prefix: str = "image"
 
     @property
@@ -109,7 +118,7 @@ class FileSplit:
     """Image files, decoded each time they are asked for; `paths` are relative to `root`."""
 
     paths: tuple[str, ...]
-    labels: Tensor
+    labels: Labels
     channels: int
     root: str = ""
     decoding: Decoding = DEFAULT
@@ -136,6 +145,9 @@ class FileSplit:
 
     def name(self, index: int) -> str:
         return self.paths[index]
+
+    def with_white_level(self, white_level: int) -> "FileSplit":
+        return replace(self, decoding=replace(self.decoding, white_level=white_level))
 
 
 class Deep(NamedTuple):
@@ -201,7 +213,7 @@ class Dataset:
 
 def all_targets(split: Split) -> Tensor:
     """The targets of every image: for what looks a whole set over, and nothing that happens once a batch."""
-    return split.targets(torch.arange(len(split)))
+    return stacked([targets for _, targets in in_chunks(split)] or [split.targets(torch.arange(0))])
 
 
 def val_split(dataset: Dataset) -> tuple[str, Split]:

@@ -11,12 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from depthwise.data.dataset import Dataset, Split, all_targets
+from depthwise.data.dataset import Dataset, Split
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import some
 from depthwise.data.numbering import joined, numbered, numbers
 from depthwise.data.sources.open import open_source
 from depthwise.data.sources.verify import Progress
+from depthwise.data.targets import class_counts
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.words import number_of
 
@@ -94,13 +95,13 @@ def open_measured(
     name = _choice(dataset, part)
     split = joined(list(dataset.splits.values())) if name == ALL else dataset.splits[name]
     places = numbers(dataset.classes, network.classes)
+    found = numbered(split, places)
     left_out = _unknown(dataset, split, places)
-    num_images = len(split) - sum(left_out.values())
-    said = _about_choice(dataset, name, num_images, trained_on, asked=part is not None)
+    said = _about_choice(dataset, name, len(found), trained_on, asked=part is not None)
     if left_out:
-        said.append(_about_unknown(dataset, network, left_out, len(split), ignore_unknown))
-    split = numbered(split, places)
-    counts = all_targets(split).bincount(minlength=len(network.classes))
+        said.append(_about_unknown(dataset, network, left_out, split, found, ignore_unknown))
+    split = found
+    counts = class_counts(split, len(network.classes))
     missing = [label for k, label in enumerate(network.classes) if not counts[k]]
     if missing:
         said.append(f"of the network's {len(network.classes)} classes there is no image of {some(missing)}")
@@ -146,12 +147,13 @@ def _about_choice(
 
 
 def _about_unknown(
-    dataset: Dataset, network: Network, left_out: dict[str, int], total: int, ignore: bool
+    dataset: Dataset, network: Network, left_out: dict[str, int], split: Split, found: Split, ignore: bool
 ) -> str:
-    count = sum(left_out.values())
+    """What is left out of `split` in `found`: images, or of images of several classes those that are unknown."""
+    total, count = len(split), sum(left_out.values())
     which = some(f"{label!r} ({number_of(images, 'image')})" for label, images in left_out.items())
     known = some(map(repr, network.classes), most=12)
-    if count == total:
+    if not len(found) or not class_counts(found, len(network.classes)).any():
         raise DepthwiseError(
             f"the network knows no class of {dataset.name}, {which}: measure it on what it was trained for, {known}"
         )
@@ -160,9 +162,11 @@ def _about_unknown(
             f"the network knows no class {which}: {count:,} of {total:,} images; it knows {known}: call the folders "
             f"as it does, or leave these images out with --ignore-unknown"
         )
+    if len(found) == total:
+        return f"labels that the network does not know are left out: {which}"
     return f"{number_of(count, 'image')} of {total:,} left out, of classes that the network does not know: {which}"
 
 
 def _unknown(dataset: Dataset, split: Split, places: Tensor) -> dict[str, int]:
-    counts = all_targets(split).bincount(minlength=len(dataset.classes)).tolist()
+    counts = class_counts(split, len(dataset.classes)).tolist()
     return {label: counts[k] for k, label in enumerate(dataset.classes) if counts[k] and int(places[k]) < 0}

@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depthwise.data.dataset import ArraySplit, Dataset, FileSplit, Reader, Split, all_targets
+from depthwise.data.dataset import ArraySplit, Dataset, FromFiles, Reader, Split, all_targets
 from depthwise.data.names import composed, some
+from depthwise.data.targets import in_chunks, renumbered, stacked
 from depthwise.errors import DepthwiseError
 
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """A Split of some images of others: `places` are (number of the split, index in it)."""
+    """A Split of some images of others. places: int64 [n, 2], the number of the split and the index in it."""
 
     splits: tuple[Split, ...]
-    places: tuple[tuple[int, int], ...]
-    labels: Tensor
+    places: Tensor
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -33,24 +33,74 @@ class Chosen:
         return len(self.places)
 
     def key(self, index: int) -> tuple[int, Any]:
-        number, place = self.places[index]
+        number, place = self.places[index].tolist()
         return number, self.splits[number].key(place)
 
     def targets(self, indices: Tensor) -> Tensor:
-        return self.labels[indices]
+        numbers, places = self.places[indices].T
+        order, parts = [], []
+        for number in numbers.unique().tolist():
+            mine = (numbers == number).nonzero()[:, 0]
+            order.append(mine)
+            parts.append(self.splits[number].targets(places[mine]))
+        if not parts:
+            return self.splits[0].targets(indices)
+        return stacked(parts)[torch.cat(order).argsort()]
 
     def image(self, index: int) -> Tensor:
-        number, place = self.places[index]
+        number, place = self.places[index].tolist()
         return self.splits[number].image(place)
 
     def name(self, index: int) -> str:
-        number, place = self.places[index]
+        number, place = self.places[index].tolist()
         return self.splits[number].name(place)
+
+    def with_white_level(self, white_level: int) -> "Chosen":
+        return replace(self, splits=tuple(with_white_level(part, white_level) for part in self.splits))
 
 
 def _read(readers: Sequence[Reader], key: tuple[int, Any]) -> Tensor:
     number, of_split = key
     return readers[number](of_split)
+
+
+def _of_one(split: Split, indices: Tensor) -> Chosen:
+    """The images of `split` at `indices`, int64 [n], in that order."""
+    return Chosen((split,), torch.stack([torch.zeros_like(indices), indices], dim=1))
+
+
+@dataclass(frozen=True, eq=False)
+class Renumbered:
+    """A Split whose classes have other numbers, see `renumbered`."""
+
+    split: Split
+    numbers: Tensor
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        return self.split.blocks
+
+    @property
+    def reader(self) -> Reader:
+        return self.split.reader
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def key(self, index: int) -> Any:
+        return self.split.key(index)
+
+    def targets(self, indices: Tensor) -> Tensor:
+        return renumbered(self.split.targets(indices), self.numbers)
+
+    def image(self, index: int) -> Tensor:
+        return self.split.image(index)
+
+    def name(self, index: int) -> str:
+        return self.split.name(index)
+
+    def with_white_level(self, white_level: int) -> "Renumbered":
+        return replace(self, split=with_white_level(self.split, white_level))
 
 
 def numbers(classes: Sequence[str], known: Sequence[str]) -> Tensor:
@@ -60,31 +110,40 @@ def numbers(classes: Sequence[str], known: Sequence[str]) -> Tensor:
 
 
 def numbered(split: Split, numbers: Tensor) -> Split:
-    """`split` with other numbers for its classes, without the images whose number is -1."""
+    """`split` with other numbers for its classes: without those whose number is -1, and without images of them alone.
+
+    An image that may be of any number of classes stays, if it is of none.
+    """
     if torch.equal(numbers, torch.arange(len(numbers))):
         return split
-    labels = numbers[all_targets(split)]
-    if bool((labels >= 0).all()) and isinstance(split, ArraySplit | FileSplit | Chosen):
-        return replace(split, labels=labels)
-    kept = (labels >= 0).nonzero()[:, 0]
-    return Chosen((split,), tuple((0, k) for k in kept.tolist()), labels[kept])
+    kept = torch.cat([start + _known(targets, numbers) for start, targets in in_chunks(split)])
+    if isinstance(split, ArraySplit) and len(kept) == len(split):  # whose batches are made at once
+        return replace(split, labels=renumbered(all_targets(split), numbers))
+    found = Renumbered(split, numbers)
+    return found if len(kept) == len(split) else _of_one(found, kept)
+
+
+def _known(targets: Tensor, numbers: Tensor) -> Tensor:
+    """int64: the images whose class, if they are of one each, has a number."""
+    known = numbers[targets] >= 0 if targets.ndim == 1 else torch.ones(len(targets), dtype=torch.bool)
+    return known.nonzero()[:, 0]
+
+
+def _places(number: int, split: Split) -> Tensor:
+    indices = torch.arange(len(split))
+    return torch.stack([torch.full_like(indices, number), indices], dim=1)
 
 
 def joined(splits: Sequence[Split]) -> Split:
     """The images of all of them, one split after the other."""
     if len(splits) == 1:
         return splits[0]
-    places = tuple((number, k) for number, split in enumerate(splits) for k in range(len(split)))
-    return Chosen(tuple(splits), places, torch.cat([all_targets(split) for split in splits]))
+    return Chosen(tuple(splits), torch.cat([_places(number, split) for number, split in enumerate(splits)]))
 
 
 def with_white_level(split: Split, white_level: int) -> Split:
-    """The same split, whose files of 16 bits are white at `white_level`."""
-    if isinstance(split, Chosen):
-        return replace(split, splits=tuple(with_white_level(part, white_level) for part in split.splits))
-    if not isinstance(split, FileSplit) or split.decoding.white_level == white_level:
-        return split
-    return replace(split, decoding=replace(split.decoding, white_level=white_level))
+    """The same split, whose images of 16 bits, if it can have any, are white at `white_level`."""
+    return split.with_white_level(white_level) if isinstance(split, FromFiles) else split
 
 
 def as_before(dataset: Dataset, before: object) -> Dataset:
@@ -106,7 +165,7 @@ def as_before(dataset: Dataset, before: object) -> Dataset:
             f"back as they were, or start a new run"
         )
     places = numbers(dataset.classes, classes)
-    splits = {part: _sorted(numbered(split, places)) for part, split in dataset.splits.items()}
+    splits = {part: _ordered(split, places) for part, split in dataset.splits.items()}
     return replace(dataset, classes=tuple(classes), splits=splits)
 
 
@@ -114,8 +173,9 @@ def _counted(classes: Sequence[str]) -> str:
     return f"{len(classes):,} classes ({some(classes)})"
 
 
-def _sorted(split: Split) -> Split:
-    """`split` by its classes' numbers, each class in its order."""
-    labels = all_targets(split)
-    order = labels.argsort(stable=True)
-    return Chosen((split,), tuple((0, k) for k in order.tolist()), labels[order])
+def _ordered(split: Split, numbers: Tensor) -> Split:
+    """`split` with other numbers for its classes; if it lay in the order of its classes, in that of the new numbers."""
+    targets, found = all_targets(split), numbered(split, numbers)
+    if targets.ndim > 1 or bool((targets.diff() < 0).any()):
+        return found
+    return _of_one(found, numbers[targets].argsort(stable=True))

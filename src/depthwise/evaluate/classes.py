@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from depthwise.data.dataset import Split, all_targets
+from depthwise.data.dataset import Split
 from depthwise.data.spread import evenly
+from depthwise.data.targets import memberships
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate import sections
 from depthwise.evaluate.metrics import ClassEvaluation
@@ -22,6 +24,7 @@ from depthwise.evaluate.report import (
 )
 
 MISTAKE_PIXELS = 224
+MOST_LOOKED_AT = 2**18  # images of which samples are chosen
 
 
 def class_page(data: ReportData) -> Page:
@@ -73,10 +76,11 @@ def collect_samples(split: Split, num_classes: int, per_class: int = 8) -> dict[
     classes = range(num_classes)
     if num_classes > MOST_ROWS:
         per_class, classes = 1, range(0, num_classes, -(-num_classes // MOST_SAMPLES))
-    labels = all_targets(split)
+    looked_at = torch.tensor(evenly(range(len(split)), MOST_LOOKED_AT), dtype=torch.int64)
+    images, shown = memberships(split.targets(looked_at))
     samples: dict[int, list[Tensor]] = {}
     for k in classes:
-        places = evenly((labels == k).nonzero()[:, 0].tolist(), per_class)
+        places = evenly(looked_at[images[shown == k]].tolist(), per_class)
         if places:
             samples[k] = [image for i in places if (image := _readable(split, i)) is not None]
     return samples

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from depthwise.data.dataset import Split, all_targets
+from depthwise.data.dataset import Split
 from depthwise.data.loader import Prepare
+from depthwise.data.targets import class_counts
 from depthwise.data.transform import Augment
 from depthwise.evaluate.meters import Headline
 from depthwise.evaluate.metrics import ClassEvaluation, ClassMeters
@@ -114,7 +115,7 @@ class SingleLabel:
 
     def counts(self, split: Split) -> list[int]:
         """Images of each class."""
-        counts: list[int] = all_targets(split).bincount(minlength=self.num_classes).tolist()
+        counts: list[int] = class_counts(split, self.num_classes).tolist()
         return counts
 
     def samples(self, split: Split) -> dict[int, list[Tensor]]:
