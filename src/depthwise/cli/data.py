@@ -7,15 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from depthwise.bounds import Bounds
-from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, command, decoding, flag
+from depthwise.cli.options import (
+    AllowTruncated,
+    Data,
+    Json,
+    MaxPixels,
+    Nested,
+    SkipBad,
+    command,
+    decoding,
+    flag,
+    num_bytes,
+)
 from depthwise.cli.output import console, counting, note, print_json, say, table
 from depthwise.errors import UsageError
 from depthwise.places import locate
-from depthwise.words import number_of, printable
+from depthwise.words import number_of, printable, quote_path
 
 if TYPE_CHECKING:
     from depthwise.data.check import Check, Range, Stats
     from depthwise.data.dataset import Deep
+    from depthwise.data.pack import Packed
 
 MOST_CLASSES = 40  # of more, the table for people has the totals only
 MOST_CHARACTERS = (
@@ -143,6 +155,78 @@ def export(
             if split in (None, part)
         )
     note(f"{number_of(num_images, 'image')} written to {out}")
+
+
+@app.command
+@command
+def shard(
+    data: Data,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="The folder to write to.")],
+    shard_size: Annotated[
+        str, Parameter(help="About how large a shard is; each worker has one in memory.")
+    ] = "256MiB",
+    workers: Annotated[int, Bounds(1, 256), Parameter(help="Shards that are written at a time.")] = 2,
+    undivided: Annotated[
+        bool,
+        flag("Pack a folder that is not divided as it lies, to measure on; else as training divides it."),
+    ] = False,
+    nested: Nested = False,
+    skip_bad: SkipBad = False,
+    max_pixels: MaxPixels = None,
+    allow_truncated: AllowTruncated = False,
+    force: Annotated[bool, flag("Replace the shards that are in OUT, or write beside other files.")] = False,
+    json: Json = False,
+) -> None:
+    """Pack a data set into a few large files, which any command takes in its place.
+
+    Each image's file is kept byte for byte, beside its labels, its path and a checksum. Give the command again after it
+    was stopped or killed, and it goes on with the shards that it lacks.
+
+    Example: depthwise data shard photos/ --out shards
+    """
+    size = num_bytes(shard_size, "--shard-size")
+    locate(data)  # before anything heavy is imported
+    from depthwise.data import open_dataset
+    from depthwise.data.pack import check_out, pack
+    from depthwise.data.remarks import worth_saying
+    from depthwise.data.sources.source import MAX_BAD_FRACTION
+
+    check_out(out, force)
+    read = decoding(max_pixels, allow_truncated)
+    with counting("looking images over") as progress:
+        dataset = open_dataset(
+            data,
+            progress=progress,
+            max_bad=1.0 if skip_bad else MAX_BAD_FRACTION,
+            nested=nested,
+            whole=undivided,
+            decoding=read,
+        )
+    for text in worth_saying(dataset, data, resumed=False):
+        note(text)
+    with counting("packing images") as progress:
+        packed = pack(dataset, out, shard_bytes=size, workers=workers, force=force, progress=progress)
+    if packed.kept:
+        note(
+            f"{number_of(packed.kept, 'shard')} of an earlier run kept, every image compared with its checksum"
+        )
+    if json:
+        print_json(packed.to_json())
+    else:
+        _print_packed(packed, out)
+
+
+def _print_packed(packed: "Packed", out: Path) -> None:
+    rows = table("part", "images", "shards", "MB", right=("images", "shards", "MB"))
+    for part, records in packed.manifest.records.items():
+        size = sum(record.bytes for record in records) / 1e6
+        rows.add_row(
+            part, f"{sum(record.images for record in records):,}", f"{len(records):,}", f"{size:,.1f}"
+        )
+    console().print(rows)
+    say(f"train on them: depthwise train --data {quote_path(out)} --out RUN")
 
 
 def _print_counts(data: str, counts: dict[str, dict[str, int]]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from depthwise.bounds import Bounds
-from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, flag
+from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, SkipBad, flag
 from depthwise.cli.output import print_json, say
 from depthwise.errors import UsageError
 from depthwise.places import find_bundle, locate
@@ -50,9 +50,7 @@ def train(
     ] = None,
     freeze: Annotated[bool, flag("Train the classifier only, with --init.")] = False,
     compile: Annotated[bool, flag("Compile the network with torch.compile first.")] = False,
-    skip_bad: Annotated[
-        bool, flag("Leave unreadable images out however many they are; over 1% of them stop a training.")
-    ] = False,
+    skip_bad: SkipBad = False,
     nested: Nested = False,
     max_pixels: MaxPixels = None,
     allow_truncated: AllowTruncated = False,

@@ -3,8 +3,8 @@
 from depthwise.data.dataset import ArraySplit, BadImage, Dataset, FileSplit, Split, test_split, val_split
 from depthwise.data.image import Decoding
 from depthwise.data.loader import Batch, Batches
-from depthwise.data.sources.folder import TooManyUnreadableError
 from depthwise.data.sources.open import open_dataset
+from depthwise.data.sources.source import TooManyUnreadableError
 from depthwise.data.transform import Augment, Preprocess
 
 __all__ = [

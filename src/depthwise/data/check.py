@@ -16,9 +16,8 @@ from depthwise.data.deep import WHITE
 from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, to_channels
 from depthwise.data.names import natural_key, shortened
 from depthwise.data.repeated import Group, repeated
-from depthwise.data.sources.folder import MAX_BAD_FRACTION, TooManyUnreadableError
 from depthwise.data.sources.open import open_source
-from depthwise.data.sources.source import Seen, Strays
+from depthwise.data.sources.source import MAX_BAD_FRACTION, Seen, Strays, TooManyUnreadableError
 from depthwise.data.sources.verify import Progress
 from depthwise.data.spread import evenly
 from depthwise.errors import DepthwiseError

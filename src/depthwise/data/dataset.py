@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from depthwise.data.deep import WHITE, white_level_for
-from depthwise.data.image import DEFAULT, Decoding, decode
+from depthwise.data.image import DEFAULT, Decoding, as_png, decode, read_image_file
 from depthwise.data.targets import Labels, in_chunks, stacked
 from depthwise.errors import DepthwiseError
 
@@ -63,6 +63,14 @@ class FromFiles(Protocol):
 
     def with_white_level(self, white_level: int) -> Split:
         """The same images, where all from `white_level` on is white."""
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """What else a Split has that keeps its images in encoded form."""
+
+    def encoded(self, index: int) -> bytes:
+        """The image's file, byte for byte; raises UnreadableImageError."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +154,9 @@ class FileSplit:
     def name(self, index: int) -> str:
         return self.paths[index]
 
+    def encoded(self, index: int) -> bytes:
+        return read_image_file(os.path.join(self.root, self.paths[index]))
+
     def with_white_level(self, white_level: int) -> "FileSplit":
         return replace(self, decoding=replace(self.decoding, white_level=white_level))
 
@@ -209,6 +220,11 @@ class Dataset:
     def fingerprints(self) -> tuple[str, str]:
         """Either is what a run on this data set may have kept."""
         return self.fingerprint, self.earlier_fingerprint or self.fingerprint
+
+
+def encoded(split: Split, index: int) -> bytes:
+    """The image's file, byte for byte; of a split that keeps none, its pixels as a PNG. Raises UnreadableImageError."""
+    return split.encoded(index) if isinstance(split, Encoded) else as_png(split.image(index))
 
 
 def all_targets(split: Split) -> Tensor:

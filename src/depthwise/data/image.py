@@ -5,6 +5,7 @@ left to Pillow, so there is one judge of what can be read. Colour profiles are n
 kept, unless a white level says otherwise. A large image is converted a few rows at a time.
 """
 
+import io
 import math
 import os
 from collections.abc import Iterator
@@ -124,7 +125,7 @@ def decode(source: ImageInput, channels: int | None = None, decoding: Decoding =
     for the image's own, 1 or 3. Raises UnreadableImageError (a DepthwiseError).
     """
     if isinstance(source, str | os.PathLike):
-        return decode_bytes(_read(source), channels, os.fspath(source), decoding)
+        return decode_bytes(read_image_file(source), channels, os.fspath(source), decoding)
     if isinstance(source, bytes):
         return decode_bytes(source, channels, decoding=decoding)
     if isinstance(source, Image.Image):
@@ -177,11 +178,20 @@ def examine(
         return _from_pillow(image, name, channels, decoding, low)
 
 
-def _read(path: str | os.PathLike[str]) -> bytes:
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
+    """What the file holds; raises UnreadableImageError."""
     try:
         return read_regular(path)
     except OSError as error:
         raise UnreadableImageError(os.fspath(path), error.strerror or str(error)) from error
+
+
+def as_png(pixels: Tensor) -> bytes:
+    """uint8 [C, H, W] as a PNG, which keeps every pixel."""
+    file = io.BytesIO()
+    array = pixels.permute(1, 2, 0).numpy()
+    Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array)).save(file, "PNG")
+    return file.getvalue()
 
 
 @contextmanager

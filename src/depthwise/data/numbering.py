@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depthwise.data.dataset import ArraySplit, Dataset, FromFiles, Reader, Split, all_targets
+from depthwise.data.dataset import ArraySplit, Dataset, FromFiles, Reader, Split, all_targets, encoded
 from depthwise.data.names import composed, some
-from depthwise.data.targets import in_chunks, renumbered, stacked
+from depthwise.data.targets import gathered, in_chunks, renumbered
 from depthwise.errors import DepthwiseError
 
 
@@ -38,14 +38,7 @@ class Chosen:
 
     def targets(self, indices: Tensor) -> Tensor:
         numbers, places = self.places[indices].T
-        order, parts = [], []
-        for number in numbers.unique().tolist():
-            mine = (numbers == number).nonzero()[:, 0]
-            order.append(mine)
-            parts.append(self.splits[number].targets(places[mine]))
-        if not parts:
-            return self.splits[0].targets(indices)
-        return stacked(parts)[torch.cat(order).argsort()]
+        return gathered(numbers, places, lambda number, inside: self.splits[number].targets(inside))
 
     def image(self, index: int) -> Tensor:
         number, place = self.places[index].tolist()
@@ -54,6 +47,10 @@ class Chosen:
     def name(self, index: int) -> str:
         number, place = self.places[index].tolist()
         return self.splits[number].name(place)
+
+    def encoded(self, index: int) -> bytes:
+        number, place = self.places[index].tolist()
+        return encoded(self.splits[number], place)
 
     def with_white_level(self, white_level: int) -> "Chosen":
         return replace(self, splits=tuple(with_white_level(part, white_level) for part in self.splits))
@@ -98,6 +95,9 @@ class Renumbered:
 
     def name(self, index: int) -> str:
         return self.split.name(index)
+
+    def encoded(self, index: int) -> bytes:
+        return encoded(self.split, index)
 
     def with_white_level(self, white_level: int) -> "Renumbered":
         return replace(self, split=with_white_level(self.split, white_level))

@@ -4,7 +4,7 @@ Of images of one class each they are int64 [N]. Of images of any number of class
 class numbers, -1 fills it up, and -(k + 2) says that the image was looked at and is not of class k.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -94,6 +94,20 @@ def stacked(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(
         [torch.nn.functional.pad(part, (0, longest - part.shape[1]), value=NONE) for part in rows]
     )
+
+
+def gathered(numbers: Tensor, places: Tensor, of: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """The targets of images that lie in several collections, in the order in which they are asked for.
+
+    numbers: of the collections, int64 [N]; places: of the images in theirs; of(number, places): targets of images of
+    one.
+    """
+    order, parts = [], []
+    for number in numbers.unique().tolist() or [0]:
+        mine = (numbers == number).nonzero()[:, 0]
+        order.append(mine)
+        parts.append(of(number, places[mine]))
+    return stacked(parts)[torch.cat(order).argsort()]
 
 
 def in_chunks(split: "Split") -> Iterable[tuple[int, Tensor]]:

@@ -13,7 +13,7 @@ from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import composed, some
 from depthwise.data.repeated import Placed, repeated, told
 from depthwise.data.sources.listing import Listing, ignored_kinds, list_folder
-from depthwise.data.sources.source import MAX_BAD_FRACTION, Seen, Strays, members
+from depthwise.data.sources.source import MAX_BAD_FRACTION, Seen, Strays, TooManyUnreadableError, members
 from depthwise.data.sources.verify import Fact, Progress, verify
 from depthwise.errors import DepthwiseError
 from depthwise.words import number_of, quote_path
@@ -22,24 +22,6 @@ VAL_FRACTION = 0.2
 
 Parts = dict[str, dict[str, list[str]]]
 """Files by part and class."""
-
-
-class TooManyUnreadableError(DepthwiseError):
-    """More of the files than allowed cannot be decoded; `bad` lists them all, `rule` is for where that was seen."""
-
-    def __init__(self, listing: Listing, bad: Sequence[BadImage], total: int, max_bad: float) -> None:
-        over = f", over {max_bad:.0%}" if max_bad < 1 else ""
-        otherwise = ", or leave them out of a training with --skip-bad" if len(bad) < total else ""
-        super().__init__(
-            f"{len(bad)} of {total} images in {listing.root} cannot be read{over}: "
-            f"{some(f'{image.path} ({image.reason})' for image in bad)}; "
-            f"see them all with `{_check_command(listing)}`, and mend or remove them{otherwise}"
-        )
-        self.bad = tuple(bad)
-        self.rule = (
-            f"over {max_bad:.0%} of the {total} images cannot be read, which stops a training: mend or remove them, or "
-            "leave them out with --skip-bad"
-        )
 
 
 class Looked(NamedTuple):
@@ -128,7 +110,9 @@ def build(
     listing, facts, bad = looked.listing, looked.facts, looked.bad
     total = len(facts) + len(bad)
     if not facts or len(bad) > max_bad * total:
-        raise TooManyUnreadableError(listing, bad, total, max_bad)
+        raise TooManyUnreadableError(
+            os.fspath(listing.root), _check_command(listing), bad, len(bad), total, max_bad
+        )
     notes = [f"{place}/ holds no image" for place in listing.empty] + list(listing.notes)
     parts = _readable(listing.parts, facts)
     notes += _lost_classes(listing.parts, parts)

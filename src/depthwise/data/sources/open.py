@@ -7,6 +7,7 @@ from depthwise.data.dataset import Dataset
 from depthwise.data.image import CHANNELS, DEFAULT, Decoding
 from depthwise.data.sources.arrays import open_arrays
 from depthwise.data.sources.folder import look_at
+from depthwise.data.sources.shard_manifest import is_shards
 from depthwise.data.sources.source import MAX_BAD_FRACTION, Ready, Source
 from depthwise.data.sources.verify import Progress
 from depthwise.errors import DepthwiseError
@@ -63,6 +64,13 @@ def open_source(
     if folder is None:
         dataset, note = open_arrays(os.fspath(spec), channels), name_note(spec)
         return Ready(replace(dataset, notes=(note, *dataset.notes)) if note else dataset)
+    if is_shards(folder):
+        # Arrow takes a moment to import, and sets of other kinds do without.
+        from depthwise.data.sources.shards import open_shards
+
+        return open_shards(
+            folder, channels=channels, workers=workers, progress=progress, decoding=decoding, afresh=afresh
+        )
     return look_at(
         folder,
         nested=nested,

@@ -1,14 +1,42 @@
 """What a source is: images as they lie somewhere, looked over, and not yet divided into parts and numbered."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from depthwise.data.dataset import BadImage, Dataset, Deep, Split, all_targets
+from torch import Tensor
+
+from depthwise.data.dataset import BadImage, Dataset, Deep, Split
+from depthwise.data.names import some
 from depthwise.data.repeated import Placed
+from depthwise.data.targets import in_chunks
+from depthwise.errors import DepthwiseError
 
 MAX_BAD_FRACTION = 0.01
+
+
+class TooManyUnreadableError(DepthwiseError):
+    """More of the images than allowed cannot be read; `bad` lists them, `rule` is for where that was seen.
+
+    where: the set; command: what shows them all; num_bad: how many images `bad` stands for.
+    """
+
+    def __init__(
+        self, where: str, command: str, bad: Sequence[BadImage], num_bad: int, total: int, max_bad: float
+    ) -> None:
+        over = f", over {max_bad:.0%}" if max_bad < 1 else ""
+        otherwise = ", or leave them out of a training with --skip-bad" if num_bad < total else ""
+        super().__init__(
+            f"{num_bad} of {total} images in {where} cannot be read{over}: "
+            f"{some(f'{image.path} ({image.reason})' for image in bad)}; "
+            f"see them all with `{command}`, and mend or remove them{otherwise}"
+        )
+        self.bad = tuple(bad)
+        self.rule = (
+            f"over {max_bad:.0%} of the {total} images cannot be read, which stops a training: mend or remove them, or "
+            "leave them out with --skip-bad"
+        )
 
 
 class Seen(NamedTuple):
@@ -84,5 +112,11 @@ class Ready:
 def members(dataset: Dataset) -> Iterator[tuple[str, str, int, Split]]:
     """The part, the class, and the place in a split of every image."""
     for part, split in dataset.splits.items():
-        for index, label in enumerate(all_targets(split).tolist()):
-            yield part, dataset.classes[label], index, split
+        for start, targets in in_chunks(split):
+            for place, target in enumerate(targets):
+                yield part, shown(target, dataset.classes), start + place, split
+
+
+def shown(target: Tensor, classes: Sequence[str]) -> str:
+    """The class of an image whose targets are the row `target`; of several, all of them."""
+    return " + ".join(classes[k] for k in target.reshape(-1).tolist() if k >= 0)

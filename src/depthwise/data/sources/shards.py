@@ -1,0 +1,289 @@
+"""A folder of shards as a data set, opened by its manifest: in time that grows with its files, not with its images.
+
+What the manifest, sizes and indexes of the files say is compared when the set is opened; each image when it is read, by
+its CRC-32. `data check` compares the SHA-256 of whole files, too, and decodes every image.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeVar
+
+import torch
+
+from depthwise.data.dataset import BadImage, Dataset, Deep, Split
+from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, examine
+from depthwise.data.repeated import Placed
+from depthwise.data.sources.blocks import BlockSplit
+from depthwise.data.sources.listing import passed_over
+from depthwise.data.sources.shard_file import Shard, open_shard
+from depthwise.data.sources.shard_manifest import MANIFEST, VOCABULARY, Manifest, Record, read_manifest
+from depthwise.data.sources.source import MAX_BAD_FRACTION, Seen, Strays, TooManyUnreadableError, shown
+from depthwise.data.sources.verify import Progress
+from depthwise.errors import DepthwiseError
+from depthwise.reading import open_regular
+from depthwise.words import number_of, quote_path
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+UNDIVIDED = "all"
+"""The part of a set that was packed without being divided."""
+
+
+@dataclass(frozen=True)
+class ArrowShards:
+    """The shards of a part in `folder`, those of the plan `made_for`; see `Blocks`. single: one class an image."""
+
+    folder: str
+    part: str
+    made_for: str
+    single: bool
+
+    def called(self, number: int) -> str:
+        return shard_name(self.part, number)
+
+    def open(self, number: int) -> Shard:
+        shard = open_shard(Path(self.folder, self.called(number)), single=self.single)
+        if shard.facts.made_for != self.made_for:
+            raise UnreadableImageError(
+                shard.name, f"it belongs to another set of shards: copy the one of {MANIFEST}"
+            )
+        return shard
+
+
+def shard_name(part: str, number: int) -> str:
+    """The file of a part's shard."""
+    return f"{part}-{number:05}.arrow"
+
+
+class _Part(NamedTuple):
+    """The shards of a part that are whole."""
+
+    shards: ArrowShards
+    numbers: tuple[int, ...]
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ShardSource:
+    """A `Source`: shards that were looked over.
+
+    damaged: shards that are left out, num_lost: the images in them. unreadable: single images, if all were read.
+    """
+
+    folder: Path
+    manifest: Manifest
+    classes: tuple[str, ...]
+    parts: dict[str, _Part]
+    damaged: tuple[BadImage, ...]
+    num_lost: int
+    ignored: tuple[str, ...]
+    channels: int
+    decoding: Decoding
+    workers: int
+    images: "_Images | None" = None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the classes and of the shards that are whole."""
+        digest = hashlib.sha256(self.manifest.vocabulary.encode())
+        for part, (_, _, records) in self.parts.items():
+            digest.update("".join([part, *(record.sha256 for record in records)]).encode())
+        return digest.hexdigest()
+
+    @property
+    def fingerprints(self) -> tuple[str, str]:
+        """The shards' own, and that of the set that was packed: what was trained on that one has seen these images."""
+        return self.fingerprint, self.manifest.source
+
+    @property
+    def strays(self) -> Strays:
+        found = self.images or _Images([], [], self.manifest.deep_images)
+        kinds = (f"{number_of(len(self.ignored), 'file')} that {MANIFEST} does not name",) * bool(
+            self.ignored
+        )
+        return Strays((*self.damaged, *found.bad), self.ignored, kinds, (), found.deep)
+
+    def dataset(self, *, seed: int = 0, max_bad: float = MAX_BAD_FRACTION, whole: bool = False) -> Dataset:
+        """Divided as it was when it was packed, whatever `seed` is."""
+        total = sum(record.images for records in self.manifest.records.values() for record in records)
+        strays = self.strays
+        num_bad = self.num_lost + len(strays.bad) - len(self.damaged)
+        if num_bad >= total or num_bad > max_bad * total:
+            command = f"depthwise data check {quote_path(self.folder)}"
+            raise TooManyUnreadableError(os.fspath(self.folder), command, strays.bad, num_bad, total, max_bad)
+        if not whole and list(self.parts) == [UNDIVIDED]:
+            raise DepthwiseError(
+                f"{self.folder} was packed undivided and has no train part: pack it again without --undivided to train "
+                "on it"
+            )
+        splits: dict[str, Split] = {
+            part: BlockSplit(
+                shards, numbers, tuple(record.images for record in records), self.channels, self.decoding
+            )
+            for part, (shards, numbers, records) in self.parts.items()
+            if numbers
+        }
+        return Dataset(
+            name=self.folder.resolve().name,
+            classes=self.classes,
+            splits=splits,
+            channels=self.channels,
+            fingerprint=self.fingerprint,
+            split_source=self.manifest.split_source,
+            bad=strays.bad,
+            ignored=strays.ignored,
+            ignored_kinds=strays.ignored_kinds,
+            deep=strays.deep,
+            decoding=self.decoding,
+            task=self.manifest.task,
+        )
+
+    def seen(self, dataset: Dataset | None) -> Iterator[Seen]:
+        found = self.images or _look_at_images(self.parts, self.classes, self.workers, self.decoding, None)
+        yield from found.seen
+
+
+def open_shards(
+    folder: Path,
+    *,
+    channels: int | None = None,
+    workers: int = 2,
+    progress: Progress | None = None,
+    decoding: Decoding = DEFAULT,
+    afresh: bool = False,
+) -> ShardSource:
+    """The shards in `folder`; raises DepthwiseError if its manifest is damaged. afresh: every byte is read."""
+    manifest, classes = read_manifest(folder)
+    parts: dict[str, _Part] = {}
+    damaged: list[BadImage] = []
+    num_lost = 0
+    for part, records in manifest.records.items():
+        shards = ArrowShards(os.fspath(folder), part, manifest.plan, manifest.task == "single-label")
+        judge = _Judge(folder, shards, afresh)
+        verdicts = list(_in_threads(judge.verdict, enumerate(records), workers))
+        kept = [number for number, verdict in enumerate(verdicts) if not verdict]
+        for record, verdict in zip(records, verdicts, strict=True):
+            if verdict:
+                lost = number_of(record.images, "image")
+                damaged.append(BadImage(record.file, f"{verdict} ({lost} of {part})"))
+                num_lost += record.images
+        parts[part] = _Part(shards, tuple(kept), tuple(records[number] for number in kept))
+    images = _look_at_images(parts, classes, workers, decoding, progress) if afresh else None
+    return ShardSource(
+        folder,
+        manifest,
+        classes,
+        parts,
+        tuple(damaged),
+        num_lost,
+        _others(folder, manifest),
+        channels or manifest.channels,
+        decoding,
+        workers,
+        images,
+    )
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Of what is left of `file`."""
+    digest = hashlib.sha256()
+    while part := file.read(2**20):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+class _Judge(NamedTuple):
+    folder: Path
+    shards: ArrowShards
+    afresh: bool
+
+    def verdict(self, numbered: tuple[int, Record]) -> str:
+        """Why a shard cannot be used, or ""."""
+        number, record = numbered
+        path = self.folder / record.file
+        try:
+            if record.file != self.shards.called(number):
+                raise UnreadableImageError(record.file, f"{MANIFEST} has it in another place than its name")
+            with open_regular(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != record.bytes:
+                    return f"it has {size:,} bytes, and {record.bytes:,} were written: copy it again"
+                if self.afresh and sha256_of(file) != record.sha256:
+                    return f"damaged, its SHA-256 is another than in {MANIFEST}: copy it again"
+            shard = self.shards.open(number)
+            if len(shard) != record.images:
+                return f"it has {len(shard)} images, and {MANIFEST} says {record.images}: copy it again"
+        except OSError as error:
+            return f"{error.strerror or error}: copy it again"
+        except UnreadableImageError as error:
+            return error.reason
+        return ""
+
+
+class _Images(NamedTuple):
+    """What was found when every image was decoded."""
+
+    seen: list[Seen]
+    bad: list[BadImage]
+    deep: Deep | None
+
+
+def _look_at_images(
+    parts: dict[str, _Part],
+    classes: tuple[str, ...],
+    workers: int,
+    decoding: Decoding,
+    progress: Progress | None,
+) -> _Images:
+    total = sum(record.images for part in parts.values() for record in part.records)
+    found = _Images([], [], None)
+    spans: list[tuple[int, int]] = []
+    places = ((part, number) for part, of_part in parts.items() for number in of_part.numbers)
+    for part, number in places:
+        shard = parts[part].shards.open(number)
+        look = partial(_look_at, shard, part, classes, decoding)
+        for image in _in_threads(look, range(len(shard)), workers):
+            if isinstance(image, BadImage):
+                found.bad.append(image)
+            else:
+                found.seen.append(image[0])
+                spans += [image[1]] if image[1] else []
+            if progress:
+                progress(len(found.seen) + len(found.bad), total)
+    lows, highs = zip(*spans, strict=True) if spans else ((), ())
+    return found._replace(deep=Deep(len(spans), min(lows), max(highs)) if spans else None)
+
+
+def _look_at(
+    shard: Shard, part: str, classes: tuple[str, ...], decoding: Decoding, row: int
+) -> tuple[Seen, tuple[int, int] | None] | BadImage:
+    """What an image is, and its lowest and highest value of 16 bits, or what is wrong with it."""
+    key = shard.key(row)
+    try:
+        data = shard.encoded(row)
+        decoded = examine(data, name=key, decoding=decoding)
+    except UnreadableImageError as error:
+        return BadImage(key, error.reason)
+    label = shown(shard.targets(torch.tensor([row]))[0], classes)
+    placed = Placed(part, label, key, hashlib.sha256(data).hexdigest())
+    _, height, width = decoded.pixels.shape
+    return Seen(placed, width, height, f"{decoded.format} {decoded.mode}"), decoded.values
+
+
+def _in_threads(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """work(item) of each, in order. What takes long here leaves Python's lock: reading, hashing, decoding."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        yield from pool.map(work, items)
+
+
+def _others(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    """Files in the folder that are no part of the set."""
+    known = {MANIFEST, VOCABULARY}
+    known |= {record.file for records in manifest.records.values() for record in records}
+    return tuple(sorted(name for name in os.listdir(folder) if name not in known and not passed_over(name)))
