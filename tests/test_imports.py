@@ -32,7 +32,7 @@ IMPORTS: dict[str, set[str]] = {
     "draw": {"analysis", "layers", "modes"},
     "data": {"bounds", "places", "reading", "stops", "writing"},
     "evaluate": {"data", "modes", "writing"},
-    "tasks": {"data", "evaluate"},
+    "tasks": {"bounds", "data", "evaluate"},
     "bundle": {"bounds", "data", "places", "reading", "tasks", "writing"},
     "infer": {"data", "modes", "native", "reading", "tasks", "telemetry", "timing", "writing"},
     "weights": {"bounds", "data", "reading", "telemetry"},

@@ -28,7 +28,7 @@ from depthwise.places import CONFIG as CONFIG
 from depthwise.places import find_bundle, previous
 from depthwise.reading import parse_json, read_regular
 from depthwise.tasks import DEFAULT as SINGLE_LABEL
-from depthwise.tasks import find_task
+from depthwise.tasks import Task, find_task
 from depthwise.writing import named, reserved, written_folder
 
 FORMAT_VERSION = 1
@@ -68,7 +68,7 @@ class BundleConfig:
     """What `config.json` says: the network `model` built with `model_args`, what goes in and what comes out.
 
     A backbone, whose model_args say num_classes=0, has no classes. `task` is what is asked of an image, by its name in
-    `tasks.TASKS`. `training` is a summary for people (data,
+    `tasks.TASKS`, with `task_args`, thresholds for example. `training` is a summary for people (data,
     recipe, accuracy), in which an evaluation looks whether it was on the data set at hand. `compiled` says in which
     precision the network is to be run by which engine, {"precision": "bf16", "engine": "native"}, and what that was
     measured to cost; None leaves it to PyTorch.
@@ -79,19 +79,25 @@ class BundleConfig:
     preprocess: Preprocess
     model_args: dict[str, Any] = field(default_factory=dict)
     task: Annotated[str, Length(1, 200)] = SINGLE_LABEL
+    task_args: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     compiled: dict[str, Any] | None = None
     format_version: Annotated[int, Bounds(1, FORMAT_VERSION)] = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         check(self)
-        find_task(self.task, self.classes)
+        self.build_task()
         for key, value in (self.compiled or {}).items():
             if key in COMPILED:
                 fit(value, COMPILED[key], f"compiled.{key}")
 
+    def build_task(self) -> Task:
+        """What is asked of an image."""
+        return find_task(self.task, self.classes, self.task_args)
+
     def to_json(self) -> dict[str, Any]:
         """The content of `config.json`, as plain values."""
+        task_args = {"task_args": self.task_args} if self.task_args else {}
         compiled = {} if self.compiled is None else {"compiled": self.compiled}
         return {
             "format_version": self.format_version,
@@ -99,6 +105,7 @@ class BundleConfig:
             "model_args": self.model_args,
             "classes": list(self.classes),
             "task": self.task,
+            **task_args,
             "preprocess": self.preprocess.to_json(),
             "training": self.training,
             **compiled,
@@ -134,6 +141,7 @@ class BundleConfig:
             preprocess=_preprocess(_field(values, "preprocess", dict)),
             model_args=model_args,
             task=_field(values, "task", str),
+            task_args=_field(values, "task_args", dict) if "task_args" in values else {},
             training=_field(values, "training", dict),
             compiled=_field(values, "compiled", dict) if "compiled" in values else None,
             format_version=version,

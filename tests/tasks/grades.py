@@ -1,6 +1,6 @@
 """A task that is one file and nothing else: ordered grades. The network answers one number, an image's grade."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,6 +15,8 @@ from depthwise.errors import UsageError
 from depthwise.evaluate.meters import Headline
 from depthwise.evaluate.report import Mistake, Page, ReportData, Section, plain_page
 from depthwise.evaluate.tables import Table
+from depthwise.tasks.losses import Loss
+from depthwise.tasks.single_label import likeliest
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class GradeEvaluation:
 
     said: Tensor
     true: Tensor
-    headline: ClassVar[Headline] = Headline("within_one", "within one", "are within one grade")
+    headline: ClassVar[Headline] = Headline(
+        "within_one", "within one", "{value} of {images} are within one grade"
+    )
 
     @property
     def num_images(self) -> int:
@@ -79,9 +83,10 @@ class Grades:
     name: ClassVar[str] = "grades"
     headline: ClassVar[Headline] = GradeEvaluation.headline
     num_outputs: ClassVar[int] = 1
+    arguments: ClassVar[Mapping[str, Any]] = {}
 
     @staticmethod
-    def of(classes: Sequence[str]) -> "Grades":
+    def of(classes: Sequence[str], arguments: Mapping[str, Any]) -> "Grades":
         return Grades(len(classes))
 
     def prepare(self, augment: Augment | None) -> Prepare:
@@ -90,7 +95,7 @@ class Grades:
         return lambda images, targets: (images, targets.float())
 
     def objective(
-        self, train: Split, device: torch.device, *, label_smoothing: float, class_weights: str
+        self, train: Split, device: torch.device, *, loss: Loss, label_smoothing: float, class_weights: str
     ) -> SquaredError:
         return SquaredError()
 
@@ -104,6 +109,14 @@ class Grades:
         """The two grades on either side, each the likelier the nearer it is."""
         grades = torch.arange(self.num_grades, device=output.device)
         return (1 - (output.clamp(0, self.num_grades - 1) - grades).abs()).clamp(min=0)
+
+    def choose(self, probabilities: Tensor, topk: int | None, threshold: float | None) -> list[int]:
+        return likeliest(probabilities, topk or 2, threshold or 0.0)
+
+    def initial_bias(self, train: Split) -> None: ...
+
+    def tuned(self, evaluate: Callable[[], GradeEvaluation]) -> "Grades":
+        return self
 
     def agreement(self, before: GradeEvaluation, after: GradeEvaluation) -> float:
         return float((before.said.round() == after.said.round()).float().mean())

@@ -19,7 +19,7 @@ Result = tuple[str, "Prediction | None", str]
 Write = Callable[[str], object]
 
 
-def as_table(results: Iterable[Result], threshold: float = 0.0) -> int:
+def as_table(results: Iterable[Result], threshold: float | None = None) -> int:
     """On standard output."""
     rows = table("image", "class", "probability", right=("probability",))
     num_bad = 0
@@ -29,7 +29,8 @@ def as_table(results: Iterable[Result], threshold: float = 0.0) -> int:
             rows.add_row(name, f"cannot be read: {reason}", "", style="red")
             continue
         if not prediction.classes:
-            rows.add_row(name, f"none reaches {threshold:.2%}", "")
+            least = "its threshold" if threshold is None else f"{threshold:.2%}"
+            rows.add_row(name, f"none reaches {least}", "")
         for rank, (label, probability) in enumerate(
             zip(prediction.classes, prediction.probabilities, strict=True)
         ):

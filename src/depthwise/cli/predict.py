@@ -52,13 +52,18 @@ def predict(
     /,
     *,
     topk: Annotated[
-        int, Bounds(1, 1_000_000), Parameter(help="How many classes to name for each image, at most.")
-    ] = 5,
+        int | None,
+        Bounds(1, 1_000_000),
+        Parameter(
+            help="How many classes to name for each image, at most; by default 5 where each is of one class, and of "
+            "any number of labels those that reach their thresholds."
+        ),
+    ] = None,
     threshold: Annotated[
-        float,
+        float | None,
         Bounds(0, 1),
         Parameter(help="Name only classes of at least this probability, from 0 to 1; maybe none."),
-    ] = 0.0,
+    ] = None,
     batch_size: BatchSize = 32,
     out: Annotated[
         Path | None,

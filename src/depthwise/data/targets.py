@@ -7,7 +7,7 @@ class numbers, -1 fills it up, and -(k + 2) says that the image was looked at an
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -116,9 +116,26 @@ def in_chunks(split: "Split") -> Iterable[tuple[int, Tensor]]:
         yield start, split.targets(torch.arange(start, min(start + _CHUNK, len(split))))
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """What else a Split has that knows how many of its images are of each class: nobody then looks it over."""
+
+    def class_counts(self) -> Tensor:
+        """int64 [K]."""
+
+
 def class_counts(split: "Split", num_classes: int) -> Tensor:
     """int64 [K]: the images of each class, of which the numbers go up to K - 1."""
+    return split.class_counts() if isinstance(split, Counted) else _counts(split, num_classes, memberships)
+
+
+def denial_counts(split: "Split", num_classes: int) -> Tensor:
+    """int64 [K]: the images that were looked at for each class and do not show it."""
+    return _counts(split, num_classes, denials)
+
+
+def _counts(split: "Split", num_classes: int, found: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
     counts = torch.zeros(num_classes, dtype=torch.int64)
     for _, targets in in_chunks(split):
-        counts += memberships(targets)[1].bincount(minlength=num_classes)
+        counts += found(targets)[1].bincount(minlength=num_classes)
     return counts

@@ -42,13 +42,13 @@ class Batches(Protocol):
 class Headline:
     """The number of an evaluation that counts most, from 0 to 1, higher being better.
 
-    key: its name in `Evaluation.numbers` and in files; name: what a person calls it; says: what is true of that
-    share of the images, as in "95.00% of 360 test images" + " are right".
+    key: its name in `Evaluation.numbers` and in files; name: what a person calls it; sentence: what it says of images,
+    as "{value} of {images} are right".
     """
 
     key: str
     name: str
-    says: str
+    sentence: str
 
     def of(self, evaluation: "Evaluation") -> float:
         """The number itself."""
@@ -58,7 +58,7 @@ class Headline:
 
     def said(self, evaluation: "Evaluation", images: str) -> str:
         """It in a sentence about `images`, "360 test images" for example."""
-        return f"{self.of(evaluation):.2%} of {images} {self.says}"
+        return self.sentence.format(value=f"{self.of(evaluation):.2%}", images=images)
 
 
 class Evaluation(Protocol):

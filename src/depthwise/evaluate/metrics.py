@@ -59,7 +59,7 @@ class ClassEvaluation:
     true_probability: Tensor  # float32 [n], of the true class
     indices: Tensor  # int64 [n], places in the split
 
-    headline: ClassVar[Headline] = Headline("top1", "top-1", "are right")
+    headline: ClassVar[Headline] = Headline("top1", "top-1", "{value} of {images} are right")
 
     @property
     def num_images(self) -> int:

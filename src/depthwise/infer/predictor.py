@@ -2,13 +2,14 @@
 
 import copy
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
-from typing import overload
+from types import MappingProxyType
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ def _name(number: int, image: ImageInput) -> str:
 class Predictor:
     """Predictions of a trained `module` that does a `task` on images of the K `classes`; many threads may call it.
 
-    task: by its name; for "single-label" the module gives logits [N, K].
+    task: by its name, with a bundle's arguments for it; for "single-label" the module gives logits [N, K].
 
     A module that is in evaluation mode, on `device` and channels-last is used as it is; of any other a copy is made
     that is. decoding: how image files are read; the white level is the preprocessing's own.
@@ -102,13 +103,14 @@ class Predictor:
         device: str | torch.device = "cpu",
         decoding: Decoding = DEFAULT,
         task: str = SINGLE_LABEL,
+        task_args: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.device = torch.device(device)
         self.module = module if _is_ready(module, self.device) else ready(copy.deepcopy(module), self.device)
         self.preprocess = preprocess
         self.decoding = replace(decoding, white_level=preprocess.white_level)
         self.classes = tuple(classes)
-        self.task = find_task(task, self.classes)
+        self.task = find_task(task, self.classes, task_args)
 
     def __repr__(self) -> str:
         classes = number_of(len(self.classes), "class", "classes")
@@ -118,25 +120,30 @@ class Predictor:
     # A path is an Iterable[str] too; the first signature is meant for it.
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, images: ImageInput, topk: int = ..., batch_size: int = ..., threshold: float = ...
+        self, images: ImageInput, topk: int | None = ..., batch_size: int = ..., threshold: float | None = ...
     ) -> Prediction: ...
     @overload
     def __call__(
-        self, images: Iterable[ImageInput], topk: int = ..., batch_size: int = ..., threshold: float = ...
+        self,
+        images: Iterable[ImageInput],
+        topk: int | None = ...,
+        batch_size: int = ...,
+        threshold: float | None = ...,
     ) -> list[Prediction]: ...
 
     def __call__(
         self,
         images: ImageInput | Iterable[ImageInput],
-        topk: int = 5,
+        topk: int | None = None,
         batch_size: int = 32,
-        threshold: float = 0.0,
+        threshold: float | None = None,
     ) -> Prediction | list[Prediction]:
         """The Prediction of one image, or those of many in their order.
 
         An image is a path, the bytes of an image file, a PIL image, an array or a tensor; sizes may differ.
         `topk` above the number of classes gives them all; those below the probability `threshold` are left out, and
-        a Prediction may be left without any.
+        a Prediction may be left without any. By default an image of one class gets the likeliest five, and an image
+        of any number of labels those that reach the thresholds that were tuned for them.
 
         Raises:
             DepthwiseError: an image cannot be read, or the network's answer is not finite.
@@ -154,23 +161,23 @@ class Predictor:
     def stream(
         self,
         images: Iterable[ImageInput],
-        topk: int = 5,
+        topk: int | None = None,
         batch_size: int = 32,
-        threshold: float = 0.0,
+        threshold: float | None = None,
     ) -> Generator[Prediction | BadImage, None, None]:
         """The answers in the images' order, computed a batch at a time; an unreadable image gives a BadImage.
 
         Raises UsageError as a call does, DepthwiseError if an answer is not finite.
         """
         for name, value in {"topk": topk, "batch_size": batch_size}.items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise UsageError(f"{name} is {value} and must be at least 1")
-        if not 0 <= threshold <= 1:
+        if threshold is not None and not 0 <= threshold <= 1:
             raise UsageError(f"threshold is {threshold} and must be a probability, from 0 to 1")
-        return self._stream(images, min(topk, len(self.classes)), batch_size, threshold)
+        return self._stream(images, topk, batch_size, threshold)
 
     def _stream(
-        self, images: Iterable[ImageInput], topk: int, batch_size: int, threshold: float
+        self, images: Iterable[ImageInput], topk: int | None, batch_size: int, threshold: float | None
     ) -> Generator[Prediction | BadImage, None, None]:
         # Of a sequence, the next batch is read while the network runs on this one, and no further batch is in memory.
         # An iterator is not asked for more images before the answers to its last batch were taken.
@@ -196,7 +203,9 @@ class Predictor:
         except DepthwiseError as error:
             return error
 
-    def _answers(self, batch: "list[_Image]", topk: int, threshold: float) -> Iterator[Prediction | BadImage]:
+    def _answers(
+        self, batch: "list[_Image]", topk: int | None, threshold: float | None
+    ) -> Iterator[Prediction | BadImage]:
         read = [(name, image()) for name, image in batch]
         pixels = [image for _, image in read if isinstance(image, Tensor)]
         rows = iter(self._likelihoods(torch.stack(pixels)) if pixels else ())
@@ -212,15 +221,15 @@ class Predictor:
         with torch.inference_mode():
             return self.task.answer(self.module(self.preprocess.normalise(pixels.to(self.device)))).cpu()
 
-    def _prediction(self, name: str, probabilities: Tensor, topk: int, threshold: float) -> Prediction:
+    def _prediction(
+        self, name: str, probabilities: Tensor, topk: int | None, threshold: float | None
+    ) -> Prediction:
         if not probabilities.isfinite().all():
             raise DepthwiseError(
                 f"the network's answer for {name} is not finite, its training diverged or its weights are "
                 f"damaged: train again with a lower learning rate"
             )
-        # Stable: of two classes with the same probability the lower index ranks first, as in evaluation.
-        indices = probabilities.argsort(descending=True, stable=True)[:topk].tolist()
-        indices = [index for index in indices if float(probabilities[index]) >= threshold]
+        indices = self.task.choose(probabilities, topk, threshold)
         return Prediction(
             name,
             tuple(self.classes[i] for i in indices),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from depthwise.bounds import checked
 from depthwise.bundle import Bundle, BundleConfig, kept_free, read_bundle, write_bundle
-from depthwise.data import Batches
+from depthwise.data import Batches, Dataset
 from depthwise.data.dataset import Split
 from depthwise.data.image import UnreadableImageError
 from depthwise.data.numbering import with_white_level
@@ -28,7 +28,7 @@ from depthwise.infer.quantize import MOST_ERROR, to_tensors
 from depthwise.ship.load import keeper_of, load_module
 from depthwise.ship.measuring import open_part
 from depthwise.ship.showing import Showing
-from depthwise.tasks import Task, find_task
+from depthwise.tasks import Task
 from depthwise.timing import Ratio, in_turns, ratio, seconds, settled
 from depthwise.words import number_of
 
@@ -148,7 +148,7 @@ def compile_bundle(
     if split is not None:
         before = _evaluate(module, bundle, split, workers, lambda far: tell(f"accuracy before: {far}"))
         after = _evaluate(fast, bundle, split, workers, lambda far: tell(f"accuracy after: {far}"))
-        task = find_task(bundle.config.task, bundle.config.classes)
+        task = bundle.config.build_task()
         result = _with_accuracy(result, task, before, after)
         if not allow_drop and (loss := task.loss_of_precision(before, after)):
             raise DepthwiseError(
@@ -167,8 +167,8 @@ def compile_for(
     *,
     precision: Precision = "fp32",
     engine: Engine = "auto",
-    data: str | os.PathLike[str] | None = None,
-    calibrate: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | Dataset | None = None,
+    calibrate: str | os.PathLike[str] | Dataset | None = None,
     ignore_unknown: bool = False,
     workers: int = 2,
     allow_drop: bool = False,
@@ -220,7 +220,9 @@ compile.register(str, compile_for)
 compile.register(os.PathLike, compile_for)
 
 
-def _images_of(data: str | os.PathLike[str], config: BundleConfig, workers: int, showing: Showing) -> Split:
+def _images_of(
+    data: str | os.PathLike[str] | Dataset, config: BundleConfig, workers: int, showing: Showing
+) -> Split:
     """The training part of `data`, or all of it if it has none; their classes do not matter."""
     channels, nested = config.preprocess.channels, config.training.get("nested") is True
     with showing.counting("looking images over") as progress:
@@ -296,7 +298,7 @@ def _time(module: nn.Module, fast: nn.Module, x: Tensor) -> tuple[float, Ratio]:
 def _evaluate(
     network: nn.Module, bundle: Bundle, split: Split, workers: int, tell: Callable[[str], None]
 ) -> Any:
-    task = find_task(bundle.config.task, bundle.config.classes)
+    task = bundle.config.build_task()
     batches = Batches(
         split, bundle.config.preprocess, batch_size=32, workers=workers, prepare=task.prepare(None)
     )

@@ -28,9 +28,10 @@ from torch.export import Dim, ExportedProgram
 from depthwise import telemetry
 from depthwise.bounds import checked
 from depthwise.bundle import read_bundle
-from depthwise.data import Preprocess, open_dataset, test_split
+from depthwise.data import Dataset, Preprocess, open_dataset, test_split
 from depthwise.data.image import Decoding, ImageInput, UnreadableImageError, decode
 from depthwise.data.sources.listing import images_below
+from depthwise.data.spread import evenly
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
 from depthwise.infer.sessions import onnxruntime_session, openvino_network
 from depthwise.places import locate
@@ -120,7 +121,7 @@ def export(
     *,
     out: str | os.PathLike[str],
     format: str,
-    data: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | Dataset | None = None,
     force: bool = False,
 ) -> Exported:
     """As `export_bundle`, compared on images of `data`: `depthwise export` in Python. force: replace the file `out`."""
@@ -166,16 +167,16 @@ def _export(
     return Exported(kind.files(out), num_bytes, format, kind.runtime, version(kind.runtime), error, len(x))
 
 
-def find_images(spec: str | os.PathLike[str]) -> list[ImageInput]:
+def find_images(spec: str | os.PathLike[str] | Dataset) -> list[ImageInput]:
     """The images of `spec`, a built-in set's test part or a folder with its subfolders, in one random order.
 
     Raises UsageError if it is neither.
     """
-    folder = locate(spec)
+    folder = None if isinstance(spec, Dataset) else locate(spec)
     images: list[ImageInput]
     if folder is None:
         _, split = test_split(open_dataset(spec))
-        images = [split.image(i) for i in range(len(split))]
+        images = [split.image(i) for i in evenly(range(len(split)), 100 * NUM_IMAGES)]
     else:
         images = [*images_below(folder)]
     random.Random(0).shuffle(images)

@@ -23,7 +23,6 @@ from depthwise.infer.kept import Keeper
 from depthwise.infer.predictor import ready
 from depthwise.infer.quantize import RoundingError, from_tensors
 from depthwise.models import create_model, list_models
-from depthwise.tasks import find_task
 from depthwise.words import quote_path
 
 SHOWN_MISMATCHES = 3
@@ -76,6 +75,7 @@ def load(
         device=device,
         decoding=decoding,
         task=bundle.config.task,
+        task_args=bundle.config.task_args,
     )
 
 
@@ -148,7 +148,7 @@ def keeper_of(bundle: Bundle) -> Keeper:
         {
             "model": config.model,
             "arguments": config.model_args,
-            "classes": find_task(config.task, config.classes).num_outputs,
+            "classes": config.build_task().num_outputs,
             "channels": config.preprocess.channels,
         }
     )
@@ -166,7 +166,7 @@ def load_module(bundle: Bundle) -> nn.Module:
             f"{bundle.path} is a backbone without a classifier and has no classes to answer with: train one on it "
             f"with depthwise train --init {quote_path(bundle.path)}"
         )
-    num_outputs = find_task(config.task, config.classes).num_outputs
+    num_outputs = config.build_task().num_outputs
     defaults = {"num_classes": num_outputs, "in_channels": config.preprocess.channels}
     arguments = {**defaults, **config.model_args}
     for name, value in defaults.items():

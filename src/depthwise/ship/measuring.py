@@ -20,7 +20,7 @@ from depthwise.evaluate.meters import run_meters
 from depthwise.evaluate.report import ReportData, write_report
 from depthwise.ship.load import Engine, load_compiled, load_module
 from depthwise.ship.showing import Showing
-from depthwise.tasks import Task, find_task
+from depthwise.tasks import Task
 from depthwise.words import number_of
 
 
@@ -110,7 +110,7 @@ def measure(
         allow_truncated=allow_truncated,
         showing=showing,
     )
-    task = find_task(config.task, config.classes)
+    task = config.build_task()
     batches = Batches(
         measured.split,
         config.preprocess,

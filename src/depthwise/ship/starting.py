@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from depthwise.bundle import Bundle
 from depthwise.data.dataset import Dataset
@@ -20,19 +20,32 @@ def network_for(
 
     tell: told what a person should know of it. Raises UsageError for arguments that the network does not take.
     """
+    task = find_task(dataset.task, dataset.classes)
     torch.manual_seed(recipe.seed)
     module = create_model(
         recipe.model,
-        num_classes=find_task(dataset.task, dataset.classes).num_outputs,
+        num_classes=task.num_outputs,
         in_channels=recipe.channels or dataset.channels,
         **recipe.model_args,
     )
+    kept = False
     if bundle:
         kept = transfer(bundle, module, dataset.classes)
         tell(f"starting from {bundle.path}" + ("" if kept else ", with a new classifier for the new classes"))
+    if not kept and (bias := task.initial_bias(dataset.splits["train"])) is not None:
+        start_at(module, bias)
     if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
         tell(
             f"{recipe.model} has no batch norm, and learning rates for networks that have it are too high for it: if "
             f"the loss stays where it is, try --set optimizer.lr={recipe.optimizer.lr / 10:g}"
         )
     return module
+
+
+def start_at(module: nn.Module, bias: Tensor) -> None:
+    """Let each classifier of `module`, those of auxiliary towers too, start at `bias`, float32 [K]."""
+    for name, part in module.named_modules():
+        if name.endswith("classifier"):
+            layers = [layer for layer in part.modules() if isinstance(layer, nn.Linear)]
+            if layers and layers[-1].bias is not None:
+                layers[-1].bias.data.copy_(bias)

@@ -1,7 +1,9 @@
 """What is asked of an image: the fourth noun beside module, recipe and bundle, and the one table of its kinds."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -11,6 +13,9 @@ from depthwise.data.loader import Prepare
 from depthwise.data.transform import Augment
 from depthwise.errors import DepthwiseError, shown
 from depthwise.evaluate.meters import Headline, Meters
+from depthwise.tasks import multi_label
+from depthwise.tasks.losses import Loss
+from depthwise.tasks.multi_label import MultiLabel
 from depthwise.tasks.single_label import SingleLabel
 
 if TYPE_CHECKING:  # a report takes libraries that predictions do without
@@ -46,6 +51,10 @@ class Task(Protocol):
         """Its key in TASKS, which a bundle and run.json keep."""
 
     @property
+    def arguments(self) -> Mapping[str, Any]:
+        """What a bundle keeps of it beside its name: plain values, from which TASKS builds it again."""
+
+    @property
     def headline(self) -> Headline:
         """The number that a run is summed up and selected by, and that `compile` measures."""
 
@@ -61,7 +70,7 @@ class Task(Protocol):
         """
 
     def objective(
-        self, train: Split, device: torch.device, *, label_smoothing: float, class_weights: str
+        self, train: Split, device: torch.device, *, loss: Loss, label_smoothing: float, class_weights: str
     ) -> Objective:
         """The loss on `device` by a recipe's fields. Raises UsageError for those that have no meaning here."""
 
@@ -73,6 +82,16 @@ class Task(Protocol):
 
     def answer(self, output: Tensor) -> Tensor:
         """How likely each of the classes is: float32 [N, classes], 0 to 1, of the network's output."""
+
+    def choose(self, probabilities: Tensor, topk: int | None, threshold: float | None) -> list[int]:
+        """The classes that a prediction names of an image with these `probabilities`, float32 [K], the likeliest first:
+        at most `topk`, each of at least `threshold`; None leaves either to the task."""
+
+    def initial_bias(self, train: Split) -> Tensor | None:
+        """float32 [K], what the classifier's bias starts at; None leaves it to the network."""
+
+    def tuned(self, evaluate: Callable[[], Any]) -> Self:
+        """The task with what is tuned on the val part, after training; `evaluate` measures the network on it."""
 
     def agreement(self, before: Any, after: Any) -> float:
         """The share of images that have the same answer in two evaluations of a split."""
@@ -96,14 +115,22 @@ class Task(Protocol):
         """What a report shows of the evaluation."""
 
 
-TASKS: dict[str, Callable[[Sequence[str]], Task]] = {SingleLabel.name: SingleLabel.of}
-"""Each task by its name, as a function of the data set's classes. Whoever adds one adds a file and a line here."""
+TASKS: dict[str, Callable[[Sequence[str], Mapping[str, Any]], Task]] = {
+    SingleLabel.name: SingleLabel.of,
+    multi_label.NAME: MultiLabel.of,
+    multi_label.VERIFIED: partial(MultiLabel.of, absent_is_unknown=True),
+}
+"""Each task by its name, as a function of the data set's classes and of a bundle's arguments for it. Whoever adds one
+adds a file and a line here."""
 
 
-def find_task(name: str, classes: Sequence[str]) -> Task:
-    """The task called `name` over `classes`. Raises DepthwiseError if this version does not know it."""
+def find_task(name: str, classes: Sequence[str], arguments: Mapping[str, Any] = MappingProxyType({})) -> Task:
+    """The task called `name` over `classes`, with a bundle's `arguments` for it.
+
+    Raises DepthwiseError if this version does not know it, or the arguments are not its own.
+    """
     if name not in TASKS:
         raise DepthwiseError(
             f"the task {shown(name)} is unknown to this depthwise, it has {', '.join(TASKS)}: update it"
         )
-    return TASKS[name](classes)
+    return TASKS[name](classes, arguments)

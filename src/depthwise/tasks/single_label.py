@@ -1,9 +1,9 @@
 """Which one of the classes an image shows: cross-entropy, softmax, and accuracy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,8 +13,11 @@ from depthwise.data.dataset import Split
 from depthwise.data.loader import Prepare
 from depthwise.data.targets import class_counts
 from depthwise.data.transform import Augment
+from depthwise.errors import DepthwiseError, UsageError, shown
 from depthwise.evaluate.meters import Headline
-from depthwise.evaluate.metrics import ClassEvaluation, ClassMeters
+from depthwise.evaluate.metrics import TOP, ClassEvaluation, ClassMeters
+from depthwise.tasks.losses import Loss, Plain
+from depthwise.tasks.mixing import mixer
 
 if TYPE_CHECKING:  # a report takes libraries that predictions do without
     from depthwise.evaluate.report import Mistake, Page, ReportData
@@ -56,9 +59,18 @@ class SingleLabel:
     headline: ClassVar[Headline] = ClassEvaluation.headline
 
     @staticmethod
-    def of(classes: Sequence[str]) -> "SingleLabel":
-        """The task over `classes`."""
+    def of(classes: Sequence[str], arguments: Mapping[str, Any]) -> "SingleLabel":
+        """The task over `classes`; there are no `arguments`."""
+        if arguments:
+            raise DepthwiseError(
+                f"task_args={shown(dict(arguments))}: {SingleLabel.name} takes none, leave them out"
+            )
         return SingleLabel(len(classes))
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """None."""
+        return {}
 
     @property
     def num_outputs(self) -> int:
@@ -67,19 +79,17 @@ class SingleLabel:
 
     def prepare(self, augment: Augment | None) -> Prepare | None:
         """Mixup, cutmix, or of both one a batch; mixed targets are float32 [N, K]."""
-        if augment is None or not (augment.mixup or augment.cutmix):
-            return None
-        from torchvision.transforms import v2
-
-        kinds = ((v2.MixUp, augment.mixup), (v2.CutMix, augment.cutmix))
-        mixers = [kind(alpha=alpha, num_classes=self.num_classes) for kind, alpha in kinds if alpha > 0]
-        mix: Prepare = v2.RandomChoice(mixers)
-        return mix
+        return mixer(augment, self.num_classes)
 
     def objective(
-        self, train: Split, device: torch.device, *, label_smoothing: float, class_weights: str
+        self, train: Split, device: torch.device, *, loss: Loss, label_smoothing: float, class_weights: str
     ) -> CrossEntropy:
         """Cross-entropy; "balanced" weighs each class by the inverse of its share in `train`."""
+        if not isinstance(loss, Plain):
+            raise UsageError(
+                f"loss={type(loss).__name__.lower()} is for images of any number of labels, and these are of one class "
+                f"each: leave it at cross-entropy"
+            )
         alike = class_weights == "none"
         weights = torch.ones(self.num_classes) if alike else balanced(torch.tensor(self.counts(train)))
         return CrossEntropy(weights, device, label_smoothing)
@@ -96,6 +106,17 @@ class SingleLabel:
     def answer(self, output: Tensor) -> Tensor:
         """Softmax."""
         return output.softmax(1)
+
+    def choose(self, probabilities: Tensor, topk: int | None, threshold: float | None) -> list[int]:
+        """The likeliest five, or `topk`."""
+        return likeliest(probabilities, topk or TOP, threshold or 0.0)
+
+    def initial_bias(self, train: Split) -> None:
+        """The network's own."""
+
+    def tuned(self, evaluate: Callable[[], ClassEvaluation]) -> "SingleLabel":
+        """Nothing is tuned."""
+        return self
 
     def agreement(self, before: ClassEvaluation, after: ClassEvaluation) -> float:
         """The share of images that were called the same."""
@@ -135,6 +156,15 @@ class SingleLabel:
         from depthwise.evaluate.classes import class_page
 
         return class_page(data)
+
+
+def likeliest(probabilities: Tensor, most: int, threshold: Tensor | float) -> list[int]:
+    """Up to `most` classes whose probability, of float32 [K], reaches its threshold, the likeliest first.
+
+    Of two with the same probability the lower number ranks first, as in evaluation.
+    """
+    order = probabilities.argsort(descending=True, stable=True)[:most]
+    return order[(probabilities >= threshold)[order]].tolist()
 
 
 def balanced(counts: Tensor) -> Tensor:

@@ -41,10 +41,13 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
     )
     # float32 whatever the training computed in: it is what prediction computes in.
     final = session.final_weights()
-    measured = {kind: session.measure(split, module, "float32") for kind, module in final.items()}
+    task = session.trainer.task
+    if "val" in dataset.splits:
+        shipped = list(final.values())[-1]
+        task = task.tuned(lambda: session.measure(dataset.splits["val"], shipped, "float32"))
+    measured = {kind: session.measure(split, module, "float32", task) for kind, module in final.items()}
     kind, evaluation = list(measured.items())[-1]
     kept = session.kept
-    task = session.trainer.task
     numbers = {"split": name, "weights": kind, "kept": kept, **evaluation.to_json()}
     seconds = session.seconds
     config = BundleConfig(
@@ -53,6 +56,7 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
         classes=dataset.classes,
         preprocess=recipe.preprocess(dataset.channels),
         task=task.name,
+        task_args=dict(task.arguments),
         training={
             "recipe": recipe.name,
             "data": facts["data"]["spec"],
@@ -126,5 +130,5 @@ def average_is_behind(scores: Mapping[str, float], headline: Headline, bundle: P
         return ""
     return (
         f"the raw weights, in {bundle / RAW_WEIGHTS}, are better than their average ({scores['raw']:.2%} and "
-        f"{scores['averaged']:.2%} {headline.says}), which follows them slowly: train longer, or with --set averaging=0"
+        f"{scores['averaged']:.2%} {headline.name}), which follows them slowly: train longer, or with --set averaging=0"
     )

@@ -78,7 +78,11 @@ class Trainer:
         self.average = PolyakAverage(self.module, recipe.averaging) if recipe.averaging else None
         self._forward = torch.compile(self.module) if recipe.compile else self.module
         self._objective = self.task.objective(
-            train, device, label_smoothing=recipe.label_smoothing, class_weights=recipe.class_weights
+            train,
+            device,
+            loss=recipe.loss,
+            label_smoothing=recipe.label_smoothing,
+            class_weights=recipe.class_weights,
         )
         self._window = torch.zeros(3, device=device)
         self._stream: Iterator[list[Batch]] | None = None

@@ -19,6 +19,7 @@ from depthwise.data.transform import (
     Side,
 )
 from depthwise.errors import DepthwiseError, UsageError, shown, unknown_name
+from depthwise.tasks.losses import LOSSES, Loss, Plain
 from depthwise.train.optimizer import (
     SGD,
     AdamW,
@@ -37,6 +38,7 @@ PARTS: dict[str, dict[str, type]] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "augment": {"augment": Augment},
+    "loss": LOSSES,
 }
 
 Name = Annotated[str, Length(1, 200)]
@@ -55,6 +57,7 @@ class Recipe:
     channels: None takes the data set's own.
     batch_size: images a forward pass; accumulate: passes an update. clip_norm: the gradient's largest norm, 0 = off.
     averaging: Polyak's decay, 0 = off. norm_momentum: batch norm's, in PyTorch's convention, None = the network's own.
+    loss: "cross-entropy", and for images of any number of labels "focal" or "asymmetric", see `tasks/losses.py`.
     class_weights: "balanced" weighs each class's loss by the inverse of its share. freeze: only the classifier learns,
     and the backbone's batch norm stands still. precision: "auto" is bfloat16 where the processor computes in it.
     early_stop: the run ends after so many evaluations in a row without a better top-1 on the val part, 0 = off.
@@ -82,6 +85,7 @@ class Recipe:
     optimizer: Optimizer = SGD()
     schedule: Schedule = Constant()
     clip_norm: Annotated[float, Bounds(0, 1e6)] = 0.0
+    loss: Loss = Plain()
     label_smoothing: Share = 0.0
     class_weights: Annotated[str, OneOf("none", "balanced")] = "none"
     averaging: Share = 0.0

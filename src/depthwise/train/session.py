@@ -12,6 +12,7 @@ from torch import nn
 from depthwise.data.dataset import Dataset, Split, val_split
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate.meters import run_meters
+from depthwise.tasks import Task
 from depthwise.train.budget import Budget
 from depthwise.train.checkpoint import (
     Checkpoint,
@@ -213,9 +214,9 @@ class Session:
                 f"depthwise train --out {quote_path(self.files.root)} --resume"
             )
 
-    def measure(self, split: Split, module: nn.Module, precision: str) -> Any:
+    def measure(self, split: Split, module: nn.Module, precision: str, task: Task | None = None) -> Any:
         """What `module` is worth on `split`: an evaluation of the task's own kind."""
-        task = self.trainer.task
+        task = task or self.trainer.task
         batches = for_evaluation(self.trainer.recipe, self.dataset, task, split, self.workers)
         try:
             return run_meters(
