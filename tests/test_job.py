@@ -111,7 +111,7 @@ def test_recipe_and_data_set_may_be_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({}, "--data is missing: name a folder of images, or digits or fashion-mnist"),
+        ({}, "--data is missing: name a folder of images, a manifest, or digits or fashion-mnist"),
         ({"data": "nowhere"}, "'nowhere' is not there: give a folder of CLASS/IMAGE"),
         ({"data": Path("digits")}, "'digits' is not there: give a folder of CLASS/IMAGE"),
         ({"data": "digits", "model": "xcption"}, "unknown model 'xcption': use one of xception"),

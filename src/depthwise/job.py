@@ -23,6 +23,7 @@ from depthwise.words import number_of
 
 if TYPE_CHECKING:
     from depthwise.bundle import Bundle
+    from depthwise.data.columns import Columns
     from depthwise.data.dataset import Dataset
     from depthwise.evaluate.inline import Report
     from depthwise.infer import Predictor
@@ -45,7 +46,7 @@ class Job:
     recipe: a published one's name, or a Recipe. settings: pairs for `Recipe.with_settings`.
     init: the bundle whose network and weights to start from. minutes: instead of epochs, see `train/budget.py`.
     skip_bad: leave out any number of unreadable images. nested: classes are paths.
-    max_pixels, allow_truncated: see `Decoding`; None as the run in `out` has it.
+    max_pixels, allow_truncated: see `Decoding`; None as the run in `out` has it. columns: how a manifest is read.
     """
 
     out: str | os.PathLike[str]
@@ -59,6 +60,7 @@ class Job:
     nested: bool = False
     max_pixels: int | None = None
     allow_truncated: bool | None = None
+    columns: Columns | None = None
     options: Options = field(default_factory=Options)
 
     def do(self, how: How = "start", *, force: bool = False, watcher: Watcher | None = None) -> Run:
@@ -125,7 +127,8 @@ class Job:
             raise UsageError(f"out={shown(self.out)} is no path: name the directory of the run")
         if not isinstance(self.data, str | os.PathLike | None) and not hasattr(self.data, "splits"):
             raise UsageError(
-                f"data={shown(self.data)} is no data set: give a folder of images, digits, fashion-mnist or a Dataset"
+                f"data={shown(self.data)} is no data set: give a folder of images, a manifest, digits, fashion-mnist "
+                f"or a Dataset"
             )
         if not isinstance(self.model, str | None):
             raise UsageError(
@@ -145,7 +148,9 @@ class Job:
     def _bundle(self) -> Bundle | None:
         """What a new run starts from. What takes the least to find out is refused first."""
         if self.data is None:
-            raise UsageError("--data is missing: name a folder of images, or digits or fashion-mnist")
+            raise UsageError(
+                "--data is missing: name a folder of images, a manifest, or digits or fashion-mnist"
+            )
         if isinstance(self.data, str | os.PathLike):
             absolute(self.data)
         if self.init is not None:
@@ -215,6 +220,7 @@ class Job:
             f"--{how}": how != "start",
         }
         words += [option for option, given in flags.items() if given]
+        words += self.columns.words() if self.columns else []
         return words + [word for key, value in self.settings for word in ("--set", f"{key}={value}")]
 
     def _open(self, known: dict[str, Any], watcher: Watcher) -> Dataset:
@@ -222,8 +228,8 @@ class Job:
         from depthwise.data.dataset import Dataset, require_trainable
         from depthwise.data.image import Decoding
         from depthwise.data.remarks import worth_saying
-        from depthwise.data.sources.folder import MAX_BAD_FRACTION
         from depthwise.data.sources.open import open_dataset
+        from depthwise.data.sources.source import MAX_BAD_FRACTION
 
         if isinstance(self.data, Dataset):
             require_trainable(self.data)
@@ -239,6 +245,8 @@ class Job:
             decoding=Decoding.asked(
                 known.get("decoding"), max_pixels=self.max_pixels, allow_truncated=self.allow_truncated
             ),
+            columns=self.columns,
+            kept_columns=known.get("columns"),
         )
         for text in worth_saying(dataset, spec, resumed=bool(known)):
             watcher.message(text)
@@ -360,6 +368,7 @@ def train(
     nested: bool = False,
     max_pixels: int | None = None,
     allow_truncated: bool | None = None,
+    columns: Columns | None = None,
     workers: int = 2,
     checkpoint_minutes: float = 5.0,
     checkpoint_steps: int = 0,
@@ -369,27 +378,16 @@ def train(
 ) -> Run:
     """Train a network on the images `data` and leave a run directory `out`: `depthwise train` in Python.
 
-    data: a folder of images, a built-in set's name, or a `Dataset`. settings: fields of the recipe (epochs=20), of its
-    parts (**{"optimizer.lr": 0.1}) and arguments of the network (width=0.5). watcher: who is told how far the run is,
-    by default the terminal, notebook or log. The others are the command's options.
+    data: a folder of images, a manifest (read by its `columns`), a built-in set's name, or a `Dataset`. settings:
+    fields of the recipe (epochs=20), of its parts (**{"optimizer.lr": 0.1}) and arguments of the network (width=0.5).
+    watcher: who is told how far the run is, by default the terminal, notebook or log. The others are the command's
+    options.
 
     Raises DepthwiseError with the command's sentences, and KeyboardInterrupt, after a checkpoint, for Ctrl-C.
     """
     if resume and finish:
         raise UsageError("--finish takes the run in --out as it is: leave --resume out")
     options = Options(workers, checkpoint_minutes, checkpoint_steps, device)
-    job = Job(
-        out,
-        data,
-        model,
-        recipe,
-        tuple(settings.items()),
-        init,
-        minutes,
-        skip_bad,
-        nested,
-        max_pixels,
-        allow_truncated,
-        options,
-    )
+    reading = (skip_bad, nested, max_pixels, allow_truncated, columns)
+    job = Job(out, data, model, recipe, tuple(settings.items()), init, minutes, *reading, options)
     return job.do("resume" if resume else "finish" if finish else "start", force=force, watcher=watcher)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from depthwise.bounds import Bounds
+from depthwise.cli.manifest import Manifest, asked
 from depthwise.cli.options import (
     AllowTruncated,
     Data,
@@ -47,6 +48,7 @@ def check(
     nested: Nested = False,
     max_pixels: MaxPixels = None,
     allow_truncated: AllowTruncated = False,
+    manifest: Manifest = None,
     json: Json = False,
 ) -> int:
     """Look for what is wrong: unreadable images, images in two parts or two classes, classes too small.
@@ -60,11 +62,11 @@ def check(
 
     with counting("looking images over") as progress:
         read = decoding(max_pixels, allow_truncated)
-        found = look(data, progress=progress, nested=nested, decoding=read)
+        found = look(data, progress=progress, nested=nested, decoding=read, columns=asked(manifest))
     if json:
         print_json(found.to_json())
     else:
-        _print_counts(found.data, found.counts)
+        _print_counts(found.data, found.counts, found.images)
         _print_check(found)
     return 0 if found.ok else 1
 
@@ -85,6 +87,7 @@ def stats(
         int | None,
         Parameter(help="The value of 16 bits that is white, as in --set white_level [default: 65535]."),
     ] = None,
+    manifest: Manifest = None,
     json: Json = False,
 ) -> None:
     """Show a data set in numbers: classes, sizes, balance and colour.
@@ -98,14 +101,16 @@ def stats(
 
     read = decoding(max_pixels, allow_truncated, white_level=white_level)
     with counting("looking images over") as progress:
-        found = measure(data, progress=progress, nested=nested, decoding=read)
+        found = measure(data, progress=progress, nested=nested, decoding=read, columns=asked(manifest))
     if sheet:
-        contact_sheet(open_dataset(data, max_bad=1.0, nested=nested, decoding=read), sheet)
+        contact_sheet(
+            open_dataset(data, max_bad=1.0, nested=nested, decoding=read, columns=asked(manifest)), sheet
+        )
         note(f"the contact sheet is {sheet}")
     if json:
         print_json(found.to_json())
     else:
-        _print_counts(found.data, found.counts)
+        _print_counts(found.data, found.counts, found.images)
         _print_stats(found)
 
 
@@ -124,9 +129,12 @@ def export(
         Parameter(help="At most this many images of a part, evenly spaced over it."),
     ] = None,
     nested: Nested = False,
+    manifest: Manifest = None,
     force: Annotated[bool, flag("Write into a folder that holds something already.")] = False,
 ) -> None:
     """Write a data set as PNG files: OUT/PART/CLASS/NAME.png, or OUT/CLASS/NAME.png for one part.
+
+    Images of any number of labels go to OUT/images/, and OUT/PART.jsonl lists them with their labels.
 
     Example: depthwise data export digits --split test --limit 8 --out pictures
     """
@@ -137,7 +145,7 @@ def export(
 
     with written_images(out, force=force) as folder:
         with counting("looking images over") as progress:
-            dataset = open_dataset(data, progress=progress, nested=nested)
+            dataset = open_dataset(data, progress=progress, nested=nested, columns=asked(manifest))
         for text in dataset.notes:
             note(text)
         if split is not None and split not in dataset.splits:
@@ -146,7 +154,7 @@ def export(
             write(
                 images,
                 dataset.classes,
-                folder if split else folder / part,
+                folder if split or dataset.task != "single-label" else folder / part,
                 prefix=part,
                 limit=limit,
                 nested=nested,
@@ -173,6 +181,7 @@ def shard(
         flag("Pack a folder that is not divided as it lies, to measure on; else as training divides it."),
     ] = False,
     nested: Nested = False,
+    manifest: Manifest = None,
     skip_bad: SkipBad = False,
     max_pixels: MaxPixels = None,
     allow_truncated: AllowTruncated = False,
@@ -203,6 +212,7 @@ def shard(
             nested=nested,
             whole=undivided,
             decoding=read,
+            columns=asked(manifest),
         )
     for text in worth_saying(dataset, data, resumed=False):
         note(text)
@@ -229,7 +239,7 @@ def _print_packed(packed: "Packed", out: Path) -> None:
     say(f"train on them: depthwise train --data {quote_path(out)} --out RUN")
 
 
-def _print_counts(data: str, counts: dict[str, dict[str, int]]) -> None:
+def _print_counts(data: str, counts: dict[str, dict[str, int]], images: dict[str, int]) -> None:
     """A row a class, a column a part."""
     from depthwise.data.names import natural_key
 
@@ -238,7 +248,7 @@ def _print_counts(data: str, counts: dict[str, dict[str, int]]) -> None:
     if len(labels) <= MOST_CLASSES:
         for label in labels:
             rows.add_row(printable(label), *(f"{by_class.get(label, 0):,}" for by_class in counts.values()))
-    rows.add_row(f"all {len(labels)}", *(f"{sum(by_class.values()):,}" for by_class in counts.values()))
+    rows.add_row(f"all {len(labels)}", *(f"{images[part]:,}" for part in counts))
     console().print(rows)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from depthwise.cli.manifest import Manifest, asked
 from depthwise.cli.options import (
     AllowTruncated,
     BatchSize,
@@ -44,6 +45,7 @@ def evaluate(
     workers: Workers = 2,
     ignore_unknown: IgnoreUnknown = False,
     nested: Nested = False,
+    manifest: Manifest = None,
     report: Annotated[
         Path | None, Parameter(help="Write a page with curves, confusions and mistakes here.")
     ] = None,
@@ -80,6 +82,7 @@ def evaluate(
         precision=precision,
         max_pixels=max_pixels,
         allow_truncated=allow_truncated or None,
+        columns=asked(manifest),
         command=["depthwise", *sys.argv[1:]],
         showing=showing(),
     )

@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from depthwise.bounds import Bounds
+from depthwise.cli.manifest import Manifest, asked
 from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, SkipBad, flag
 from depthwise.cli.output import print_json, say
 from depthwise.errors import UsageError
@@ -52,6 +53,7 @@ def train(
     compile: Annotated[bool, flag("Compile the network with torch.compile first.")] = False,
     skip_bad: SkipBad = False,
     nested: Nested = False,
+    manifest: Manifest = None,
     max_pixels: MaxPixels = None,
     allow_truncated: AllowTruncated = False,
     workers: Annotated[
@@ -118,6 +120,7 @@ def train(
         nested=nested,
         max_pixels=max_pixels,
         allow_truncated=allow_truncated or None,
+        columns=asked(manifest),
         options=Options(
             workers, checkpoint_minutes, checkpoint_steps, device, command=["depthwise", *sys.argv[1:]]
         ),

@@ -1,5 +1,6 @@
 """Images in: where they come from (sources), what is done to them (transform), in what order (loader)."""
 
+from depthwise.data.columns import Columns
 from depthwise.data.dataset import ArraySplit, BadImage, Dataset, FileSplit, Split, test_split, val_split
 from depthwise.data.image import Decoding
 from depthwise.data.loader import Batch, Batches
@@ -13,6 +14,7 @@ __all__ = [
     "BadImage",
     "Batch",
     "Batches",
+    "Columns",
     "Dataset",
     "Decoding",
     "FileSplit",

@@ -3,7 +3,7 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from depthwise.data.columns import Columns
 from depthwise.data.dataset import BadImage, Dataset, Deep, Split, all_targets, require_trainable
 from depthwise.data.deep import WHITE
 from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, to_channels
@@ -20,6 +21,7 @@ from depthwise.data.sources.open import open_source
 from depthwise.data.sources.source import MAX_BAD_FRACTION, Seen, Strays, TooManyUnreadableError
 from depthwise.data.sources.verify import Progress
 from depthwise.data.spread import evenly
+from depthwise.data.targets import memberships
 from depthwise.errors import DepthwiseError
 
 UNEVEN = 10
@@ -42,9 +44,9 @@ class Check:
     """What a data set holds, and what is wrong with it.
 
     error: why it cannot be trained on as it is, or None. counts: readable images by part and class, divided as
-    training would. duplicates: images that are there more than once; conflicts: those of them in more than one
-    class; leaks: those in more than one part. modes: how many images of each format and (Pillow's) mode. ignored:
-    paths that are no part of it, ignored_kinds a phrase about each kind of them.
+    training would; images: by part. duplicates: images that are there more than once; conflicts: those of them in
+    different classes; leaks: those in more than one part. modes: how many images of each format and (Pillow's)
+    mode. ignored: paths that are no part of it, ignored_kinds a phrase about each kind of them.
     """
 
     data: str
@@ -63,6 +65,7 @@ class Check:
     notes: tuple[str, ...]
     deep: Deep | None = None
     white_level: int = WHITE
+    images: dict[str, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -77,9 +80,9 @@ class Check:
 class Stats:
     """A data set in numbers.
 
-    counts: images by part and class. imbalance: the largest class of the first part over its smallest. mean, std:
-    of each channel, 0 to 1, over `measured` images of that part, each counting alike whatever its size. deep: what
-    those with 16 bits hold, and the white_level they were read with.
+    counts: images by part and class; images: by part. imbalance: the largest class of the first part over its
+    smallest. mean, std: of each channel, 0 to 1, over `measured` images of that part, each counting alike whatever its
+    size. deep: what those with 16 bits hold, and the white_level they were read with.
     """
 
     data: str
@@ -97,6 +100,7 @@ class Stats:
     notes: tuple[str, ...]
     deep: Deep | None = None
     white_level: int = WHITE
+    images: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | _ranges_json(self)
@@ -110,12 +114,15 @@ def check(
     progress: Progress | None = None,
     nested: bool = False,
     decoding: Decoding = DEFAULT,
+    columns: Columns | None = None,
 ) -> Check:
     """Looks at every image of `spec`, which is as for `open_dataset`; every file is read anew.
 
     What would stop training is told in the result; raises DepthwiseError only if there are no images to look at.
     """
-    look = _look(spec, seed, workers, progress, nested=nested, afresh=True, decoding=decoding)
+    look = _look(
+        spec, seed, workers, progress, nested=nested, afresh=True, decoding=decoding, columns=columns
+    )
     counts = _counts(look.images)
     found = repeated(image.placed for image in look.images)
     return Check(
@@ -135,6 +142,7 @@ def check(
         notes=(*look.strays.notes, *_about_balance(counts, look.dataset)),
         deep=look.strays.deep,
         white_level=decoding.white_level,
+        images=dict(Counter(image.placed.part for image in look.images)),
     )
 
 
@@ -147,9 +155,12 @@ def stats(
     measure: int = 2000,
     nested: bool = False,
     decoding: Decoding = DEFAULT,
+    columns: Columns | None = None,
 ) -> Stats:
     """`spec` in numbers, colour over at most `measure` images; raises DepthwiseError as `open_dataset` does."""
-    look = _look(spec, seed, workers, progress, max_bad=1.0, nested=nested, decoding=decoding)
+    look = _look(
+        spec, seed, workers, progress, max_bad=1.0, nested=nested, decoding=decoding, columns=columns
+    )
     if look.dataset is None:
         raise look.error or DepthwiseError(f"{spec} holds no image")
     counts = _counts(look.images)
@@ -171,6 +182,7 @@ def stats(
         notes=(*look.strays.notes, *_about_balance(counts, look.dataset)),
         deep=look.strays.deep,
         white_level=decoding.white_level,
+        images=dict(Counter(image.placed.part for image in look.images)),
     )
 
 
@@ -182,7 +194,10 @@ def contact_sheet(
     side: of an image on it, in pixels. Raises DepthwiseError if `path` cannot be written.
     """
     split = next(iter(dataset.splits.values()))
-    labels, shown = all_targets(split), sorted(dataset.classes, key=natural_key)[:classes]
+    (images, numbers), shown = (
+        memberships(all_targets(split)),
+        sorted(dataset.classes, key=natural_key)[:classes],
+    )
     margin, gap = 180, 4
     sheet = Image.new("RGB", (margin + per_class * (side + gap), len(shown) * (side + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
@@ -190,7 +205,7 @@ def contact_sheet(
     for row, label in enumerate(shown):
         top = gap + row * (side + gap)
         draw.text((gap, top + side / 2), shortened(label, 22), "black", font, anchor="lm")
-        members = (labels == dataset.classes.index(label)).nonzero().flatten().tolist()
+        members = images[numbers == dataset.classes.index(label)].tolist()
         for column, index in enumerate(evenly(members, per_class)):
             try:
                 pixels = to_channels(split.image(index), 3)
@@ -230,9 +245,16 @@ def _look(
     nested: bool = False,
     afresh: bool = False,
     decoding: Decoding,
+    columns: Columns | None = None,
 ) -> _Look:
     source = open_source(
-        spec, workers=workers, progress=progress, nested=nested, afresh=afresh, decoding=decoding
+        spec,
+        workers=workers,
+        progress=progress,
+        nested=nested,
+        afresh=afresh,
+        decoding=decoding,
+        columns=columns,
     )
     try:
         dataset = source.dataset(seed=seed, max_bad=max_bad)
@@ -259,9 +281,9 @@ def _names(groups: Iterable[Group]) -> tuple[Names, ...]:
 
 
 def _counts(images: Iterable[Seen]) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = defaultdict(Counter)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for image in images:
-        counts[image.placed.part][image.placed.label] += 1
+        counts[image.placed.part].update(image.placed.classes)
     return {
         part: {label: by_class[label] for label in sorted(by_class, key=natural_key)}
         for part, by_class in counts.items()

@@ -1,7 +1,7 @@
 """What a data set is: named splits of labelled images, with what is known about where they came from."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from depthwise.data.columns import Columns
 from depthwise.data.deep import WHITE, white_level_for
 from depthwise.data.image import DEFAULT, Decoding, as_png, decode, read_image_file
 from depthwise.data.targets import Labels, in_chunks, stacked
@@ -125,7 +126,7 @@ class FileReader:
 class FileSplit:
     """Image files, decoded each time they are asked for; `paths` are relative to `root`."""
 
-    paths: tuple[str, ...]
+    paths: Sequence[str]
     labels: Labels
     channels: int
     root: str = ""
@@ -193,7 +194,8 @@ class Dataset:
     ignored: paths that are no part of it; ignored_kinds: a phrase about each kind of them. notes: sentences a
     person should read before training; repeated: those about pictures in two classes or two parts, of files alone.
     num_trusted: files that are taken to be as they were when they were last read. deep: of the images with 16 bits
-    a sample, if there are any. decoding: how its files are read. task: what is asked of its images, by its name in
+    a sample, if there are any. decoding: how its files are read. columns: how its labels were read, if they stand in a
+    table. task: what is asked of its images, by its name in
     `tasks.TASKS`.
     """
 
@@ -214,6 +216,7 @@ class Dataset:
     num_trusted: int = 0
     deep: Deep | None = None
     decoding: Decoding = DEFAULT
+    columns: Columns | None = None
     task: str = "single-label"
 
     @property

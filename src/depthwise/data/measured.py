@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from depthwise.data.columns import Columns
 from depthwise.data.dataset import Dataset, Split
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import some
@@ -28,13 +29,15 @@ ALL = "all"
 class Network:
     """What is known of the network that is measured: its classes, and the data set that it was trained on.
 
-    fingerprint: of that data set, if it is known; seed: by which it was divided; nested: its classes are paths.
+    fingerprint: of that data set, if it is known; seed: by which it was divided; nested: its classes are paths;
+    columns: how its labels were read, as JSON has it.
     """
 
     classes: tuple[str, ...]
     fingerprint: str | None = None
     seed: int = 0
     nested: bool = False
+    columns: Any = None
 
     @staticmethod
     def of(classes: tuple[str, ...], training: Mapping[str, Any]) -> "Network":
@@ -45,6 +48,7 @@ class Network:
             fingerprint if isinstance(fingerprint, str) else None,
             seed if type(seed) is int else 0,
             training.get("nested") is True,
+            training.get("columns"),
         )
 
 
@@ -75,10 +79,12 @@ def open_measured(
     nested: bool = False,
     ignore_unknown: bool = False,
     decoding: Decoding = DEFAULT,
+    columns: Columns | None = None,
 ) -> Measured:
     """The images of `spec` (as for `open_dataset`) that `network` is measured on; unreadable ones are left out.
 
-    part: train, val, test or all; by default as this module says. decoding: how files are read. Raises UsageError for
+    part: train, val, test or all; by default as this module says. decoding: how files are read. columns: how a manifest
+    is, where not as in training. Raises UsageError for
     a part that is not there, DepthwiseError for classes that the network does not know, unless `ignore_unknown` leaves
     their images out.
     """
@@ -89,6 +95,8 @@ def open_measured(
         progress=progress,
         nested=nested or network.nested,
         decoding=decoding,
+        columns=columns,
+        kept_columns=network.columns,
     )
     trained_on = network.fingerprint in source.fingerprints
     dataset = source.dataset(seed=network.seed, max_bad=1.0, whole=not trained_on)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from depthwise.data.dataset import Dataset
-from depthwise.words import number_of, quote_path
+from depthwise.words import number_of, quote, quote_path
 
 
 def worth_saying(dataset: Dataset, spec: str, *, resumed: bool) -> Iterator[str]:
@@ -18,7 +18,8 @@ def worth_saying(dataset: Dataset, spec: str, *, resumed: bool) -> Iterator[str]
         left_out = number_of(len(dataset.bad), "unreadable image is", "unreadable images are")
         yield f"{left_out} left out, {first.path} ({first.reason}) for one"
     if resumed and dataset.num_trusted:
+        columns = "".join(f" {quote(word)}" for word in (dataset.columns.words() if dataset.columns else ()))
         yield (
             f"{number_of(dataset.num_trusted, 'file')} not read again, size, times and inode being as they were: "
-            f"`depthwise data check {quote_path(spec)}{' --nested' if dataset.nested else ''}` reads every one"
+            f"`depthwise data check {quote_path(spec)}{' --nested' if dataset.nested else ''}{columns}` reads every one"
         )

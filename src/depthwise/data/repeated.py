@@ -11,10 +11,10 @@ T = TypeVar("T", bound=tuple[Any, ...])
 
 
 class Placed(NamedTuple):
-    """An image in a part and a class of a data set; content: its SHA-256."""
+    """An image in a part of a data set. classes: that it shows, one or any number; content: its SHA-256."""
 
     part: str
-    label: str
+    classes: tuple[str, ...]
     name: str
     content: str
 
@@ -24,7 +24,7 @@ Group = tuple[Placed, ...]
 
 
 class Repeated(NamedTuple):
-    """Images that are there more than once; conflicts: those in more than one class; leaks: in more than one part."""
+    """Images that are there more than once; conflicts: those in different classes; leaks: in more than one part."""
 
     duplicates: tuple[Group, ...]
     conflicts: tuple[Group, ...]
@@ -39,7 +39,7 @@ def repeated(images: Iterable[Placed]) -> Repeated:
     groups = tuple(tuple(group) for group in by_content.values() if len(group) > 1)
     return Repeated(
         groups,
-        conflicts=tuple(group for group in groups if len({image.label for image in group}) > 1),
+        conflicts=tuple(group for group in groups if len({image.classes for image in group}) > 1),
         leaks=tuple(group for group in groups if len({image.part for image in group}) > 1),
     )
 
@@ -70,5 +70,5 @@ def told(found: Repeated, command: str) -> tuple[str, ...]:
 def _example(group: Group) -> str:
     """Two of a group, as far apart as there are."""
     first, *others = group
-    other = max(others, key=lambda image: (image.part != first.part) + (image.label != first.label))
+    other = max(others, key=lambda image: (image.part != first.part) + (image.classes != first.classes))
     return f"{shortened(first.name)} = {shortened(other.name)}"

@@ -234,6 +234,7 @@ def _images_of(
             max_bad=1.0,
             nested=nested,
             whole=True,
+            kept_columns=config.training.get("columns"),
         )
     for text in dataset.notes:
         showing.note(text)

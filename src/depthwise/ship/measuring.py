@@ -13,6 +13,7 @@ from depthwise.analysis.cost import cost
 from depthwise.bounds import checked
 from depthwise.bundle import Bundle, BundleConfig, read_bundle
 from depthwise.data import Batches, Dataset
+from depthwise.data.columns import Columns
 from depthwise.data.image import Decoding
 from depthwise.data.measured import Measured, Network, open_measured
 from depthwise.evaluate import metrics
@@ -44,6 +45,7 @@ def open_part(
     ignore_unknown: bool = False,
     max_pixels: int | None = None,
     allow_truncated: bool | None = None,
+    columns: Columns | None = None,
     showing: Showing,
 ) -> Measured:
     """The images that the bundle's network is measured on, see `open_measured`; what was chosen is said.
@@ -66,6 +68,7 @@ def open_part(
                 allow_truncated=allow_truncated,
                 white_level=config.preprocess.white_level,
             ),
+            columns=columns,
         )
     for text in measured.said:
         showing.note(text)
@@ -89,6 +92,7 @@ def measure(
     precision: Literal["fp32", "bf16"] | None = None,
     max_pixels: int | None = None,
     allow_truncated: bool | None = None,
+    columns: Columns | None = None,
     command: Sequence[str] = (),
     showing: Showing | None = None,
 ) -> Measurement:
@@ -108,6 +112,7 @@ def measure(
         ignore_unknown=ignore_unknown,
         max_pixels=max_pixels,
         allow_truncated=allow_truncated,
+        columns=columns,
         showing=showing,
     )
     task = config.build_task()

@@ -64,6 +64,7 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
             "seed": dataset.seed,
             "nested": dataset.nested,
             "decoding": dataset.decoding.to_json(),
+            "columns": dataset.columns and dataset.columns.to_json(),
             "steps": session.trainer.step,
             "total_steps": session.trainer.total_steps,
             "seconds": round(seconds, 1),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from depthwise.bounds import Bounds, Length, check, fit
+from depthwise.data.columns import Columns
 from depthwise.data.image import Decoding
 from depthwise.errors import DepthwiseError, UsageError, shown
 from depthwise.tasks import DEFAULT as SINGLE_LABEL
@@ -48,11 +49,13 @@ class _Data:
     nested: bool = False
     ignored: Texts = ()
     decoding: dict[str, Any] | None = None
+    columns: dict[str, Any] | None = None
     task: str = SINGLE_LABEL
 
     def __post_init__(self) -> None:
         check(self, "data")
         Decoding.from_json(self.decoding or {})
+        Columns.from_json(self.columns or {})
         for name, counts in self.counts.items():
             fit(counts, Annotated[tuple[Count, ...], Length(0, 10**7)], f"data.counts.{name}")
 

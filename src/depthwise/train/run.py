@@ -269,6 +269,7 @@ def _describe(dataset: Dataset, task: Task, spec: str) -> dict[str, Any]:
         "nested": dataset.nested,
         "bad": len(dataset.bad),
         "decoding": dataset.decoding.to_json(),
+        "columns": dataset.columns and dataset.columns.to_json(),
         "ignored": list(dataset.ignored_kinds),
         "repeated": list(dataset.repeated),
     }

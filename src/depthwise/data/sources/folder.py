@@ -9,16 +9,22 @@ from typing import NamedTuple
 import torch
 
 from depthwise.data.dataset import BadImage, Dataset, Deep, FileSplit, Split
+from depthwise.data.division import held_out
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import composed, some
 from depthwise.data.repeated import Placed, repeated, told
 from depthwise.data.sources.listing import Listing, ignored_kinds, list_folder
-from depthwise.data.sources.source import MAX_BAD_FRACTION, Seen, Strays, TooManyUnreadableError, members
+from depthwise.data.sources.source import (
+    MAX_BAD_FRACTION,
+    Seen,
+    Strays,
+    TooManyUnreadableError,
+    deep_of,
+    names_of,
+)
 from depthwise.data.sources.verify import Fact, Progress, verify
 from depthwise.errors import DepthwiseError
 from depthwise.words import number_of, quote_path
-
-VAL_FRACTION = 0.2
 
 Parts = dict[str, dict[str, list[str]]]
 """Files by part and class."""
@@ -40,14 +46,7 @@ class Looked(NamedTuple):
     @property
     def deep(self) -> Deep | None:
         """Of the images with 16 bits a sample."""
-        spans = [
-            (fact.low, fact.high)
-            for fact in self.facts.values()
-            if fact.low is not None and fact.high is not None
-        ]
-        return (
-            Deep(len(spans), min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
-        )
+        return deep_of(self.facts.values())
 
     @property
     def fingerprints(self) -> tuple[str, str]:
@@ -64,17 +63,20 @@ class Looked(NamedTuple):
         return build(self, seed=seed, max_bad=max_bad, whole=whole)
 
     def seen(self, dataset: Dataset | None) -> Iterator[Seen]:
-        placed = self._as_listed() if dataset is None else _named(dataset)
-        for part, label, name in placed:
+        placed = self._as_listed() if dataset is None else names_of(dataset)
+        for part, classes, name in placed:
             fact = self.facts[name]
             yield Seen(
-                Placed(part, label, name, fact.sha256), fact.width, fact.height, f"{fact.format} {fact.mode}"
+                Placed(part, classes, name, fact.sha256),
+                fact.width,
+                fact.height,
+                f"{fact.format} {fact.mode}",
             )
 
-    def _as_listed(self) -> Iterator[tuple[str, str, str]]:
+    def _as_listed(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
         for part, by_class in _readable(self.listing.parts, self.facts).items():
             for label, names in by_class.items():
-                yield from ((part, label, name) for name in names)
+                yield from ((part, (label,), name) for name in names)
 
 
 def look_at(
@@ -157,11 +159,6 @@ def build(
     )
 
 
-def _named(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
-    for part, label, index, split in members(dataset):
-        yield part, label, split.name(index)
-
-
 def _check_command(listing: Listing) -> str:
     return f"depthwise data check {quote_path(listing.root)}{' --nested' if listing.nested else ''}"
 
@@ -169,7 +166,7 @@ def _check_command(listing: Listing) -> str:
 def _placed(parts: Parts, facts: dict[str, Fact]) -> Iterator[Placed]:
     for part, by_class in parts.items():
         for label, names in by_class.items():
-            yield from (Placed(part, label, name, facts[name].sha256) for name in names)
+            yield from (Placed(part, (label,), name, facts[name].sha256) for name in names)
 
 
 def _split_source(parts: Iterable[str], seed: int | None) -> str:
@@ -192,10 +189,7 @@ def divide(whole: dict[str, list[str]], facts: dict[str, Fact], seed: int) -> tu
     train: dict[str, list[str]] = {}
     val: dict[str, list[str]] = {}
     for label, names in whole.items():
-        contents = {facts[name].sha256 for name in names}
-        drawn = sorted(contents, key=lambda content: hashlib.sha256(f"{seed} {content}".encode()).digest())
-        num_val = max(1, round(VAL_FRACTION * len(drawn))) if len(drawn) > 1 else 0
-        in_val = set(drawn[:num_val])
+        in_val = held_out((facts[name].sha256 for name in names), seed)
         train[label] = [name for name in names if facts[name].sha256 not in in_val]
         if in_val:
             val[label] = [name for name in names if facts[name].sha256 in in_val]

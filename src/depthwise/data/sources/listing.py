@@ -42,6 +42,11 @@ _LITTER = frozenset(
 )
 
 
+def part_of(name: str) -> str | None:
+    """The part that a folder, a file's stem or a value in a table names in any of the usual ways; None for another."""
+    return _PART_OF.get(name.lower())
+
+
 def passed_over(name: str) -> bool:
     """Whether a file or folder of this name (not a path) is hidden or a system's own, no part of anybody's images."""
     return name.startswith(".") or name.lower() in _LITTER
@@ -89,7 +94,9 @@ def list_folder(root: Path, *, nested: bool = False) -> Listing:
     if not root.exists():
         raise DepthwiseError(f"{root} does not exist: give a folder of CLASS/IMAGE")
     if not root.is_dir():
-        raise DepthwiseError(f"{root} is a file: give a folder of CLASS/IMAGE")
+        raise DepthwiseError(
+            f"{root} is a file: give a folder of CLASS/IMAGE, or a manifest that ends in .csv, .tsv or .jsonl"
+        )
     top = _entries(root, "")
     places = _places(root, top.folders)
     ignored, empty, notes = _beside_classes(root, top), [], []
@@ -151,6 +158,11 @@ def is_image(path: str | os.PathLike[str]) -> bool:
     """Whether `path` has an image's extension, or none and an image's content."""
     name = os.fspath(path)
     return is_image_name(name) if _suffix(name) else is_signed(_head(path))
+
+
+def has_part_folders(root: Path) -> bool:
+    """Whether `root` has folders of classes in train/, val/ or test/."""
+    return bool(_places(root, _entries(root, "").folders))
 
 
 class _Entries(NamedTuple):
@@ -216,7 +228,7 @@ def _places(root: Path, folders: list[str]) -> dict[str, str]:
     """The folder of each part, in the parts' order. A folder called train that holds images is a class of trains."""
     found: dict[str, str] = {}
     for name in folders:
-        part = _PART_OF.get(name.lower())
+        part = part_of(name)
         if part is None:
             continue
         inside = _entries(root, name)

@@ -2,15 +2,19 @@
 
 import os
 from dataclasses import replace
+from typing import Any
 
+from depthwise.data.columns import Columns
 from depthwise.data.dataset import Dataset
 from depthwise.data.image import CHANNELS, DEFAULT, Decoding
 from depthwise.data.sources.arrays import open_arrays
 from depthwise.data.sources.folder import look_at
+from depthwise.data.sources.listing import has_part_folders
+from depthwise.data.sources.manifest import manifests, read_manifest
 from depthwise.data.sources.shard_manifest import is_shards
 from depthwise.data.sources.source import MAX_BAD_FRACTION, Ready, Source
 from depthwise.data.sources.verify import Progress
-from depthwise.errors import DepthwiseError
+from depthwise.errors import DepthwiseError, UsageError
 from depthwise.places import locate, name_note
 
 
@@ -25,8 +29,11 @@ def open_dataset(
     nested: bool = False,
     whole: bool = False,
     decoding: Decoding = DEFAULT,
+    columns: Columns | None = None,
+    kept_columns: Any = None,
 ) -> Dataset:
-    """The data set `spec`: one of ARRAY_SETS, or a folder of CLASS/IMAGE with or without train, val, test above.
+    """The data set `spec`: one of ARRAY_SETS, a folder of CLASS/IMAGE with or without train, val, test above, or a
+    manifest (CSV, TSV, JSON lines), or a folder with one a part, train.csv and val.csv.
 
     A Dataset that is made already is taken as it is.
 
@@ -34,13 +41,20 @@ def open_dataset(
     Every file is decoded once, by `workers` threads, and remembered; `progress` is told (done, all) meanwhile. What
     cannot be decoded is left out and named in `Dataset.bad`, up to the fraction `max_bad` of all files. nested: every
     folder with images is a class by its path. whole: to be measured, not trained on, see `build`. decoding: how
-    files are read.
+    files are read. columns, kept_columns: as for `open_source`.
 
     Raises DepthwiseError: no such set or folder, no images, one class, a class without training images, or more
     than `max_bad` of the files unreadable (TooManyUnreadableError, whose `bad` lists them).
     """
     source = open_source(
-        spec, channels=channels, workers=workers, progress=progress, nested=nested, decoding=decoding
+        spec,
+        channels=channels,
+        workers=workers,
+        progress=progress,
+        nested=nested,
+        decoding=decoding,
+        columns=columns,
+        kept_columns=kept_columns,
     )
     return source.dataset(seed=seed, max_bad=max_bad, whole=whole)
 
@@ -53,24 +67,46 @@ def open_source(
     progress: Progress | None = None,
     nested: bool = False,
     decoding: Decoding = DEFAULT,
+    columns: Columns | None = None,
+    kept_columns: Any = None,
     afresh: bool = False,
 ) -> Source:
-    """What `spec` means, looked over; the arguments are as for `open_dataset`. afresh: every file is read again."""
+    """What `spec` means, looked over; the arguments are as for `open_dataset`.
+
+    columns: how a manifest is read; nothing else has any. kept_columns: as a run has
+    kept them (JSON), for what `columns` do not say of a manifest. afresh: every file is read again.
+    """
     if channels is not None and channels not in CHANNELS:
         raise DepthwiseError(f"{channels} channels: ask for 1 (grey), 3 (RGB) or 4 (RGBA)")
     if isinstance(spec, Dataset):
+        _refuse_columns(columns, spec.name)
         return Ready(spec)
     folder = locate(spec)
     if folder is None:
+        _refuse_columns(columns, os.fspath(spec))
         dataset, note = open_arrays(os.fspath(spec), channels), name_note(spec)
         return Ready(replace(dataset, notes=(note, *dataset.notes)) if note else dataset)
     if is_shards(folder):
+        _refuse_columns(columns, os.fspath(spec))
         # Arrow takes a moment to import, and sets of other kinds do without.
         from depthwise.data.sources.shards import open_shards
 
         return open_shards(
             folder, channels=channels, workers=workers, progress=progress, decoding=decoding, afresh=afresh
         )
+    files = manifests(folder)
+    if files and not (folder.is_dir() and has_part_folders(folder)):
+        return read_manifest(
+            folder,
+            files,
+            columns=Columns.asked(kept_columns, columns),
+            workers=workers,
+            progress=progress,
+            afresh=afresh,
+            decoding=decoding,
+            channels=channels,
+        )
+    _refuse_columns(columns, os.fspath(spec))
     return look_at(
         folder,
         nested=nested,
@@ -80,3 +116,11 @@ def open_source(
         decoding=decoding,
         channels=channels,
     )
+
+
+def _refuse_columns(columns: Columns | None, spec: str) -> None:
+    if columns and (given := next(columns.given(), None)):
+        raise UsageError(
+            f"{spec} is no manifest, and --{given.replace('_', '-')} says how one is read: leave it out, or give a "
+            f"CSV, TSV or JSON lines file"
+        )

@@ -270,8 +270,8 @@ def _look_at(
         decoded = examine(data, name=key, decoding=decoding)
     except UnreadableImageError as error:
         return BadImage(key, error.reason)
-    label = shown(shard.targets(torch.tensor([row]))[0], classes)
-    placed = Placed(part, label, key, hashlib.sha256(data).hexdigest())
+    found = shown(shard.targets(torch.tensor([row]))[0], classes)
+    placed = Placed(part, found, key, hashlib.sha256(data).hexdigest())
     _, height, width = decoded.pixels.shape
     return Seen(placed, width, height, f"{decoded.format} {decoded.mode}"), decoded.values
 

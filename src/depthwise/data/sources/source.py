@@ -1,7 +1,7 @@
 """What a source is: images as they lie somewhere, looked over, and not yet divided into parts and numbered."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from depthwise.data.dataset import BadImage, Dataset, Deep, Split
 from depthwise.data.names import some
 from depthwise.data.repeated import Placed
+from depthwise.data.sources.verify import Fact
 from depthwise.data.targets import in_chunks
 from depthwise.errors import DepthwiseError
 
@@ -102,21 +103,33 @@ class Ready:
         return self.made
 
     def seen(self, dataset: Dataset | None) -> Iterator[Seen]:
-        for part, label, index, split in members(self.made):
+        for part, classes, index, split in members(self.made):
             pixels = split.image(index)
             content = hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
-            placed = Placed(part, label, split.name(index), content)
+            placed = Placed(part, classes, split.name(index), content)
             yield Seen(placed, pixels.shape[2], pixels.shape[1], "array")
 
 
-def members(dataset: Dataset) -> Iterator[tuple[str, str, int, Split]]:
-    """The part, the class, and the place in a split of every image."""
+def deep_of(facts: Iterable[Fact]) -> Deep | None:
+    """Of the images with 16 bits a sample, if there are any."""
+    spans = [(fact.low, fact.high) for fact in facts if fact.low is not None and fact.high is not None]
+    return Deep(len(spans), min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
+
+
+def members(dataset: Dataset) -> Iterator[tuple[str, tuple[str, ...], int, Split]]:
+    """The part, the classes, and the place in a split of every image."""
     for part, split in dataset.splits.items():
         for start, targets in in_chunks(split):
-            for place, target in enumerate(targets):
-                yield part, shown(target, dataset.classes), start + place, split
+            for place, target in enumerate(targets, start):
+                yield part, shown(target, dataset.classes), place, split
 
 
-def shown(target: Tensor, classes: Sequence[str]) -> str:
-    """The class of an image whose targets are the row `target`; of several, all of them."""
-    return " + ".join(classes[k] for k in target.reshape(-1).tolist() if k >= 0)
+def shown(target: Tensor, classes: Sequence[str]) -> tuple[str, ...]:
+    """The classes of an image whose targets are the row `target`."""
+    return tuple(classes[k] for k in target.reshape(-1).tolist() if k >= 0)
+
+
+def names_of(dataset: Dataset) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """The part, the classes and the name of every image."""
+    for part, classes, index, split in members(dataset):
+        yield part, classes, split.name(index)
