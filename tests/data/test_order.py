@@ -129,6 +129,25 @@ def test_of_a_large_set_nothing_of_its_length_is_made() -> None:
     assert together.double().std() / n == pytest.approx(12**-0.5, rel=0.2)
 
 
+@pytest.mark.parametrize("readers", [1, 3, 8])
+def test_any_number_of_readers_reads_every_image_once(readers: int) -> None:
+    blocks = (250,) * 40 + (7, 0, 93)
+    order = Order(blocks, 64, seed=0)
+    parts = [order.indices(3, batch, rank, readers) for batch in range(len(order)) for rank in range(readers)]
+    found = torch.cat(parts)
+    assert len(found) == len(found.unique()) == len(order) * 64 > sum(blocks) - 64
+
+
+def test_in_350_million_images_of_35_thousand_shards_any_batch_is_found_at_once() -> None:
+    order = Order((10_000,) * 35_000, 64, seed=0)
+    for batch in (0, int(0.8 * len(order))):  # the first, and where a run goes on
+        began = time.perf_counter()
+        found = order.indices(0, batch)
+        assert time.perf_counter() - began < 1
+        assert len(found.unique()) == 64
+        assert len((found // 10_000).unique()) <= WINDOW
+
+
 def test_just_above_what_is_drawn_places_are_still_told_apart() -> None:
     n = MOST_DRAWN + 3
     found = permuted(torch.arange(n - 200_000, n), n, seed=2)

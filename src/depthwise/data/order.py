@@ -6,7 +6,7 @@ permutation is ever made as a whole.
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class Order:
     batch_size: int
     seed: int | None = None
 
-    @property
+    @cached_property
     def num_images(self) -> int:
         return sum(self.blocks)
 

@@ -22,7 +22,9 @@ from depthwise.data.order import mix_seed, permuted
 from depthwise.data.sources.listing import passed_over
 from depthwise.data.sources.shard_file import Row, open_shard, write_shard
 from depthwise.data.sources.shard_manifest import (
+    KIND,
     MANIFEST,
+    PLAN,
     VOCABULARY,
     Manifest,
     Record,
@@ -37,9 +39,6 @@ from depthwise.data.targets import NONE, class_counts, in_chunks
 from depthwise.errors import DepthwiseError
 from depthwise.reading import parse_json, read_regular
 from depthwise.writing import named, reserved, written_whole
-
-PLAN = "plan.json"
-"""What is being written; it goes when all is done."""
 
 SEED = 0
 MEASURED = 500
@@ -175,15 +174,17 @@ def _begin(out: Path, plan: Plan, force: bool) -> None:
         # Before anything else: what is written from now on is no finished set.
         (out / MANIFEST).unlink(missing_ok=True)
         with written_whole(out / PLAN) as file:
-            file.write(json.dumps(asdict(plan), indent=1).encode())
+            file.write(json.dumps({"kind": KIND, **asdict(plan)}, indent=1).encode())
     except OSError as error:
         raise named(error, out) from error
 
 
 def _read_plan(path: Path) -> Plan | None:
     try:
-        return Plan(**parse_json(read_regular(path)))
-    except (OSError, ValueError, TypeError):
+        values = parse_json(read_regular(path))
+        del values["kind"]
+        return Plan(**values)
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

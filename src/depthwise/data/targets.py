@@ -126,7 +126,12 @@ class Counted(Protocol):
 
 def class_counts(split: "Split", num_classes: int) -> Tensor:
     """int64 [K]: the images of each class, of which the numbers go up to K - 1."""
-    return split.class_counts() if isinstance(split, Counted) else _counts(split, num_classes, memberships)
+    return split.class_counts() if isinstance(split, Counted) else counted(split, num_classes)
+
+
+def counted(split: "Split", num_classes: int) -> Tensor:
+    """As `class_counts`, by the targets of every image."""
+    return _counts(split, num_classes, memberships)
 
 
 def denial_counts(split: "Split", num_classes: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from depthwise.data.dataset import Reader
 from depthwise.data.image import Decoding, UnreadableImageError, decode_bytes
 from depthwise.data.order import WINDOW
-from depthwise.data.targets import gathered
+from depthwise.data.targets import counted, gathered
 
 MOST_OPEN = 2 * WINDOW
 """Blocks that a process has open: those of a window, and of the next where one batch has images of both."""
@@ -55,13 +55,19 @@ def _opened(blocks: Blocks, number: int) -> Block:
 
 @dataclass(frozen=True, eq=False)
 class BlockSplit:
-    """The images of some blocks. numbers: of the blocks; blocks: how many images each has."""
+    """The images of some blocks.
+
+    numbers: of the blocks; blocks: how many images each has. counts: images of each of the `num_classes` classes, int64
+    [K], if that is known.
+    """
 
     source: Blocks
     numbers: tuple[int, ...]
     blocks: tuple[int, ...]
     channels: int
     decoding: Decoding
+    num_classes: int
+    counts: Tensor | None = None
 
     @property
     def reader(self) -> Reader:
@@ -82,6 +88,9 @@ class BlockSplit:
         starts = torch.tensor(self._starts)
         places = torch.searchsorted(starts, indices, right=True) - 1
         return gathered(places, indices - starts[places], self._targets_of)
+
+    def class_counts(self) -> Tensor:
+        return counted(self, self.num_classes) if self.counts is None else self.counts
 
     def image(self, index: int) -> Tensor:
         return self.reader(self.key(index))

@@ -15,6 +15,8 @@ from depthwise.reading import open_regular, parse_json, read_regular
 
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
+PLAN = "plan.json"
+"""What is being written; it goes when all is done."""
 KIND = "depthwise shards"
 _FORMAT = 1
 _HEAD = 256  # bytes of the file among which its kind stands
@@ -96,6 +98,15 @@ def is_shards(folder: Path) -> bool:
         with open_regular(folder / MANIFEST) as file:
             return KIND.encode() in file.read(_HEAD) or (folder / VOCABULARY).is_file()
     except OSError:
+        return is_unfinished(folder)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether shards are being written to `folder`, or were when their writer was stopped."""
+    try:
+        with open_regular(folder / PLAN) as file:
+            return KIND.encode() in file.read(_HEAD) and not (folder / MANIFEST).exists()
+    except OSError:
         return False
 
 
@@ -105,6 +116,11 @@ def read_manifest(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     Raises DepthwiseError, which names the file that is damaged.
     """
     path = folder / MANIFEST
+    if is_unfinished(folder):
+        raise DepthwiseError(
+            f"{folder} is an unfinished set of shards: give the command that began it, `depthwise data shard`, again, "
+            "and it goes on"
+        )
     try:
         values = parse_json(read_regular(path))
         if not isinstance(values, dict) or values.pop("kind", None) != KIND:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 from depthwise.data.dataset import BadImage, Dataset, Deep, Split
 from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, examine
@@ -124,7 +125,13 @@ class ShardSource:
             )
         splits: dict[str, Split] = {
             part: BlockSplit(
-                shards, numbers, tuple(record.images for record in records), self.channels, self.decoding
+                shards,
+                numbers,
+                tuple(record.images for record in records),
+                self.channels,
+                self.decoding,
+                len(self.classes),
+                self._counts(part) if len(numbers) == len(self.manifest.records[part]) else None,
             )
             for part, (shards, numbers, records) in self.parts.items()
             if numbers
@@ -143,6 +150,9 @@ class ShardSource:
             decoding=self.decoding,
             task=self.manifest.task,
         )
+
+    def _counts(self, part: str) -> Tensor:
+        return torch.tensor(self.manifest.counts[part], dtype=torch.int64)
 
     def seen(self, dataset: Dataset | None) -> Iterator[Seen]:
         found = self.images or _look_at_images(self.parts, self.classes, self.workers, self.decoding, None)
