@@ -51,7 +51,7 @@ def ours(task: dict) -> Callable[[], None]:
 
     from depthwise import native
     from depthwise.data.dataset import ArraySplit, Dataset
-    from depthwise.data.transform import Augment
+    from depthwise.data.transform import Augment, Preprocess
     from depthwise.models import create_model
     from depthwise.train.loop import Trainer
     from depthwise.train.optimizer import SGD
@@ -67,8 +67,7 @@ def ours(task: dict) -> Callable[[], None]:
     recipe = Recipe(
         name="bench",
         model_args=arguments,
-        size=(task["size"],) * 2,
-        crop_fraction=1.0,
+        preprocess=Preprocess((task["size"],) * 2, crop_fraction=1.0),
         augment=Augment("none", flip=False),
         batch_size=task["batch"],
         optimizer=SGD(lr=0.01, momentum=0.9),

@@ -12,7 +12,7 @@ from PIL import Image
 
 import depthwise
 from depthwise.cli.app import run as command
-from depthwise.data import open_dataset
+from depthwise.data import Preprocess, open_dataset
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.job import Job, Run, train
 from depthwise.train.recipe import Recipe
@@ -100,7 +100,7 @@ def test_a_run_goes_on_by_other_settings(tmp_path: Path) -> None:
 
 def test_recipe_and_data_set_may_be_ones_own(tmp_path: Path) -> None:
     arguments = {"width": 0.05, "middle": (8,), "stem": "small"}
-    recipe = Recipe("mine", model_args=arguments, size=(16, 16), epochs=0.1, batch_size=100)
+    recipe = Recipe("mine", model_args=arguments, preprocess=Preprocess((16, 16)), epochs=0.1, batch_size=100)
     done = train(open_dataset("digits"), recipe=recipe, out=tmp_path / "run", watcher=Silent(), workers=0)
     facts = json.loads((done.out / "run.json").read_text())
     assert facts["recipe"]["name"] == "mine"

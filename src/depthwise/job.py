@@ -80,7 +80,7 @@ class Job:
         try:
             dataset = self._open(known, watcher)
             chosen = self._settled(recipe or self._chosen(dataset, bundle))
-            if dataset.deep and (text := dataset.deep.note(chosen.white_level)):
+            if dataset.deep and (text := dataset.deep.note(chosen.preprocess.white_level)):
                 watcher.message(text)
             result = carry_out(
                 chosen,
@@ -263,7 +263,7 @@ class Job:
         if bundle:
             config = bundle.config
             arguments = {name: value for name, value in config.model_args.items() if name not in FROM_DATA}
-            return replace(chosen, model=config.model, model_args=arguments, **vars(config.preprocess))
+            return replace(chosen, model=config.model, model_args=arguments, preprocess=config.preprocess)
         if self.model in (None, chosen.model):
             return chosen
         # Another network than the recipe was written for takes those of its arguments that it knows.

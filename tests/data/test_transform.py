@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 from torchvision.transforms.v2.functional import center_crop, resize
 
 from depthwise.data.transform import Augment, Preprocess
-from depthwise.errors import DepthwiseError
+from depthwise.errors import DepthwiseError, UsageError
 
 sides = st.integers(1, 70)
 
@@ -133,6 +133,19 @@ def test_preprocessing_survives_json() -> None:
     assert Preprocess.from_json(json.loads(json.dumps(stretched.to_json()))) == stretched
 
 
+def test_channels_may_be_open_until_the_data_are_known() -> None:
+    open_ones = Preprocess((6, 5))
+    assert (open_ones.mean, open_ones.std) == ((), ())
+    assert open_ones.for_channels(1) == Preprocess((6, 5), 1, mean=(0.5,), std=(0.5,))
+    assert open_ones.for_channels(4).shape == (4, 6, 5)
+    assert Preprocess((6, 5), 3).for_channels(1).channels == 3
+    assert Preprocess(mean=(0.1, 0.2, 0.3)).std == (0.5, 0.5, 0.5)
+    with pytest.raises(UsageError, match="must hold a number for each channel: give 1 each"):
+        Preprocess(mean=(0.1, 0.2, 0.3)).for_channels(1)
+    with pytest.raises(UsageError, match="leaves its channels open: give 1, 3 or 4 of them"):
+        open_ones(picture(3, 9, 9))
+
+
 def test_preprocessing_written_before_there_was_stretching_is_read() -> None:
     preprocess = Preprocess((9, 9), 3)
     old = {name: value for name, value in preprocess.to_json().items() if name != "stretch"}
@@ -144,6 +157,7 @@ def test_preprocessing_written_before_there_was_stretching_is_read() -> None:
     [
         ({"size": (0, 5)}, "size"),
         ({"channels": 2}, "channels=2 must be 1 or 3 or 4"),
+        ({"channels": None}, "channels=None must be 1 or 3 or 4"),
         ({"crop_fraction": 0.0}, "crop_fraction"),
         ({"crop_fraction": 1.5}, "crop_fraction"),
         ({"interpolation": "cubic"}, "bicubic"),

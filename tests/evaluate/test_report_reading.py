@@ -144,9 +144,7 @@ def test_the_first_command_stays_and_resumes_stand_beside_it(write: Write, open_
 RECIPE = {
     "model": "xception",
     "model_args": {},
-    "size": [64, 64],
-    "channels": None,
-    "mean": [],
+    "preprocess": {"kind": "preprocess", "size": [64, 64], "channels": None, "mean": []},
     "clip_norm": 0.0,
     "norm_momentum": None,
     "averaging": 0.0,

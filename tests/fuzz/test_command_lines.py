@@ -19,7 +19,7 @@ from depthwise.bundle import BundleConfig, write_bundle
 from depthwise.cli.app import run
 from depthwise.data import Preprocess
 from depthwise.models import create_model
-from depthwise.train.recipe import Recipe
+from depthwise.train.recipe import SHORT, Recipe
 import matplotlib.font_manager  # which torchmetrics brings, and which asks the system for its fonts
 import tempfile
 tempfile.gettempdir()  # which tries once whether it can be written to
@@ -47,7 +47,7 @@ HOSTILE = ("-1", "0", "nan", "inf", "-inf", "1e400", "1e300", "-0.0", "1e-9", "9
 TYPICAL = ("xception", "digits", "bundle", "photos", "occupied", IMAGE, "2", "0.5", "native")
 NETWORK = ("width", "entry", "middle", "exit", "dropout", "num_classes", "in_channels", "stem", "conv", "padding",
            "norm_eps", "fully_connected", "residual", "depths", "groups", "blocks", "nothing")
-RECIPE = [name for name in Recipe(name="x").to_json() if name not in ("name", "model_args")] + [
+RECIPE = [name for name in Recipe(name="x").to_json() if name not in ("name", "model_args")] + [*SHORT] + [
     "optimizer.lr", "optimizer.momentum", "schedule.warmup", "augment.scale", "augment.mixup", "augment.crop"]
 # The command, its usual arguments, and the options whose value may be another.
 LINES = (

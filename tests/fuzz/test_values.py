@@ -14,7 +14,7 @@ from depthwise.bundle import BundleConfig
 from depthwise.data import Preprocess
 from depthwise.errors import DepthwiseError
 from depthwise.models import CATALOGUE
-from depthwise.train.recipe import PARTS, Recipe
+from depthwise.train.recipe import PARTS, SHORT, Recipe
 
 NUMBERS = (
     st.integers() | st.floats() | st.integers(-(10**400), 10**400) | st.floats(0, 2) | st.integers(0, 10)
@@ -46,6 +46,7 @@ SETTINGS = [
         for k in kinds.values()
         for f in dataclasses.fields(k)
     ),
+    *SHORT,
     "width",
 ]
 
@@ -77,7 +78,7 @@ def test_a_recipes_field(name: str, value: Any) -> None:
 def test_a_parts_field(part: str, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(sorted(PARTS[part])))
     values = {f.name: f.default for f in dataclasses.fields(PARTS[part][kind])}
-    values[data.draw(st.sampled_from(sorted(values)))] = data.draw(ANYTHING)
+    values[data.draw(st.sampled_from([*sorted(values), "nothing"]))] = data.draw(ANYTHING)
     attempt(lambda: Recipe.from_json({**RECIPE, part: {"kind": kind, **values}}))
 
 

@@ -18,7 +18,7 @@ from depthwise.bundle import read_bundle
 from depthwise.data import ArraySplit, Dataset, open_dataset
 from depthwise.data.dataset import all_targets
 from depthwise.data.targets import LabelLists
-from depthwise.data.transform import Augment
+from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.job import Run
 from depthwise.tasks import find_task
@@ -41,8 +41,7 @@ CLASSES = (*map(str, range(10)), *TRUE_OF)
 RECIPE = Recipe(
     name="labels",
     model_args={"stem": "small", "width": 0.05, "entry": [128], "middle": [128], "exit": [128, 256]},
-    size=(8, 8),
-    crop_fraction=1.0,
+    preprocess=Preprocess((8, 8), crop_fraction=1.0),
     augment=Augment(crop="none", flip=False),
     epochs=6,
     batch_size=64,

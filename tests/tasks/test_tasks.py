@@ -25,8 +25,7 @@ ARGUMENTS = {"stem": "small", "width": 0.05, "entry": [128], "middle": [128], "e
 RECIPE = Recipe(
     name="grades",
     model_args=ARGUMENTS,
-    size=(8, 8),
-    crop_fraction=1.0,
+    preprocess=Preprocess((8, 8), crop_fraction=1.0),
     augment=Augment(crop="none", flip=False),
     epochs=4,
     batch_size=64,

@@ -7,7 +7,7 @@ from torch import nn
 
 from depthwise.data import open_dataset
 from depthwise.data.dataset import Dataset
-from depthwise.data.transform import Augment
+from depthwise.data.transform import Augment, Preprocess
 from depthwise.models import create_model
 from depthwise.train.loop import Trainer
 from depthwise.train.optimizer import SGD, Linear
@@ -18,8 +18,7 @@ TINY = {"stem": "small", "width": 0.05, "entry": [128], "middle": [128], "exit":
 RECIPE = Recipe(
     name="test",
     model_args=TINY,
-    size=(8, 8),
-    crop_fraction=1.0,
+    preprocess=Preprocess((8, 8), crop_fraction=1.0),
     augment=Augment(crop="shift", shift=1, flip=False),
     epochs=2,
     batch_size=64,

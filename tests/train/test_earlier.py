@@ -37,6 +37,10 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_would_have(tmp_path: Path) ->
     assert done.evaluation.top1 == pytest.approx(evaluation["top1"], abs=0.02)
     assert done.evaluation.loss == pytest.approx(evaluation["loss"], rel=0.02)
     assert (tmp_path / "run" / "report.html").exists()
+    # Its preprocessing stood flat in the recipe; that is another form and no change.
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [resumed["changed"] for resumed in facts["resumes"]] == [[]]
+    assert facts["recipe"]["preprocess"]["size"] == [16, 16]
 
 
 @pytest.mark.parametrize("engine", ["torch", "native"])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from depthwise.data.dataset import ArraySplit, Dataset, all_targets
 from depthwise.data.loader import Batches
-from depthwise.data.transform import Augment
+from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import DepthwiseError
 from depthwise.models import create_model
 from depthwise.tasks.single_label import balanced
@@ -231,11 +231,11 @@ def test_the_auxiliary_towers_take_part(
     torch.manual_seed(0)
     arguments = {"stem": "small", "width": 0.1, "dropout": 0.0}
     module = create_model(name, num_classes=10, in_channels=1, aux=True, **arguments)
-    trainer = make_trainer(module, size=(32, 32), batch_size=8)
+    trainer = make_trainer(module, preprocess=Preprocess((32, 32), crop_fraction=1.0), batch_size=8)
     trainer.update()
     assert all(tower.classifier.weight.grad.abs().sum() > 0 for tower in module.aux.values())
     batch = next(
-        Batches(digits.splits["train"], replace(trainer.recipe).preprocess(1), batch_size=8).epoch(0)
+        Batches(digits.splits["train"], trainer.recipe.preprocess.for_channels(1), batch_size=8).epoch(0)
     )
     module.train()
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from depthwise.data.transform import Augment
+from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import UsageError
 from depthwise.recipes import RECIPES, Traits
 from depthwise.train.optimizer import SGD, AdamW, Cosine, RMSprop, StepDecay
@@ -36,7 +36,9 @@ def test_the_papers_settings() -> None:
     assert jft.model_args["dropout"] == 0.0
     assert inception.optimizer == SGD(lr=0.045, momentum=0.9, weight_decay=4e-5)
     assert inception.model == "inception_v3"
-    assert all(recipe.averaging and recipe.size == (299, 299) for recipe in (imagenet, jft, inception))
+    assert all(
+        recipe.averaging and recipe.preprocess.size == (299, 299) for recipe in (imagenet, jft, inception)
+    )
 
 
 def test_settings_reach_fields_parts_and_the_network() -> None:
@@ -47,6 +49,8 @@ def test_settings_reach_fields_parts_and_the_network() -> None:
             "optimizer.lr=1",
             "augment.flip=false",
             "size=64",
+            "preprocess.crop_fraction=1",
+            "mean=(0.1,0.2,0.3)",
             "width=0.25",
             "middle=(8, 8)",
         ],
@@ -56,8 +60,19 @@ def test_settings_reach_fields_parts_and_the_network() -> None:
     assert isinstance(recipe.epochs, float)
     assert recipe.optimizer == AdamW(lr=1.0)
     assert recipe.augment == Augment(flip=False)
-    assert recipe.size == (64, 64)
+    assert recipe.preprocess == Preprocess((64, 64), crop_fraction=1.0, mean=(0.1, 0.2, 0.3))
     assert recipe.model_args == {"width": 0.25, "middle": (8, 8)}
+
+
+def test_a_recipe_of_an_older_version_has_its_preprocessing_flat() -> None:
+    recipe = Recipe(name="x").override(["size=(64,96)", "channels=1", "mean=(0.2,)"])
+    nested = recipe.to_json()
+    flat = {name: value for name, value in nested.items() if name != "preprocess"}
+    flat |= {name: value for name, value in nested["preprocess"].items() if name != "kind"}
+    assert Recipe.from_json(flat) == recipe
+    assert Recipe.from_json({"name": "x"}) == Recipe(name="x")
+    with pytest.raises(UsageError, match="unknown field of the recipe 'size'"):
+        Recipe.from_json({**nested, "size": [64, 96]})
 
 
 def test_a_part_takes_the_named_kind() -> None:
@@ -70,6 +85,17 @@ def test_a_part_takes_the_named_kind() -> None:
         ("epoch=4", r"unknown setting 'epoch': use one of epochs"),
         ("widht=1", r"unknown setting 'widht': use one of width"),
         ("optimizer.learning=1", r"unknown field of the optimizer 'learning'"),
+        ("preprocess.siez=96", r"unknown field of the preprocess 'siez': use one of size$"),
+        ("siez=96", r"unknown setting 'siez': use one of size, seed$"),
+        ("preproces.size=96", r"unknown setting 'preproces.size': use one of preprocess"),
+        (
+            "preprocess.size=0",
+            r"size=\(0, 0\): 0 must be at least 1 and at most 8,192: write for example size=\(299, 299\)",
+        ),
+        (
+            "mean=(0.5,0.5)",
+            r"mean=\(0.5, 0.5\) and std=\(0.5, 0.5, 0.5\) must hold a number for each channel",
+        ),
         ("optimizer=sdg", r"unknown kind of optimizer 'sdg': use one of sgd"),
         ("epochs", r"setting 'epochs' has no '='"),
         ("epochs=many", r"epochs='many' must be a number: write for example epochs=10"),

@@ -180,8 +180,8 @@ class Batches:
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:
-        preprocess = self._filler.preprocess
-        return (min(self.batch_size, len(self._split)), *preprocess.size, preprocess.channels)
+        channels, height, width = self._filler.preprocess.shape
+        return min(self.batch_size, len(self._split)), height, width, channels
 
     def _finish(self, task: Task, bad: Bad, place: Tensor) -> Batch:
         epoch, k, wanted, _ = task

@@ -1,7 +1,7 @@
 """What is done to an image on its way into a network: one preprocessing for every use, and augmentation."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import ColorJitter, RandAugment
 from torchvision.transforms.v2 import functional as F
 
-from depthwise.bounds import Bounds, Length, OneOf, check
+from depthwise.bounds import Bounds, Length, OneOf, check, fit
 from depthwise.data.deep import WHITE, WhiteLevel
 from depthwise.data.image import CHANNELS, to_channels
 from depthwise.errors import DepthwiseError, UsageError, shown
@@ -42,11 +42,12 @@ class Preprocess:
     It is resized (antialiased, but for "nearest") until it just covers `size` / `crop_fraction`, and the centre
     `size` (height, width) is cut out. `stretch` resizes to exactly that instead, whatever becomes of the aspect.
     mean and std are of each channel, in units of the full range (0 to 1); left out, they are 0.5. white_level: the
-    value of 16 bits that is white when an image is decoded, see `Decoding`.
+    value of 16 bits that is white when an image is decoded, see `Decoding`. channels None leaves them open, as recipes
+    do, until `for_channels`.
     """
 
-    size: tuple[Side, Side]
-    channels: Channels
+    size: tuple[Side, Side] = (299, 299)
+    channels: Channels | None = None
     crop_fraction: CropFraction = 0.875
     interpolation: Interpolation = "bilinear"
     mean: Means = ()
@@ -56,16 +57,30 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         check(self)
-        for name in ("mean", "std"):
-            object.__setattr__(self, name, getattr(self, name) or (0.5,) * self.channels)
-        if not len(self.mean) == len(self.std) == self.channels:
-            given = f"mean={self.mean} and std={self.std}"
-            raise UsageError(f"{given} must hold a number for each channel: give {self.channels} each")
+        given = len(self.mean or self.std)
+        channels = self.channels or (given if given in CHANNELS else 3)
+        if self.channels or given:
+            for name in ("mean", "std"):
+                object.__setattr__(self, name, getattr(self, name) or (0.5,) * channels)
+            if not len(self.mean) == len(self.std) == channels:
+                numbers = f"mean={self.mean} and std={self.std}"
+                raise UsageError(f"{numbers} must hold a number for each channel: give {channels} each")
         if max(self.cover) > MAX_COVER:
             raise UsageError(
                 f"size={self.size} and crop_fraction={self.crop_fraction} resize images to {max(self.cover):,} pixels, "
                 f"and at most {MAX_COVER:,} can be: give a smaller size or a larger crop_fraction"
             )
+
+    def for_channels(self, channels: int) -> "Preprocess":
+        """The same, for images of `channels` if they are open."""
+        return replace(self, channels=self.channels or channels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what goes into the network. Raises UsageError while the channels are open."""
+        if self.channels is None:
+            raise UsageError("the preprocessing leaves its channels open: give 1, 3 or 4 of them")
+        return self.channels, *self.size
 
     @property
     def cover(self) -> list[int]:
@@ -74,7 +89,7 @@ class Preprocess:
 
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 [..., C, H, W] of any size and channels -> uint8 [..., channels, h, w]."""
-        image = to_channels(image, self.channels)
+        image = to_channels(image, self.shape[0])
         height, width = image.shape[-2:]
         cover = self.cover
         if self.stretch:
@@ -127,6 +142,7 @@ class Preprocess:
         if wrong:
             names = ", ".join(name if name in known else shown(name) for name in wrong[:9])
             raise DepthwiseError(f"preprocessing with {names}: its fields are {', '.join(sorted(known))}")
+        fit(data["channels"], Channels, "channels")
         return Preprocess(**data)
 
 
@@ -185,7 +201,7 @@ class Augment:
     def image(self, image: Tensor, preprocess: Preprocess) -> Tensor:
         """uint8 [C, H, W] -> uint8 [channels, h, w], drawn from torch's global generator: what `per_image` needs."""
         if self.crop == "resized":
-            image = to_channels(image, preprocess.channels)
+            image = to_channels(image, preprocess.shape[0])
             box = RandomResizedCrop.get_params(image, list(self.scale), list(self.ratio))
             image = preprocess.resize(F.crop(image, *box), list(preprocess.size))
         else:

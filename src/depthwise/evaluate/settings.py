@@ -26,9 +26,8 @@ _THEIR_OWN = ("norm_momentum", "model_args")
 
 
 def groups(recipe: Mapping[str, Any], preprocess: Mapping[str, Any]) -> list[Group]:
-    """The recipe with, in place of its own fields of that name, the preprocessing that came of it and of the data."""
-    values = {name: value for name, value in recipe.items() if name not in preprocess}
-    found = outline(values)
+    """The recipe with, in place of its own preprocessing, the one that came of it and of the data."""
+    found = outline({name: value for name, value in recipe.items() if name != "preprocess"})
     return [*found[:1], ("preprocessing", _pixels(preprocess)), *found[1:]] if preprocess else found
 
 

@@ -3,7 +3,7 @@
 On two cores of an AMD EPYC with AVX-512 bfloat16; `make demo` and `benchmarks/fashion_mnist.py` measure it again.
 """
 
-from depthwise.data.transform import Augment
+from depthwise.data.transform import Augment, Preprocess
 from depthwise.recipes.traits import Traits
 from depthwise.train.optimizer import SGD, Linear
 from depthwise.train.recipe import Recipe
@@ -27,8 +27,7 @@ def tiny_images(data: Traits) -> Recipe:
         name="small",
         model="xception",
         model_args={"stem": "small", "width": 0.25, "entry": (128, 256), "middle": (728, 728)},
-        size=(side, side),
-        crop_fraction=1.0,
+        preprocess=Preprocess((side, side), crop_fraction=1.0),
         augment=Augment(crop="shift", shift=max(1, side // 14), flip=True),
         epochs=20 if data.num_train > 20_000 else 30,
         batch_size=128,
@@ -47,7 +46,7 @@ def photographs(data: Traits) -> Recipe:
         name="small",
         model="xception",
         model_args={"width": 0.5, "dropout": 0.2},
-        size=(160, 160),
+        preprocess=Preprocess((160, 160)),
         augment=Augment(crop="resized", scale=(0.25, 1.0), flip=True, color=0.2),
         epochs=30,
         batch_size=32,

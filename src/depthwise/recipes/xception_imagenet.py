@@ -5,7 +5,7 @@ batch size 32 a step, epochs 100, augmentation by random resized crops and flips
 0.9999 as in TF-slim's Inception code.
 """
 
-from depthwise.data.transform import Augment
+from depthwise.data.transform import Augment, Preprocess
 from depthwise.recipes.traits import Traits
 from depthwise.train.optimizer import SGD, StepDecay
 from depthwise.train.recipe import Recipe
@@ -17,7 +17,7 @@ def xception_imagenet(data: Traits) -> Recipe:
         name="xception-imagenet",
         model="xception",
         model_args={"dropout": 0.5},
-        size=(299, 299),
+        preprocess=Preprocess((299, 299)),
         augment=Augment(crop="resized", flip=True),
         epochs=100,
         batch_size=32,

@@ -255,7 +255,7 @@ def _images(bundle: Bundle, precision: Precision, calibration: Split | None) -> 
     """uint8 [N, C, h, w]: those that int8 is calibrated on, or a few of noise, which other precisions take as well."""
     preprocess = bundle.config.preprocess
     if precision != "int8":
-        shape = (CHECKED_IMAGES, preprocess.channels, *preprocess.size)
+        shape = (CHECKED_IMAGES, *preprocess.shape)
         return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     if calibration is None:
         raise DepthwiseError("int8 is calibrated on images like those to come: give --data or --calibrate")

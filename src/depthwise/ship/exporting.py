@@ -220,7 +220,7 @@ def _pixels(images: Sequence[ImageInput] | None, preprocess: Preprocess) -> Tens
     """uint8 [NUM_IMAGES, C, h, w]"""
     if images is None:
         generator = torch.Generator().manual_seed(0)
-        shape = (NUM_IMAGES, preprocess.channels, *preprocess.size)
+        shape = (NUM_IMAGES, *preprocess.shape)
         return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     decoding = Decoding(white_level=preprocess.white_level)
     pixels: list[Tensor] = []

@@ -92,7 +92,7 @@ def load_compiled(
     if (chosen, wanted) == ("torch", "fp32"):
         return module
     preprocess, keeper = bundle.config.preprocess, keeper_of(bundle)
-    shape = (preprocess.channels, *preprocess.size)
+    shape = preprocess.shape
     for_kernels = (bundle.config.compiled or {}).get("engine") == "native"
     if (chosen, wanted) == ("auto", "fp32") and not for_kernels:
         return Eventual(module, shape, keeper)
@@ -200,7 +200,7 @@ def _check_size(bundle: Bundle, module: Any) -> None:
         )
     if math.prod(preprocess.size) <= COUNTED_FROM:
         return
-    needed, most = cost(module, (preprocess.channels, *preprocess.size)).inference_bytes, machine_memory()
+    needed, most = cost(module, preprocess.shape).inference_bytes, machine_memory()
     if needed > most:
         raise DepthwiseError(
             f"{bundle.path}: an image of {size} takes {bundle.config.model} {needed / 1e9:,.0f} GB, and this machine "

@@ -157,7 +157,7 @@ def _report(
     bundle: Bundle, task: Task, measured: Measured, evaluation: Any, spec: str, command: Sequence[str]
 ) -> ReportData:
     config, dataset, split = bundle.config, measured.dataset, measured.split
-    shape = (config.preprocess.channels, *config.preprocess.size)
+    shape = config.preprocess.shape
     bill = cost(load_module(bundle), shape)
     return ReportData(
         title=f"{config.model} on {dataset.name}",

@@ -25,7 +25,7 @@ def network_for(
     module = create_model(
         recipe.model,
         num_classes=task.num_outputs,
-        in_channels=recipe.channels or dataset.channels,
+        in_channels=recipe.preprocess.for_channels(dataset.channels).shape[0],
         **recipe.model_args,
     )
     kept = False

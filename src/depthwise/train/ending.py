@@ -54,7 +54,7 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
         model=recipe.model,
         model_args=recipe.model_args,
         classes=dataset.classes,
-        preprocess=recipe.preprocess(dataset.channels),
+        preprocess=recipe.preprocess.for_channels(dataset.channels),
         task=task.name,
         task_args=dict(task.arguments),
         training={
@@ -119,7 +119,7 @@ def _report(session: Session, facts: dict[str, Any], evaluation: Any, name: str,
             total_steps=session.trainer.total_steps,
             split=name,
         ),
-        preprocess=asdict(recipe.preprocess(dataset.channels)),
+        preprocess=asdict(recipe.preprocess.for_channels(dataset.channels)),
         resumes=facts.get("resumes", ()),
         page=task.page,
     )

@@ -57,7 +57,7 @@ class Trainer:
         self.task = find_task(dataset.task, dataset.classes)
         self.batches = Batches(
             train,
-            recipe.preprocess(dataset.channels),
+            recipe.preprocess.for_channels(dataset.channels),
             batch_size=min(recipe.batch_size, len(train)),
             seed=recipe.seed,
             augment=recipe.augment,
@@ -200,8 +200,8 @@ def for_evaluation(recipe: Recipe, dataset: Dataset, task: Task, split: Split, w
     """The images of a `split` in order, as the evaluations of a run by `recipe` read them."""
     return Batches(
         split,
-        recipe.preprocess(dataset.channels),
-        batch_size=max(recipe.batch_size, EVALUATION_BATCH if recipe.size[0] <= 64 else 0),
+        recipe.preprocess.for_channels(dataset.channels),
+        batch_size=max(recipe.batch_size, EVALUATION_BATCH if recipe.preprocess.size[0] <= 64 else 0),
         workers=workers,
         prepare=task.prepare(None),
     )

@@ -6,18 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from depthwise.bounds import Bounds, Length, OneOf, check, fit, parse_setting
-from depthwise.data.deep import WHITE, WhiteLevel
-from depthwise.data.image import CHANNELS
-from depthwise.data.transform import (
-    Augment,
-    Channels,
-    CropFraction,
-    Deviations,
-    Interpolation,
-    Means,
-    Preprocess,
-    Side,
-)
+from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import DepthwiseError, UsageError, shown, unknown_name
 from depthwise.tasks.losses import LOSSES, Loss, Plain
 from depthwise.train.optimizer import (
@@ -39,7 +28,10 @@ PARTS: dict[str, dict[str, type]] = {
     "schedule": SCHEDULES,
     "augment": {"augment": Augment},
     "loss": LOSSES,
+    "preprocess": {"preprocess": Preprocess},
 }
+SHORT = {field.name: f"preprocess.{field.name}" for field in dataclasses.fields(Preprocess)}
+"""What settings may call fields of the preprocessing, and recipes of an older version did."""
 
 Name = Annotated[str, Length(1, 200)]
 Count = Annotated[int, Bounds(1, 1_000_000)]
@@ -50,11 +42,10 @@ MAX_EPOCHS = MAX_EVALUATIONS = 100_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run, whole. Units: epochs of the training part, pixels, fractions of the training set's images.
+    """A training run, whole. Units: epochs of the training part, fractions of the training set's images.
 
     name: the published recipe it came from. model, model_args: the network and its builder's arguments.
-    size: the input's height and width; crop_fraction, interpolation, stretch, mean, std, white_level: see `Preprocess`.
-    channels: None takes the data set's own.
+    preprocess: how images go into the network; its channels None takes the data set's own.
     batch_size: images a forward pass; accumulate: passes an update. clip_norm: the gradient's largest norm, 0 = off.
     averaging: Polyak's decay, 0 = off. norm_momentum: batch norm's, in PyTorch's convention, None = the network's own.
     loss: "cross-entropy", and for images of any number of labels "focal" or "asymmetric", see `tasks/losses.py`.
@@ -70,14 +61,7 @@ class Recipe:
     name: Name
     model: Name = "xception"
     model_args: dict[str, Any] = field(default_factory=dict)
-    size: tuple[Side, Side] = (299, 299)
-    channels: Channels | None = None
-    crop_fraction: CropFraction = 0.875
-    interpolation: Interpolation = "bilinear"
-    stretch: bool = False
-    mean: Means = ()
-    std: Deviations = ()
-    white_level: WhiteLevel = WHITE
+    preprocess: Preprocess = Preprocess()
     augment: Augment = Augment()
     epochs: Annotated[float, Bounds(0, MAX_EPOCHS, above=True)] = 10.0
     batch_size: Count = 32
@@ -100,8 +84,6 @@ class Recipe:
     seed: Annotated[int, Bounds(0, 2**63 - 1)] = 0
 
     def __post_init__(self) -> None:
-        if type(self.size) is int:
-            object.__setattr__(self, "size", (self.size, self.size))
         check(self)
         if self.keep == "averaged" and not self.averaging:
             raise UsageError(
@@ -112,21 +94,6 @@ class Recipe:
                 f"epochs={self.epochs:g} with eval_every={self.eval_every:g} are more than {MAX_EVALUATIONS:,} "
                 f"evaluations: give a larger eval_every"
             )
-        given = len(self.mean or self.std)
-        self.preprocess(given if given in CHANNELS else 3)
-
-    def preprocess(self, channels: int) -> Preprocess:
-        """How images of the data set, which have `channels`, are brought into the network."""
-        return Preprocess(
-            self.size,
-            self.channels or channels,
-            self.crop_fraction,
-            self.interpolation,
-            self.mean,
-            self.std,
-            self.stretch,
-            self.white_level,
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; each part that comes in several kinds names its own under "kind"."""
@@ -138,10 +105,14 @@ class Recipe:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "Recipe":
-        """Read what `to_json` gave. Raises UsageError for a field or kind that does not exist."""
+        """Read what `to_json` gave, or an older version's. Raises UsageError for an unknown field or kind."""
         known = [f.name for f in dataclasses.fields(Recipe)]
+        given = dict(fit(values, dict[str, Any], "recipe"))
+        if "preprocess" not in given:
+            flat = {name: given.pop(name) for name in SHORT if name in given}
+            given["preprocess"] = {"kind": "preprocess", **flat}
         read: dict[str, Any] = {}
-        for name, value in fit(values, dict[str, Any], "recipe").items():
+        for name, value in given.items():
             if name not in known:
                 raise unknown_name("field of the recipe", name, known)
             read[name] = _part(name, value) if name in PARTS else value
@@ -158,9 +129,9 @@ class Recipe:
     ) -> "Recipe":
         """The recipe with `settings`, pairs of a key and a value, applied one after another.
 
-        A key is a field (epochs), a part's field (optimizer.lr), a part (optimizer, whose value adamw takes that kind's
-        defaults), or one of the network's `model_arguments` (width). Raises UsageError, naming the nearest keys, for a
-        key that does not exist.
+        A key is a field (epochs), a part's field (optimizer.lr; of the preprocessing size will do), a part (optimizer,
+        whose value adamw takes that kind's defaults), or one of the network's `model_arguments` (width). Raises
+        UsageError, naming the nearest keys, for a key that does not exist.
         """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         parts = {part: (type(values[part]), dict(vars(values[part]))) for part in PARTS}
@@ -168,10 +139,11 @@ class Recipe:
         settings = list(settings)
         check_settings([key for key, _ in settings], arguments)
         for key, value in settings:
-            part, dot, inner = key.partition(".")
+            part, dot, inner = SHORT.get(key, key).partition(".")
             if dot and part in PARTS:
                 _known(part, inner, parts[part][0])
-                parts[part][1][inner] = value
+                square = (part, inner) == ("preprocess", "size") and type(value) is int
+                parts[part][1][inner] = (value, value) if square else value
             elif key in PARTS:
                 parts[key] = _kind(key, value), {}
             elif key in _FIELDS:
@@ -191,11 +163,11 @@ def check_settings(keys: Iterable[str], model_arguments: Iterable[str]) -> None:
         part: {field.name for kind in kinds.values() for field in dataclasses.fields(kind)}
         for part, kinds in PARTS.items()
     }
-    dotted = [f"{part}.{name}" for part, names in inner.items() for name in names]
-    known = {*_FIELDS, *PARTS, *dotted, *model_arguments}
+    dotted = {f"{part}.{name}" for part, names in inner.items() for name in names}
+    known = {*_FIELDS, *PARTS, *SHORT, *dotted - {*SHORT.values()}, *model_arguments}
     for key in keys:
         part, dot, name = key.partition(".")
-        if key in known:
+        if key in known | dotted:
             continue
         if dot and part in PARTS:
             raise unknown_name(f"field of the {part}", name, inner[part])

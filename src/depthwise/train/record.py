@@ -124,7 +124,8 @@ def read_run(path: Path) -> dict[str, Any]:
     except (DepthwiseError, ValueError, RecursionError) as error:
         _unreadable(path, str(error))
     result: dict[str, Any] = values
-    return result
+    # In the form of today's version, whichever wrote it.
+    return {**result, "recipe": Recipe.from_json(result["recipe"]).to_json()}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -88,7 +88,8 @@ def train(
     check_selection(recipe, dataset)
     check_minutes(minutes, resume=resume or finish)
     recipe = replace(recipe, precision=choose_precision(recipe.precision, device))
-    splits = {name: with_white_level(split, recipe.white_level) for name, split in dataset.splits.items()}
+    white_level = recipe.preprocess.white_level
+    splits = {name: with_white_level(split, white_level) for name, split in dataset.splits.items()}
     dataset = replace(dataset, splits=splits)
     native.tune_allocator()
     budget = None
@@ -277,13 +278,13 @@ def _describe(dataset: Dataset, task: Task, spec: str) -> dict[str, Any]:
 
 def _bill(module: nn.Module, recipe: Recipe, dataset: Dataset, device: torch.device) -> dict[str, Any]:
     """What the network costs. Raises UsageError if this machine has not the memory to train it so."""
-    shape = (recipe.channels or dataset.channels, *recipe.size)
+    shape = recipe.preprocess.for_channels(dataset.channels).shape
     costs = cost(without_memory(module), shape)
     batch = min(recipe.batch_size, len(dataset.splits["train"]))
     # A quarter: bfloat16 halves what is counted in float32, and the native kernels keep less than PyTorch's own.
     needed, most = costs.training_bytes * batch // 4, machine_memory()
     if device.type == "cpu" and needed > most:
-        size = "x".join(map(str, recipe.size))
+        size = "x".join(map(str, shape[1:]))
         raise UsageError(
             f"a batch of {batch:,} images of {size} takes {recipe.model} at least {needed / 1e9:,.0f} GB to train on, "
             f"and this machine has {most / 1e9:,.0f}: set a smaller batch_size (and accumulate), size or width"
