@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import Command
 from safetensors.torch import load_file
 
 from depthwise.data import open_dataset
@@ -20,13 +21,13 @@ from depthwise.data.export import export
 SETTINGS = [
     *("stem=small", "width=0.05", "entry=(128,)", "middle=(128,)", "exit=(128,256)", "dropout=0.2"),
     *("size=16", "crop_fraction=1.0", "augment.crop=resized", "augment.scale=(0.5,1.0)", "augment.mixup=0.2"),
-    *("batch_size=16", "epochs=40", "averaging=0.9", "log_every=7", "eval_every=1.5", "precision=float32"),
+    *("batch_size=16", "epochs=24", "averaging=0.9", "log_every=7", "eval_every=3.5", "precision=float32"),
 ]
 KILLS = 20
 
 
 def command(out: Path, *arguments: str, workers: int = 2) -> list[str]:
-    base = [sys.executable, "-m", "depthwise", "train", "--out", str(out), "--workers", str(workers)]
+    base = ["train", "--out", str(out), "--workers", str(workers)]
     return [*base, "--checkpoint-steps", "3", *arguments]
 
 
@@ -35,14 +36,13 @@ def start(data: Path, out: Path, **options: int) -> list[str]:
 
 
 def finish(arguments: list[str], code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=600, env=environment())
+    return checked(Command(*arguments).wait(), code)
+
+
+def checked(done: subprocess.CompletedProcess[str], code: int) -> subprocess.CompletedProcess[str]:
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONUNBUFFERED": "1"}
 
 
 def write(root: Path, limit: int) -> None:
@@ -79,35 +79,30 @@ def metrics(out: Path) -> list[dict]:
 
 
 def interrupt(arguments: list[str], out: Path, number: int, chance: random.Random) -> bool:
-    """Start, wait for a random moment after the first new checkpoint, send the signal; whether it hit the run."""
+    """Start, wait for a few new checkpoints and a random moment more, send the signal; whether it hit the run."""
     checkpoint = out / "checkpoints" / "last.safetensors"
-    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-    process = subprocess.Popen(
-        arguments,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env=environment(),
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
-            break
-        time.sleep(0.01)
-    time.sleep(chance.uniform(0, 0.3))
-    if process.poll() is not None:
+    process = Command(*arguments)
+    for _ in range(chance.randint(1, 2)):
+        before = written(checkpoint)
+        while not process.ended and written(checkpoint) == before:
+            time.sleep(0.002)
+    time.sleep(chance.uniform(0, 0.03))
+    if process.ended:
         return False
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # as a terminal's Ctrl-C reaches the workers too
     else:
-        process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    if number != signal.SIGKILL and process.returncode != 0:
-        assert process.returncode == 130, errors
-        assert "nothing is lost; go on with: depthwise train --out" in errors
-        assert "Traceback" not in errors
-    return process.returncode != 0
+        os.kill(process.pid, number)
+    done = process.wait(timeout=60)
+    if number != signal.SIGKILL and done.returncode != 0:
+        assert done.returncode == 130, done.stderr
+        assert "nothing is lost; go on with: depthwise train --out" in done.stderr
+        assert "Traceback" not in done.stderr
+    return done.returncode != 0
+
+
+def written(checkpoint: Path) -> int:
+    return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
 
 
 def test_twenty_kills_leave_the_same_bits(data: Path, unbroken: Path, tmp_path: Path) -> None:
@@ -131,6 +126,7 @@ def test_kills_leave_the_same_best(data: Path, tmp_path: Path) -> None:
     chance = random.Random(1)
     settings = [
         "--set",
+        "epochs=40",
         "keep=best",
         "early_stop=6",
         "eval_every=0.5",
@@ -180,10 +176,9 @@ def test_a_full_disk_is_said_and_survived(data: Path, unbroken: Path, tmp_path: 
         f'mount -t tmpfs -o size=1500k tmpfs {out.parent} && "$@"; code=$?; mkdir -p {tmp_path}/kept && '
         f"cp -r {out} {tmp_path}/kept/ && exit $code"
     )
-    done = finish(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *start(data, out)],
-        code=1,
-    )
+    isolated = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    program = [*isolated, sys.executable, "-m", "depthwise", *start(data, out, workers=0)]
+    done = checked(subprocess.run(program, capture_output=True, text=True, timeout=600), code=1)
     assert "no space is left for" in done.stderr
     kept = tmp_path / "kept" / "run"
     assert not [path for path in kept.rglob("*") if path.name.endswith((".tmp", ".partial"))]
