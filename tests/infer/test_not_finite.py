@@ -3,9 +3,11 @@
 import itertools
 import pickle
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
+from tests.conftest import RUNNABLE, using
 from tests.infer.test_compiled import Gated, Maxout, randomise
 from torch import Tensor, nn
 
@@ -84,6 +86,14 @@ def network(name: str) -> nn.Module:
     return randomise(NETWORKS[name]())
 
 
+@cache
+def lowered(name: str) -> tuple[nn.Module, Graph]:
+    """The network and its graph, for every path and precision."""
+    module = network(name)
+    with torch.no_grad():
+        return module, lower(module, FINITE)
+
+
 def planned(graph: Graph, precision: str) -> Plan:
     if precision != "int8":
         return Plan(graph, bf16=precision == "bf16")
@@ -122,9 +132,7 @@ def poisoned() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_image_that_is_not_finite(path: str, name: str) -> None:
-    module = network(name)
-    with torch.no_grad():
-        graph = lower(module, FINITE)
+    module, graph = lowered(name)
     for precision in PRECISIONS:
         plan = planned(graph, precision)
         for about, x in {"nothing": FINITE, **poisoned()}.items():
@@ -145,9 +153,9 @@ def test_one_image_of_a_batch_fails_alone(path: str, precision: str, threads: in
     torch.set_num_threads(threads)
     try:
         for name in ("separable", "max 3x3", "mean"):
-            module = network(name)
+            module, graph = lowered(name)
             with torch.no_grad():
-                plan, expected = planned(lower(module, x[:1]), precision), module(x)
+                plan, expected = planned(graph, precision), module(x)
             assert_as(expected, plan(x), precision, name)
             alone = torch.cat([plan(image) for image in x.split(1)])
             for together in (2, 7, 3):
@@ -159,9 +167,8 @@ def test_one_image_of_a_batch_fails_alone(path: str, precision: str, threads: in
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_any_memory_layout(path: str, precision: str) -> None:
-    module = network("max 2x2")
-    with torch.no_grad():
-        plan = planned(lower(module, FINITE), precision)
+    module, graph = lowered("max 2x2")
+    plan = planned(graph, precision)
     for value in (NAN, INF, -INF):
         x = FINITE.clone()
         x[2, 1, 3, 3] = x[4, 2, 7, 8] = value
@@ -183,7 +190,7 @@ def test_any_memory_layout(path: str, precision: str) -> None:
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("name", ["max 2x2", "separable", "groups", "residual", "mean", "SiLU"])
-def test_a_weight_that_is_not_finite(path: str, name: str, value: float) -> None:
+def test_a_weight_that_is_not_finite(name: str, value: float) -> None:
     """In whatever part; int8 may refuse it, for then the maps of any image tell nothing of ranges."""
     parts = [part for part in network(name).modules() if isinstance(part, nn.Conv2d | nn.Linear)]
     for number, parameter in itertools.product(range(len(parts)), ("weight", "bias")):
@@ -194,16 +201,17 @@ def test_a_weight_that_is_not_finite(path: str, name: str, value: float) -> None
         with torch.no_grad():
             getattr(part, parameter).view(-1)[0] = value  # of a window the corner, which the padding meets
             graph, expected = lower(module, FINITE[:1]), module(FINITE)
-        for precision in PRECISIONS:
-            about = (number, parameter, precision)
-            try:
-                plan = planned(graph, precision)
-            except DepthwiseError as refused:
-                if precision == "int8" and "not finite" in str(refused):
-                    continue
-                raise
-            assert_as(expected, plan(FINITE), precision, about)
-            assert_as(expected, pickle.loads(pickle.dumps(plan))(FINITE), precision, about)
+        for path, precision in itertools.product(RUNNABLE, PRECISIONS):
+            about = (number, parameter, path, precision)
+            with using(path):
+                try:
+                    plan = planned(graph, precision)
+                except DepthwiseError as refused:
+                    if precision == "int8" and "not finite" in str(refused):
+                        continue
+                    raise
+                assert_as(expected, plan(FINITE), precision, about)
+                assert_as(expected, pickle.loads(pickle.dumps(plan))(FINITE), precision, about)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
