@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import Command
 from safetensors.torch import load_file
+from tests.processes import Command
 
 from depthwise.data import open_dataset
 from depthwise.data.export import export
