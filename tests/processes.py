@@ -74,7 +74,9 @@ def command(*arguments: str, cwd: Path | None = None, **environment: str) -> sub
     return Command(*arguments, cwd=cwd, **environment).wait()
 
 
-def _run(arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], printed: Sequence[Path]) -> None:
+def _run(
+    arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], printed: Sequence[Path]
+) -> None:
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
