@@ -1,7 +1,7 @@
-"""`depthwise` in a process of its own that starts in a moment: forked from a server that has it all imported.
+"""Processes that start in a moment: forked from a server that has `depthwise train` and all that it needs imported.
 
-The process is as real as any, to be killed and seen from outside. What it does not do is to start Python and to import
-torch, which takes seconds; the server of its data workers is forked likewise. What is tested of that start itself runs
+They are as real as any, to be killed and seen from outside. What they do not do is to start Python and to import torch,
+which takes seconds; the server of their data workers is forked likewise. What is tested of that start itself runs
 `python -m depthwise`.
 """
 
@@ -10,7 +10,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
@@ -34,18 +35,24 @@ _IMPORTED = [
 ]
 
 
-class Command:
-    """`depthwise *arguments`, begun, in a session of its own."""
+class Forked:
+    """`function(*arguments)` in a process and a session of its own; the function is one of a module's."""
 
-    def __init__(self, *arguments: str, cwd: Path | None = None, **environment: str) -> None:
-        self.arguments = arguments
+    def __init__(
+        self,
+        function: Callable[..., object],
+        *arguments: str,
+        cwd: Path | None = None,
+        stdin: bytes = b"",
+        **environment: str,
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        self._out, self._err = (Path(self._folder.name) / name for name in ("out", "err"))
+        self._streams = [Path(self._folder.name) / name for name in ("in", "out", "err")]
+        for path, content in zip(self._streams, (stdin, b"", b""), strict=True):
+            path.write_bytes(content)
         _CONTEXT.set_forkserver_preload(_IMPORTED)
-        self._process = _CONTEXT.Process(
-            target=_run,
-            args=(arguments, cwd or Path.cwd(), {**os.environ, **environment}, (self._out, self._err)),
-        )
+        self._arguments = (cwd or Path.cwd(), {**os.environ, **environment}, self._streams)
+        self._process = _CONTEXT.Process(target=_run, args=(function, arguments, *self._arguments))
         self._process.start()
 
     @property
@@ -58,34 +65,59 @@ class Command:
     def ended(self) -> bool:
         return self._process.exitcode is not None
 
+    @property
+    def printed(self) -> list[str]:
+        """What it has printed on standard output and standard error so far; bytes that are no UTF-8 are kept."""
+        return [path.read_bytes().decode(errors="surrogateescape") for path in self._streams[1:]]
+
+    def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
+        """Until the condition holds, the process has ended, or the time is over."""
+        end = time.monotonic() + seconds
+        while not condition() and not self.ended and time.monotonic() < end:
+            time.sleep(0.002)
+
     def wait(self, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """How it ended, and what it printed."""
         self._process.join(timeout)
         code = self._process.exitcode
         if code is None:
             self._process.kill()
-            raise subprocess.TimeoutExpired(self.arguments, timeout, stderr=self._err.read_text())
-        printed = [path.read_text() if path.exists() else "" for path in (self._out, self._err)]
-        return subprocess.CompletedProcess(self.arguments, code, *printed)
+            raise subprocess.TimeoutExpired(self._arguments, timeout, *self.printed)
+        return subprocess.CompletedProcess(self._arguments, code, *self.printed)
 
 
-def command(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def start(*arguments: str, cwd: Path | None = None, stdin: bytes = b"", **environment: str) -> Forked:
+    """`depthwise *arguments`, begun."""
+    return Forked(_command, *arguments, cwd=cwd, stdin=stdin, **environment)
+
+
+def command(
+    *arguments: str, cwd: Path | None = None, stdin: bytes = b"", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`depthwise *arguments`, run to its end."""
-    return Command(*arguments, cwd=cwd, **environment).wait()
+    return start(*arguments, cwd=cwd, stdin=stdin, **environment).wait()
+
+
+def _command(*arguments: str) -> None:
+    sys.argv = ["depthwise", *arguments]
+    cli.main()
 
 
 def _run(
-    arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], printed: Sequence[Path]
+    function: Callable[..., object],
+    arguments: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    streams: Sequence[Path],
 ) -> None:
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    for number, path in enumerate(printed, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    for number, path in enumerate(streams):
+        os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND), number)
     _fork_the_server_of_workers()
-    sys.argv = ["depthwise", *arguments]
-    cli.main()
+    function(*arguments)
 
 
 def _fork_the_server_of_workers() -> None:
@@ -105,9 +137,9 @@ def _fork_the_server_of_workers() -> None:
             os._exit(0)
 
     resource_tracker.ensure_running()
-    start, forkserver.util.spawnv_passfds = forkserver.util.spawnv_passfds, forked
+    spawn, forkserver.util.spawnv_passfds = forkserver.util.spawnv_passfds, forked
     try:
         with held_back():
             forkserver.ensure_running()
     finally:
-        forkserver.util.spawnv_passfds = start
+        forkserver.util.spawnv_passfds = spawn

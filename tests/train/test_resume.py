@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.processes import Command
+from tests import processes
 
 from depthwise.data import open_dataset
 from depthwise.data.export import export
@@ -36,7 +36,7 @@ def start(data: Path, out: Path, **options: int) -> list[str]:
 
 
 def finish(arguments: list[str], code: int = 0) -> subprocess.CompletedProcess[str]:
-    return checked(Command(*arguments).wait(), code)
+    return checked(processes.command(*arguments), code)
 
 
 def checked(done: subprocess.CompletedProcess[str], code: int) -> subprocess.CompletedProcess[str]:
@@ -81,11 +81,10 @@ def metrics(out: Path) -> list[dict]:
 def interrupt(arguments: list[str], out: Path, number: int, chance: random.Random) -> bool:
     """Start, wait for a few new checkpoints and a random moment more, send the signal; whether it hit the run."""
     checkpoint = out / "checkpoints" / "last.safetensors"
-    process = Command(*arguments)
+    process = processes.start(*arguments)
     for _ in range(chance.randint(1, 2)):
         before = written(checkpoint)
-        while not process.ended and written(checkpoint) == before:
-            time.sleep(0.002)
+        process.wait_for(lambda before=before: written(checkpoint) != before)
     time.sleep(chance.uniform(0, 0.03))
     if process.ended:
         return False

@@ -4,15 +4,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.processes import command, start
 
 from depthwise.data.dataset import Dataset
 from depthwise.errors import DepthwiseError
@@ -29,14 +28,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run on digits, done by the real command line; not to be changed."""
     out = tmp_path_factory.mktemp("finished") / "run"
     settings = ["width=0.05", "middle=(8,)", "size=8", "epochs=2", "batch_size=200", "schedule=constant"]
-    done = command("--data", "digits", "--model", "xception", "--out", str(out), "--set", *settings)
+    done = command("train", "--data", "digits", "--model", "xception", "--out", str(out), "--set", *settings)
     assert done.returncode == 0, done.stderr
     return out
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    base = [sys.executable, "-m", "depthwise", "train"]
-    return subprocess.run([*base, *arguments], capture_output=True, text=True, timeout=300)
 
 
 def copy(run: Path, to: Path) -> RunFiles:
@@ -77,21 +71,18 @@ def content(root: Path) -> dict[str, bytes]:
 
 def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    program = [sys.executable, "-m", "depthwise", "train", "--out", str(out)]
     slow = ["--data", "digits", "--set", "epochs=10000", "averaging=0"]
-    first = subprocess.Popen([*program, *slow], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    first = start("train", "--out", str(out), *slow)
     try:
-        deadline = time.monotonic() + 120
-        while not (out / "checkpoints" / "last.safetensors").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        first.wait_for((out / "checkpoints" / "last.safetensors").exists)
         for arguments in (["--resume"], ["--finish"], ["--data", "digits", "--force"]):
-            done = command("--out", str(out), *arguments)
+            done = command("train", "--out", str(out), *arguments)
             assert done.returncode == 1
             assert done.stderr.endswith(
                 f"error: process {first.pid} is writing {out}: wait until it ends, or choose another --out\n"
             )
     finally:
-        first.kill()
+        os.kill(first.pid, signal.SIGKILL)
         first.wait()
     # The kernel has let the lock go with the process.
     with RunFiles(out).locked() as held:
@@ -300,7 +291,7 @@ def test_a_deleted_checkpoint_is_named(option: str, finished: Path, tmp_path: Pa
     files = copy(finished, tmp_path / "run")
     files.checkpoint.unlink()
     before = content(files.root)
-    done = command("--out", str(files.root), option)
+    done = command("train", "--out", str(files.root), option)
     assert done.returncode == 1
     assert done.stderr.startswith(
         f"error: {files.checkpoint} is missing, and only from there could the run go on: put"
@@ -507,6 +498,6 @@ def test_a_network_that_run_json_cannot_mean_is_named(finished: Path, tmp_path: 
     values = json.loads(files.run.read_text())
     values["recipe"]["model_args"]["width"] = "x"
     write_json(files.run, values)
-    done = command("--out", str(files.root), "--resume")
+    done = command("train", "--out", str(files.root), "--resume")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {files.run}: width='x' must be a number")
