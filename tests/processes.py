@@ -43,13 +43,17 @@ class Forked:
         function: Callable[..., object],
         *arguments: str,
         cwd: Path | None = None,
-        stdin: bytes = b"",
+        stdin: bytes | Path = b"",
         **environment: str,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._streams = [Path(self._folder.name) / name for name in ("in", "out", "err")]
-        for path, content in zip(self._streams, (stdin, b"", b""), strict=True):
-            path.write_bytes(content)
+        for path in self._streams:
+            path.touch()
+        if isinstance(stdin, Path):
+            self._streams[0] = stdin
+        else:
+            self._streams[0].write_bytes(stdin)
         _CONTEXT.set_forkserver_preload(_IMPORTED)
         self._arguments = (cwd or Path.cwd(), {**os.environ, **environment}, self._streams)
         self._process = _CONTEXT.Process(target=_run, args=(function, arguments, *self._arguments))
@@ -86,13 +90,13 @@ class Forked:
         return subprocess.CompletedProcess(self._arguments, code, *self.printed)
 
 
-def start(*arguments: str, cwd: Path | None = None, stdin: bytes = b"", **environment: str) -> Forked:
+def start(*arguments: str, cwd: Path | None = None, stdin: bytes | Path = b"", **environment: str) -> Forked:
     """`depthwise *arguments`, begun."""
     return Forked(_command, *arguments, cwd=cwd, stdin=stdin, **environment)
 
 
 def command(
-    *arguments: str, cwd: Path | None = None, stdin: bytes = b"", **environment: str
+    *arguments: str, cwd: Path | None = None, stdin: bytes | Path = b"", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """`depthwise *arguments`, run to its end."""
     return start(*arguments, cwd=cwd, stdin=stdin, **environment).wait()
@@ -116,6 +120,7 @@ def _run(
     os.environ.update(environment)
     for number, path in enumerate(streams):
         os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND), number)
+    sys.stdin = open(0, closefd=False)
     _fork_the_server_of_workers()
     function(*arguments)
 

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +11,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.processes import Forked
+from torch import Tensor
 
 from depthwise.bundle import read_bundle, write_bundle
 from depthwise.cli.app import run
-from depthwise.data import Preprocess, open_dataset
+from depthwise.data import Preprocess, export, open_dataset
 from depthwise.writing import leftover_of
 
 SMALL = ["width=0.05", "middle=(8,)", "size=16", "epochs=2", "batch_size=20"]
@@ -70,14 +70,16 @@ def test_one_part_is_exported_without_a_folder_of_its_own(tmp_path: Path) -> Non
     assert all(path.name.startswith("test-") and path.parent.name in "0123456789" for path in written)
 
 
-KILLED = """
-import os, sys
-from depthwise.cli.app import run
-from depthwise.data import export
-real, count = export.to_pil_image, iter(range(20))
-export.to_pil_image = lambda image: real(image) if next(count, None) is not None else os.kill(os.getpid(), 9)
-run(sys.argv[1:])
-"""
+def killed_at_the_21st_image(*arguments: str) -> None:
+    real, count = export.to_pil_image, iter(range(20))
+
+    def write(image: Tensor) -> Image.Image:
+        if next(count, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(image)
+
+    export.to_pil_image = write
+    run(list(arguments))
 
 
 def test_an_export_that_is_killed_leaves_nothing_under_its_name(
@@ -85,7 +87,7 @@ def test_an_export_that_is_killed_leaves_nothing_under_its_name(
 ) -> None:
     out = tmp_path / "pictures"
     command = ["data", "export", "digits", "--limit", "20", "--out", str(out)]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True, timeout=120)
+    killed = Forked(killed_at_the_21st_image, *command).wait()
     assert killed.returncode == -signal.SIGKILL
     assert {leftover_of(name) for name in os.listdir(tmp_path)} == {"pictures"}
     assert len(list(tmp_path.rglob("*.png"))) == 20

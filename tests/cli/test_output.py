@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.processes import command
 
 from depthwise.bundle import BundleConfig, write_bundle
 from depthwise.cli import output
@@ -128,10 +129,10 @@ def test_csv_in_a_file_has_every_byte_of_a_name_and_no_formula(
         (tmp_path / name).write_bytes(pixels)
 
     def listed(*arguments: str) -> list[str]:
-        command = [sys.executable, "-m", "depthwise", "predict", str(tiny_bundle), "--topk", "1", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=120)
-        text = done.stdout or (tmp_path / "out.csv").read_bytes()
-        file = io.StringIO(text.decode(errors="surrogateescape"), newline="")
+        done = command("predict", str(tiny_bundle), "--topk", "1", *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        text = done.stdout or (tmp_path / "out.csv").read_bytes().decode(errors="surrogateescape")
+        file = io.StringIO(text, newline="")
         return [row["image"] for row in csv.DictReader(file)]
 
     guarded = [f"'{name}" if name in FORMULAS else name for name in names]

@@ -5,19 +5,19 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.processes import Forked, command, start
 
 from depthwise.cli.app import run
 from depthwise.cli.predict import expand
 from depthwise.errors import UsageError
+from depthwise.infer import Predictor
 from depthwise.ship.load import load
 
 
@@ -83,26 +83,14 @@ def test_good_images_are_answered_beside_broken_ones_and_standard_input(
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
     latin1 = os.fsdecode(b"caf\xe9.png")
     (folder / latin1).write_bytes((folder / "pics" / "ünïcödé 猫" / "c.png").read_bytes())
-    command = [
-        sys.executable,
-        "-m",
-        "depthwise",
-        "predict",
-        str(tiny_bundle),
-        "pics",
-        "broken.png",
-        "-",
-        latin1,
-    ]
-    done = subprocess.run(
-        [*command, "missing.png", "--json", "--topk", "2", "--batch-size", "2"],
+    named = ["pics", "broken.png", "-", latin1, "missing.png"]
+    done = command(
+        *("predict", str(tiny_bundle), *named, "--json", "--topk", "2", "--batch-size", "2"),
         cwd=folder,
-        input=(folder / "pics" / "b.JPG").read_bytes(),
-        capture_output=True,
-        timeout=120,
+        stdin=(folder / "pics" / "b.JPG").read_bytes(),
     )
     assert done.returncode == 1
-    assert done.stderr.decode() == "2 of 8 images could not be read\n"
+    assert done.stderr == "2 of 8 images could not be read\n"
     images = {image.pop("image"): image for image in json.loads(done.stdout)["images"]}
     in_order = ["pics/a [red].png", "pics/b.JPG", "pics/ünïcödé 猫/c.png", "pics/ünïcödé 猫/d.webp"]
     assert list(images) == [*in_order, "broken.png", "-", latin1, "missing.png"]
@@ -140,10 +128,11 @@ def special(folder: Path) -> Path:
     return folder
 
 
-def predicted(bundle: Path, folder: Path, *arguments: str, stdin: Any = None) -> tuple[int, dict[str, str]]:
+def predicted(
+    bundle: Path, folder: Path, *arguments: str, stdin: bytes | Path = b""
+) -> tuple[int, dict[str, str]]:
     """The exit code, and of each image the error ("" if there is none), from the real command with --json."""
-    command = [sys.executable, "-m", "depthwise", "predict", str(bundle), *arguments, "--json"]
-    done = subprocess.run(command, cwd=folder, stdin=stdin, stdout=subprocess.PIPE, timeout=120)
+    done = command("predict", str(bundle), *arguments, "--json", cwd=folder, stdin=stdin)
     images = json.loads(done.stdout)["images"]
     return done.returncode, {image["image"]: image.get("error", "") for image in images}
 
@@ -162,8 +151,7 @@ def test_special_files_in_a_folder_are_named_and_system_folders_passed_over(
 
 def test_special_files_named_singly_are_refused_one_by_one(tiny_bundle: Path, special: Path) -> None:
     arguments = [f"pics/{name}" for name in SPECIAL]
-    with open("/dev/zero", "rb") as endless:
-        code, errors = predicted(tiny_bundle, special, *arguments, "-", "pics/b.JPG", stdin=endless)
+    code, errors = predicted(tiny_bundle, special, *arguments, "-", "pics/b.JPG", stdin=Path("/dev/zero"))
     assert code == 1
     assert errors == {
         **{f"pics/{name}": SPECIAL[name] for name in SPECIAL},
@@ -248,16 +236,18 @@ def test_an_unknown_suffix_is_refused_before_anything_is_read(
     )
 
 
+def interrupted(*arguments: str) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    Predictor._prediction = interrupt  # type: ignore[method-assign]
+    sys.exit(run(list(arguments)))
+
+
 def test_a_file_is_not_there_if_the_answers_are_not(tiny_bundle: Path, folder: Path) -> None:
     out = folder / "answers.jsonl"
-    program = (
-        "import sys; from depthwise.cli.app import run; from depthwise.infer import Predictor\n"
-        "def interrupted(*_): raise KeyboardInterrupt\n"
-        "Predictor._prediction = interrupted\n"
-        "sys.exit(run(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", program, "predict", str(tiny_bundle), "pics", "--out", str(out)]
-    assert subprocess.run(command, cwd=folder, stderr=subprocess.PIPE, timeout=120).returncode == 130
+    arguments = ("predict", str(tiny_bundle), "pics", "--out", str(out))
+    assert Forked(interrupted, *arguments, cwd=folder).wait().returncode == 130
     assert {file.name for file in folder.iterdir()} == {"pics"}
 
 
@@ -290,18 +280,14 @@ def test_a_threshold_is_a_probability(
 
 
 def test_ctrl_c_ends_it_at_once_with_images_being_read(tiny_bundle: Path, folder: Path) -> None:
-    command = [sys.executable, "-u", "-m", "depthwise", "predict", str(tiny_bundle), *["pics"] * 400]
-    with subprocess.Popen(
-        [*command, "--csv", "--batch-size", "2"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith(b"image,")
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (
+    process = start("predict", str(tiny_bundle), *["pics"] * 400, *("--csv", "--batch-size", "2"), cwd=folder)
+    process.wait_for(lambda: process.printed[0].count("\n") > 1)
+    assert process.printed[0].startswith("image,")
+    os.kill(process.pid, signal.SIGINT)
+    done = process.wait(timeout=60)
+    assert (done.returncode, done.stderr) == (
         130,
-        b"interrupted: nothing is half written, give the command again\n",
+        "interrupted: nothing is half written, give the command again\n",
     )
 
 
