@@ -120,7 +120,7 @@ def _run(
     os.environ.update(environment)
     for number, path in enumerate(streams):
         os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND), number)
-    sys.stdin = open(0, closefd=False)
+    sys.stdin = os.fdopen(0, closefd=False)
     _fork_the_server_of_workers()
     function(*arguments)
 
