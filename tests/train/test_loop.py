@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from depthwise.data.dataset import ArraySplit, Dataset, all_targets
 from depthwise.data.loader import Batches
 from depthwise.data.transform import Augment, Preprocess
-from depthwise.errors import DepthwiseError
+from depthwise.errors import DepthwiseError, UsageError
 from depthwise.models import create_model
 from depthwise.tasks.single_label import balanced
 from depthwise.train.loop import Trainer
@@ -254,3 +254,16 @@ def _copy(trainer: Trainer) -> nn.Module:
     import copy
 
     return copy.deepcopy(trainer.module)
+
+
+def test_evaluations_are_counted_in_what_the_recipe_says(make_trainer: MakeTrainer) -> None:
+    of_epochs = make_trainer(epochs=2, eval_every=0.5)
+    steps, images = of_epochs.steps_per_epoch, of_epochs.samples_per_step
+    assert of_epochs.evaluation_steps == 0.5 * steps
+    assert make_trainer(eval_every=7, eval_unit="steps").evaluation_steps == 7
+    by_samples = make_trainer(samples=90 * images, eval_every=9 * images, eval_unit="samples")
+    assert (by_samples.total_steps, by_samples.evaluation_steps) == (90, 9)
+    with pytest.raises(
+        UsageError, match=r"samples=\d+ with eval_every=1 samples are more than 100,000 evaluations"
+    ):
+        make_trainer(samples=10**9, eval_every=1, eval_unit="samples")

@@ -34,6 +34,8 @@ def test_the_papers_settings() -> None:
     assert jft.optimizer == RMSprop(lr=0.001, momentum=0.9, decay=0.9, eps=1.0, weight_decay=1e-5)
     assert jft.schedule == StepDecay(rate=0.9, every=3_000_000, unit="samples")
     assert jft.model_args["dropout"] == 0.0
+    assert (jft.samples, jft.eval_every, jft.eval_unit) == (30_000_000 * 32, 3_000_000, "samples")
+    assert jft.total_steps(steps_per_epoch=350_000_000 // 32, samples_per_step=32) == 30_000_000
     assert inception.optimizer == SGD(lr=0.045, momentum=0.9, weight_decay=4e-5)
     assert inception.model == "inception_v3"
     assert all(
@@ -134,3 +136,19 @@ def test_differences_name_the_nested_key() -> None:
 def test_a_setting_that_cannot_be_is_named(setting: str, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         Recipe(name="test").override([setting])
+
+
+def test_a_run_is_as_long_as_its_samples_say() -> None:
+    recipe = Recipe("r", epochs=3).with_settings(
+        [("samples", 1000), ("eval_every", 250), ("eval_unit", "samples")]
+    )
+    trainer_of = {"steps_per_epoch": 10, "samples_per_step": 20}
+    assert recipe.total_steps(**trainer_of) == 50
+    assert recipe.with_settings([("epochs", 2)]).total_steps(**trainer_of) == 20, (
+        "what is asked for last counts"
+    )
+    with pytest.raises(
+        UsageError, match="epochs and samples are both the length of the run: give one of them"
+    ):
+        recipe.with_settings([("epochs", 2), ("samples", 5)])
+    assert Recipe.from_json(recipe.to_json()) == recipe

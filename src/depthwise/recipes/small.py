@@ -13,7 +13,8 @@ TINY = 64
 
 
 def small(data: Traits) -> Recipe:
-    """One cycle of Nesterov SGD down to zero, label smoothing, averaged weights; the network sized to the images."""
+    """One cycle of Nesterov SGD down to zero, averaged weights, label smoothing where each image is of one class; the
+    network sized to the images."""
     return tiny_images(data) if max(data.height, data.width) <= TINY else photographs(data)
 
 
@@ -35,7 +36,7 @@ def tiny_images(data: Traits) -> Recipe:
         schedule=Linear(warmup=1, unit="epochs"),
         averaging=0.998,
         norm_momentum=0.1,
-        label_smoothing=0.1,
+        label_smoothing=0.0 if data.several else 0.1,
         eval_every=2,
     )
 
@@ -54,7 +55,7 @@ def photographs(data: Traits) -> Recipe:
         schedule=Linear(warmup=2, unit="epochs"),
         averaging=0.998,
         norm_momentum=0.1,
-        label_smoothing=0.1,
+        label_smoothing=0.0 if data.several else 0.1,
         clip_norm=1.0,
         log_every=10,
     )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from statistics import median
 
+import torch
+
 from depthwise.data.dataset import Dataset
 
 LOOKED_AT = 32
@@ -10,12 +12,16 @@ LOOKED_AT = 32
 
 @dataclass(frozen=True)
 class Traits:
-    """num_train images of num_classes; height and width in pixels, the median where images differ."""
+    """num_train images of num_classes; height and width in pixels, the median where images differ.
+
+    several: an image may be of any number of classes.
+    """
 
     num_train: int
     num_classes: int
     height: int
     width: int
+    several: bool = False
 
     @staticmethod
     def of(dataset: Dataset) -> "Traits":
@@ -24,4 +30,5 @@ class Traits:
         step = max(1, len(train) // LOOKED_AT)
         sizes = [tuple(train.image(i).shape[1:]) for i in range(0, len(train), step)]
         height, width = (int(median(side)) for side in zip(*sizes, strict=True))
-        return Traits(len(train), len(dataset.classes), height, width)
+        several = train.targets(torch.tensor([0])).ndim > 1
+        return Traits(len(train), len(dataset.classes), height, width, several)

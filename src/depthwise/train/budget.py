@@ -84,7 +84,7 @@ class Budget:
 
     def slowness(self, recipe: Recipe, clock: Clock, seconds: float) -> str:
         """A sentence if a run that is `seconds` old is far behind what was measured; else ""."""
-        evaluations = int(clock.now("epochs") / recipe.eval_every)
+        evaluations = int(clock.now(recipe.eval_unit) / recipe.eval_every)
         expected = self.pace.until(clock.step, evaluations)
         if clock.step < clock.total_steps / 4 or seconds < SLOWER * expected + LAST_SECONDS:
             return ""
@@ -121,13 +121,10 @@ def lay_out(
     measured. Raises UsageError if not even one update fits.
     """
     budget = 60 * minutes
-    pace, steps_per_epoch = measure(
-        recipe, module, dataset, budget, device=device, workers=workers, tell=tell
-    )
+    pace, clock, every = measure(recipe, module, dataset, budget, device=device, workers=workers, tell=tell)
     spent = time.monotonic() - began
     left = budget - spent - pace.final
-    every = recipe.eval_every * steps_per_epoch
-    most = int(min(MAX_EPOCHS, MAX_EVALUATIONS * recipe.eval_every) * steps_per_epoch)
+    most = int(min(MAX_EPOCHS * clock.steps_per_epoch, MAX_EVALUATIONS * every))
     steps = fitting(pace, left, every, most)
     if not steps:
         needed = (spent + pace.until(1, 1) + pace.final) / 60
@@ -135,9 +132,9 @@ def lay_out(
             f"minutes={minutes:g} is too short: measuring, one update, its evaluation and the last measurement take "
             f"{number_of(float(f'{needed:.2g}'), 'minute')} here: give at least {math.ceil(2 * needed)}"
         )
-    epochs = _rounded(steps / steps_per_epoch)
+    epochs = _rounded(steps / clock.steps_per_epoch)
     planned = pace.until(steps, math.ceil(steps / every)) + pace.final
-    return _stretched(recipe, epochs), Budget(minutes, planned, pace)
+    return _stretched(recipe, epochs, clock), Budget(minutes, planned, pace)
 
 
 def fitting(pace: Pace, seconds: float, every: float, most: int) -> int:
@@ -156,9 +153,9 @@ def measure(
     device: torch.device,
     workers: int,
     tell: Callable[[str], None],
-) -> tuple[Pace, int]:
-    """The pace of a copy of `module`, and the updates an epoch; takes a tenth of `seconds` at most, and longer only
-    where single updates and batches do."""
+) -> tuple[Pace, Clock, float]:
+    """The pace of a copy of `module`, the run's clock, and the updates from one evaluation to the next; takes a tenth
+    of `seconds` at most, and longer only where single updates and batches do."""
     limit = min(SHARE * seconds, MOST_SECONDS)
     tell(f"measuring updates, about {limit:.2g} s")
     trainer = Trainer(recipe, copy.deepcopy(module), dataset, device=device, workers=workers)
@@ -173,7 +170,7 @@ def measure(
         evaluation = kinds * pass_over(*val_split(dataset), recipe.precision)
         # The best weights alone are measured in the end, others with those that they are compared with.
         final = (1 if recipe.keep == "best" else kinds) * pass_over(*test_split(dataset), "float32")
-        return Pace(first, update, evaluation, final + LAST_SECONDS), trainer.steps_per_epoch
+        return Pace(first, update, evaluation, final + LAST_SECONDS), trainer.clock, trainer.evaluation_steps
     finally:
         trainer.batches.close()
 
@@ -226,12 +223,12 @@ def _pass_seconds(
         batches.close()
 
 
-def _stretched(recipe: Recipe, epochs: float) -> Recipe:
+def _stretched(recipe: Recipe, epochs: float, clock: Clock) -> Recipe:
     """The recipe over `epochs`, with the lengths in its schedule, a warm-up for one, in proportion."""
-    times = epochs / recipe.epochs
+    times = epochs / (clock.total("epochs") if recipe.samples else recipe.epochs)
     lengths = {field.name for field in fields(recipe.schedule)} & {"warmup", "every"}
     changed: dict[str, Any] = {name: _rounded(getattr(recipe.schedule, name) * times) for name in lengths}
-    return replace(recipe, epochs=epochs, schedule=replace(recipe.schedule, **changed))
+    return replace(recipe, epochs=epochs, samples=0, schedule=replace(recipe.schedule, **changed))
 
 
 def _rounded(number: float) -> float:

@@ -70,9 +70,10 @@ class Trainer:
                 f"accumulate={recipe.accumulate} is more than the {len(self.batches)} batches of an epoch: lower it"
             )
         self.samples_per_step = self.batches.batch_size * recipe.accumulate
-        self.total_steps = max(1, round(recipe.epochs * self.steps_per_epoch))
+        self.total_steps = recipe.total_steps(self.steps_per_epoch, self.samples_per_step)
         self.log_every = min(recipe.log_every, max(1, self.total_steps // LEAST_LINES))
         self.step = 0
+        recipe.check_evaluations(self.total_steps / self.evaluation_steps)
         _prepare(self.module, recipe)
         self.optimizer = recipe.optimizer.build(self.module)
         self.average = PolyakAverage(self.module, recipe.averaging) if recipe.averaging else None
@@ -91,6 +92,11 @@ class Trainer:
     def clock(self) -> Clock:
         """Where the run is."""
         return Clock(self.step, self.steps_per_epoch, self.samples_per_step, self.total_steps)
+
+    @property
+    def evaluation_steps(self) -> float:
+        """Updates from one evaluation to the next."""
+        return self.recipe.eval_every * self.clock.steps_in_one(self.recipe.eval_unit)
 
     @property
     def line_is_due(self) -> bool:

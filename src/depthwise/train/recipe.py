@@ -19,6 +19,7 @@ from depthwise.train.optimizer import (
     RMSprop,
     Schedule,
     StepDecay,
+    Unit,
 )
 
 OPTIMIZERS: dict[str, type] = {"sgd": SGD, "adamw": AdamW, "rmsprop": RMSprop}
@@ -44,6 +45,8 @@ MAX_EPOCHS = MAX_EVALUATIONS = 100_000
 class Recipe:
     """A training run, whole. Units: epochs of the training part, fractions of the training set's images.
 
+    epochs: its length; samples: its length in images instead, of a set of which nobody sees the end, 0 = by epochs.
+
     name: the published recipe it came from. model, model_args: the network and its builder's arguments.
     preprocess: how images go into the network; its channels None takes the data set's own.
     batch_size: images a forward pass; accumulate: passes an update. clip_norm: the gradient's largest norm, 0 = off.
@@ -54,8 +57,8 @@ class Recipe:
     early_stop: the run ends after so many evaluations in a row without a better top-1 on the val part, 0 = off.
     keep: the weights that the bundle holds: "averaged" or "last", those of the last update, "auto" the former where the
     recipe averages; "best", the raw or averaged ones of the evaluation with the highest top-1 on the val part, of
-    equals the earlier. eval_every: epochs between evaluations of the raw and the averaged weights. log_every: updates a
-    line of metrics, fewer where a run would have under 100 lines.
+    equals the earlier. eval_every: epochs, or what eval_unit says, between evaluations of the raw and the averaged
+    weights. log_every: updates a line of metrics, fewer where a run would have under 100 lines.
     """
 
     name: Name
@@ -64,6 +67,7 @@ class Recipe:
     preprocess: Preprocess = Preprocess()
     augment: Augment = Augment()
     epochs: Annotated[float, Bounds(0, MAX_EPOCHS, above=True)] = 10.0
+    samples: Annotated[int, Bounds(0, 10**15)] = 0
     batch_size: Count = 32
     accumulate: Count = 1
     optimizer: Optimizer = SGD()
@@ -79,7 +83,8 @@ class Recipe:
     compile: bool = False
     early_stop: Annotated[int, Bounds(0, 1_000_000)] = 0
     keep: Annotated[str, OneOf("auto", "best", "last", "averaged")] = "auto"
-    eval_every: Annotated[float, Bounds(0.001, 100_000)] = 1.0
+    eval_every: Annotated[float, Bounds(0.001, 1e15)] = 1.0
+    eval_unit: Unit = "epochs"
     log_every: Count = 50
     seed: Annotated[int, Bounds(0, 2**63 - 1)] = 0
 
@@ -89,11 +94,23 @@ class Recipe:
             raise UsageError(
                 "keep=averaged needs an average, and averaging is 0: set for example averaging=0.998"
             )
-        if self.epochs > MAX_EVALUATIONS * self.eval_every:
+        if not self.samples and self.eval_unit == "epochs":
+            self.check_evaluations(self.epochs / self.eval_every)
+
+    def check_evaluations(self, number: float) -> None:
+        """Raise UsageError for more evaluations than a run may have."""
+        if number > MAX_EVALUATIONS:
+            length = f"samples={self.samples}" if self.samples else f"epochs={self.epochs:g}"
+            unit = "" if self.eval_unit == "epochs" else f" {self.eval_unit}"
             raise UsageError(
-                f"epochs={self.epochs:g} with eval_every={self.eval_every:g} are more than {MAX_EVALUATIONS:,} "
-                f"evaluations: give a larger eval_every"
+                f"{length} with eval_every={self.eval_every:g}{unit} are more than {MAX_EVALUATIONS:,} evaluations: "
+                f"give a larger eval_every"
             )
+
+    def total_steps(self, steps_per_epoch: int, samples_per_step: int) -> int:
+        """The updates of the whole run."""
+        steps = self.samples / samples_per_step if self.samples else self.epochs * steps_per_epoch
+        return max(1, round(steps))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; each part that comes in several kinds names its own under "kind"."""
@@ -137,7 +154,12 @@ class Recipe:
         parts = {part: (type(values[part]), dict(vars(values[part]))) for part in PARTS}
         arguments = tuple(model_arguments)
         settings = list(settings)
-        check_settings([key for key, _ in settings], arguments)
+        names = [key for key, _ in settings]
+        check_settings(names, arguments)
+        if "epochs" in names and "samples" in names:
+            raise UsageError("epochs and samples are both the length of the run: give one of them")
+        if "epochs" in names:
+            values["samples"] = 0
         for key, value in settings:
             part, dot, inner = SHORT.get(key, key).partition(".")
             if dot and part in PARTS:

@@ -11,7 +11,7 @@ from depthwise.train.files import RunFiles
 from depthwise.train.loop import Trainer
 from depthwise.train.recipe import Recipe, differences
 
-FREE = ("eval_every", "log_every", "early_stop")
+FREE = ("eval_every", "eval_unit", "log_every", "early_stop")
 """Fields of the recipe that say only when the run is looked at, and whether it is over then."""
 
 
@@ -46,7 +46,7 @@ def changed_recipe(
     if force:
         return changed
     names = {difference.partition(":")[0].removeprefix("recipe.") for difference in changed}
-    laid_out = {name for name in names if name == "epochs" or name.startswith("schedule.")}
+    laid_out = {name for name in names if name in ("epochs", "samples") or name.startswith("schedule.")}
     if names - laid_out - {*FREE}:
         raise _refused(files, changed, "--resume")
     if laid_out and (reason := _other_past(old, checkpoint.state["step"], trainer)):
@@ -62,7 +62,7 @@ def _other_past(old: Recipe, step: int, trainer: Trainer) -> str:
     new, clock = trainer.recipe, trainer.clock
     if clock.total_steps < step:
         return f"which are {clock.total_steps} updates, and {step} are done"
-    total = max(1, round(old.epochs * clock.steps_per_epoch))
+    total = old.total_steps(clock.steps_per_epoch, clock.samples_per_step)
     for number in range(step):
         before = old.schedule.factor(replace(clock, step=number, total_steps=total))
         if before != new.schedule.factor(replace(clock, step=number)):

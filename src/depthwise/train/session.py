@@ -282,7 +282,7 @@ class Session:
 
     def _evaluation_steps(self) -> set[int]:
         trainer = self.trainer
-        every = trainer.recipe.eval_every * trainer.steps_per_epoch
+        every = trainer.evaluation_steps
         count = int(trainer.total_steps / every)
         return {max(1, round(i * every)) for i in range(1, count + 1)} | {trainer.total_steps}
 
