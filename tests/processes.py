@@ -74,11 +74,11 @@ class Forked:
         """What it has printed on standard output and standard error so far; bytes that are no UTF-8 are kept."""
         return [path.read_bytes().decode(errors="surrogateescape") for path in self._streams[1:]]
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 120, every: float = 0.002) -> None:
         """Until the condition holds, the process has ended, or the time is over."""
         end = time.monotonic() + seconds
         while not condition() and not self.ended and time.monotonic() < end:
-            time.sleep(0.002)
+            time.sleep(every)
 
     def wait(self, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """How it ended, and what it printed."""

@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from tests.processes import Forked
 
 import depthwise
 from depthwise.cli.app import run as command
@@ -157,11 +156,12 @@ def test_what_a_person_should_know_is_told(tmp_path: Path) -> None:
     assert any(line.startswith("ignored: ") for line in heard.lines), heard.lines
 
 
+def train_and_print() -> None:
+    print(depthwise.train("digits", model="xception", out="run", **SMALL))
+
+
 def test_a_log_has_lines_and_no_bar(tmp_path: Path) -> None:
-    program = f"import depthwise; print(depthwise.train('digits', model='xception', out='run', **{SMALL!r}))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=120
-    )
+    done = Forked(train_and_print, cwd=tmp_path).wait()
     assert done.returncode == 0, done.stderr
     assert "test at step " in done.stderr
     assert done.stdout.startswith("Run('run': ")

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from tests.processes import start
 
 from depthwise.cli.app import run
 
@@ -235,19 +236,16 @@ def test_a_full_disk_behind_standard_output_is_said_once() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_command_is_130(number: int, tiny_bundle: Path) -> None:
-    command = subprocess.Popen(
-        [*COMMAND, "predict", str(tiny_bundle), "-"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+def test_an_interrupted_command_is_130(number: int, tiny_bundle: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    command = start("predict", str(tiny_bundle), "-", stdin=tmp_path / "pipe")
+    with open(tmp_path / "pipe", "wb", buffering=0) as pipe:
+        # More than a pipe holds: once it is written, the command reads, and it waits for the rest.
+        pipe.write(bytes(2**20))
+        os.kill(command.pid, number)
+        done = command.wait(timeout=60)
+    assert done.returncode == 130
+    assert (done.stdout, done.stderr) == (
+        "",
+        "interrupted: nothing is half written, give the command again\n",
     )
-    assert command.stdin
-    # More than a pipe holds: once it is written, the command reads, and it waits for the rest.
-    command.stdin.write(bytes(2**20))
-    command.send_signal(number)
-    with command.stdin:
-        out, err = command.stdout.read(), command.stderr.read()
-    command.wait(timeout=60)
-    assert command.returncode == 130
-    assert (out, err) == (b"", b"interrupted: nothing is half written, give the command again\n")

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.processes import Forked
 from torch import Tensor, nn
 
 from depthwise.bundle import CONFIG, read_bundle
@@ -254,24 +254,19 @@ def configured(tiny_bundle: Path, tmp_path: Path, **compiled: Any) -> Path:
     return copy
 
 
+def answer_and_tell(path: str, options: str) -> None:
+    answers = load(Path(path), **json.loads(options))([torch.zeros(3, 40, 40, dtype=torch.uint8)] * 40)
+    print(len(answers), *(name in sys.modules for name in ("openvino", "onnxruntime")))
+
+
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_an_engine_that_a_bundle_names_is_started_only_if_asked_for(
     tiny_bundle: Path, tmp_path: Path, engine: str
 ) -> None:
     path = configured(tiny_bundle, tmp_path, engine=engine, precision="fp32")
-    program = (
-        "import sys, torch; from depthwise.ship.load import load\n"
-        "answers = load(sys.argv[1], **eval(sys.argv[2]))([torch.zeros(3, 40, 40, dtype=torch.uint8)] * 40)\n"
-        "print(len(answers), *(name in sys.modules for name in ('openvino', 'onnxruntime')))"
-    )
 
     def started(**options: str) -> tuple[list[str], str]:
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(path), str(options)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = Forked(answer_and_tell, str(path), json.dumps(options)).wait()
         assert done.returncode == 0, done.stderr
         return done.stdout.split(), done.stderr
 

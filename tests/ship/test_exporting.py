@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.conftest import CLASSES
+from tests.processes import Forked
 
 from depthwise.bundle import BundleConfig, read_bundle, write_bundle
 from depthwise.data import Preprocess
@@ -35,11 +34,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "blocks": [[1, 16, 1, 1], [6, 24, 2, 2], [6, 64, 1, 2]],
         "head": 64,
     },
-    "inception_v3": {"stem": "small", "width": 0.125, "aux": True},
+    "inception_v2": {"stem": "small", "width": 0.125, "aux": True},
 }
 PREPROCESS = {
     "mobilenet_v2": Preprocess((24, 32), channels=1, mean=(0.3,), std=(0.2,), interpolation="bicubic"),
-    "inception_v3": Preprocess(
+    "inception_v2": Preprocess(
         (32, 32), channels=3, crop_fraction=1.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
     ),
 }
@@ -174,38 +173,39 @@ def test_a_file_whose_answers_differ_is_not_left_behind(
 
 def test_killed_half_way_nothing_has_the_final_name(tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "network.pt2"
-    program = "import sys; from depthwise.ship.exporting import export_bundle; export_bundle(*sys.argv[1:])"
-    command = [sys.executable, "-c", program, str(tiny_bundle), str(out), "torch"]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = Forked(export_bundle, str(tiny_bundle), str(out), "torch")
     try:
-        while not any(file.stat().st_size for file in tmp_path.glob(".network.pt2.partial/*")):
-            assert process.poll() is None, "it ended before its file was seen"
-            time.sleep(0.001)
+        process.wait_for(
+            lambda: any(file.stat().st_size for file in tmp_path.glob(".network.pt2.partial/*")), every=0.0005
+        )
+        assert not process.ended, "it ended before its file was seen"
         with pytest.raises(
             DepthwiseError, match=rf"process {process.pid} is writing .*network.pt2: wait until"
         ):
             export_bundle(tiny_bundle, out, "torch")
-        process.send_signal(signal.SIGKILL)
     finally:
-        process.kill()
+        os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert not out.exists()
     export_bundle(tiny_bundle, out, "torch")
     assert [*tmp_path.iterdir()] == [out]
 
 
+def killed_after_the_weights(*arguments: str) -> None:
+    replace = Path.replace
+
+    def kill(file: Path, name: Path) -> Path:
+        if replace(file, name).suffix == ".bin":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return name
+
+    Path.replace = kill  # type: ignore[method-assign]
+    export_bundle(*arguments)
+
+
 def test_killed_between_its_two_files_it_is_taken_away_by_the_next(tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "network.xml"
-    program = (
-        "import os, sys; from pathlib import Path; from depthwise.ship.exporting import export_bundle\n"
-        "replace = Path.replace\n"
-        "def kill(file, name): replace(file, name).suffix == '.bin' and os.kill(os.getpid(), 9)\n"
-        "Path.replace = kill\n"
-        "export_bundle(*sys.argv[1:])"
-    )
-    killed = subprocess.run(
-        [sys.executable, "-c", program, str(tiny_bundle), str(out), "openvino"], timeout=300
-    )
+    killed = Forked(killed_after_the_weights, str(tiny_bundle), str(out), "openvino").wait()
     assert killed.returncode == -signal.SIGKILL
     assert (out.with_suffix(".bin").exists(), out.exists()) == (True, False)
     export_bundle(tiny_bundle, out, "openvino")

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
+from tests.processes import command
 from torch import nn
 from torchvision import models
 
@@ -52,16 +50,6 @@ def same_answer(bundle: Path, image: Path, network: nn.Module, transform: Any) -
     assert list(prediction.indices) == expected.topk(5).indices.tolist()
     # Pillow and PyTorch resize to pixels that differ by one here and there.
     assert (torch.tensor(prediction.probabilities) - expected.topk(5).values).abs().max() < 2e-3
-
-
-def depthwise(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "depthwise", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **environment},
-    )
 
 
 @pytest.mark.parametrize("architecture", ["mobilenet_v2", "inception_v3"])
@@ -123,8 +111,16 @@ def test_timms_weights_by_name_and_by_folder(tmp_path: Path, photograph: Path) -
     (folder / "config.json").write_text(json.dumps(config))
 
     out = tmp_path / "by-name"
-    command = ["import", "timm:mobilenetv2_050.ours", "--model", "mobilenet_v2", "--out", str(out), "--json"]
-    run = depthwise(*command, HF_HUB_CACHE=str(tmp_path / "cache"), **NOWHERE)
+    arguments = [
+        "import",
+        "timm:mobilenetv2_050.ours",
+        "--model",
+        "mobilenet_v2",
+        "--out",
+        str(out),
+        "--json",
+    ]
+    run = command(*arguments, HF_HUB_CACHE=str(tmp_path / "cache"), **NOWHERE)
     assert run.returncode == 0, run.stderr
     document = json.loads(run.stdout)
     assert document["source"] == "timm"
@@ -141,7 +137,7 @@ def test_timms_weights_by_name_and_by_folder(tmp_path: Path, photograph: Path) -
 def test_without_a_network_a_sentence_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = (
+    arguments = (
         "import",
         "timm:legacy_xception.tf_in1k",
         "--model",
@@ -149,7 +145,7 @@ def test_without_a_network_a_sentence_says_what_to_do(
         "--out",
         str(tmp_path / "out"),
     )
-    run = depthwise(*command, HF_HUB_CACHE=str(tmp_path), **NOWHERE)
+    run = command(*arguments, HF_HUB_CACHE=str(tmp_path), **NOWHERE)
     assert run.returncode == 1
     assert run.stdout == ""
     sentence = "config.json of timm/legacy_xception.tf_in1k is not in the hub's cache and cannot be fetched"
