@@ -79,7 +79,6 @@ def test_no_command_reaches_for_the_internet(tiny_bundle: Path, tmp_path: Path) 
             "1",
             "--engines",
             "openvino int8",
-            "onnxruntime",
             "torch.compile",
         ],
     ]
