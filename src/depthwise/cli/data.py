@@ -259,6 +259,8 @@ def _print_check(found: "Check") -> None:
     say(f"height  {_span(found.heights)}")
     if found.deep:
         say(f"values  {_values(found.deep)}")
+    if found.labels_per_image != (1, 1, 1):
+        say(f"labels  {_labels(found)}")
     say(f"format  {', '.join(f'{count:,} {printable(mode)}' for mode, count in found.modes.items())}")
     for text in _notes(found):
         say(f"note: {text}")
@@ -269,10 +271,16 @@ def _print_check(found: "Check") -> None:
         say(
             f"note: {number_of(len(harmless), 'image is', 'images are')} there more than once: {_groups(harmless)}"
         )
+    if found.together:
+        count = number_of(len(found.together), "group")
+        say(f"note: {count} of labels that always come together: {_groups(found.together)}")
     if found.unreadable:
+        missing = f", of which {found.missing:,} are not there" if found.missing else ""
         bad = [f"{image.path} ({image.reason})" for image in found.unreadable]
-        say(f"problem: {number_of(len(bad), 'image')} cannot be read: {_some(bad)}")
-    for clause, groups in problems(found.conflicts, found.leaks).items():
+        say(f"problem: {number_of(len(bad), 'image')} cannot be read{missing}: {_some(bad)}")
+    for clause, groups in problems(
+        found.conflicts, found.leaks, several=found.labels_per_image != (1, 1, 1)
+    ).items():
         say(f"problem: {clause}: {_groups(groups)}")
     if found.error:
         say(f"problem: {printable(found.error)}")
@@ -283,6 +291,7 @@ def _print_stats(found: "Stats") -> None:
     facts = {
         "division": found.split_source,
         "balance": f"the largest class has {found.imbalance:.3g} times the images of the smallest",
+        **({"labels": _labels(found)} if found.labels_per_image != (1, 1, 1) else {}),
         "width": _span(found.widths),
         "height": _span(found.heights),
         "channels": str(found.channels),
@@ -308,6 +317,12 @@ def _values(deep: "Deep") -> str:
 
 def _span(pixels: "Range") -> str:
     return f"{pixels.lowest} to {pixels.highest} pixels, median {pixels.median:g}"
+
+
+def _labels(found: "Check | Stats") -> str:
+    labels = found.labels_per_image
+    without = f"; {number_of(found.unlabelled, 'image')} without" if found.unlabelled else ""
+    return f"{labels.lowest} to {labels.highest} an image, median {labels.median:g}{without}"
 
 
 def _channels(values: Sequence[float]) -> str:

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -43,6 +43,12 @@ class ManifestOptions:
             negative="", consume_multiple=True, help="Labels to pass over, or a file of them, a line each."
         ),
     ] = None
+    absent: Annotated[
+        Literal["negative", "unknown"] | None,
+        Parameter(
+            help="Whether an image lacks the labels that are not named for it, or nobody looked [default: negative]."
+        ),
+    ] = None
 
     def columns(self) -> "Columns":
         """What they say, the files read."""
@@ -64,6 +70,7 @@ class ManifestOptions:
             "classes": self.classes and read_names(self.classes),
             "aliases": self.aliases and read_aliases(self.aliases),
             "ignore": ignored,
+            "absent": self.absent,
         }
         return Columns(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
 

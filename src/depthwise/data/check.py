@@ -1,11 +1,12 @@
 """Looking a data set over before it is trained on: what is wrong with it, what is in it, what it looks like."""
 
+import errno
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -16,27 +17,22 @@ from depthwise.data.dataset import BadImage, Dataset, Deep, Split, all_targets, 
 from depthwise.data.deep import WHITE
 from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, to_channels
 from depthwise.data.names import natural_key, shortened
-from depthwise.data.repeated import Group, repeated
+from depthwise.data.repeated import Group
 from depthwise.data.sources.open import open_source
-from depthwise.data.sources.source import MAX_BAD_FRACTION, Seen, Strays, TooManyUnreadableError
+from depthwise.data.sources.source import MAX_BAD_FRACTION, Strays, TooManyUnreadableError
 from depthwise.data.sources.verify import Progress
 from depthwise.data.spread import evenly
+from depthwise.data.tally import Range, Tally, tally
 from depthwise.data.targets import memberships
 from depthwise.errors import DepthwiseError
 
 UNEVEN = 10
 """Times the images of the smallest class that the largest has, from which on that is worth a word."""
 
+ONE_EACH = Range(1, 1, 1)
+
 Names = tuple[str, ...]
 """Of images that are the same, byte for byte."""
-
-
-class Range(NamedTuple):
-    """In pixels."""
-
-    lowest: int
-    median: float
-    highest: int
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,9 @@ class Check:
     training would; images: by part. duplicates: images that are there more than once; conflicts: those of them in
     different classes; leaks: those in more than one part. modes: how many images of each format and (Pillow's)
     mode. ignored: paths that are no part of it, ignored_kinds a phrase about each kind of them.
+
+    labels_per_image: how many classes an image shows; unlabelled: images without any. unknown_labels: those that a
+    fixed list of classes has not, with their images. together: classes that show only together, in two images or more.
     """
 
     data: str
@@ -66,6 +65,15 @@ class Check:
     deep: Deep | None = None
     white_level: int = WHITE
     images: dict[str, int] = field(default_factory=dict)
+    labels_per_image: Range = ONE_EACH
+    unlabelled: int = 0
+    unknown_labels: dict[str, int] = field(default_factory=dict)
+    together: tuple[Names, ...] = ()
+
+    @property
+    def missing(self) -> int:
+        """Of what cannot be read, what is not there."""
+        return sum(image.reason == os.strerror(errno.ENOENT) for image in self.unreadable)
 
     @property
     def ok(self) -> bool:
@@ -73,7 +81,7 @@ class Check:
         return not (self.error or self.unreadable or self.conflicts or self.leaks)
 
     def to_json(self) -> dict[str, Any]:
-        return {"ok": self.ok} | asdict(self) | _ranges_json(self)
+        return {"ok": self.ok, "missing": self.missing} | asdict(self) | _ranges_json(self)
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,8 @@ class Stats:
     deep: Deep | None = None
     white_level: int = WHITE
     images: dict[str, int] = field(default_factory=dict)
+    labels_per_image: Range = ONE_EACH
+    unlabelled: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | _ranges_json(self)
@@ -123,8 +133,7 @@ def check(
     look = _look(
         spec, seed, workers, progress, nested=nested, afresh=True, decoding=decoding, columns=columns
     )
-    counts = _counts(look.images)
-    found = repeated(image.placed for image in look.images)
+    counts, found = look.images.counts, look.images.repeated
     return Check(
         data=spec,
         fingerprint=look.dataset.fingerprint if look.dataset else None,
@@ -134,15 +143,19 @@ def check(
         duplicates=_names(found.duplicates),
         conflicts=_names(found.conflicts),
         leaks=_names(found.leaks),
-        widths=_range(image.width for image in look.images),
-        heights=_range(image.height for image in look.images),
-        modes=dict(Counter(image.mode for image in look.images).most_common()),
+        widths=look.images.widths,
+        heights=look.images.heights,
+        modes=look.images.modes,
         ignored=look.strays.ignored,
         ignored_kinds=look.strays.ignored_kinds,
         notes=(*look.strays.notes, *_about_balance(counts, look.dataset)),
         deep=look.strays.deep,
         white_level=decoding.white_level,
-        images=dict(Counter(image.placed.part for image in look.images)),
+        images=look.images.by_part,
+        labels_per_image=look.images.labels_per_image,
+        unlabelled=look.dataset.unlabelled if look.dataset else look.images.unlabelled,
+        unknown_labels=dict(look.dataset.unknown_labels) if look.dataset else {},
+        together=look.images.together,
     )
 
 
@@ -163,7 +176,7 @@ def stats(
     )
     if look.dataset is None:
         raise look.error or DepthwiseError(f"{spec} holds no image")
-    counts = _counts(look.images)
+    counts = look.images.counts
     first = next(iter(look.dataset.splits))
     mean, std, measured = _colour(look.dataset.splits[first], measure)
     return Stats(
@@ -173,8 +186,8 @@ def stats(
         channels=look.dataset.channels,
         counts=counts,
         imbalance=max(counts[first].values()) / min(counts[first].values()),
-        widths=_range(image.width for image in look.images),
-        heights=_range(image.height for image in look.images),
+        widths=look.images.widths,
+        heights=look.images.heights,
         mean=mean,
         std=std,
         measured=measured,
@@ -182,7 +195,9 @@ def stats(
         notes=(*look.strays.notes, *_about_balance(counts, look.dataset)),
         deep=look.strays.deep,
         white_level=decoding.white_level,
-        images=dict(Counter(image.placed.part for image in look.images)),
+        images=look.images.by_part,
+        labels_per_image=look.images.labels_per_image,
+        unlabelled=look.dataset.unlabelled,
     )
 
 
@@ -231,7 +246,7 @@ def _text(error: DepthwiseError | None) -> str | None:
 class _Look(NamedTuple):
     dataset: Dataset | None
     error: DepthwiseError | None
-    images: list[Seen]
+    images: Tally
     strays: Strays
 
 
@@ -259,13 +274,13 @@ def _look(
     try:
         dataset = source.dataset(seed=seed, max_bad=max_bad)
     except DepthwiseError as error:
-        if not (images := list(source.seen(None))):
+        if not (images := tally(partial(source.seen, None))).num_images:
             bad = source.strays.bad
             raise DepthwiseError(
                 f"none of the {len(bad)} images in {Path(spec)} can be read (the first: {bad[0].reason})"
             ) from None
         return _Look(None, error, images, source.strays)
-    return _Look(dataset, _untrainable(dataset), list(source.seen(dataset)), Strays.of(dataset))
+    return _Look(dataset, _untrainable(dataset), tally(partial(source.seen, dataset)), Strays.of(dataset))
 
 
 def _untrainable(dataset: Dataset) -> DepthwiseError | None:
@@ -278,16 +293,6 @@ def _untrainable(dataset: Dataset) -> DepthwiseError | None:
 
 def _names(groups: Iterable[Group]) -> tuple[Names, ...]:
     return tuple(tuple(image.name for image in group) for group in groups)
-
-
-def _counts(images: Iterable[Seen]) -> dict[str, dict[str, int]]:
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for image in images:
-        counts[image.placed.part].update(image.placed.classes)
-    return {
-        part: {label: by_class[label] for label in sorted(by_class, key=natural_key)}
-        for part, by_class in counts.items()
-    }
 
 
 def _about_balance(counts: dict[str, dict[str, int]], dataset: Dataset | None) -> list[str]:
@@ -305,14 +310,10 @@ def _about_balance(counts: dict[str, dict[str, int]], dataset: Dataset | None) -
     ]
 
 
-def _range(values: Iterable[int]) -> Range:
-    ordered = sorted(values)
-    return Range(ordered[0], median(ordered), ordered[-1])
-
-
 def _ranges_json(report: Check | Stats) -> dict[str, Any]:
     deep = report.deep._asdict() | {"note": report.deep.note(report.white_level)} if report.deep else None
-    return {"widths": report.widths._asdict(), "heights": report.heights._asdict(), "deep": deep}
+    ranges = {name: getattr(report, name)._asdict() for name in ("widths", "heights", "labels_per_image")}
+    return {**ranges, "deep": deep}
 
 
 def _colour(split: Split, measure: int) -> tuple[tuple[float, ...], tuple[float, ...], int]:

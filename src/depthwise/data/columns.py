@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from depthwise.bounds import Bounds, Length, check, fit
 from depthwise.errors import DepthwiseError, UsageError, shown, unknown_name
@@ -24,7 +24,8 @@ class Columns:
     begin, by default the manifest's own.
 
     min_count: images that a label must have to be a class. classes: the only ones, in this order. aliases: pairs of
-    another name and the class that it means. ignore: labels that are passed over.
+    another name and the class that it means. ignore: labels that are passed over. absent: what it means that a label is
+    not named, for an image that may have several.
     """
 
     path_column: str | None = None
@@ -37,6 +38,7 @@ class Columns:
     classes: Names | None = None
     aliases: Annotated[tuple[tuple[str, str], ...], Length(0, MOST_NAMES)] = ()
     ignore: Names = ()
+    absent: Literal["negative", "unknown"] = "negative"
 
     def __post_init__(self) -> None:
         check(self)

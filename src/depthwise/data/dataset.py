@@ -1,8 +1,8 @@
 """What a data set is: named splits of labelled images, with what is known about where they came from."""
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -195,8 +195,8 @@ class Dataset:
     person should read before training; repeated: those about pictures in two classes or two parts, of files alone.
     num_trusted: files that are taken to be as they were when they were last read. deep: of the images with 16 bits
     a sample, if there are any. decoding: how its files are read. columns: how its labels were read, if they stand in a
-    table. task: what is asked of its images, by its name in
-    `tasks.TASKS`.
+    table. unlabelled: its images without a class, left out if each is to have one. unknown_labels: those that a fixed
+    list of classes has not, with their images. task: what is asked of its images, by its name in `tasks.TASKS`.
     """
 
     name: str
@@ -217,6 +217,8 @@ class Dataset:
     deep: Deep | None = None
     decoding: Decoding = DEFAULT
     columns: Columns | None = None
+    unlabelled: int = 0
+    unknown_labels: Mapping[str, int] = field(default_factory=dict)
     task: str = "single-label"
 
     @property

@@ -4,6 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from depthwise.data.names import shortened
 from depthwise.words import number_of
 
@@ -31,6 +34,12 @@ class Repeated(NamedTuple):
     leaks: tuple[Group, ...]
 
 
+def several_times(contents: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+    """bool [n]: which of the digests, S32 [n], are there more than once."""
+    _, places, counts = np.unique(contents, return_inverse=True, return_counts=True)
+    return np.asarray(counts[places] > 1)
+
+
 def repeated(images: Iterable[Placed]) -> Repeated:
     """The images that are not the only ones of their content."""
     by_content = defaultdict(list)
@@ -44,16 +53,20 @@ def repeated(images: Iterable[Placed]) -> Repeated:
     )
 
 
-def problems(conflicts: Iterable[T], leaks: Iterable[T]) -> dict[str, list[T]]:
-    """What falsifies a training: by a clause, "2 images are in two classes", the groups it is about, each once."""
+def problems(conflicts: Iterable[T], leaks: Iterable[T], *, several: bool = False) -> dict[str, list[T]]:
+    """What falsifies a training: by a clause, "2 images are in two classes", the groups it is about, each once.
+
+    several: an image may show any number of classes.
+    """
     classes, parts = set(conflicts), set(leaks)
+    apart = "there with different labels" if several else "in two classes"
     kinds = {
-        "two classes": classes - parts,
-        "two classes and two parts": classes & parts,
-        "two parts": parts - classes,
+        apart: classes - parts,
+        f"{apart} and {'in ' if several else ''}two parts": classes & parts,
+        "in two parts": parts - classes,
     }
     return {
-        f"{number_of(len(groups), 'image is', 'images are')} in {where}": sorted(groups)
+        f"{number_of(len(groups), 'image is', 'images are')} {where}": sorted(groups)
         for where, groups in kinds.items()
         if groups
     }
@@ -61,9 +74,10 @@ def problems(conflicts: Iterable[T], leaks: Iterable[T]) -> dict[str, list[T]]:
 
 def told(found: Repeated, command: str) -> tuple[str, ...]:
     """A sentence for each kind of problem, with an example; `command` lists them all."""
+    several = any(len(image.classes) != 1 for group in found.duplicates for image in group)
     return tuple(
         f"{clause}, {_example(groups[0])}{' for one' if len(groups) > 1 else ''}: see `{command}`"
-        for clause, groups in problems(found.conflicts, found.leaks).items()
+        for clause, groups in problems(found.conflicts, found.leaks, several=several).items()
     )
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import depthwise
 from depthwise.data import Columns, Dataset, FileSplit, TooManyUnreadableError, open_dataset
+from depthwise.data.check import check
 from depthwise.data.targets import class_counts
 from depthwise.errors import DepthwiseError, UsageError
 
@@ -123,7 +124,8 @@ def test_a_separator_makes_several_labels_and_is_said(images: Path) -> None:
     assert shown(dataset) == {"00.png": ["cat", "red"], "01.png": ["dog"], "02.png": ["cat"], "03.png": []}
     assert dataset.notes == (
         "set.csv: an image has any number of labels, from tags parted by ';', its path from file",
-        "1 image without a label that is a class (03.png): taken to show none of the classes",
+        "1 image without a label that is a class (03.png): taken to show none of the classes, --absent unknown leaves "
+        "them out",
     )
 
 
@@ -167,6 +169,18 @@ def test_verified_negatives_are_kept_beside_the_labels(images: Path) -> None:
         "03.png": (["red"], []),
     }
     assert "1 image is said to have a label and to lack it" in dataset.notes[1]
+
+
+def test_what_is_not_named_may_be_unknown(images: Path) -> None:
+    rows = [("00.png", "cat", "dog"), ("01.png", "dog", ""), ("02.png", "", "cat"), ("03.png", "", "")]
+    manifest = write(images / "set.csv", [("path", "label", "negatives"), *rows])
+    columns = Columns(absent="unknown")
+    dataset = open_dataset(manifest, columns=columns)
+    assert dataset.task == "verified-labels"
+    assert {*shown(dataset)} == {"00.png", "01.png", "02.png"}
+    assert dataset.unlabelled == 2
+    with pytest.raises(DepthwiseError, match="says of no image which labels it lacks"):
+        open_dataset(write(images / "set.csv", [("path", "labels"), ("00.png", "a;b")]), columns=columns)
 
 
 def test_numbers_are_names_of_classes(images: Path) -> None:
@@ -244,7 +258,7 @@ def test_parts_are_as_files_say(images: Path) -> None:
         write(images / f"{part}.csv", [("path", "label"), *((f"{k:02}.png", "ab"[k % 2]) for k in numbers)])
     dataset = open_dataset(images)
     assert {part: len(split) for part, split in dataset.splits.items()} == {"train": 8, "val": 4}
-    assert dataset.split_source == "as given by train.csv, valid.csv"
+    assert dataset.split_source == "as given by train.csv and valid.csv"
 
 
 def test_a_class_is_learned_from_training_images_alone(images: Path) -> None:
@@ -290,7 +304,7 @@ def test_copies_never_lie_on_both_sides(images: Path) -> None:
                 for split in dataset.splits.values()
             ]
             assert not contents[0] & contents[1]
-            assert any("are in two classes" in text for text in dataset.repeated)
+            assert any("two classes" in text or "different labels" in text for text in dataset.repeated)
 
 
 # What is wrong
@@ -439,6 +453,32 @@ def test_folders_of_classes_stay_what_they_were_beside_a_csv(make_folder: MakeFo
     root = make_folder({"train/a": 3, "train/b": 3, "val/a": 1, "val/b": 1})
     (root / "train.csv").write_text("path,label\ntrain/a/000.png,x\n")
     assert open_dataset(root).classes == ("a", "b")
+
+
+def test_check_counts_and_names(images: Path) -> None:
+    (images / "copy.png").write_bytes((images / "00.png").read_bytes())
+    lines: list[dict[str, Any]] = [
+        {"path": f"{k:02}.png", "tags": ["x", "y"][: 1 + k % 2]} for k in range(30)
+    ]
+    lines += [{"path": f"{k}.png", "tags": []} for k in ("copy", "gone")]
+    lines[3]["tags"] = ["p", "q"]
+    lines[5]["tags"] = ["p", "q", "nobody knows"]
+    write_lines(images / "set.jsonl", lines)
+    columns = Columns(classes=("x", "y", "p", "q", "zebra"))
+    found = check(str(images / "set.jsonl"), columns=columns)
+    assert found.missing == 1
+    assert "over 1%" in (found.error or "")
+    assert found.together == (("p", "q"),)
+    assert (found.conflicts, found.leaks) == ((("00.png", "copy.png"),), ())
+    assert found.labels_per_image == (0, 1.0, 3)
+    assert not found.ok
+    document = json.loads(json.dumps(found.to_json()))
+    assert document["labels_per_image"] == {"lowest": 0, "median": 1, "highest": 3}
+    assert document["missing"] == 1
+    write_lines(images / "set.jsonl", lines[:-1])
+    found = check(str(images / "set.jsonl"), columns=columns)
+    assert (found.unlabelled, found.unknown_labels, found.missing) == (1, {"nobody knows": 1}, 0)
+    assert found.labels_per_image == (0, 1.0, 2)
 
 
 # Runs

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from depthwise.data.division import held_out
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import composed, some
 from depthwise.data.repeated import Placed, repeated, told
+from depthwise.data.sources.facts import Fact, Facts
 from depthwise.data.sources.listing import Listing, ignored_kinds, list_folder
 from depthwise.data.sources.source import (
     MAX_BAD_FRACTION,
@@ -22,7 +23,7 @@ from depthwise.data.sources.source import (
     deep_of,
     names_of,
 )
-from depthwise.data.sources.verify import Fact, Progress, verify
+from depthwise.data.sources.verify import Progress, verify
 from depthwise.errors import DepthwiseError
 from depthwise.words import number_of, quote_path
 
@@ -37,7 +38,7 @@ class Looked(NamedTuple):
     """
 
     listing: Listing
-    facts: dict[str, Fact]
+    facts: Facts
     bad: Sequence[BadImage]
     num_trusted: int = 0
     decoding: Decoding = DEFAULT
@@ -46,7 +47,7 @@ class Looked(NamedTuple):
     @property
     def deep(self) -> Deep | None:
         """Of the images with 16 bits a sample."""
-        return deep_of(self.facts.values())
+        return deep_of(self.facts)
 
     @property
     def fingerprints(self) -> tuple[str, str]:
@@ -163,7 +164,7 @@ def _check_command(listing: Listing) -> str:
     return f"depthwise data check {quote_path(listing.root)}{' --nested' if listing.nested else ''}"
 
 
-def _placed(parts: Parts, facts: dict[str, Fact]) -> Iterator[Placed]:
+def _placed(parts: Parts, facts: Mapping[str, Fact]) -> Iterator[Placed]:
     for part, by_class in parts.items():
         for label, names in by_class.items():
             yield from (Placed(part, (label,), name, facts[name].sha256) for name in names)
@@ -180,7 +181,7 @@ def _split_source(parts: Iterable[str], seed: int | None) -> str:
     return f"seeded stratified 80/20{place and f' of {place}'}, seed {seed}"
 
 
-def divide(whole: dict[str, list[str]], facts: dict[str, Fact], seed: int) -> tuple[Parts, list[str]]:
+def divide(whole: dict[str, list[str]], facts: Mapping[str, Fact], seed: int) -> tuple[Parts, list[str]]:
     """Each class in train and val, 80/20, and the classes that could not be divided and are all in train.
 
     A file's place depends on its class's contents and the seed alone: neither the order of the folder nor a rename
@@ -196,7 +197,7 @@ def divide(whole: dict[str, list[str]], facts: dict[str, Fact], seed: int) -> tu
     return {"train": train} | ({"val": val} if val else {}), [label for label in train if label not in val]
 
 
-def _readable(parts: Parts, facts: dict[str, Fact]) -> Parts:
+def _readable(parts: Parts, facts: Mapping[str, Fact]) -> Parts:
     return {
         part: {
             label: kept
@@ -263,7 +264,7 @@ def _split(
     return FileSplit(tuple(name for name, _ in labelled), labels, channels, str(root), decoding)
 
 
-def _fingerprint(facts: dict[str, Fact], named: Callable[[str], str]) -> str:
+def _fingerprint(facts: Mapping[str, Fact], named: Callable[[str], str]) -> str:
     digest = hashlib.sha256()
     for name, sha256 in sorted((named(name), fact.sha256) for name, fact in facts.items()):
         digest.update(os.fsencode(name) + b"\0" + bytes.fromhex(sha256))

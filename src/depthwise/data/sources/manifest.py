@@ -1,62 +1,64 @@
-"""A manifest as a data set: a table names image files and their labels, of which an image may have any number."""
+"""A manifest: a table, or one for each part, that names images or holds them, and says their labels."""
 
-import hashlib
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from depthwise.data.columns import Columns
-from depthwise.data.dataset import BadImage, Dataset, Deep, FileSplit, Split
-from depthwise.data.division import held_out, stratified
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import some
-from depthwise.data.repeated import Placed, repeated, told
 from depthwise.data.sources.chosen import Chosen, choose
+from depthwise.data.sources.labelled import Labelled
 from depthwise.data.sources.listing import part_of
-from depthwise.data.sources.rows import NO_PART, PARTS, Read, Rows, gather
-from depthwise.data.sources.source import (
-    MAX_BAD_FRACTION,
-    Seen,
-    Strays,
-    TooManyUnreadableError,
-    deep_of,
-    names_of,
-)
-from depthwise.data.sources.tables import SUFFIXES, open_table
-from depthwise.data.sources.verify import Fact, Progress, verify
-from depthwise.data.targets import LabelLists
-from depthwise.data.vocabulary import choose_classes
+from depthwise.data.sources.rows import PARTS, Read, Rows, gather
+from depthwise.data.sources.tables import PARQUET, SUFFIXES, open_table
+from depthwise.data.sources.verify import Files, Progress, verify
 from depthwise.errors import DepthwiseError
-from depthwise.words import number_of, quote, quote_path
+from depthwise.words import number_of
 
-Bools = NDArray[np.bool_]
+if TYPE_CHECKING:
+    from depthwise.data.sources.parquet import Images
+
+Manifests = Mapping[str, Sequence[Path]]
+"""Files by their part, "" if they do not say any."""
 
 
-def manifests(path: Path) -> dict[str, Path]:
-    """The manifests that `path` is or, being a folder, holds, by their part, "" for the only one; or nothing."""
+def manifests(path: Path) -> Manifests:
+    """The manifest that `path` is, or those of the parts that the folder holds, in order; or nothing.
+
+    A part can be parquet files: train-00000-of-00002.parquet and so on, in the folder or in its data/ or train/.
+    """
     if path.is_file():
-        return {"": path} if path.suffix.lower() in SUFFIXES else {}
-    found: dict[str, Path] = {}
-    for file in sorted(path.iterdir()) if path.is_dir() else ():
-        part = part_of(file.stem) if file.suffix.lower() in SUFFIXES and file.is_file() else None
-        if part in found:
-            raise DepthwiseError(
-                f"{path} has {found[part].name} and {file.name}, both its {part} part: keep one"
-            )
-        if part:
-            found[part] = file
+        return {"": [path]} if path.suffix.lower() in SUFFIXES else {}
+    found: dict[str, list[Path]] = {}
+    for file in _files(path):
+        stem, suffix = file.stem, file.suffix.lower()
+        part = part_of(stem)
+        if suffix == PARQUET:
+            part = part or part_of(stem.partition("-")[0]) or part_of(file.parent.name)
+        if part and suffix in SUFFIXES:
+            others = found.setdefault(part, [])
+            if others and not suffix == others[0].suffix.lower() == PARQUET:
+                raise DepthwiseError(
+                    f"{path} has {others[0].name} and {file.name}, both its {part} part: keep one of them"
+                )
+            others.append(file)
     return {part: found[part] for part in PARTS if part in found}
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        return
+    for entry in sorted(path.iterdir()):
+        if entry.is_dir() and (entry.name == "data" or part_of(entry.name)):
+            yield from sorted(file for file in entry.glob(f"*{PARQUET}") if file.is_file())
+        elif entry.is_file():
+            yield entry
 
 
 def read_manifest(
     path: Path,
-    files: dict[str, Path],
+    files: Manifests,
     *,
     columns: Columns | None = None,
     workers: int = 2,
@@ -64,30 +66,43 @@ def read_manifest(
     afresh: bool = False,
     decoding: Decoding = DEFAULT,
     channels: int | None = None,
-) -> "Manifest":
+) -> Labelled:
     """Reads the `files` that `path` means and verifies the images they name. Raises DepthwiseError."""
     columns = columns or Columns()
-    root = Path(columns.image_root or next(iter(files.values())).parent)
+    root = Path(columns.image_root or next(iter(files.values()))[0].parent)
     reads = []
-    for part, file in files.items():
-        table = open_table(file)
-        chosen = choose(table, columns)
-        reads.append(Read(table, chosen._replace(part=None) if part else chosen, part or None))
+    for part, of_part in files.items():
+        for file in of_part:
+            table = open_table(file, str(file.relative_to(path)) if path.is_dir() else file.name)
+            chosen = choose(table, columns)
+            reads.append(Read(table, chosen._replace(part=None) if part else chosen, part or None))
     rows = gather(reads, root, columns)
-    verified = verify(root, rows.names, workers=workers, progress=progress, decoding=decoding, afresh=afresh)
-    by_files = len(files) > 1 or "" not in files
-    given = ", ".join(file.name for file in files.values()) if by_files else f"column {reads[0].chosen.part}"
-    notes = (_about(rows, reads[0].chosen, files), *reads[0].chosen.notes, *_about_labels(rows))
-    return Manifest(path, root, rows, given, notes, columns, *verified, decoding, channels)
+    store = _store(reads) or Files(root)
+    verified = verify(store, rows.names, workers=workers, progress=progress, decoding=decoding, afresh=afresh)
+    names = some([file.name for of_part in files.values() for file in of_part], joint=" and ", most=3)
+    first = reads[0].chosen
+    given = names if reads[0].part else f"column {first.part}"
+    where = f"the image from {first.path}" if not isinstance(store, Files) else f"its path from {first.path}"
+    notes = (f"{names}: {_about(rows, first)}, {where}", *first.notes, *_about_labels(rows))
+    return Labelled(path, store, rows, given, notes, columns, *verified, decoding, channels)
 
 
-def _about(rows: Rows, chosen: Chosen, files: dict[str, Path]) -> str:
-    names = " and ".join(file.name for file in files.values())
+def _store(reads: Sequence[Read]) -> "Images | None":
+    """The images, if the tables hold them."""
+    if reads[0].table.path.suffix.lower() != PARQUET:
+        return None
+    from depthwise.data.sources.parquet import Parquet, images_of
+
+    tables = [read.table for read in reads if isinstance(read.table, Parquet)]
+    return images_of(tables, [read.chosen.path for read in reads])
+
+
+def _about(rows: Rows, chosen: Chosen) -> str:
     kind = "any number of labels" if rows.several else "one label"
     parted = f" parted by {chosen.separator!r}" if chosen.separator else ""
     others = {"parts": chosen.part, "labels that it has not": chosen.negative}
-    more = "".join(f", {what} from {name}" for what, name in others.items() if name and what)
-    return f"{names}: an image has {kind}, from {chosen.label}{parted}, its path from {chosen.path}{more}"
+    more = "".join(f", {what} from {name}" for what, name in others.items() if name)
+    return f"an image has {kind}, from {chosen.label}{parted}{more}"
 
 
 def _about_labels(rows: Rows) -> Iterator[str]:
@@ -96,232 +111,3 @@ def _about_labels(rows: Rows) -> Iterator[str]:
         yield f"{count} said to have a label and to lack it, and taken to have it: {some(rows.contradicted)}"
     if rows.ignored:
         yield f"{number_of(rows.ignored, 'label')} ignored as asked"
-
-
-@dataclass(frozen=True, eq=False)
-class Manifest:
-    """A `Source`: rows of which the files were looked at. given: what says the parts, if something does."""
-
-    path: Path
-    root: Path
-    rows: Rows
-    given: str
-    notes: tuple[str, ...]
-    columns: Columns
-    facts: dict[str, Fact]
-    bad: list[BadImage]
-    num_trusted: int = 0
-    decoding: Decoding = DEFAULT
-    channels: int | None = None
-
-    @cached_property
-    def readable(self) -> Rows:
-        """The rows whose images can be decoded."""
-        return self.rows.only(np.array([name in self.facts for name in self.rows.names], bool))
-
-    @property
-    def deep(self) -> Deep | None:
-        """Of the images with 16 bits a sample."""
-        return deep_of(self.facts.values())
-
-    @cached_property
-    def fingerprints(self) -> tuple[str, str]:
-        """SHA-256 of names, contents, labels and parts."""
-        rows, digest = self.readable, hashlib.sha256()
-        for part, name, numbers in zip(rows.parts.tolist(), rows.names, rows.lists(), strict=True):
-            said = sorted(rows.vocabulary[k] if k >= 0 else f"\0{rows.vocabulary[-k - 2]}" for k in numbers)
-            words = (name, str(part), *said)
-            digest.update(
-                b"\0".join(map(os.fsencode, words)) + b"\n" + bytes.fromhex(self.facts[name].sha256)
-            )
-        return digest.hexdigest(), digest.hexdigest()
-
-    @property
-    def strays(self) -> Strays:
-        return Strays(tuple(self.bad), notes=self.notes, deep=self.deep)
-
-    @property
-    def check_command(self) -> str:
-        """What lists all that is wrong."""
-        return " ".join(["depthwise data check", quote_path(self.path), *map(quote, self.columns.words())])
-
-    def dataset(self, *, seed: int = 0, max_bad: float = MAX_BAD_FRACTION, whole: bool = False) -> Dataset:
-        return build(self, seed=seed, max_bad=max_bad, whole=whole)
-
-    def seen(self, dataset: Dataset | None) -> Iterator[Seen]:
-        for part, classes, name in self._as_listed() if dataset is None else names_of(dataset):
-            fact = self.facts[name]
-            yield Seen(
-                Placed(part, classes, name, fact.sha256),
-                fact.width,
-                fact.height,
-                f"{fact.format} {fact.mode}",
-            )
-
-    def _as_listed(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
-        rows = self.readable
-        for part, name, numbers in zip(rows.parts.tolist(), rows.names, rows.lists(), strict=True):
-            classes = tuple(sorted(rows.vocabulary[k] for k in numbers if k >= 0))
-            yield "" if part == NO_PART else PARTS[part], classes, name
-
-
-def build(source: Manifest, *, seed: int, max_bad: float, whole: bool) -> Dataset:
-    """The data set of the images that can be read.
-
-    To be trained on: divided by `seed` if it is not yet; its classes have training images. whole: to be measured, as it
-    lies, with every label for a class that the columns do not leave out.
-    """
-    total = len(source.rows)
-    if not len(source.readable) or len(source.bad) > max_bad * total:
-        raise TooManyUnreadableError(
-            str(source.path), source.check_command, source.bad, len(source.bad), total, max_bad
-        )
-    rows, notes = source.readable, list(source.notes)
-    columns = replace(source.columns, min_count=1) if whole else source.columns
-    present = rows.numbers >= 0
-    learning = np.ones(len(rows), bool) if whole else rows.parts <= 0
-    vocabulary = choose_classes(
-        rows.vocabulary,
-        _counted(rows.numbers[present], rows),
-        _counted(rows.numbers[present & learning[rows.images]], rows),
-        columns,
-    )
-    notes += vocabulary.notes
-    rows = _labelled(_renumbered(rows, vocabulary.numbers), notes)
-    classes = vocabulary.classes
-    if not whole and len(classes) < (1 if rows.several else 2):
-        raise DepthwiseError(
-            f"{source.path} has {some(classes) or 'no label'} for classes: telling classes apart takes two of them"
-        )
-    parts, split_source, divided_by = _parts(source, rows, seed, whole)
-    notes += () if whole else _lacking(rows, parts, classes)
-    channels = source.channels or (1 if all(source.facts[name].channels == 1 for name in rows.names) else 3)
-    fingerprint, earlier = source.fingerprints
-    return Dataset(
-        name=source.path.resolve().name,
-        classes=classes,
-        splits={part: _split(source, rows.only(inside), channels) for part, inside in parts.items()},
-        channels=channels,
-        fingerprint=fingerprint,
-        earlier_fingerprint=earlier,
-        split_source=split_source,
-        seed=divided_by,
-        bad=tuple(source.bad),
-        notes=tuple(notes),
-        repeated=() if whole else _repeated(source, rows, parts, classes),
-        num_trusted=source.num_trusted,
-        deep=source.deep,
-        decoding=source.decoding,
-        task="multi-label" if rows.several else "single-label",
-        columns=source.columns,
-    )
-
-
-def _counted(labels: NDArray[np.int32], rows: Rows) -> NDArray[np.int64]:
-    return np.bincount(labels, minlength=len(rows.vocabulary))
-
-
-def _renumbered(rows: Rows, numbers: NDArray[np.int64]) -> Rows:
-    """`rows` with classes for labels; labels without a class are gone."""
-    denied = rows.numbers < 0
-    found = numbers[np.where(denied, -rows.numbers - 2, rows.numbers)]
-    kept = found >= 0
-    labels = np.where(denied, -found - 2, found)[kept].astype(np.int32)
-    return replace(rows, images=rows.images[kept], numbers=labels)
-
-
-def _labelled(rows: Rows, notes: list[str]) -> Rows:
-    """`rows` without images that say nothing; `notes` say which they are."""
-    lists = rows.images if rows.several else rows.images[rows.numbers >= 0]
-    says = np.bincount(lists, minlength=len(rows)) > 0
-    if says.all():
-        return rows
-    which = some([rows.names[k] for k in np.flatnonzero(~says).tolist()])
-    without = f"{number_of(int((~says).sum()), 'image')} without a label that is a class ({which})"
-    if rows.several:
-        notes.append(f"{without}: taken to show none of the classes")
-        return rows
-    notes.append(f"{without}: left out")
-    return rows.only(says)
-
-
-def _parts(source: Manifest, rows: Rows, seed: int, whole: bool) -> tuple[dict[str, Bools], str, int | None]:
-    """Which images are in which part, how that came about, and the seed if they were divided here."""
-    found = {part: rows.parts == number for number, part in enumerate(PARTS)}
-    found = {part: inside for part, inside in found.items() if inside.any()}
-    if len(found) > 1 or not found.keys() <= {"train"} or (whole and found):
-        return found, f"as given by {source.given}", None
-    if whole:
-        return {"all": np.ones(len(rows), bool)}, "not divided", None
-    contents = [source.facts[name].sha256 for name in rows.names]
-    in_val = (_divided_by_labels if rows.several else _divided_by_class)(rows, contents, seed)
-    parts = {part: inside for part, inside in (("train", ~in_val), ("val", in_val)) if inside.any()}
-    how = "by labels (iterative stratification)" if rows.several else "stratified"
-    of = f" of train in {source.given}" if found else ""
-    return parts, f"seeded {how} 80/20{of}, seed {seed}", seed
-
-
-def _divided_by_class(rows: Rows, contents: list[str], seed: int) -> Bools:
-    """As a folder of the same images is divided; copies in two classes, which can fall on both sides, are in train."""
-    by_class: dict[int, set[str]] = {}
-    for image, label in zip(rows.images.tolist(), rows.numbers.tolist(), strict=True):
-        by_class.setdefault(label, set()).add(contents[image])
-    held = {content for of_class in by_class.values() for content in held_out(of_class, seed)}
-    for of_class in by_class.values():
-        held -= of_class - held_out(of_class, seed)
-    return np.array([content in held for content in contents], bool)
-
-
-def _divided_by_labels(rows: Rows, contents: list[str], seed: int) -> Bools:
-    """Copies of a picture are one, which has the labels of all."""
-    different = sorted(set(contents))
-    place = {content: k for k, content in enumerate(different)}
-    copy_of = np.array([place[content] for content in contents], np.int64)
-    present = rows.numbers >= 0
-    pairs = np.unique(copy_of[rows.images[present]] << 32 | rows.numbers[present])
-    labels = (pairs & 0xFFFFFFFF).astype(np.int32)
-    return stratified(different, pairs >> 32, labels, seed)[copy_of]
-
-
-def _lacking(rows: Rows, parts: dict[str, Bools], classes: tuple[str, ...]) -> Iterator[str]:
-    present = rows.numbers >= 0
-    images, labels = rows.images[present], rows.numbers[present]
-    for part, inside in parts.items():
-        counts = np.bincount(labels[inside[images]], minlength=len(classes))
-        if (counts == 0).any():
-            yield f"{part} has no image of {some(classes[k] for k in np.flatnonzero(counts == 0).tolist())}"
-
-
-def _split(source: Manifest, rows: Rows, channels: int) -> Split:
-    """By class and name; of several classes the first counts."""
-    present = rows.numbers >= 0
-    first = np.full(len(rows), np.iinfo(np.int32).max, np.int32)
-    np.minimum.at(first, rows.images[present], rows.numbers[present])
-    order = np.lexsort((np.arange(len(rows)), first))
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    images = rank[rows.images]
-    by_image = np.lexsort((np.abs(rows.numbers), rows.numbers < 0, images))
-    values = torch.from_numpy(rows.numbers[by_image])
-    lengths = np.bincount(images, minlength=len(rows))
-    labels = LabelLists(torch.from_numpy(np.concatenate([[0], lengths.cumsum()])), values)
-    return FileSplit(
-        rows.names.take(order),
-        labels if rows.several else values.long(),
-        channels,
-        str(source.root),
-        source.decoding,
-    )
-
-
-def _repeated(
-    source: Manifest, rows: Rows, parts: dict[str, Bools], classes: tuple[str, ...]
-) -> tuple[str, ...]:
-    def placed() -> Iterator[Placed]:
-        for part, inside in parts.items():
-            mine = rows.only(inside)
-            for name, numbers in zip(mine.names, mine.lists(), strict=True):
-                shown = tuple(classes[k] for k in sorted(numbers) if k >= 0)
-                yield Placed(part, shown, name, source.facts[name].sha256)
-
-    return told(repeated(placed()), source.check_command)

@@ -38,6 +38,7 @@ class Read(NamedTuple):
 class Rows:
     """n images in the order of their names, which are paths below a root.
 
+    places: int64 [n], of each among all that the tables name.
     images, numbers: pairs of an image and a number in `vocabulary`, int64 [M] and int32 [M], by image; -(k + 2) says
     that the image was looked at and has not label k. parts: int8 [n], places in PARTS, or NO_PART; several: an image
     may have any number of labels. contradicted: images that have a label and have it not, and are taken to have it.
@@ -45,6 +46,7 @@ class Rows:
     """
 
     names: Texts
+    places: Int64
     images: Int64
     numbers: Int32
     parts: NDArray[np.int8]
@@ -69,6 +71,7 @@ class Rows:
         return replace(
             self,
             names=self.names.take(np.flatnonzero(kept)),
+            places=self.places[kept],
             images=place[self.images[pairs]],
             numbers=self.numbers[pairs],
             parts=self.parts[kept],
@@ -96,7 +99,7 @@ class _Gathering:
         self.several |= chosen.separator is not None or chosen.negative is not None
         for line, values in read.table.rows(chosen.names):
             path, label, *others = values
-            where = f"line {line} of {read.table.path}"
+            where = read.table.where(line)
             part = read.part or (part_of(others[0].strip()) if chosen.part else None)
             image = self._image(_below(path, self.root, where), part, where)
             for number in self._numbers(label, chosen.separator, where):
@@ -149,6 +152,7 @@ def gather(reads: Iterable[Read], root: Path, columns: Columns) -> Rows:
     per_image = np.bincount(images[labels >= 0], minlength=len(names))
     return Rows(
         names=Texts.of(names[k] for k in order),
+        places=np.arange(len(order)),
         images=images,
         numbers=labels,
         parts=np.frombuffer(found.parts, np.int8)[order],

@@ -1,7 +1,7 @@
 """What a source is: images as they lie somewhere, looked over, and not yet divided into parts and numbered."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from depthwise.data.dataset import BadImage, Dataset, Deep, Split
 from depthwise.data.names import some
 from depthwise.data.repeated import Placed
-from depthwise.data.sources.verify import Fact
+from depthwise.data.sources.facts import Facts
 from depthwise.data.targets import in_chunks
 from depthwise.errors import DepthwiseError
 
@@ -110,10 +110,10 @@ class Ready:
             yield Seen(placed, pixels.shape[2], pixels.shape[1], "array")
 
 
-def deep_of(facts: Iterable[Fact]) -> Deep | None:
+def deep_of(facts: Facts) -> Deep | None:
     """Of the images with 16 bits a sample, if there are any."""
-    spans = [(fact.low, fact.high) for fact in facts if fact.low is not None and fact.high is not None]
-    return Deep(len(spans), min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
+    deep = facts.rows[facts.known & (facts.rows["low"] >= 0)]
+    return Deep(len(deep), int(deep["low"].min()), int(deep["high"].max())) if len(deep) else None
 
 
 def members(dataset: Dataset) -> Iterator[tuple[str, tuple[str, ...], int, Split]]:

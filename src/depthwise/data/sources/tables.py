@@ -17,7 +17,8 @@ LOOKED_AT = 1000
 _MOST_LINE = 2**26
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _LINES = (".jsonl", ".ndjson")
-SUFFIXES = (*_DELIMITERS, *_LINES)
+PARQUET = ".parquet"
+SUFFIXES = (*_DELIMITERS, *_LINES, PARQUET)
 
 
 class Table(Protocol):
@@ -30,15 +31,21 @@ class Table(Protocol):
     def names(self) -> tuple[str, ...]:
         """Of the columns."""
 
+    def where(self, number: int) -> str:
+        """How a sentence calls a row, by the number that `rows` gives it."""
+
     def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-        """The number of the line that each row ends in, and its values in the columns `names`, None for none.
+        """The number of each row, or of the line that it ends in, and its values in the columns `names`, None for none.
 
         Raises DepthwiseError, which names the line, for one that cannot be read.
         """
 
 
-def open_table(path: Path) -> Table:
-    """The table in `path`, of a kind that its suffix says. Raises DepthwiseError."""
+def open_table(path: Path, called: str) -> Table:
+    """The table in `path`, of a kind that its suffix says. called: for names of images that it holds itself.
+
+    Raises DepthwiseError.
+    """
     suffix = path.suffix.lower()
     try:
         with open_regular(path) as file:
@@ -49,6 +56,10 @@ def open_table(path: Path) -> Table:
         ) from None
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DepthwiseError(f"{path} is UTF-16: save it as UTF-8")
+    if suffix == PARQUET:  # Arrow takes a moment to import
+        from depthwise.data.sources.parquet import Parquet
+
+        return Parquet(path, called)
     return JsonLines(path) if suffix in _LINES else Delimited.of(path, _DELIMITERS[suffix])
 
 
@@ -74,6 +85,9 @@ class Delimited:
                 f"{path} has {_times(names, twice[0])} columns called {twice[0]}: rename them"
             )
         return Delimited(path, names, delimiter)
+
+    def where(self, number: int) -> str:
+        return f"line {number} of {self.path}"
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
         places = [self.names.index(name) for name in names]
@@ -149,6 +163,9 @@ class JsonLines:
         if not found:
             raise DepthwiseError(f"{self.path} is empty: write an object a line, with a path and labels")
         return tuple(found)
+
+    def where(self, number: int) -> str:
+        return f"line {number} of {self.path}"
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
         for number, values in self._objects():

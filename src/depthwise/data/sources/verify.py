@@ -6,69 +6,61 @@ What is remembered of a file counts as long as size, both times, inode and devic
 
 import contextlib
 import hashlib
-import json
 import os
-import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from depthwise.data.cache import cache_folder
 from depthwise.data.dataset import BadImage
-from depthwise.data.image import CHANNELS, DEFAULT, Decoding, UnreadableImageError, examine
+from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, examine
+from depthwise.data.sources.facts import Fact, Facts, Stamp, read, written
 from depthwise.reading import read_regular
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""
 
-_FORMAT = 3
-_CHUNK = 64
+CHUNK = 64
+"""Images that a thread examines at a time."""
+_AHEAD = 4  # chunks that a thread has before it
 _TICK_NS = 50_000_000  # a second change within a tick of the file system's clock does not show in its times
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class Stamp(NamedTuple):
-    """By what a file is known to be unchanged."""
-
-    num_bytes: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-    device: int
-
-
-class Fact(NamedTuple):
-    """What is known of a file that can be decoded; width and height in pixels, upright; format and mode are Pillow's.
-
-    truncated: only if that is allowed. counted, low, high: see `Decoded`; the last two None without 16 bits a sample.
-    """
-
-    sha256: str
-    width: int
-    height: int
-    channels: int
-    format: str
-    mode: str
-    stamp: Stamp
-    counted: int = 0
-    truncated: bool = False
-    low: int | None = None
-    high: int | None = None
 
 
 class Verified(NamedTuple):
     """What is known of each file, those that cannot be decoded, and how many facts were remembered, not read."""
 
-    facts: dict[str, Fact]
+    facts: Facts
     bad: list[BadImage]
     num_trusted: int
 
 
+class Store(Protocol):
+    """Where image files lie: on a disk, or in a larger file. place: of an image among all names."""
+
+    @property
+    def root(self) -> Path:
+        """Under whose path facts are remembered."""
+
+    def stamp(self, place: int, name: str) -> Stamp | None:
+        """None if the file is not there."""
+
+    def examined(
+        self, names: Sequence[str], places: "array[int]", workers: int, decoding: Decoding
+    ) -> Iterator[tuple[int, Fact | str]]:
+        """Of each of `places`, in order, the fact, or the reason why there is none."""
+
+
 def verify(
-    root: Path,
+    store: Path | Store,
     names: Sequence[str],
     *,
     workers: int = 2,
@@ -76,61 +68,94 @@ def verify(
     decoding: Decoding = DEFAULT,
     afresh: bool = False,
 ) -> Verified:
-    """What is known of each file root/name, and those that cannot be decoded, with their reasons.
+    """What is known of each file in `store`, a folder for one, and those that cannot be decoded, with their reasons.
 
     A file whose `Stamp` is as remembered is not read again, unless `afresh`. Decoding and hashing leave Python's
     lock, so threads do: they start at once, and share what they find.
     """
     began_ns = time.time_ns()
-    known = {} if afresh else _remembered(root)
-    facts: dict[str, Fact] = {}
-    unread = []
-    for name in names:
-        fact = known.get(name)
-        if fact and _allowed(fact, decoding) and _stamp(root / name) == fact.stamp:
-            facts[name] = fact
+    store = Files(store) if isinstance(store, Path) else store
+    known = Facts(()) if afresh else _remembered(store.root)
+    facts = Facts(names, known.words)
+    unread = array("q")
+    for place, name in enumerate(names):
+        before = known.place(name)
+        if (
+            before is not None
+            and _allowed(known, before, decoding)
+            and store.stamp(place, name) == known.stamp(before)
+        ):
+            facts.rows[place], facts.known[place] = known.rows[before], True
         else:
-            unread.append(name)
+            unread.append(place)
+    del known
     num_trusted = len(facts)
     bad: list[BadImage] = []
     if unread:
         try:
-            for name, found in _examine_all(root, unread, workers, decoding):
+            for done, (place, found) in enumerate(store.examined(names, unread, workers, decoding), 1):
                 if isinstance(found, Fact):
-                    facts[name] = found
+                    facts.put(place, found)
                 else:
-                    bad.append(BadImage(name, found))
+                    bad.append(BadImage(names[place], found))
                 if progress:
-                    progress(len(facts) + len(bad), len(names))
+                    progress(num_trusted + done, len(names))
         finally:  # an interrupted pass over a large set goes on where it was
-            _remember(root, facts, began_ns)
-    return Verified({name: facts[name] for name in names if name in facts}, bad, num_trusted)
+            _remember(store.root, facts, began_ns)
+    return Verified(facts, bad, num_trusted)
 
 
-def _examine_all(
-    root: Path, names: Sequence[str], workers: int, decoding: Decoding
-) -> Iterator[tuple[str, Fact | str]]:
-    def examine_some(start: int) -> list[tuple[str, Fact | str]]:
-        return [(name, _examine(root / name, decoding)) for name in names[start : start + _CHUNK]]
+@dataclass(frozen=True)
+class Files:
+    """Those in a folder, by their paths below it: a `Store`."""
 
-    pool = ThreadPoolExecutor(max(1, workers))
-    try:
-        for found in pool.map(examine_some, range(0, len(names), _CHUNK)):
-            yield from found
-    finally:
-        pool.shutdown(cancel_futures=True)
+    root: Path
+
+    def stamp(self, place: int, name: str) -> Stamp | None:
+        return stamp_of(self.root / name)
+
+    def examined(
+        self, names: Sequence[str], places: "array[int]", workers: int, decoding: Decoding
+    ) -> Iterator[tuple[int, Fact | str]]:
+        def examine_some(start: int) -> list[tuple[int, Fact | str]]:
+            return [
+                (place, _examine(self.root / names[place], decoding))
+                for place in places[start : start + CHUNK]
+            ]
+
+        yield from in_threads(examine_some, range(0, len(places), CHUNK), workers)
+
+
+def in_threads(work: Callable[[T], list[R]], items: Iterable[T], workers: int) -> Iterator[R]:
+    """What work(item) gives, item after item; only so much is done ahead that neither items nor results pile up."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        waiting: deque[Future[list[R]]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > _AHEAD * workers:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _examine(path: Path, decoding: Decoding) -> Fact | str:
     """The fact, or the reason why there is none."""
-    stamp = _stamp(
+    stamp = stamp_of(
         path
     )  # before it is read: of what is changed meanwhile an old stamp is remembered, and never fits
     try:
-        data = read_regular(path)
-        found = examine(data, decoding=decoding)
+        return fact_of(read_regular(path), stamp, decoding)
     except OSError as error:
         return error.strerror or str(error)
+
+
+def fact_of(data: bytes, stamp: Stamp | None, decoding: Decoding) -> Fact | str:
+    """Of an encoded image, or the reason why there is none."""
+    try:
+        found = examine(data, decoding=decoding)
     except UnreadableImageError as error:
         return error.reason
     if stamp is None:
@@ -151,11 +176,13 @@ def _examine(path: Path, decoding: Decoding) -> Fact | str:
     )
 
 
-def _allowed(fact: Fact, decoding: Decoding) -> bool:
-    return fact.counted <= decoding.max_pixels and (decoding.allow_truncated or not fact.truncated)
+def _allowed(facts: Facts, place: int, decoding: Decoding) -> bool:
+    row = facts.rows[place]
+    return bool(row["counted"] <= decoding.max_pixels and (decoding.allow_truncated or not row["truncated"]))
 
 
-def _stamp(path: Path) -> Stamp | None:
+def stamp_of(path: Path) -> Stamp | None:
+    """None if `path` is not there."""
     try:
         status = path.stat()
     except OSError:
@@ -165,58 +192,25 @@ def _stamp(path: Path) -> Stamp | None:
 
 def _memory(root: Path) -> Path:
     key = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
-    return cache_folder() / "verified" / f"{key}.json"
+    return cache_folder() / "verified" / f"{key}.facts"
 
 
-def _remembered(root: Path) -> dict[str, Fact]:
+def _remembered(root: Path) -> Facts:
     """Only what could be decoded: a file that could not is looked at again each time.
 
-    A memory that is not there, is damaged or was written by another version is no memory, and neither is an entry
-    that no file can have.
+    A memory that is not there, is damaged or was written by another version is no memory.
     """
     try:
-        digest, _, text = read_regular(_memory(root)).decode("ascii").partition("\n")
-        if digest != hashlib.sha256(text.encode()).hexdigest():
-            return {}
-        memory = json.loads(text)
-        entries = memory["facts"].items() if memory["format"] == _FORMAT else ()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError):
-        return {}
-    return {name: fact for name, values in entries if (fact := _fact(values))}
+        return read(read_regular(_memory(root)))
+    except (OSError, ValueError, RecursionError, MemoryError):
+        return Facts(())
 
 
-def _fact(values: object) -> Fact | None:
-    """What `_remember` wrote of a file, if it is that."""
-    if not (isinstance(values, list) and len(values) == len(_KINDS)):
-        return None
-    if not all(type(value) in kinds for value, kinds in zip(values, _KINDS, strict=True)):
-        return None
-    fact = Fact(*values)
-    if [type(value) for value in fact.stamp] != [int] * len(Stamp._fields):
-        return None
-    if not (_SHA256.fullmatch(fact.sha256) and fact.channels in CHANNELS):
-        return None
-    if not all(0 < number < 2**40 for number in (fact.width, fact.height, fact.counted)):
-        return None
-    low, high = (0, 0) if fact.low is None and fact.high is None else (fact.low, fact.high)
-    if low is None or high is None or not 0 <= low <= high < 2**16:
-        return None
-    return fact._replace(stamp=Stamp(*fact.stamp))
-
-
-# In the order of Fact's fields, as JSON has them.
-_KINDS: tuple[tuple[type, ...], ...] = (
-    *((str,), (int,), (int,), (int,), (str,), (str,), (list,)),
-    *((int,), (bool,), (int, type(None)), (int, type(None))),
-)
-
-
-def _remember(root: Path, facts: dict[str, Fact], began_ns: int) -> None:
-    settled = {name: fact for name, fact in facts.items() if fact.stamp.ctime_ns < began_ns - _TICK_NS}
-    text = json.dumps({"format": _FORMAT, "facts": settled})
+def _remember(root: Path, facts: Facts, began_ns: int) -> None:
+    settled = facts.known & (facts.rows["ctime_ns"] < began_ns - _TICK_NS)
     target = _memory(root)
     with contextlib.suppress(OSError):  # without a place to write, the next run reads the files again
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="ascii", dir=target.parent, delete=False) as file:
-            file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+            file.write(written(facts, settled))
         os.replace(file.name, target)
