@@ -1,5 +1,6 @@
 """Any data set becomes shards that hold every byte, label and key of it, in an order that is known."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -146,6 +148,75 @@ def test_arrow_reads_a_shard_without_us(folder: Path, tmp_path: Path) -> None:
     assert row["labels"] == [0]
 
 
+# Parquet
+
+
+def test_parquet_is_read_as_any_and_has_every_byte_and_label(folder: Path, tmp_path: Path) -> None:
+    made = open_dataset(folder)
+    out = tmp_path / "published"
+    packed = pack(made, out, format="parquet", shard_bytes=2000)
+    assert {path.name for path in out.iterdir()} == {
+        "manifest.json",
+        *(f"train-0000{k}-of-00004.parquet" for k in range(4)),
+        *(f"validation-0000{k}-of-00002.parquet" for k in range(2)),
+    }
+    again = open_dataset(out)
+    assert (list(again.splits), again.classes, again.task) == (["train", "val"], made.classes, made.task)
+    for part in made.splits:
+        assert sorted(contents(again, part).values()) == sorted(contents(made, part).values())
+    record = packed.manifest.records["val"][1]
+    assert hashlib.sha256((out / record.file).read_bytes()).hexdigest() == record.sha256
+
+
+def test_parquet_is_as_the_hub_has_it(folder: Path, tmp_path: Path) -> None:
+    pack(open_dataset(folder), tmp_path / "published", format="parquet")
+    table = pq.read_table(tmp_path / "published/train-00000-of-00001.parquet")
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert features == {
+        "image": {"_type": "Image"},
+        "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},
+    }
+    row = table.slice(9, 1).to_pylist()[0]
+    assert row["label"] == 0
+    assert row["image"]["bytes"] == (folder / row["image"]["path"]).read_bytes()
+
+
+def test_sets_of_labels_are_lists_in_parquet(tmp_path: Path) -> None:
+    pixels = torch.arange(3 * 25, dtype=torch.int64).to(torch.uint8).reshape(3, 1, 5, 5)
+    split = ArraySplit(pixels, LabelLists.of([[1, 0], [1], [0, 2, -3]]))
+    made = Dataset("tags", ("a", "b", "c"), {"train": split}, 1, "made", "by hand", task="multi-label")
+    pack(made, tmp_path / "published", format="parquet")
+    table = pq.read_table(tmp_path / "published/train-00000-of-00001.parquet")
+    assert table["labels"].to_pylist() == [[1, 0], [1], [0, 2]]
+    assert table["negatives"].to_pylist() == [[], [], [1]]
+    again = open_dataset(tmp_path / "published", whole=True)
+    assert again.task == "multi-label"
+    rows = again.splits["train"].targets(torch.arange(3)).tolist()
+    assert [sorted(value for value in row if value >= 0) for row in rows] == [[0, 1], [1], [0, 2]]
+
+
+def test_a_damaged_page_of_parquet_is_written_again(folder: Path, tmp_path: Path) -> None:
+    made, out, whole = open_dataset(folder), tmp_path / "published", tmp_path / "whole"
+    pack(made, whole, format="parquet", shard_bytes=2000)
+    with pytest.raises(Killed):
+        pack(made, out, format="parquet", shard_bytes=2000, workers=1, progress=killed_after(12))
+    damaged = out / "train-00001-of-00004.parquet"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 3] ^= 1
+    damaged.write_bytes(content)
+    written = len(list(out.glob("train-*")))
+    assert pack(made, out, format="parquet", shard_bytes=2000).kept == written - 1
+    assert files(out) == files(whole)
+
+
+def test_a_set_in_the_other_form_is_replaced_whole(folder: Path, tmp_path: Path) -> None:
+    made, out = open_dataset(folder), tmp_path / "out"
+    pack(made, out)
+    pack(made, out, format="parquet", force=True)
+    assert {path.suffix for path in out.iterdir()} == {".parquet", ".json"}
+    assert len(open_dataset(out).splits["train"]) == 17
+
+
 # What is there already
 
 
@@ -250,7 +321,7 @@ def test_an_image_that_goes_away_meanwhile_is_named(folder: Path, tmp_path: Path
 
 
 def test_the_plan_says_what_is_in_a_shard() -> None:
-    plan = packing.Plan("set", 0, {"train": 100}, {"train": 7}, False)
+    plan = packing.Plan("arrow", "set", 0, {"train": 100}, {"train": 7}, False)
     shards = [plan.indices("train", k) for k in range(7)]
     assert sorted(chain.from_iterable(shards)) == list(range(100))
     assert {len(shard) for shard in shards} == {14, 15}

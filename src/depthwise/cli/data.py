@@ -172,6 +172,10 @@ def shard(
     /,
     *,
     out: Annotated[Path, Parameter(help="The folder to write to.")],
+    format: Annotated[
+        Literal["arrow", "parquet"],
+        Parameter(help="arrow: to train on; parquet: as the Hugging Face hub has images, to publish."),
+    ] = "arrow",
     shard_size: Annotated[
         str, Parameter(help="About how large a shard is; each worker has one in memory.")
     ] = "256MiB",
@@ -217,7 +221,9 @@ def shard(
     for text in worth_saying(dataset, data, resumed=False):
         note(text)
     with counting("packing images") as progress:
-        packed = pack(dataset, out, shard_bytes=size, workers=workers, force=force, progress=progress)
+        packed = pack(
+            dataset, out, format=format, shard_bytes=size, workers=workers, force=force, progress=progress
+        )
     if packed.kept:
         note(
             f"{number_of(packed.kept, 'shard')} of an earlier run kept, every image compared with its checksum"
@@ -236,7 +242,10 @@ def _print_packed(packed: "Packed", out: Path) -> None:
             part, f"{sum(record.images for record in records):,}", f"{len(records):,}", f"{size:,.1f}"
         )
     console().print(rows)
-    say(f"train on them: depthwise train --data {quote_path(out)} --out RUN")
+    if "train" in packed.manifest.parts:
+        say(f"train on them: depthwise train --data {quote_path(out)} --out RUN")
+    else:
+        say(f"measure on them: depthwise eval RUN --data {quote_path(out)}")
 
 
 def _print_counts(data: str, counts: dict[str, dict[str, int]], images: dict[str, int]) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from depthwise.data.dataset import Dataset, Split, encoded
-from depthwise.data.image import UnreadableImageError
+from depthwise.data.forms import FORMS, About, Form
 from depthwise.data.order import mix_seed, permuted
 from depthwise.data.sources.listing import passed_over
-from depthwise.data.sources.shard_file import Row, open_shard, write_shard
+from depthwise.data.sources.shard_file import Row
 from depthwise.data.sources.shard_manifest import (
     KIND,
     MANIFEST,
@@ -32,7 +32,7 @@ from depthwise.data.sources.shard_manifest import (
     vocabulary_text,
     written,
 )
-from depthwise.data.sources.shards import sha256_of, shard_name
+from depthwise.data.sources.shards import SINGLE_LABEL, sha256_of
 from depthwise.data.sources.verify import Progress
 from depthwise.data.spread import evenly
 from depthwise.data.targets import NONE, class_counts, in_chunks
@@ -47,8 +47,12 @@ MEASURED = 500
 
 @dataclass(frozen=True)
 class Plan:
-    """What a set of shards is to hold. shards: how many each part has; negatives: whether there is a column of them."""
+    """What a set of shards is to hold.
 
+    format: a name in FORMS. shards: how many each part has. negatives: whether there is a column of them.
+    """
+
+    format: str
     source: str
     seed: int
     images: dict[str, int]
@@ -95,6 +99,7 @@ def pack(
     dataset: Dataset,
     out: Path,
     *,
+    format: str = "arrow",
     shard_bytes: int = 2**28,
     workers: int = 2,
     force: bool = False,
@@ -102,15 +107,16 @@ def pack(
 ) -> Packed:
     """Write the images of `dataset` as shards of about `shard_bytes` bytes into the folder `out`.
 
-    Each of the `workers` threads has a shard in memory. Shards that an earlier run for the same set has left in `out`
-    are verified and kept. force: replace a set of shards that is there; what else lies in `out` is left alone.
+    format: "arrow", to be trained on, or "parquet", to be published. Each of the `workers` threads has a shard in
+    memory. Shards that an earlier run for the same set has left in `out` are verified and kept. force: replace a set
+    of shards that is there; what else lies in `out` is left alone.
 
     Raises:
         DepthwiseError: `out` holds a set that is finished, another one that is not, or something else, another process
             writes it, or it cannot be written.
         UnreadableImageError: an image changed since the set was looked over.
     """
-    plan = _plan(dataset, shard_bytes)
+    plan = _plan(dataset, format, shard_bytes)
     with reserved(out.resolve()):
         _begin(out, plan, force)
         jobs = [(part, number) for part, count in plan.shards.items() for number in range(count)]
@@ -130,7 +136,7 @@ def pack(
         return Packed(_finish(dataset, plan, out, records), kept)
 
 
-def _plan(dataset: Dataset, shard_bytes: int) -> Plan:
+def _plan(dataset: Dataset, format: str, shard_bytes: int) -> Plan:
     images = {part: len(split) for part, split in dataset.splits.items()}
     shards = {
         part: max(1, round(_mean_bytes(split) * len(split) / shard_bytes)) if len(split) else 0
@@ -139,7 +145,7 @@ def _plan(dataset: Dataset, shard_bytes: int) -> Plan:
     negatives = any(
         bool((targets < NONE).any()) for split in dataset.splits.values() for _, targets in in_chunks(split)
     )
-    return Plan(dataset.fingerprint, SEED, images, shards, negatives)
+    return Plan(format, dataset.fingerprint, SEED, images, shards, negatives)
 
 
 def _mean_bytes(split: Split) -> float:
@@ -190,28 +196,16 @@ def _read_plan(path: Path) -> Plan | None:
 
 def _shard(dataset: Dataset, plan: Plan, out: Path, part: str, number: int) -> tuple[Record, bool]:
     """The record of a shard that is written, or is there and whole: whether it was."""
-    path, indices = out / shard_name(part, number), plan.indices(part, number)
-    was_there = _is_whole(path, plan, len(indices))
+    form = FORMS[plan.format]
+    path, indices = out / form.file(part, number, plan.shards[part]), plan.indices(part, number)
+    was_there = path.exists() and form.whole(path) == (plan.sha256, len(indices))
     if not was_there:
+        about = About(plan.sha256, dataset.classes, dataset.task == SINGLE_LABEL, plan.negatives)
         with written_whole(path) as file:
-            rows = _rows(dataset.splits[part], indices)
-            write_shard(file, rows, plan.sha256, negatives=plan.negatives)
+            form.write(file, _rows(dataset.splits[part], indices), about)
     with path.open("rb") as file:
         sha256 = sha256_of(file)
     return Record(path.name, len(indices), path.stat().st_size, sha256), was_there
-
-
-def _is_whole(path: Path, plan: Plan, count: int) -> bool:
-    """Whether `path` is the shard of `plan`, with every image as it was written."""
-    if not path.exists():
-        return False
-    try:
-        shard = open_shard(path, single=False)
-        for row in range(len(shard)):
-            shard.encoded(row)
-    except UnreadableImageError:
-        return False
-    return shard.facts.made_for == plan.sha256 and len(shard) == count
 
 
 def _rows(split: Split, indices: list[int]) -> Iterator[Row]:
@@ -227,7 +221,7 @@ def _rows(split: Split, indices: list[int]) -> Iterator[Row]:
 
 def _finish(dataset: Dataset, plan: Plan, out: Path, records: dict[str, list[Record]]) -> Manifest:
     """Write what says that the set is whole, the manifest last."""
-    vocabulary = vocabulary_text(dataset.classes)
+    form, vocabulary = FORMS[plan.format], vocabulary_text(dataset.classes)
     facts: dict[str, Any] = {
         "name": dataset.name,
         "task": dataset.task,
@@ -242,18 +236,21 @@ def _finish(dataset: Dataset, plan: Plan, out: Path, records: dict[str, list[Rec
         "deep": list(dataset.deep) if dataset.deep else None,
     }
     manifest = made_manifest(records, **facts)
-    with written_whole(out / VOCABULARY) as file:
-        file.write(vocabulary)
+    if form.vocabulary:
+        with written_whole(out / VOCABULARY) as file:
+            file.write(vocabulary)
     with written_whole(out / MANIFEST) as file:
-        file.write(written(manifest))
-    _sweep(out, manifest)
+        file.write(written(manifest, form.kind))
+    _sweep(out, manifest, form)
     return manifest
 
 
-def _sweep(out: Path, manifest: Manifest) -> None:
+def _sweep(out: Path, manifest: Manifest, form: Form) -> None:
     """Remove the plan, and shards of a set that this one replaces."""
     kept = {record.file for records in manifest.records.values() for record in records}
-    for path in [out / PLAN, *out.glob("*-[0-9][0-9][0-9][0-9][0-9].arrow")]:
+    kept |= {VOCABULARY} if form.vocabulary else set()
+    replaced = [path for other in FORMS.values() for path in out.glob(other.pattern)]
+    for path in [out / PLAN, out / VOCABULARY, *replaced]:
         if path.name not in kept:
             with suppress(OSError):
                 path.unlink()

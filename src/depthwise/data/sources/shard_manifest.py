@@ -86,10 +86,10 @@ def made_manifest(parts: Mapping[str, list[Record]], **facts: Any) -> Manifest:
     )
 
 
-def written(manifest: Manifest) -> bytes:
-    """What manifest.json holds; its last line has the SHA-256 of all else, for a flipped byte to be told."""
+def written(manifest: Manifest, kind: str) -> bytes:
+    """What manifest.json holds of files of a `kind`; its last line has the SHA-256 of all else."""
     values = {field.name: getattr(manifest, field.name) for field in fields(manifest)}
-    return json.dumps({"kind": KIND, **values, "sha256": _digest(values)}, indent=1).encode() + b"\n"
+    return json.dumps({"kind": kind, **values, "sha256": _digest(values)}, indent=1).encode() + b"\n"
 
 
 def is_shards(folder: Path) -> bool:

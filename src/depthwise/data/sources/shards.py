@@ -32,6 +32,8 @@ from depthwise.words import number_of, quote_path
 T = TypeVar("T")
 R = TypeVar("R")
 
+SINGLE_LABEL = "single-label"
+"""The task of images that have one class each, by its name in `tasks.TASKS`."""
 UNDIVIDED = "all"
 """The part of a set that was packed without being divided."""
 
@@ -174,7 +176,7 @@ def open_shards(
     damaged: list[BadImage] = []
     num_lost = 0
     for part, records in manifest.records.items():
-        shards = ArrowShards(os.fspath(folder), part, manifest.plan, manifest.task == "single-label")
+        shards = ArrowShards(os.fspath(folder), part, manifest.plan, manifest.task == SINGLE_LABEL)
         judge = _Judge(folder, shards, afresh)
         verdicts = list(_in_threads(judge.verdict, enumerate(records), workers))
         kept = [number for number, verdict in enumerate(verdicts) if not verdict]
