@@ -53,7 +53,7 @@ def test_tensorflows_cases_of_average_precision_at_k() -> None:
         (0 / 1, (0 / 2) / 2, (1 / 3) / 3, (1 / 3 + 2 / 4) / 4),
     ]
     for k in range(1, 5):
-        found, _ = average_precision_at(hits, torch.tensor([5, 5]), k)
+        found, _ = average_precision_at(hits[:, :k], torch.full((2,), float(k)), torch.ones(2, k))
         assert found.tolist() == pytest.approx([first[k - 1] for first in wanted])
 
 
@@ -61,7 +61,8 @@ def test_by_the_labels_found_it_is_what_retrieval_metrics_say() -> None:
     logits, targets = drawn()
     truth = truth_of(targets, NUM_CLASSES, False)
     top = best(logits, NUM_CLASSES)
-    _, of_found = average_precision_at(truth.gather(1, top) == 1, (truth == 1).sum(1), 100)
+    hits = truth.gather(1, top[:, :100]) == 1
+    _, of_found = average_precision_at(hits, (truth == 1).sum(1), torch.ones(hits.shape))
     # torchmetrics passes over targets whose score is not above 0, so ranks stand for scores.
     ranks = torch.linspace(1, 0.01, NUM_CLASSES).expand(len(logits), -1)
     for k in range(5, len(logits)):
@@ -211,6 +212,30 @@ def test_a_label_that_the_network_cannot_know_is_a_miss() -> None:
         counted.update(logits, targets, torch.tensor([0]))
         values.append(counted.compute().map_at_100)
     assert values == [1.0, 0.5]
+
+
+def test_labels_weigh_in_map_as_asked() -> None:
+    logits, targets = drawn()
+    weights = torch.rand(NUM_CLASSES, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    weights[:30] = 0
+    counted = LabelMeters(NUM_CLASSES, torch.full((NUM_CLASSES,), 0.5), weights=weights)
+    counted.update(logits, targets, torch.arange(NUM_IMAGES))
+    truth = truth_of(targets, NUM_CLASSES, False) == 1
+    wanted = []
+    for i in range(NUM_IMAGES):
+        heaviest = sorted((float(weights[k]) for k in truth[i].nonzero()), reverse=True)[:100]
+        gained, found = 0.0, 0
+        for rank, k in enumerate(best(logits + 0.0, NUM_CLASSES)[i][:100].tolist(), start=1):
+            found += int(truth[i, k])
+            gained += float(weights[k]) * bool(truth[i, k]) * found / rank
+        if sum(heaviest):
+            wanted.append(gained / sum(heaviest))
+    assert counted.compute().map_at_100 == pytest.approx(sum(wanted) / len(wanted))
+    alike = LabelMeters(
+        NUM_CLASSES, torch.full((NUM_CLASSES,), 0.5), weights=torch.ones(NUM_CLASSES).double()
+    )
+    alike.update(logits, targets, torch.arange(NUM_IMAGES))
+    assert alike.compute().map_at_100 == evaluated(logits, targets).map_at_100
 
 
 def test_images_without_any_label_are_refused() -> None:

@@ -118,6 +118,9 @@ class Grades:
     def tuned(self, evaluate: Callable[[], GradeEvaluation]) -> "Grades":
         return self
 
+    def weighted(self, weights: Sequence[float]) -> "Grades":
+        raise UsageError("grades weigh alike")
+
     def agreement(self, before: GradeEvaluation, after: GradeEvaluation) -> float:
         return float((before.said.round() == after.said.round()).float().mean())
 

@@ -288,3 +288,50 @@ def test_what_has_no_meaning_is_refused(digits: Dataset, tmp_path: Path) -> None
     ):
         with pytest.raises(DepthwiseError, match=rule):
             MultiLabel.of(CLASSES, arguments)
+
+
+def test_unknown_labels_are_left_out_or_missed_as_asked(trained: Run, digits: Dataset) -> None:
+    renamed = replace(digits, classes=("zero", *CLASSES[1:]))
+    with pytest.raises(
+        DepthwiseError, match=r"knows no class 'zero' .* or count their labels as missed with"
+    ):
+        depthwise.evaluate(trained, renamed, split="test")
+    left_out = depthwise.evaluate(trained, renamed, split="test", ignore_unknown=True)
+    missed = depthwise.evaluate(trained, renamed, split="test", miss_unknown=True)
+    assert missed.map_at_100 < left_out.map_at_100
+    assert missed.per_label.support.tolist() == left_out.per_label.support.tolist()
+    with pytest.raises(UsageError, match="--miss-unknown counts labels as missed"):
+        depthwise.evaluate(trained, open_dataset("digits"), miss_unknown=True)
+
+
+def test_labels_weigh_in_map_as_asked(trained: Run, digits: Dataset, tmp_path: Path) -> None:
+    alike = depthwise.evaluate(trained, digits, split="test")
+    file = tmp_path / "weights.csv"
+    file.write_text("".join(f"{label},1\n" for label in CLASSES))
+    assert (
+        depthwise.evaluate(trained, digits, split="test", label_weights=file).map_at_100 == alike.map_at_100
+    )
+    often = depthwise.evaluate(trained, digits, split="test", label_weights="frequency")
+    assert often.map_at_100 != alike.map_at_100
+    assert often.macro_ap == alike.macro_ap
+    for text, rule in (
+        ("odd,1\n", "line 1: unknown label 'odd'"),
+        ("even,1\nprime,-1\n", "line 2: gives the weight '-1', which must be a number from 0 up"),
+        ("even\n", "line 1: has 1 values and must have a label and its weight"),
+        ("even,0\n", "gives no label a weight above 0"),
+    ):
+        file.write_text(text)
+        with pytest.raises(DepthwiseError, match=rule):
+            depthwise.evaluate(trained, digits, split="test", label_weights=file)
+
+
+def test_each_kind_of_network_is_measured_on_images_that_fit_it(
+    trained: Run, digits: Dataset, tmp_path: Path
+) -> None:
+    on_classes = depthwise.evaluate(trained, open_dataset("digits"))
+    assert on_classes.map_at_100 > 0.3, "one label an image is a set of one"
+    single = depthwise.train(
+        "digits", out=tmp_path / "run", recipe=replace(RECIPE, epochs=0.1), watcher=Silent()
+    )
+    with pytest.raises(DepthwiseError, match="these images have any number of labels each"):
+        depthwise.evaluate(single, digits, split="test", ignore_unknown=True)

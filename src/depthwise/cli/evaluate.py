@@ -20,6 +20,7 @@ from depthwise.cli.options import (
     Nested,
     PrecisionOption,
     Workers,
+    flag,
 )
 from depthwise.cli.output import console, print_json, showing, table
 from depthwise.places import find_bundle, locate
@@ -44,6 +45,17 @@ def evaluate(
     batch_size: BatchSize = 64,
     workers: Workers = 2,
     ignore_unknown: IgnoreUnknown = False,
+    miss_unknown: Annotated[
+        bool,
+        flag("Of images of any number of labels, count labels that the network does not know as missed."),
+    ] = False,
+    label_weights: Annotated[
+        str | None,
+        Parameter(
+            help="How much each label counts in MAP@100: a CSV file of labels and weights, or frequency; by default "
+            "all count alike."
+        ),
+    ] = None,
     nested: Nested = False,
     manifest: Manifest = None,
     report: Annotated[
@@ -76,6 +88,8 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         ignore_unknown=ignore_unknown,
+        miss_unknown=miss_unknown,
+        label_weights=label_weights,
         nested=nested,
         report=report,
         engine=engine,

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from depthwise.data.columns import Columns
 from depthwise.data.dataset import Dataset, Split
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import some
-from depthwise.data.numbering import joined, numbered, numbers
+from depthwise.data.numbering import joined, numbered, numbers, with_misses
 from depthwise.data.sources.open import open_source
 from depthwise.data.sources.verify import Progress
 from depthwise.data.targets import class_counts
@@ -78,6 +79,7 @@ def open_measured(
     progress: Progress | None = None,
     nested: bool = False,
     ignore_unknown: bool = False,
+    miss_unknown: bool = False,
     decoding: Decoding = DEFAULT,
     columns: Columns | None = None,
 ) -> Measured:
@@ -86,7 +88,7 @@ def open_measured(
     part: train, val, test or all; by default as this module says. decoding: how files are read. columns: how a manifest
     is, where not as in training. Raises UsageError for
     a part that is not there, DepthwiseError for classes that the network does not know, unless `ignore_unknown` leaves
-    their images out.
+    them and images of them alone out, or `miss_unknown` counts them, of images of any number of labels, as missed.
     """
     source = open_source(
         spec,
@@ -103,11 +105,17 @@ def open_measured(
     name = _choice(dataset, part)
     split = joined(list(dataset.splits.values())) if name == ALL else dataset.splits[name]
     places = numbers(dataset.classes, network.classes)
-    found = numbered(split, places)
+    if miss_unknown and (ignore_unknown or split.targets(torch.tensor([0])).ndim == 1):
+        raise UsageError(
+            "--miss-unknown counts labels as missed that the network does not know, and is for images of any number of "
+            "labels: leave it out, or leave such images out with --ignore-unknown alone"
+        )
+    found = numbered(split, with_misses(places, len(network.classes)) if miss_unknown else places)
     left_out = _unknown(dataset, split, places)
     said = _about_choice(dataset, name, len(found), trained_on, asked=part is not None)
     if left_out:
-        said.append(_about_unknown(dataset, network, left_out, split, found, ignore_unknown))
+        treated = "are missed by every answer" if miss_unknown else "are left out" if ignore_unknown else ""
+        said.append(_about_unknown(dataset, network, left_out, split, found, treated))
     split = found
     counts = class_counts(split, len(network.classes))
     missing = [label for k, label in enumerate(network.classes) if not counts[k]]
@@ -155,9 +163,9 @@ def _about_choice(
 
 
 def _about_unknown(
-    dataset: Dataset, network: Network, left_out: dict[str, int], split: Split, found: Split, ignore: bool
+    dataset: Dataset, network: Network, left_out: dict[str, int], split: Split, found: Split, treated: str
 ) -> str:
-    """What is left out of `split` in `found`: images, or of images of several classes those that are unknown."""
+    """What becomes in `found` of classes of `split` that are unknown, "" if nobody said; raises DepthwiseError then."""
     total, count = len(split), sum(left_out.values())
     which = some(f"{label!r} ({number_of(images, 'image')})" for label, images in left_out.items())
     known = some(map(repr, network.classes), most=12)
@@ -165,13 +173,14 @@ def _about_unknown(
         raise DepthwiseError(
             f"the network knows no class of {dataset.name}, {which}: measure it on what it was trained for, {known}"
         )
-    if not ignore:
+    if not treated:
         raise DepthwiseError(
             f"the network knows no class {which}: {count:,} of {total:,} images; it knows {known}: call the folders "
             f"as it does, or leave these images out with --ignore-unknown"
+            + (", or count their labels as missed with --miss-unknown" if len(found) == total else "")
         )
     if len(found) == total:
-        return f"labels that the network does not know are left out: {which}"
+        return f"labels that the network does not know {treated}: {which}"
     return f"{number_of(count, 'image')} of {total:,} left out, of classes that the network does not know: {which}"
 
 

@@ -109,6 +109,12 @@ def numbers(classes: Sequence[str], known: Sequence[str]) -> Tensor:
     return torch.tensor([places.get(composed(label), -1) for label in classes], dtype=torch.int64)
 
 
+def with_misses(numbers: Tensor, num_known: int) -> Tensor:
+    """`numbers` with, for -1, numbers from `num_known` on: labels that no answer names, and that are missed."""
+    missed = numbers < 0
+    return torch.where(missed, num_known - 1 + missed.cumsum(0), numbers)
+
+
 def numbered(split: Split, numbers: Tensor) -> Split:
     """`split` with other numbers for its classes: without those whose number is -1, and without images of them alone.
 

@@ -125,7 +125,7 @@ class Counted(Protocol):
 
 
 def class_counts(split: "Split", num_classes: int) -> Tensor:
-    """int64 [K]: the images of each class, of which the numbers go up to K - 1."""
+    """int64 [K]: the images of each class; labels of K or more, which no network of K classes knows, are left out."""
     return split.class_counts() if isinstance(split, Counted) else counted(split, num_classes)
 
 
@@ -142,5 +142,6 @@ def denial_counts(split: "Split", num_classes: int) -> Tensor:
 def _counts(split: "Split", num_classes: int, found: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
     counts = torch.zeros(num_classes, dtype=torch.int64)
     for _, targets in in_chunks(split):
-        counts += found(targets)[1].bincount(minlength=num_classes)
+        labels = found(targets)[1]
+        counts += labels[labels < num_classes].bincount(minlength=num_classes)
     return counts

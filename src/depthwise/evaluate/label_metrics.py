@@ -135,6 +135,7 @@ class _Counted(NamedTuple):
 
     indices: Tensor
     num_labels: Tensor
+    perfect: Tensor  # what a perfect ranking gains
     losses: Tensor
     precision: Tensor  # average precision at K, by min(K, labels)
     of_found: Tensor  # by the labels found
@@ -148,11 +149,14 @@ class LabelMeters:
 
     thresholds: float32 [K], probabilities. absent_is_unknown: a label that a row does not name was not looked for, so
     it is in no ranking and no number. A class number of K or more is a label that the network cannot know: a miss.
+    weights: float64 [K], of each label in MAP@100, see `average_precision_at`; a miss that is no class weighs 1 without
+    them and nothing with them.
     """
 
     num_classes: int
     thresholds: Tensor
     absent_is_unknown: bool = False
+    weights: Tensor | None = None
     _parts: list[_Counted] = field(default_factory=list)
     _said: list[Tensor] = field(default_factory=list)
     _wrong: list[Doubt] = field(default_factory=list)
@@ -201,7 +205,7 @@ class LabelMeters:
             raise DepthwiseError(
                 "no image has a label: measure on images that were labelled, or with the network's own labels"
             )
-        num_labels = counted.num_labels[labelled]
+        num_labels, weighed = counted.num_labels[labelled], counted.perfect > 0
         hits_at = counted.hits_at[labelled].double()
         cuts, together = self._rankings.cuts(), self._rankings.together()
         per_label = self._per_label(cuts)
@@ -211,8 +215,8 @@ class LabelMeters:
             num_images=len(counted.indices),
             num_unlabelled=int((~labelled).sum()),
             loss=float(counted.losses.mean()),
-            map_at_100=float(counted.precision[labelled].mean()),
-            map_of_found=float(counted.of_found[labelled].mean()),
+            map_at_100=float(counted.precision[weighed].mean()),
+            map_of_found=float(counted.of_found[weighed].mean()),
             macro_ap=float(per_label.average_precision.nan_to_num().sum() / max(1, sum(map(bool, cuts)))),
             micro_ap=together.average_precision if together else 0.0,
             precision_at=tuple((hits_at / torch.tensor(AT)).mean(0).tolist()),
@@ -235,16 +239,25 @@ class LabelMeters:
         hits = truth.gather(1, top) == 1
         found = hits.cumsum(1)
         rows = targets if targets.ndim > 1 else targets[:, None]
-        num_labels = (rows >= 0).sum(1)
+        perfect, weights = self._weighed(rows, top)
         places = torch.tensor([min(k, top.shape[1]) - 1 for k in AT])
         return _Counted(
             indices,
-            num_labels,
+            (rows >= 0).sum(1),
+            perfect,
             losses,
-            *average_precision_at(hits, num_labels, K),
+            *average_precision_at(hits, perfect, weights),
             found[:, places],
             top[:, 0],
         )
+
+    def _weighed(self, rows: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+        """What a perfect ranking gains, float64 [N], and the weights of the labels at each rank."""
+        if self.weights is None:
+            return (rows >= 0).sum(1).clamp(max=K).double(), torch.ones(top.shape, dtype=torch.float64)
+        known = (rows >= 0) & (rows < self.num_classes)
+        own = torch.where(known, self.weights[rows.clamp(0, self.num_classes - 1)], 0.0)
+        return own.sort(1, descending=True).values[:, :K].sum(1), self.weights[top]
 
     def _count_said(self, probabilities: Tensor, truth: Tensor, indices: Tensor) -> None:
         known = truth >= 0
@@ -279,16 +292,18 @@ class LabelMeters:
         )
 
 
-def average_precision_at(hits: Tensor, num_labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """float64 [N] each: average precision at k by min(k, labels), and by the labels found up to k; 0 without any.
+def average_precision_at(hits: Tensor, perfect: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """float64 [N] each: average precision at R, by what a perfect ranking gains, and by what was found; 0 if nothing.
 
-    hits: bool [N, R], whether the label at each rank is one of the image's, which has `num_labels`, int64 [N]; R is k,
-    or less if there are no more labels.
+    hits: bool [N, R], whether the label at each rank is one of the image's. weights: float64 [N, R], of the labels at
+    these ranks; what a hit gains is its weight times the precision up to its rank. perfect: float64 [N], the sum of the
+    weights of the image's labels, of the R heaviest if there are more: min(R, labels) where all weigh 1.
     """
-    hits = hits[:, :k].double()
-    found = hits.cumsum(1)
-    gained = (hits * found / torch.arange(1, hits.shape[1] + 1)).sum(1)
-    return gained / num_labels.clamp(min=1, max=k), gained / found[:, -1].clamp(min=1)
+    found, weighed = hits.double().cumsum(1), weights * hits
+    gained = (weighed * found / torch.arange(1, hits.shape[1] + 1)).sum(1)
+    of_found = weighed.sum(1)
+    nothing = torch.tensor(torch.inf, dtype=torch.float64)
+    return tuple(gained / torch.where(by > 0, by, nothing) for by in (perfect, of_found))  # type: ignore[return-value]
 
 
 def truth_of(targets: Tensor, num_classes: int, absent_is_unknown: bool) -> Tensor:

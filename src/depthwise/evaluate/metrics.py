@@ -281,6 +281,11 @@ def _check(scores: Any, targets: Tensor, num_classes: int) -> None:
             f"the network answers {got} where {[len(targets), num_classes]} scores are due: "
             f"evaluate a network with {num_classes} classes, one score each"
         )
+    if targets.ndim > 1:
+        raise DepthwiseError(
+            "these images have any number of labels each, and the network names one class: evaluate it on images of "
+            "one class each"
+        )
     lowest, highest = int(targets.min()), int(targets.max())
     if lowest < 0 or highest >= num_classes:
         raise DepthwiseError(

@@ -19,6 +19,7 @@ from depthwise.data.measured import Measured, Network, open_measured
 from depthwise.evaluate import metrics
 from depthwise.evaluate.meters import run_meters
 from depthwise.evaluate.report import ReportData, write_report
+from depthwise.ship.label_weights import label_weights as weights_of
 from depthwise.ship.load import Engine, load_compiled, load_module
 from depthwise.ship.showing import Showing
 from depthwise.tasks import Task
@@ -43,6 +44,7 @@ def open_part(
     *,
     nested: bool = False,
     ignore_unknown: bool = False,
+    miss_unknown: bool = False,
     max_pixels: int | None = None,
     allow_truncated: bool | None = None,
     columns: Columns | None = None,
@@ -62,6 +64,7 @@ def open_part(
             progress=progress,
             nested=nested,
             ignore_unknown=ignore_unknown,
+            miss_unknown=miss_unknown,
             decoding=Decoding.asked(
                 config.training.get("decoding"),
                 max_pixels=max_pixels,
@@ -86,6 +89,8 @@ def measure(
     batch_size: int = 64,
     workers: int = 2,
     ignore_unknown: bool = False,
+    miss_unknown: bool = False,
+    label_weights: str | os.PathLike[str] | None = None,
     nested: bool = False,
     report: str | os.PathLike[str] | None = None,
     engine: Engine = "auto",
@@ -97,6 +102,8 @@ def measure(
     showing: Showing | None = None,
 ) -> Measurement:
     """Measure the network of the bundle or run `path` on `data`, see `open_measured`; `report` names a page to write.
+
+    label_weights: how much each label counts in MAP@100, see `label_weights.label_weights`.
 
     Raises DepthwiseError and UsageError as the command's sentences.
     """
@@ -110,12 +117,15 @@ def measure(
         workers,
         nested=nested,
         ignore_unknown=ignore_unknown,
+        miss_unknown=miss_unknown,
         max_pixels=max_pixels,
         allow_truncated=allow_truncated,
         columns=columns,
         showing=showing,
     )
     task = config.build_task()
+    if label_weights is not None:
+        task = task.weighted(weights_of(label_weights, config.classes, measured.split))
     batches = Batches(
         measured.split,
         config.preprocess,

@@ -93,6 +93,9 @@ class Task(Protocol):
     def tuned(self, evaluate: Callable[[], Any]) -> Self:
         """The task with what is tuned on the val part, after training; `evaluate` measures the network on it."""
 
+    def weighted(self, weights: Sequence[float]) -> Self:
+        """The task where each class counts in the headline number by its weight. Raises UsageError if none can."""
+
     def agreement(self, before: Any, after: Any) -> float:
         """The share of images that have the same answer in two evaluations of a split."""
 

@@ -89,12 +89,14 @@ class MultiLabel:
     for each class.
 
     thresholds: a probability for each class, from which on it is said; of none, THRESHOLD. absent_is_unknown: a label
-    that a row does not name was not looked for; otherwise the image does not have it.
+    that a row does not name was not looked for; otherwise the image does not have it. weights: of each label in
+    MAP@100; of none, all weigh alike.
     """
 
     num_classes: int
     thresholds: tuple[float, ...] = ()
     absent_is_unknown: bool = False
+    weights: tuple[float, ...] = ()
     headline: ClassVar[Headline] = LabelEvaluation.headline
 
     @property
@@ -188,7 +190,8 @@ class MultiLabel:
 
     def meters(self) -> LabelMeters:
         """MAP@100, average precision and F1 of each label, precision and recall at a few ranks."""
-        return LabelMeters(self.num_classes, self._thresholds, self.absent_is_unknown)
+        weights = torch.tensor(self.weights, dtype=torch.float64) if self.weights else None
+        return LabelMeters(self.num_classes, self._thresholds, self.absent_is_unknown, weights)
 
     def answer(self, output: Tensor) -> Tensor:
         """Sigmoid."""
@@ -206,6 +209,10 @@ class MultiLabel:
         """With the thresholds that gave the highest F1; of a label that no image had, THRESHOLD."""
         best = evaluate().per_label.best_threshold.nan_to_num(THRESHOLD)
         return replace(self, thresholds=tuple(best.float().tolist()))
+
+    def weighted(self, weights: Sequence[float]) -> "MultiLabel":
+        """With other weights of the labels in MAP@100."""
+        return replace(self, weights=tuple(weights))
 
     def agreement(self, before: LabelEvaluation, after: LabelEvaluation) -> float:
         """The share of images that were given the same labels."""

@@ -118,6 +118,12 @@ class SingleLabel:
         """Nothing is tuned."""
         return self
 
+    def weighted(self, weights: Sequence[float]) -> "SingleLabel":
+        """Raises UsageError: each image counts alike."""
+        raise UsageError(
+            "label weights are for images of any number of labels, and these are of one class each"
+        )
+
     def agreement(self, before: ClassEvaluation, after: ClassEvaluation) -> float:
         """The share of images that were called the same."""
         return float((before.predicted == after.predicted).float().mean())
