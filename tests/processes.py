@@ -44,6 +44,7 @@ class Forked:
         *arguments: str,
         cwd: Path | None = None,
         stdin: bytes | Path = b"",
+        stdout: Path | None = None,
         **environment: str,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -54,6 +55,8 @@ class Forked:
             self._streams[0] = stdin
         else:
             self._streams[0].write_bytes(stdin)
+        if stdout:
+            self._streams[1] = stdout
         _CONTEXT.set_forkserver_preload(_IMPORTED)
         self._arguments = (cwd or Path.cwd(), {**os.environ, **environment}, self._streams)
         self._process = _CONTEXT.Process(target=_run, args=(function, arguments, *self._arguments))
@@ -80,14 +83,40 @@ class Forked:
         while not condition() and not self.ended and time.monotonic() < end:
             time.sleep(every)
 
-    def wait(self, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        """How it ended, and what it printed."""
+    def code(self, timeout: float = 600) -> int:
+        """The exit code; of a process that a signal ended less than 0, as `subprocess` has it."""
         self._process.join(timeout)
         code = self._process.exitcode
         if code is None:
             self._process.kill()
             raise subprocess.TimeoutExpired(self._arguments, timeout, *self.printed)
-        return subprocess.CompletedProcess(self._arguments, code, *self.printed)
+        return code
+
+    def wait(self, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        """How it ended, and what it printed."""
+        return subprocess.CompletedProcess(self._arguments, self.code(timeout), *self.printed)
+
+
+class Piped:
+    """`function()` in a process of its own, as `subprocess.Popen` with pipes would have it."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        pipes = [Path(self._folder.name) / name for name in ("in", "out")]
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        self._forked = Forked(function, stdin=pipes[0], stdout=pipes[1])
+        self.pid = self._forked.pid
+        self.stdin, self.stdout = pipes[0].open("w"), pipes[1].open()
+
+    def wait(self) -> int:
+        return self._forked.code()
+
+    def communicate(self) -> None:
+        with suppress(BrokenPipeError):
+            self.stdin.close()
+        self.stdout.close()
+        self.wait()
 
 
 def start(*arguments: str, cwd: Path | None = None, stdin: bytes | Path = b"", **environment: str) -> Forked:

@@ -30,7 +30,18 @@ def traced(folder: Path, program: str, stdin: str = "") -> tuple[str, list[str]]
     }
     (folder / "home").mkdir(exist_ok=True)
     log = folder / "calls"
-    strace = ["strace", "-f", "-qq", "-e", "signal=none", "-e", f"trace={CALLS}", "-o", str(log)]
+    strace = [
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-e",
+        "signal=none",
+        "-e",
+        f"trace={CALLS}",
+        "-o",
+        str(log),
+    ]
     done = subprocess.run(
         [*strace, sys.executable, "-c", program],
         cwd=folder,

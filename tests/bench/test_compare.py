@@ -13,9 +13,11 @@ from statistics import median
 
 import pytest
 import torch
+from tests.processes import Piped
 
 from depthwise.bench import ENGINES, Comparison, Measured, bench, swept
 from depthwise.bench import compare as compare_module
+from depthwise.bench import worker as worker_module
 from depthwise.bench.engines import Contender
 from depthwise.cli.app import run
 from depthwise.cli.bench import _print_run
@@ -26,6 +28,17 @@ from depthwise.native.library import library
 TINY = {"stem": "small", "width": 0.125, "num_classes": 10}
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers do not import torch each: they are forked from a process that has. Other tests start them as they are."""
+
+    def start(worker: compare_module._Worker) -> None:
+        worker._started = Piped(worker_module.main)  # type: ignore[assignment]
+
+    monkeypatch.setattr(compare_module._Worker, "start", start)
+
+
+@pytest.mark.usefixtures("forked")
 def test_engines_agree_and_are_timed_in_every_round() -> None:
     engines = ["depthwise bf16", "depthwise int8", "onnxruntime int8", "openvino int8"]
     engines += ["openvino bf16 throughput", "openvino int8 throughput"]
@@ -44,6 +57,7 @@ def test_engines_agree_and_are_timed_in_every_round() -> None:
     )
 
 
+@pytest.mark.usefixtures("forked")
 def test_memory_is_that_of_the_network() -> None:
     # 80 MB of weights, most in the classifier, beside which an image of 32x32 takes next to nothing.
     arguments = {"stem": "small", "num_classes": 16384}
@@ -75,6 +89,7 @@ def test_what_is_not_there_or_does_not_run_is_left_out_by_name(monkeypatch: pyte
     assert row["share_of_peak"] is None
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_engine_that_dies_is_left_out_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = []
     ask = compare_module._Worker.ask
@@ -148,6 +163,7 @@ COMMAND = ["bench", "xception", "--size", "32", "--threads", "1"]
 SETTINGS = ["--set", *(f"{key}={value}" for key, value in TINY.items())]
 
 
+@pytest.mark.usefixtures("forked")
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "new" / "bench.json"
     command = [
@@ -183,6 +199,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_sweep_measures_each_point_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out, chart = tmp_path / "sweep.json", tmp_path / "sweep.html"
     sweep = ["--sweep", "batch=1,3", "threads=1,2", "--engines", "pytorch"]
