@@ -16,7 +16,7 @@ WHERE: dict[str, set[str]] = {
     "argmax": CLASSES,
     "softmax": CLASSES,
     "cross_entropy": CLASSES,
-    "labels": {"data/dataset.py", "data/sources/parquet.py", "evaluate/metrics.py", *SHOWN},
+    "labels": {"data/dataset.py", "data/sources/stored.py", "evaluate/metrics.py", *SHOWN},
     "top1": {*CLASSES, "evaluate/sections.py", "evaluate/tables.py", "cli/models.py"},
     "SingleLabel": {"tasks/"},
 }

@@ -17,7 +17,7 @@ import depthwise
 from depthwise.data import Columns, Dataset, TooManyUnreadableError, open_dataset
 from depthwise.data.dataset import encoded
 from depthwise.data.loader import Batches
-from depthwise.data.sources.parquet import ParquetSplit
+from depthwise.data.sources.stored import StoredSplit
 from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import DepthwiseError
 
@@ -117,7 +117,7 @@ def test_every_published_layout_is_read(tmp_path: Path, layout: str, path_first:
     assert dataset.task == task
     assert classes_of(dataset) == expected
     split = dataset.splits["all"]
-    assert isinstance(split, ParquetSplit)
+    assert isinstance(split, StoredSplit)
     assert split.blocks == ((4, 1) if len(labels) == 5 else (4,))
     for k in range(len(labels)):
         assert encoded(split, k) == png(k)
@@ -143,7 +143,7 @@ def test_files_of_parts_are_read_as_they_are_published(tmp_path: Path) -> None:
     assert encoded(train, 13) == png(13)
     assert encoded(dataset.splits["val"], 3) == png(23)
     assert "as given by" in dataset.split_source
-    assert open_dataset(tmp_path).num_trusted in (0, 30)
+    assert open_dataset(tmp_path).num_trusted in (0, 10, 20, 30)
     nested = tmp_path / "nested"
     for part in ("train", "test"):
         write(nested / part / "0000.parquet", pa.array([0, 1]), feature, name="label")

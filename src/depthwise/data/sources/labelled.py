@@ -28,6 +28,7 @@ from depthwise.data.sources.source import (
     deep_of,
     names_of,
 )
+from depthwise.data.sources.stored import StoredSplit
 from depthwise.data.sources.verify import Files
 from depthwise.data.targets import LabelLists
 from depthwise.data.vocabulary import choose_classes
@@ -36,6 +37,7 @@ from depthwise.words import number_of, quote, quote_path
 
 if TYPE_CHECKING:  # which takes Arrow, and sets of other kinds do without
     from depthwise.data.sources.parquet import Images
+    from depthwise.data.sources.tars import Members
 
 Bools = NDArray[np.bool_]
 
@@ -48,7 +50,7 @@ class Labelled:
     """
 
     path: Path
-    store: "Files | Images"
+    store: "Files | Images | Members"
     rows: Rows
     given: str
     notes: tuple[str, ...]
@@ -271,7 +273,7 @@ def _split(source: Labelled, rows: Rows, channels: int) -> Split:
     names, labels = rows.names.take(order), lists if rows.several else values.long()
     if isinstance(source.store, Files):
         return FileSplit(names, labels, channels, str(source.store.root), source.decoding)
-    return source.store.split(rows.places[order], names, labels, channels, source.decoding)
+    return StoredSplit(source.store, rows.places[order], names, labels, channels, source.decoding)
 
 
 def _repeated(

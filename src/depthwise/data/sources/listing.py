@@ -95,8 +95,8 @@ def list_folder(root: Path, *, nested: bool = False) -> Listing:
         raise DepthwiseError(f"{root} does not exist: give a folder of CLASS/IMAGE")
     if not root.is_dir():
         raise DepthwiseError(
-            f"{root} is a file: give a folder of CLASS/IMAGE, or a manifest that ends in .csv, .tsv, .jsonl or "
-            f".parquet"
+            f"{root} is a file: give a folder of CLASS/IMAGE, or a manifest that ends in .csv, .tsv, .jsonl, "
+            f".parquet or .tar"
         )
     top = _entries(root, "")
     places = _places(root, top.folders)

@@ -9,15 +9,16 @@ from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import some
 from depthwise.data.sources.chosen import Chosen, choose
 from depthwise.data.sources.labelled import Labelled
-from depthwise.data.sources.listing import part_of
+from depthwise.data.sources.listing import part_of, passed_over
 from depthwise.data.sources.rows import PARTS, Read, Rows, gather
-from depthwise.data.sources.tables import PARQUET, SUFFIXES, open_table
+from depthwise.data.sources.tables import HOLDING, SUFFIXES, TAR, open_table
 from depthwise.data.sources.verify import Files, Progress, verify
 from depthwise.errors import DepthwiseError
 from depthwise.words import number_of
 
 if TYPE_CHECKING:
     from depthwise.data.sources.parquet import Images
+    from depthwise.data.sources.tars import Members
 
 Manifests = Mapping[str, Sequence[Path]]
 """Files by their part, "" if they do not say any."""
@@ -26,7 +27,8 @@ Manifests = Mapping[str, Sequence[Path]]
 def manifests(path: Path) -> Manifests:
     """The manifest that `path` is, or those of the parts that the folder holds, in order; or nothing.
 
-    A part can be parquet files: train-00000-of-00002.parquet and so on, in the folder or in its data/ or train/.
+    A part can be parquet or tar files: train-00000-of-00002.parquet and so on, in the folder or in its data/ or train/.
+    Tars that lie in a folder by themselves need not say any.
     """
     if path.is_file():
         return {"": [path]} if path.suffix.lower() in SUFFIXES else {}
@@ -34,16 +36,22 @@ def manifests(path: Path) -> Manifests:
     for file in _files(path):
         stem, suffix = file.stem, file.suffix.lower()
         part = part_of(stem)
-        if suffix == PARQUET:
+        if suffix in HOLDING:
             part = part or part_of(stem.partition("-")[0]) or part_of(file.parent.name)
-        if part and suffix in SUFFIXES:
+        if suffix == TAR and not _has_folders(path):
+            part = part or ""
+        if part is not None and suffix in SUFFIXES:
             others = found.setdefault(part, [])
-            if others and not suffix == others[0].suffix.lower() == PARQUET:
+            if others and not (suffix in HOLDING and suffix == others[0].suffix.lower()):
                 raise DepthwiseError(
                     f"{path} has {others[0].name} and {file.name}, both its {part} part: keep one of them"
                 )
             others.append(file)
-    return {part: found[part] for part in PARTS if part in found}
+    return {part: found[part] for part in PARTS if part in found} or found
+
+
+def _has_folders(path: Path) -> bool:
+    return any(entry.is_dir() and not passed_over(entry.name) for entry in path.iterdir())
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -51,7 +59,7 @@ def _files(path: Path) -> Iterator[Path]:
         return
     for entry in sorted(path.iterdir()):
         if entry.is_dir() and (entry.name == "data" or part_of(entry.name)):
-            yield from sorted(file for file in entry.glob(f"*{PARQUET}") if file.is_file())
+            yield from sorted(file for file in entry.iterdir() if file.suffix in HOLDING and file.is_file())
         elif entry.is_file():
             yield entry
 
@@ -87,9 +95,13 @@ def read_manifest(
     return Labelled(path, store, rows, given, notes, columns, *verified, decoding, channels)
 
 
-def _store(reads: Sequence[Read]) -> "Images | None":
+def _store(reads: Sequence[Read]) -> "Images | Members | None":
     """The images, if the tables hold them."""
-    if reads[0].table.path.suffix.lower() != PARQUET:
+    if reads[0].table.path.suffix.lower() == TAR:
+        from depthwise.data.sources.tars import Members, Tar
+
+        return Members.of([read.table for read in reads if isinstance(read.table, Tar)])
+    if reads[0].table.path.suffix.lower() not in HOLDING:
         return None
     from depthwise.data.sources.parquet import Parquet, images_of
 

@@ -33,7 +33,7 @@ def open_dataset(
     kept_columns: Any = None,
 ) -> Dataset:
     """The data set `spec`: one of ARRAY_SETS, a folder of CLASS/IMAGE with or without train, val, test above, or a
-    manifest (CSV, TSV, JSON lines, parquet), or a folder with one a part, train.csv and val.csv.
+    manifest (CSV, TSV, JSON lines, parquet, tar), or a folder with one a part, train.csv and val.csv.
 
     A Dataset that is made already is taken as it is.
 
@@ -122,5 +122,5 @@ def _refuse_columns(columns: Columns | None, spec: str) -> None:
     if columns and (given := next(columns.given(), None)):
         raise UsageError(
             f"{spec} is no manifest, and --{given.replace('_', '-')} says how one is read: leave it out, or give a "
-            f"CSV, TSV, JSON lines or parquet file"
+            f"CSV, TSV, JSON lines, parquet or tar file"
         )

@@ -4,7 +4,7 @@ import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -21,7 +21,6 @@ from depthwise.data.image import Decoding, UnreadableImageError, decode_bytes
 from depthwise.data.order import WINDOW
 from depthwise.data.sources.facts import Fact, Stamp
 from depthwise.data.sources.verify import CHUNK, fact_of, in_threads, stamp_of
-from depthwise.data.targets import Labels
 from depthwise.errors import DepthwiseError
 
 _ROWS = 4096  # of labels, that are read at a time
@@ -212,16 +211,13 @@ class Images:
         """The first image of each row group, and the end."""
         return np.array(self._groups[0], np.int64)
 
-    def split(
-        self,
-        places: NDArray[np.int64],
-        names: Sequence[str],
-        labels: Labels,
-        channels: int,
-        decoding: Decoding,
-    ) -> "ParquetSplit":
-        """The images at `places`."""
-        return ParquetSplit(self, places, names, labels, channels, decoding)
+    def reader(self, channels: int, decoding: Decoding) -> Reader:
+        """What the images are decoded by."""
+        return partial(_read, self.column, channels, decoding)
+
+    def encoded(self, place: int) -> bytes:
+        """The image's file. Raises UnreadableImageError."""
+        return _encoded(self.column, self.key(place))
 
     def stamp(self, place: int, name: str) -> Stamp | None:
         return self.column.files[self.key(place)[0]].stamp
@@ -250,51 +246,9 @@ class Images:
 
     def _read(self, place: int) -> bytes | str:
         try:
-            return _encoded(self.column, self.key(place))
+            return self.encoded(place)
         except UnreadableImageError as error:
             return error.reason
-
-
-@dataclass(frozen=True, eq=False)
-class ParquetSplit:
-    """Images of a column, at `places` in order, int64 [n]; a block is what it has of a row group."""
-
-    images: Images
-    places: NDArray[np.int64]
-    names: Sequence[str]
-    labels: Labels
-    channels: int
-    decoding: Decoding
-
-    @cached_property
-    def blocks(self) -> tuple[int, ...]:
-        counts = np.diff(np.searchsorted(self.places, self.images.starts))
-        return tuple(counts[counts > 0].tolist())
-
-    @property
-    def reader(self) -> Reader:
-        return partial(_read, self.images.column, self.channels, self.decoding)
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def key(self, index: int) -> Key:
-        return self.images.key(int(self.places[index]))
-
-    def targets(self, indices: Tensor) -> Tensor:
-        return self.labels[indices]
-
-    def image(self, index: int) -> Tensor:
-        return self.reader(self.key(index))
-
-    def encoded(self, index: int) -> bytes:
-        return _encoded(self.images.column, self.key(index))
-
-    def name(self, index: int) -> str:
-        return self.names[index]
-
-    def with_white_level(self, white_level: int) -> "ParquetSplit":
-        return replace(self, decoding=replace(self.decoding, white_level=white_level))
 
 
 def _read(column: Column, channels: int, decoding: Decoding, key: Key) -> Tensor:

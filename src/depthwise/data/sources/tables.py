@@ -17,8 +17,10 @@ LOOKED_AT = 1000
 _MOST_LINE = 2**26
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _LINES = (".jsonl", ".ndjson")
-PARQUET = ".parquet"
-SUFFIXES = (*_DELIMITERS, *_LINES, PARQUET)
+PARQUET, TAR = ".parquet", ".tar"
+HOLDING = (PARQUET, TAR)
+"""Tables that can hold images themselves, and of which a part can have several."""
+SUFFIXES = (*_DELIMITERS, *_LINES, *HOLDING)
 
 
 class Table(Protocol):
@@ -54,6 +56,10 @@ def open_table(path: Path, called: str) -> Table:
         raise DepthwiseError(
             f"{path} cannot be read ({error.strerror or error}): make it a readable file"
         ) from None
+    if suffix == TAR:
+        from depthwise.data.sources.tars import Tar
+
+        return Tar(path, called)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DepthwiseError(f"{path} is UTF-16: save it as UTF-8")
     if suffix == PARQUET:  # Arrow takes a moment to import
