@@ -18,7 +18,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.models import create_model
 
 TINY = {"stem": "small", "width": 0.05, "entry": [128], "middle": [128], "exit": [128, 256]}
-SLOWEST = ("test_resume.py", "test_compare.py", "test_telemetry.py")
+SLOWEST = ("test_resume.py", "test_compare.py", "test_compiled.py", "test_telemetry.py", "test_keras.py")
 CLASSES = ("cat", "dog", "naïve 猫")
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from planned import compiled_from
 from tests.conftest import RUNNABLE, in_threads, using
+from tests.models.networks import SHALLOW
 from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
@@ -287,6 +288,15 @@ def test_xception_on_every_path() -> None:
 
 CONVOLUTIONS = ("separable-elu", "pointwise-first", "segments-4", "towers-2", "regular")
 
+DEEPER = ("resnet101", "resnet152")
+"""More of the blocks that resnet50 is made of."""
+
+ARGUMENTS: dict[str, dict[str, object]] = {
+    **{name: {"width": 1.0} for name in list_models("inception*")},
+    # At their own depth they would take longer than all the others.
+    **dict.fromkeys(("resnext101_32x8d", "senet154"), SHALLOW),
+}
+
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
@@ -294,7 +304,7 @@ CONVOLUTIONS = ("separable-elu", "pointwise-first", "segments-4", "towers-2", "r
         ("xception", {"residual": False, "fully_connected": (40, 24)}),
         *(("xception", {"conv": conv}) for conv in CONVOLUTIONS),
         ("mobilenet_v2", {"padding": "same"}),
-        *((name, {"width": 1.0} if name.startswith("inception") else {}) for name in list_models()),
+        *((name, ARGUMENTS.get(name, {})) for name in list_models() if name not in DEEPER),
     ],
 )
 def test_whole_networks(name: str, arguments: dict[str, object]) -> None:
