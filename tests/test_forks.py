@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 from depthwise.native import openmp
 
 SECONDS = 300
@@ -116,13 +114,11 @@ def python(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize(("fork", "threads"), [("os.fork", 2), ("fork_in_c", 1)])
-def test_a_child_does_what_its_parent_did(fork: str, threads: int) -> None:
-    assert python(WORK + FORKS.format(fork=fork, threads=threads)) == "True True"
-
-
-def test_so_do_the_processes_of_a_pool() -> None:
-    assert python(WORK + POOL) == "[True, True, True] True"
+def test_a_child_does_what_its_parent_did() -> None:
+    """Of one parent, which works on 2 threads again after each: by os.fork, by fork in C, and in a pool."""
+    forks = [FORKS.format(fork=fork, threads=threads) for fork, threads in (("os.fork", 2), ("fork_in_c", 1))]
+    found = python(WORK + "".join(forks) + POOL).splitlines()
+    assert found == ["True True", "True True", "[True, True, True] True"]
 
 
 def test_no_lock_stays_shut_in_a_child() -> None:
