@@ -67,6 +67,17 @@ def test_labels_that_are_ignored_are_words_or_a_file(capsys: pytest.CaptureFixtu
     assert "line 2 of aliases.csv is no pair: write another name, a comma, and the class that it means" in err
 
 
+def test_a_network_of_one_class_each_refuses_images_of_several(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--workers", "0", "--set", "width=0.05", "middle=(8,)", "size=16", "epochs=1", "batch_size=5"]
+    output(capsys, ["train", "--data", "set.csv", *OPTIONS, "--out", "run", *settings])
+    Path("many.csv").write_text("path,tags\n00.png,cat;dog\n01.png,dog\n")
+    columns = ["--path-column", "path", "--label-column", "tags"]
+    _, err = output(capsys, ["eval", "run", "--data", "many.csv", *columns, "--workers", "0"], 1)
+    assert "many.csv has images of any number of labels (multi-label), and the network tells one class" in err
+    output(capsys, ["export", "run", "--format", "torch", "--data", "set.csv", "--out", "run.pt2"])
+    assert Path("run.pt2").exists()
+
+
 def test_several_labels_are_exported_as_images_and_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [f"{k:02}.png,{'cat;pet' if k % 2 else 'stone'},{'pet' if k % 4 == 0 else ''}" for k in range(20)]
     Path("many.csv").write_text("\n".join(["path,tags,negatives", *lines]))

@@ -200,5 +200,6 @@ def test_nested_classes_are_read_as_they_were_learned(make_folder: MakeFolder) -
 @pytest.mark.parametrize("value", [None, 3, [], {}, "", "0" * 64, True])
 def test_a_bundle_may_say_anything_of_its_training(make_folder: MakeFolder, value: object) -> None:
     training = {"fingerprint": value, "seed": value, "nested": value if value is not True else None}
+    training["columns"] = value
     measured = open_measured(str(make_folder(HELDOUT)), Network.of(NETWORK.classes, training))
     assert len(measured.split) == 30

@@ -142,6 +142,7 @@ def export(
     from depthwise.data import open_dataset
     from depthwise.data.export import export as write
     from depthwise.data.export import written_images
+    from depthwise.data.targets import SEVERAL
 
     with written_images(out, force=force) as folder:
         with counting("looking images over") as progress:
@@ -154,7 +155,7 @@ def export(
             write(
                 images,
                 dataset.classes,
-                folder if split or dataset.task != "single-label" else folder / part,
+                folder if split or dataset.task in SEVERAL else folder / part,
                 prefix=part,
                 limit=limit,
                 nested=nested,

@@ -29,6 +29,13 @@ class ManifestOptions:
     image_root: Annotated[
         Path | None, Parameter(help="Where its paths begin [default: the manifest's folder].")
     ] = None
+    labels_from: Annotated[
+        Literal["sidecar", "embedded"] | None,
+        Parameter(
+            help="Take a folder's labels from keywords: sidecar, photo.txt (or .xmp) beside photo.jpg; embedded, XMP "
+            "and IPTC inside JPEGs."
+        ),
+    ] = None
     min_count: Annotated[int | None, Parameter(help="Labels of fewer training images are no classes.")] = None
     classes: Annotated[
         Path | None, Parameter(help="A file of the only classes, a line each, in their order.")
@@ -66,6 +73,7 @@ class ManifestOptions:
             "split_column": self.split_column,
             "negative_column": self.negative_column,
             "image_root": self.image_root and str(self.image_root),
+            "labels_from": self.labels_from,
             "min_count": self.min_count,
             "classes": self.classes and read_names(self.classes),
             "aliases": self.aliases and read_aliases(self.aliases),

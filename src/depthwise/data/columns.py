@@ -21,7 +21,8 @@ class Columns:
 
     path_column, label_column, split_column: their names. label_separator: between the labels of one image.
     negative_column: labels that an image was looked at for and does not have. image_root: the folder in which paths
-    begin, by default the manifest's own.
+    begin, by default the manifest's own. labels_from: a folder's labels are keywords, in files beside the images or
+    inside them.
 
     min_count: images that a label must have to be a class. classes: the only ones, in this order. aliases: pairs of
     another name and the class that it means. ignore: labels that are passed over. absent: what it means that a label is
@@ -34,6 +35,7 @@ class Columns:
     split_column: str | None = None
     negative_column: str | None = None
     image_root: str | None = None
+    labels_from: Literal["sidecar", "embedded"] | None = None
     min_count: Annotated[int, Bounds(1, 2**40)] = 1
     classes: Names | None = None
     aliases: Annotated[tuple[tuple[str, str], ...], Length(0, MOST_NAMES)] = ()
@@ -74,7 +76,7 @@ class Columns:
     @staticmethod
     def asked(kept: Any = None, given: "Columns | None" = None) -> "Columns | None":
         """As a run has `kept` them, an object like `to_json`'s, but for the fields that are `given`."""
-        if not kept:
+        if not isinstance(kept, Mapping) or not kept:  # a bundle may say anything
             return given
         return Columns.from_json({**kept, **(given.to_json() if given else {})})
 

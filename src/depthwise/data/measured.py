@@ -19,7 +19,7 @@ from depthwise.data.names import some
 from depthwise.data.numbering import joined, numbered, numbers, with_misses
 from depthwise.data.sources.open import open_source
 from depthwise.data.sources.verify import Progress
-from depthwise.data.targets import class_counts
+from depthwise.data.targets import SEVERAL, class_counts
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.words import number_of
 
@@ -31,7 +31,7 @@ class Network:
     """What is known of the network that is measured: its classes, and the data set that it was trained on.
 
     fingerprint: of that data set, if it is known; seed: by which it was divided; nested: its classes are paths;
-    columns: how its labels were read, as JSON has it.
+    columns: how its labels were read, as JSON has it. one_each: it tells one class of each image.
     """
 
     classes: tuple[str, ...]
@@ -39,9 +39,10 @@ class Network:
     seed: int = 0
     nested: bool = False
     columns: Any = None
+    one_each: bool = False
 
     @staticmethod
-    def of(classes: tuple[str, ...], training: Mapping[str, Any]) -> "Network":
+    def of(classes: tuple[str, ...], training: Mapping[str, Any], *, one_each: bool = False) -> "Network":
         """From a bundle's config, whose `training` may hold anything."""
         fingerprint, seed = training.get("fingerprint"), training.get("seed")
         return Network(
@@ -50,6 +51,7 @@ class Network:
             seed if type(seed) is int else 0,
             training.get("nested") is True,
             training.get("columns"),
+            one_each,
         )
 
 
@@ -86,9 +88,11 @@ def open_measured(
     """The images of `spec` (as for `open_dataset`) that `network` is measured on; unreadable ones are left out.
 
     part: train, val, test or all; by default as this module says. decoding: how files are read. columns: how a manifest
-    is, where not as in training. Raises UsageError for
-    a part that is not there, DepthwiseError for classes that the network does not know, unless `ignore_unknown` leaves
-    them and images of them alone out, or `miss_unknown` counts them, of images of any number of labels, as missed.
+    is read, where not as in training.
+
+    Raises UsageError for a part that is not there, DepthwiseError for classes that the network does not know, unless
+    `ignore_unknown` leaves them and images of them alone out, or `miss_unknown` counts them, of images of any number of
+    labels, as missed; and for images of several classes where the network tells one.
     """
     source = open_source(
         spec,
@@ -102,6 +106,11 @@ def open_measured(
     )
     trained_on = network.fingerprint in source.fingerprints
     dataset = source.dataset(seed=network.seed, max_bad=1.0, whole=not trained_on)
+    if network.one_each and (several := dataset.task) in SEVERAL:
+        raise DepthwiseError(
+            f"{dataset.name} has images of any number of labels ({several}), and the network tells one class of each: "
+            f"measure it on images of one label each"
+        )
     name = _choice(dataset, part)
     split = joined(list(dataset.splits.values())) if name == ALL else dataset.splits[name]
     places = numbers(dataset.classes, network.classes)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 NONE = -1
 
+SEVERAL = ("multi-label", "verified-labels")
+"""Tasks by whose name a data set has images of any number of classes."""
+
 _CHUNK = 2**18  # images whose targets are in memory at a time, where a whole set is looked over
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,10 @@ from torch.export import Dim, ExportedProgram
 from depthwise import telemetry
 from depthwise.bounds import checked
 from depthwise.bundle import read_bundle
-from depthwise.data import Dataset, Preprocess, open_dataset, test_split
+from depthwise.data import Dataset, Preprocess, open_dataset
 from depthwise.data.image import Decoding, ImageInput, UnreadableImageError, decode
 from depthwise.data.sources.listing import images_below
+from depthwise.data.sources.manifest import manifests
 from depthwise.data.spread import evenly
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
 from depthwise.infer.sessions import onnxruntime_session, openvino_network
@@ -125,7 +127,8 @@ def export(
     force: bool = False,
 ) -> Exported:
     """As `export_bundle`, compared on images of `data`: `depthwise export` in Python. force: replace the file `out`."""
-    images = None if data is None else find_images(data)
+    columns = read_bundle(path).config.training.get("columns")
+    images = None if data is None else find_images(data, kept_columns=columns)
     return export_bundle(path, out, format, images=images, overwrite=force)
 
 
@@ -167,15 +170,16 @@ def _export(
     return Exported(kind.files(out), num_bytes, format, kind.runtime, version(kind.runtime), error, len(x))
 
 
-def find_images(spec: str | os.PathLike[str] | Dataset) -> list[ImageInput]:
-    """The images of `spec`, a built-in set's test part or a folder with its subfolders, in one random order.
+def find_images(spec: str | os.PathLike[str] | Dataset, *, kept_columns: Any = None) -> list[ImageInput]:
+    """The images of `spec`, a set's test part, a manifest's or a folder's with its subfolders, in one random order.
 
-    Raises UsageError if it is neither.
+    kept_columns: how a manifest is read, see `open_source`. Raises UsageError if there is nothing of the name.
     """
     folder = None if isinstance(spec, Dataset) else locate(spec)
     images: list[ImageInput]
-    if folder is None:
-        _, split = test_split(open_dataset(spec))
+    if folder is None or manifests(folder):
+        splits = open_dataset(spec, max_bad=1.0, whole=folder is not None, kept_columns=kept_columns).splits
+        split = splits.get("test") or splits.get("val") or next(iter(splits.values()))
         images = [split.image(i) for i in evenly(range(len(split)), 100 * NUM_IMAGES)]
     else:
         images = [*images_below(folder)]

@@ -22,7 +22,7 @@ from depthwise.evaluate.report import ReportData, write_report
 from depthwise.ship.label_weights import label_weights as weights_of
 from depthwise.ship.load import Engine, load_compiled, load_module
 from depthwise.ship.showing import Showing
-from depthwise.tasks import Task
+from depthwise.tasks import DEFAULT, Task
 from depthwise.words import number_of
 
 
@@ -57,7 +57,7 @@ def open_part(
     with showing.counting("looking images over") as progress:
         measured = open_measured(
             data,
-            Network.of(config.classes, config.training),
+            Network.of(config.classes, config.training, one_each=config.task == DEFAULT),
             part,
             channels=config.preprocess.channels,
             workers=max(1, workers),

@@ -30,7 +30,7 @@ from depthwise.data.sources.source import (
 )
 from depthwise.data.sources.stored import StoredSplit
 from depthwise.data.sources.verify import Files
-from depthwise.data.targets import LabelLists
+from depthwise.data.targets import SEVERAL, LabelLists
 from depthwise.data.vocabulary import choose_classes
 from depthwise.errors import DepthwiseError
 from depthwise.words import number_of, quote, quote_path
@@ -177,7 +177,7 @@ def build(source: Labelled, *, seed: int, max_bad: float, whole: bool) -> Datase
 def _task(rows: Rows, columns: Columns) -> str:
     if not rows.several:
         return "single-label"
-    return "verified-labels" if columns.absent == "unknown" else "multi-label"
+    return SEVERAL[columns.absent == "unknown"]
 
 
 def _counted(labels: NDArray[np.int32], rows: Rows) -> NDArray[np.int64]:

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from depthwise.data.columns import Columns
-from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import some
 from depthwise.data.sources.chosen import Chosen, choose
 from depthwise.data.sources.labelled import Labelled
 from depthwise.data.sources.listing import part_of, passed_over
 from depthwise.data.sources.rows import PARTS, Read, Rows, gather
 from depthwise.data.sources.tables import HOLDING, SUFFIXES, TAR, open_table
-from depthwise.data.sources.verify import Files, Progress, verify
+from depthwise.data.sources.verify import Files, Looking
 from depthwise.errors import DepthwiseError
 from depthwise.words import number_of
 
@@ -64,19 +63,8 @@ def _files(path: Path) -> Iterator[Path]:
             yield entry
 
 
-def read_manifest(
-    path: Path,
-    files: Manifests,
-    *,
-    columns: Columns | None = None,
-    workers: int = 2,
-    progress: Progress | None = None,
-    afresh: bool = False,
-    decoding: Decoding = DEFAULT,
-    channels: int | None = None,
-) -> Labelled:
+def read_manifest(path: Path, files: Manifests, columns: Columns, looking: Looking) -> Labelled:
     """Reads the `files` that `path` means and verifies the images they name. Raises DepthwiseError."""
-    columns = columns or Columns()
     root = Path(columns.image_root or next(iter(files.values()))[0].parent)
     reads = []
     for part, of_part in files.items():
@@ -86,13 +74,13 @@ def read_manifest(
             reads.append(Read(table, chosen._replace(part=None) if part else chosen, part or None))
     rows = gather(reads, root, columns)
     store = _store(reads) or Files(root)
-    verified = verify(store, rows.names, workers=workers, progress=progress, decoding=decoding, afresh=afresh)
+    verified = looking.verify(store, rows.names)
     names = some([file.name for of_part in files.values() for file in of_part], joint=" and ", most=3)
     first = reads[0].chosen
     given = names if reads[0].part else f"column {first.part}"
     where = f"the image from {first.path}" if not isinstance(store, Files) else f"its path from {first.path}"
     notes = (f"{names}: {_about(rows, first)}, {where}", *first.notes, *_about_labels(rows))
-    return Labelled(path, store, rows, given, notes, columns, *verified, decoding, channels)
+    return Labelled(path, store, rows, given, notes, columns, *verified, looking.decoding, looking.channels)
 
 
 def _store(reads: Sequence[Read]) -> "Images | Members | None":

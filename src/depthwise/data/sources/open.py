@@ -1,6 +1,7 @@
 """A data set from what a person calls it: the one place that tells kinds of sources apart."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from depthwise.data.sources.listing import has_part_folders
 from depthwise.data.sources.manifest import manifests, read_manifest
 from depthwise.data.sources.shard_manifest import is_shards
 from depthwise.data.sources.source import MAX_BAD_FRACTION, Ready, Source
-from depthwise.data.sources.verify import Progress
+from depthwise.data.sources.tagged import FOR_TABLES, read_tagged
+from depthwise.data.sources.verify import Looking, Progress
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.places import locate, name_note
 
@@ -86,41 +88,34 @@ def open_source(
         _refuse_columns(columns, os.fspath(spec))
         dataset, note = open_arrays(os.fspath(spec), channels), name_note(spec)
         return Ready(replace(dataset, notes=(note, *dataset.notes)) if note else dataset)
+    looking = Looking(workers, progress, afresh, decoding, channels)
     if is_shards(folder):
         _refuse_columns(columns, os.fspath(spec))
         # Arrow takes a moment to import, and sets of other kinds do without.
         from depthwise.data.sources.shards import open_shards
 
-        return open_shards(
-            folder, channels=channels, workers=workers, progress=progress, decoding=decoding, afresh=afresh
-        )
+        return open_shards(folder, **looking._asdict())
+    asked = Columns.asked(kept_columns, columns) or Columns()
+    if asked.labels_from and folder.is_dir():
+        _refuse_columns(columns, os.fspath(spec), FOR_TABLES)
+        return read_tagged(folder, asked, looking)
     files = manifests(folder)
     if files and not (folder.is_dir() and has_part_folders(folder)):
-        return read_manifest(
-            folder,
-            files,
-            columns=Columns.asked(kept_columns, columns),
-            workers=workers,
-            progress=progress,
-            afresh=afresh,
-            decoding=decoding,
-            channels=channels,
-        )
+        _refuse_columns(columns, os.fspath(spec), ("labels_from",))
+        return read_manifest(folder, files, replace(asked, labels_from=None), looking)
     _refuse_columns(columns, os.fspath(spec))
-    return look_at(
-        folder,
-        nested=nested,
-        workers=workers,
-        progress=progress,
-        afresh=afresh,
-        decoding=decoding,
-        channels=channels,
-    )
+    return look_at(folder, nested=nested, **looking._asdict())
 
 
-def _refuse_columns(columns: Columns | None, spec: str) -> None:
-    if columns and (given := next(columns.given(), None)):
+def _refuse_columns(columns: Columns | None, spec: str, names: Sequence[str] | None = None) -> None:
+    """Raise UsageError if they say something, or one of `names`, that `spec` has not."""
+    for given in columns.given() if columns else ():
+        option = f"--{given.replace('_', '-')}"
+        if names is not None and given not in names:
+            continue
+        if given == "labels_from":
+            raise UsageError(f"{spec} is no folder of images, and {option} is for one: leave it out")
         raise UsageError(
-            f"{spec} is no manifest, and --{given.replace('_', '-')} says how one is read: leave it out, or give a "
-            f"CSV, TSV, JSON lines, parquet or tar file"
+            f"{spec} is no manifest, and {option} says how one is read: leave it out, or give a CSV, TSV, JSON "
+            f"lines, parquet or tar file"
         )

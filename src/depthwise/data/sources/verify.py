@@ -35,6 +35,28 @@ _AHEAD = 4  # chunks that a thread has before it
 _TICK_NS = 50_000_000  # a second change within a tick of the file system's clock does not show in its times
 
 
+class Looking(NamedTuple):
+    """How images are looked over: by how many threads, who is told, whether every file is read again, how files are
+    read, and the channels that images are to have, None for what suits them."""
+
+    workers: int
+    progress: Progress | None
+    afresh: bool
+    decoding: Decoding
+    channels: int | None
+
+    def verify(self, store: "Path | Store", names: Sequence[str]) -> "Verified":
+        """As the function `verify`."""
+        return verify(
+            store,
+            names,
+            workers=self.workers,
+            progress=self.progress,
+            decoding=self.decoding,
+            afresh=self.afresh,
+        )
+
+
 class Verified(NamedTuple):
     """What is known of each file, those that cannot be decoded, and how many facts were remembered, not read."""
 
