@@ -104,8 +104,8 @@ def test_a_run_with_fewer_lines_goes_on_with_more(
 def test_an_average_that_is_behind_its_weights_is_told(tmp_path: Path) -> None:
     said = average_is_behind({"raw": 0.9, "averaged": 0.8}, SingleLabel.headline, tmp_path)
     assert said == (
-        f"the raw weights, in {tmp_path}/model.raw.safetensors, are better than their average (90.00% and 80.00% are "
-        "right), which follows them slowly: train longer, or with --set averaging=0"
+        f"the raw weights, in {tmp_path}/model.raw.safetensors, are better than their average (90.00% and 80.00% "
+        "top-1), which follows them slowly: train longer, or with --set averaging=0"
     )
     for rest in ({"raw": 0.9}, {"raw": 0.9, "averaged": 0.895}, {"raw": 0.1, "averaged": 0.9}):
         assert not average_is_behind(rest, SingleLabel.headline, tmp_path)
