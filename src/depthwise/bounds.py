@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, wraps
@@ -270,3 +271,18 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
+
+
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.ASCII | re.IGNORECASE)
+
+
+def parse_bytes(text: str, name: str) -> int:
+    """How many bytes `text`, which an error calls `name`, means: 256MiB (2**20 each), 500MB (10**6), 4096."""
+    found = _BYTES.fullmatch(text.strip())
+    size = 0
+    if found:
+        unit = 1024 if found[3] else 1000
+        size = round(float(found[1]) * unit ** " KMGT".index(found[2].upper() or " "))
+    if not 1 <= size <= 2**50:
+        raise UsageError(f"{name} {shown(text)} is no number of bytes: write for example 256MiB")
+    return size

@@ -1,6 +1,7 @@
 """What a person names, looked for without anything heavy: a data set, the folder of a bundle."""
 
 import os
+import re
 from pathlib import Path
 
 from depthwise.errors import DepthwiseError, UsageError, shown
@@ -12,13 +13,18 @@ CONFIG = "config.json"
 """What makes a folder a bundle."""
 
 
+def is_uri(spec: object) -> bool:
+    """Whether `spec` names a place that is not a path on a disk, s3://bucket/set for one."""
+    return isinstance(spec, str) and re.match("[a-z][a-z0-9+.-]+://", spec) is not None
+
+
 def locate(spec: str | os.PathLike[str]) -> Path | None:
-    """The folder that `spec` is, or None for a built-in set.
+    """The folder that `spec` is, or None for a built-in set and for a place that is no path.
 
     The name of a built-in set means that set, everywhere; a folder of that name is meant by any other way to write
     it, ./digits or digits/, and by a Path. Raises UsageError if there is nothing of the name.
     """
-    if isinstance(spec, str) and spec in ARRAY_SETS:
+    if is_uri(spec) or (isinstance(spec, str) and spec in ARRAY_SETS):
         return None
     _check_path(spec, "data set")
     if not Path(spec).exists():

@@ -14,6 +14,11 @@ from typing import BinaryIO
 
 from depthwise.errors import DepthwiseError
 
+
+class BusyError(DepthwiseError):
+    """Another process is writing the same."""
+
+
 _HOLDER = "held by process "
 _HELD: ContextVar[dict[Path, "Lock"]] = ContextVar("held", default={})  # noqa: B039 (never changed, only replaced)
 
@@ -174,7 +179,7 @@ def _lock(file: Path, what: Path, remedy: str) -> Lock:
         opened.close()
         number = said.removeprefix(_HOLDER).strip() if said.startswith(_HOLDER) else ""
         holder = f"process {number}" if number.isdecimal() else "another process"
-        raise DepthwiseError(f"{holder} is writing {what}: {remedy}") from None
+        raise BusyError(f"{holder} is writing {what}: {remedy}") from None
     except (ImportError, OSError):  # no such thing in this system, or in this file system
         return Lock(opened, held=False)
     return Lock(opened, held=True)

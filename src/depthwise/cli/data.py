@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from depthwise.bounds import Bounds
+from depthwise.bounds import Bounds, parse_bytes
 from depthwise.cli.manifest import Manifest, asked
 from depthwise.cli.options import (
     AllowTruncated,
@@ -18,7 +18,6 @@ from depthwise.cli.options import (
     command,
     decoding,
     flag,
-    num_bytes,
 )
 from depthwise.cli.output import console, counting, note, print_json, say, table
 from depthwise.errors import UsageError
@@ -200,7 +199,7 @@ def shard(
 
     Example: depthwise data shard photos/ --out shards
     """
-    size = num_bytes(shard_size, "--shard-size")
+    size = parse_bytes(shard_size, "--shard-size")
     locate(data)  # before anything heavy is imported
     from depthwise.data import open_dataset
     from depthwise.data.pack import check_out, pack

@@ -1,13 +1,11 @@
 """The options that several commands share, described once."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, get_args
 
 from cyclopts import Parameter, Token, convert
 
 from depthwise.bounds import Bounds, checked
-from depthwise.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from depthwise.data import Decoding
@@ -91,21 +89,6 @@ PrecisionOption = Annotated[
         name="--precision", help="What the bundle was compiled in by default, else fp32; bf16 is faster."
     ),
 ]
-
-
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.ASCII | re.IGNORECASE)
-
-
-def num_bytes(text: str, option: str) -> int:
-    """How many bytes `text` means: 256MiB (2**20 each), 500MB (10**6), 4096. Raises UsageError."""
-    found = _BYTES.fullmatch(text.strip())
-    size = 0
-    if found:
-        unit = 1024 if found[3] else 1000
-        size = round(float(found[1]) * unit ** " KMGT".index(found[2].upper() or " "))
-    if not 1 <= size <= 2**50:
-        raise UsageError(f"{option} {shown(text)} is no number of bytes: write for example {option} 256MiB")
-    return size
 
 
 def decoding(

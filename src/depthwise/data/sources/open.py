@@ -17,7 +17,7 @@ from depthwise.data.sources.source import MAX_BAD_FRACTION, Ready, Source
 from depthwise.data.sources.tagged import FOR_TABLES, read_tagged
 from depthwise.data.sources.verify import Looking, Progress
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.places import locate, name_note
+from depthwise.places import is_uri, locate, name_note
 
 
 def open_dataset(
@@ -83,6 +83,18 @@ def open_source(
     if isinstance(spec, Dataset):
         _refuse_columns(columns, spec.name)
         return Ready(spec)
+    if is_uri(spec):
+        _refuse_columns(columns, os.fspath(spec))
+        from depthwise.data.sources.shards import open_remote
+
+        return open_remote(
+            os.fspath(spec),
+            channels=channels,
+            workers=workers,
+            progress=progress,
+            decoding=decoding,
+            afresh=afresh,
+        )
     folder = locate(spec)
     if folder is None:
         _refuse_columns(columns, os.fspath(spec))

@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,23 +40,42 @@ UNDIVIDED = "all"
 
 @dataclass(frozen=True)
 class ArrowShards:
-    """The shards of a part in `folder`, those of the plan `made_for`; see `Blocks`. single: one class an image."""
+    """The shards of a part in `folder`, those of the plan `made_for`; see `Blocks`.
+
+    single: one class an image. uri: where they lie if the folder only keeps what was fetched from there.
+    """
 
     folder: str
     part: str
     made_for: str
     single: bool
+    uri: str = ""
 
     def called(self, number: int) -> str:
         return shard_name(self.part, number)
 
     def open(self, number: int) -> Shard:
-        shard = open_shard(Path(self.folder, self.called(number)), single=self.single)
+        shard = open_shard(self.path(number), single=self.single)
         if shard.facts.made_for != self.made_for:
             raise UnreadableImageError(
                 shard.name, f"it belongs to another set of shards: copy the one of {MANIFEST}"
             )
         return shard
+
+    def path(self, number: int) -> Path:
+        """The file of a shard, after it was fetched if it lies elsewhere."""
+        path = Path(self.folder, self.called(number))
+        if not self.uri:
+            return path
+        from depthwise.data.sources.remote import fetched
+
+        record = _records(self.folder, self.part)[number]
+        return fetched(self.uri, path.name, record.bytes, record.sha256)
+
+
+@lru_cache(maxsize=8)
+def _records(folder: str, part: str) -> tuple[Record, ...]:
+    return read_manifest(Path(folder))[0].records[part]
 
 
 def shard_name(part: str, number: int) -> str:
@@ -169,15 +188,21 @@ def open_shards(
     progress: Progress | None = None,
     decoding: Decoding = DEFAULT,
     afresh: bool = False,
+    uri: str = "",
 ) -> ShardSource:
-    """The shards in `folder`; raises DepthwiseError if its manifest is damaged. afresh: every byte is read."""
+    """The shards in `folder`; raises DepthwiseError if its manifest is damaged. afresh: every byte is read.
+
+    uri: where the shards lie if the folder only keeps what was fetched from there; unless `afresh`, their sizes alone
+    are compared then, and all else of a shard when it is fetched.
+    """
     manifest, classes = read_manifest(folder)
+    listed = _listed(folder, uri)
     parts: dict[str, _Part] = {}
     damaged: list[BadImage] = []
     num_lost = 0
     for part, records in manifest.records.items():
-        shards = ArrowShards(os.fspath(folder), part, manifest.plan, manifest.task == SINGLE_LABEL)
-        judge = _Judge(folder, shards, afresh)
+        shards = ArrowShards(os.fspath(folder), part, manifest.plan, manifest.task == SINGLE_LABEL, uri)
+        judge = _Judge(shards, listed, afresh)
         verdicts = list(_in_threads(judge.verdict, enumerate(records), workers))
         kept = [number for number, verdict in enumerate(verdicts) if not verdict]
         for record, verdict in zip(records, verdicts, strict=True):
@@ -194,7 +219,7 @@ def open_shards(
         parts,
         tuple(damaged),
         num_lost,
-        _others(folder, manifest),
+        _others(listed, manifest),
         channels or manifest.channels,
         decoding,
         workers,
@@ -210,31 +235,58 @@ def sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
+def open_remote(uri: str, **how: Any) -> ShardSource:
+    """The shards at `uri`, a place that Arrow knows; `how` is as for `open_shards`. Raises DepthwiseError."""
+    from depthwise.data.sources.remote import fetch_small, kept_in
+
+    folder = kept_in(uri)
+    for name in (MANIFEST, VOCABULARY):
+        fetch_small(uri, name)
+    _records.cache_clear()
+    if not (folder / MANIFEST).exists():
+        raise DepthwiseError(
+            f"{uri} has no {MANIFEST}: sets that lie elsewhere are read if `depthwise data shard` packed them"
+        )
+    return open_shards(folder, uri=uri, **how)
+
+
+def _listed(folder: Path, uri: str) -> dict[str, int]:
+    """The files that are there, and how many bytes each has."""
+    if not uri:
+        return {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
+    from depthwise.data.sources.remote import sizes
+
+    return sizes(uri)
+
+
 class _Judge(NamedTuple):
-    folder: Path
     shards: ArrowShards
+    listed: dict[str, int]
     afresh: bool
 
     def verdict(self, numbered: tuple[int, Record]) -> str:
         """Why a shard cannot be used, or ""."""
         number, record = numbered
-        path = self.folder / record.file
+        if record.file != self.shards.called(number):
+            return f"{MANIFEST} has it in another place than its name"
+        if (size := self.listed.get(record.file)) is None:
+            return "No such file: copy it again"
+        if size != record.bytes:
+            return f"it has {size:,} bytes, and {record.bytes:,} were written: copy it again"
         try:
-            if record.file != self.shards.called(number):
-                raise UnreadableImageError(record.file, f"{MANIFEST} has it in another place than its name")
-            with open_regular(path) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != record.bytes:
-                    return f"it has {size:,} bytes, and {record.bytes:,} were written: copy it again"
-                if self.afresh and sha256_of(file) != record.sha256:
-                    return f"damaged, its SHA-256 is another than in {MANIFEST}: copy it again"
-            shard = self.shards.open(number)
-            if len(shard) != record.images:
-                return f"it has {len(shard)} images, and {MANIFEST} says {record.images}: copy it again"
+            return self._opened(number, record) if self.afresh or not self.shards.uri else ""
         except OSError as error:
             return f"{error.strerror or error}: copy it again"
         except UnreadableImageError as error:
             return error.reason
+
+    def _opened(self, number: int, record: Record) -> str:
+        if self.afresh:
+            with open_regular(self.shards.path(number)) as file:
+                if sha256_of(file) != record.sha256:
+                    return f"damaged, its SHA-256 is another than in {MANIFEST}: copy it again"
+        if len(shard := self.shards.open(number)) != record.images:
+            return f"it has {len(shard)} images, and {MANIFEST} says {record.images}: copy it again"
         return ""
 
 
@@ -294,8 +346,8 @@ def _in_threads(work: Callable[[T], R], items: Iterable[T], workers: int) -> Ite
         yield from pool.map(work, items)
 
 
-def _others(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    """Files in the folder that are no part of the set."""
+def _others(listed: Iterable[str], manifest: Manifest) -> tuple[str, ...]:
+    """Files that are no part of the set."""
     known = {MANIFEST, VOCABULARY}
     known |= {record.file for records in manifest.records.values() for record in records}
-    return tuple(sorted(name for name in os.listdir(folder) if name not in known and not passed_over(name)))
+    return tuple(sorted(name for name in listed if name not in known and not passed_over(name)))
