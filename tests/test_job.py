@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ SMALL: dict[str, Any] = {
 class Heard(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.looked = False
+
+    def looking(self, done: int, total: int) -> None:
+        self.looked = True
 
     def message(self, text: str) -> None:
         self.lines.append(text)
@@ -110,14 +115,14 @@ def test_recipe_and_data_set_may_be_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({}, "--data is missing: name a folder of images, a manifest, or digits or fashion-mnist"),
+        ({}, "data is missing: name a folder of images, a manifest, or digits or fashion-mnist"),
         ({"data": "nowhere"}, "'nowhere' is not there: give a folder of CLASS/IMAGE"),
         ({"data": Path("digits")}, "'digits' is not there: give a folder of CLASS/IMAGE"),
         ({"data": "digits", "model": "xcption"}, "unknown model 'xcption': use one of xception"),
         ({"data": "digits", "recipe": "smal"}, "unknown recipe 'smal': use one of small"),
         ({"data": "digits", "epoch": 3}, "unknown setting 'epoch': use one of epochs"),
         ({"data": "digits", "epochs": "many"}, "epochs='many' must be a number"),
-        ({"data": "digits", "freeze": True}, "--freeze trains the classifier alone"),
+        ({"data": "digits", "freeze": True}, "freeze=True trains the classifier alone"),
         ({"data": "digits", "minutes": 1, "epochs": 2}, "leave one of them out"),
         ({"data": "digits", "init": "nowhere"}, "nowhere does not exist: give a bundle folder"),
         ({"data": 5}, "data=5 is no data set: give a folder"),
@@ -126,10 +131,10 @@ def test_recipe_and_data_set_may_be_ones_own(tmp_path: Path) -> None:
         ({"data": "digits", "recipe": {"a": 1}}, "is no recipe: give the name of one"),
         ({"data": "digits", "workers": "two"}, "workers='two' must be a whole number"),
         ({"resume": True}, "holds no run"),
-        ({"resume": True, "finish": True}, "--finish takes the run in --out as it is"),
-        ({"finish": True, "epochs": 2}, "--finish takes the run in --out as it is"),
-        ({"resume": True, "init": "x"}, "--resume goes on with the run's own weights: leave --init out"),
-        ({"resume": True, "model": "xception"}, "leave --recipe and --model out"),
+        ({"resume": True, "finish": True}, "finish=True takes the run in out as it is"),
+        ({"finish": True, "epochs": 2}, "finish=True takes the run in out as it is"),
+        ({"resume": True, "init": "x"}, "resume=True goes on with the run's own weights: leave init out"),
+        ({"resume": True, "model": "xception"}, "leave recipe and model out"),
     ],
 )
 def test_what_cannot_be_is_a_sentence(
@@ -141,13 +146,96 @@ def test_what_cannot_be_is_a_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_person_should_know_is_told(tmp_path: Path) -> None:
+def fill(root: Path) -> Path:
     for name in ("cat", "dog"):
-        (tmp_path / "data" / name).mkdir(parents=True)
+        (root / name).mkdir(parents=True)
         for i in range(6):
-            Image.new("RGB", (20, 20), (40 * i, 90, len(name))).save(
-                tmp_path / "data" / name / f"{i}{name}.png"
-            )
+            Image.new("RGB", (20, 20), (40 * i, 90, len(name))).save(root / name / f"{i}{name}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"out": "taken"}, "taken holds a run already: go on with resume=True, replace it with force=True"),
+        ({"out": "other", "force": True}, "other exists and holds no run: choose another out"),
+        ({"out": "other/file", "force": True}, "other/file exists and holds no run: choose another out"),
+        ({"out": "other/file/run"}, "other/file/run cannot be written (Not a directory)"),
+        ({"out": "/proc/run/a"}, "/proc/run/a cannot be written (No such file or directory)"),
+        ({"device": "cuda:9"}, "device 'cuda:9' cannot be used here"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
+        ({"epochs": -1}, "epochs=-1 must be above 0"),
+        ({"size": 0}, "size=(0, 0): 0 must be at least 1"),
+        ({"size": 8000, "crop_fraction": 0.5}, "resize images to 16,000 pixels"),
+        ({"width": -1}, "width=-1 must be"),
+        ({"keep": "averaged", "averaging": 0}, "keep=averaged needs an average"),
+        ({"resume": True, "out": "taken", "epochs": "many"}, "epochs='many' must be a number"),
+        ({"resume": True, "out": "taken", "device": "gpu"}, "device 'gpu' cannot be used here"),
+    ],
+)
+def test_what_takes_no_time_is_refused_before_the_images_are_looked_over(
+    trained: Run, arguments: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fill(Path("data"))
+    Path("taken").symlink_to(trained.out)
+    Path("other").mkdir()
+    Path("other/file").write_text("mine")
+    heard = Heard()
+    data = None if "resume" in arguments else "data"
+    with pytest.raises(DepthwiseError, match=re.escape(sentence)):
+        train(data, watcher=heard, **{"out": "run", **arguments})
+    assert not heard.looked
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "other", "taken"]
+    assert [*Path("other").iterdir()] == [Path("other/file")]
+
+
+def test_a_value_that_only_some_data_allow_waits_for_the_data(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match="takes xception at least"
+    ):  # 8,000 pixels would be refused of photographs
+        train("digits", out=tmp_path / "run", watcher=Silent(), size=8000, batch_size=1000)
+
+
+def test_a_run_that_has_ended_is_not_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fill(Path("data"))
+    few = SMALL | {"batch_size": 4, "schedule": "constant"}
+    first = train("data", model="xception", out="run", watcher=Silent(), **few)
+    expected = first.evaluation.to_json()
+    shutil.move("data", "elsewhere")  # nothing is asked of it
+    kept = {path: path.read_bytes() for path in first.out.rglob("*") if path.is_file()}
+    heard = Heard()
+    again = train(out="run", resume=True, watcher=heard)
+    assert heard.lines == [
+        "run had ended already, and came to what follows; --set epochs=N trains on, up to N epochs"
+    ]
+    assert again.evaluation.to_json() == expected
+    assert again.evaluation.top1 == first.evaluation.top1
+    assert (again.result.split, again.result.weights, again.result.step) == (
+        first.result.split,
+        first.result.weights,
+        first.result.step,
+    )
+    with pytest.raises(AttributeError, match=r"labels is not in evaluation.json, which has images"):
+        again.evaluation.labels  # noqa: B018
+    assert command(["train", "--out", "run", "--resume", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "run had ended already" in printed.err
+    assert json.loads(printed.out)["confusion"] == expected["confusion"]
+    assert {path: path.read_bytes() for path in first.out.rglob("*") if path.is_file()} == kept
+    shutil.move("elsewhere", "data")
+    longer = first.resume(watcher=Silent(), epochs=4)
+    assert longer.result.step == 2 * first.result.step
+    (longer.out / "evaluation.json").unlink()  # what is not whole is made anew
+    assert train(out="run", resume=True, watcher=Silent()).result.step == longer.result.step
+    assert (longer.out / "evaluation.json").exists()
+
+
+def test_what_a_person_should_know_is_told(tmp_path: Path) -> None:
+    fill(tmp_path / "data")
     (tmp_path / "data" / "dog" / "notes.txt").write_text("not an image")
     heard = Heard()
     train(
@@ -186,6 +274,22 @@ def test_the_other_commands_in_python(
             lambda: depthwise.evaluate(trained, "digits", spilt="val"),
             "unknown argument 'spilt': use one of split",
         ),
+        (
+            lambda: depthwise.evaluate(trained, "digits", split="foo"),
+            "unknown split 'foo': use one of all, test",
+        ),
+        (
+            lambda: depthwise.evaluate(trained, "digits", split="val"),
+            "digits has no val part: it has train, test, and split='all' takes all of it",
+        ),
+        (
+            lambda: depthwise.evaluate(trained, "digits", report=tmp_path / "page.html"),
+            "page.html exists and is not overwritten: choose another name or add force=True",
+        ),
+        (
+            lambda: depthwise.export(trained, out=tmp_path / "network.pt2", format="torch", data="digits"),
+            "network.pt2 exists and is not overwritten: choose another name or add force=True",
+        ),
         (lambda: depthwise.evaluate(5, "digits"), "path=5 must be a text or a path"),
         (
             lambda: depthwise.compile(trained, out=tmp_path / "x", precision="bf61"),
@@ -200,5 +304,5 @@ def test_the_other_commands_in_python(
             call()
     with pytest.raises(DepthwiseError, match="the network knows no class"):
         depthwise.evaluate(trained.out, "fashion-mnist")
-    with pytest.raises(DepthwiseError, match="--force"):
+    with pytest.raises(DepthwiseError, match="force=True"):
         depthwise.compile(trained.out, out=tmp_path / "fast")

@@ -2,11 +2,28 @@
 
 import os
 import random
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from depthwise.words import command_line, number_of, pace, quote, quote_path
+import depthwise
+from depthwise.cli.app import app
+from depthwise.errors import DepthwiseError
+from depthwise.words import (
+    FLAGS,
+    command_line,
+    going_on,
+    in_a_shell,
+    number_of,
+    pace,
+    quote,
+    quote_path,
+    spoken,
+)
+
+SOURCE = Path(depthwise.__file__).parent
 
 WORDS = [
     "plain/path.png",
@@ -81,3 +98,59 @@ def test_an_irregular_plural() -> None:
 )
 def test_a_pace_keeps_its_digits(number: float, said: str) -> None:
     assert pace(number) == said
+
+
+@pytest.mark.parametrize(
+    ("written", "in_python"),
+    [
+        (
+            "runs/a holds a run: go on with --resume, replace it with --force, or choose another --out",
+            "runs/a holds a run: go on with resume=True, replace it with force=True, or choose another out",
+        ),
+        ("leave --recipe, --model and settings out", "leave recipe, model and settings out"),
+        ("go on all the same with --resume --force", "go on all the same with resume=True, force=True"),
+        ("with --set keep=last --force", "with keep='last', force=True"),
+        ("try --set optimizer.lr=0.01", "try **{'optimizer.lr': 0.01}"),
+        ("use fewer, or --workers 0 to decode here", "use fewer, or workers=0 to decode here"),
+        ("give --mean 0.4 0.5 0.6 --std 0.2", "give mean=(0.4, 0.5, 0.6), std=0.2"),
+        ("add --init BUNDLE", "add init=BUNDLE"),
+        ("and --split=all takes all of it", "and split='all' takes all of it"),
+        (
+            "see them with `depthwise data check a --nested`, or",
+            "see them with `depthwise data check a --nested`, or",
+        ),
+        ("give it more (docker run --shm-size=1g)", "give it more (docker run --shm-size=1g)"),
+        ("the file a--b, or c/--force, is there", "the file a--b, or c/--force, is there"),
+    ],
+)
+def test_a_sentence_names_options_in_a_shell_and_arguments_in_python(written: str, in_python: str) -> None:
+    assert spoken(written) == str(DepthwiseError(written)) == in_python
+    with in_a_shell():
+        assert spoken(written) == str(DepthwiseError(written)) == written
+    assert spoken(written) == in_python
+
+
+def test_the_way_to_go_on_can_be_pasted_where_it_is_read() -> None:
+    assert going_on("my runs/a") == "depthwise.train(out='my runs/a', resume=True)"
+    with in_a_shell():
+        assert going_on("my runs/a") == "depthwise train --out 'my runs/a' --resume"
+
+
+def test_every_flag_that_a_sentence_names_is_known_as_one() -> None:
+    commands = [app[name] for name in app if not name.startswith("-")]
+    commands += [command[name] for command in commands for name in command if not name.startswith("-")]
+    options = {
+        name.removeprefix("--")
+        for command in commands
+        if command.default_command
+        for argument in command.assemble_argument_collection()
+        if argument.hint is bool
+        for name in argument.names
+    }
+    named = {
+        option
+        for file in SOURCE.rglob("*.py")
+        if "cli" not in file.parts
+        for option in re.findall(r"(?<![\w-])--([a-z][a-z-]*)", file.read_text())
+    }
+    assert options & named - {"json"} == set(FLAGS)

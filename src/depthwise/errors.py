@@ -5,9 +5,17 @@ from difflib import get_close_matches
 from reprlib import Repr
 from typing import Any
 
+from depthwise.words import spoken
+
 
 class DepthwiseError(Exception):
-    """Something the person can put right; its text is the whole message, the command line adds nothing."""
+    """Something the person can put right; its text is the whole message, the command line adds nothing.
+
+    Written with a command's options (--force), which in Python are arguments (force=True): see `spoken`.
+    """
+
+    def __str__(self) -> str:
+        return spoken(super().__str__())
 
 
 class UsageError(DepthwiseError):

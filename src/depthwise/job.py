@@ -5,7 +5,6 @@ What cannot be is refused before that which takes long is imported.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from depthwise.errors import DepthwiseError, UsageError, shown, unknown_name
-from depthwise.models import CATALOGUE
+from depthwise.models import CATALOGUE, model_arguments
 from depthwise.places import absolute, find_bundle
 from depthwise.train.options import Options
 from depthwise.words import number_of
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from depthwise.train.recipe import Recipe
     from depthwise.train.session import Watcher
 
-DEFAULT_RECIPE = "small"
-FROM_DATA = ("num_classes", "in_channels")
 
 How = Literal["start", "resume", "finish"]
 
@@ -73,13 +70,18 @@ class Job:
             before, recipe = self._before()
         self._check_settings(recipe.model if recipe else bundle.config.model if bundle else self.model)
         known = before["data"] if before else {}
+        from depthwise.recipes import Traits
+        from depthwise.ship.starting import recipe_for
         from depthwise.train.progress import TrainProgress
         from depthwise.train.run import train as carry_out
 
         watcher = watcher or TrainProgress()
         try:
+            self._check_start(how, recipe, bundle, force=force)
+            if how == "resume" and recipe and (ended := self._ended(known, recipe, watcher)):
+                return Run(self, ended)
             dataset = self._open(known, watcher)
-            chosen = self._settled(recipe or self._chosen(dataset, bundle))
+            chosen = self._settled(recipe or recipe_for(self.recipe, Traits.of(dataset), self.model, bundle))
             if dataset.deep and (text := dataset.deep.note(chosen.preprocess.white_level)):
                 watcher.message(text)
             result = carry_out(
@@ -160,7 +162,7 @@ class Job:
         from depthwise.recipes import find_recipe
 
         if self.recipe is None or isinstance(self.recipe, str):
-            find_recipe(self.recipe or DEFAULT_RECIPE)
+            find_recipe(self.recipe)
         if self.init is None:
             return None
         from depthwise.bundle import read_bundle
@@ -191,6 +193,34 @@ class Job:
         check_settings(
             (key for key, _ in self.settings), {name for model in models for name in model_arguments(model)}
         )
+
+    def _check_start(self, how: How, recipe: Recipe | None, bundle: Bundle | None, *, force: bool) -> None:
+        """Refuse what could not begin or not be written, before the images are looked over."""
+        from depthwise.ship.starting import check_settled
+        from depthwise.train.files import RunFiles
+        from depthwise.train.run import choose_device
+
+        choose_device(self.options.device)
+        if how == "start":
+            RunFiles(Path(self.out)).check_free(force=force)
+        if how == "start" or self.settings:
+            check_settled(recipe or self.recipe, self.model, bundle, self._settled)
+
+    def _ended(self, known: dict[str, Any], recipe: Recipe, watcher: Watcher) -> Result | None:
+        """What the run in `out` has come to, if nothing is left of it to do."""
+        from depthwise.train.ending import what_is_left
+        from depthwise.train.files import RunFiles
+
+        if isinstance(self.data, str | os.PathLike):
+            same = self._spec(known) == known["spec"]
+        else:
+            same = getattr(self.data, "fingerprint", known["fingerprint"]) == known["fingerprint"]
+        ended = what_is_left(RunFiles(Path(self.out)), self._settled(recipe)) if same else None
+        if ended:
+            watcher.message(
+                f"{self.out} had ended already, and came to what follows; --set epochs=N trains on, up to N epochs"
+            )
+        return ended
 
     def _spec(self, known: dict[str, Any]) -> str:
         """The data set's name, the same from whatever directory: a run is resumed from other ones too."""
@@ -253,24 +283,6 @@ class Job:
         require_trainable(dataset)
         return dataset
 
-    def _chosen(self, dataset: Dataset, bundle: Bundle | None) -> Recipe:
-        """The recipe, settled for this data set and for the network asked for: that of `bundle`, if any."""
-        from depthwise.recipes import Traits, find_recipe
-
-        chosen = self.recipe
-        if chosen is None or isinstance(chosen, str):
-            chosen = find_recipe(chosen or DEFAULT_RECIPE)(Traits.of(dataset))
-        if bundle:
-            config = bundle.config
-            arguments = {name: value for name, value in config.model_args.items() if name not in FROM_DATA}
-            return replace(chosen, model=config.model, model_args=arguments, preprocess=config.preprocess)
-        if self.model in (None, chosen.model):
-            return chosen
-        # Another network than the recipe was written for takes those of its arguments that it knows.
-        known = model_arguments(self.model)
-        arguments = {name: value for name, value in chosen.model_args.items() if name in known}
-        return replace(chosen, model=self.model, model_args=arguments)
-
     def _settled(self, recipe: Recipe) -> Recipe:
         return recipe.with_settings(self.settings, model_arguments(recipe.model))
 
@@ -290,11 +302,6 @@ class Job:
             if not before or self.settings:
                 raise
             raise DepthwiseError(f"{self.out}/run.json: {error}") from None
-
-
-def model_arguments(model: str) -> list[str]:
-    """What may be set of the network; the number of classes and of channels follow from the data."""
-    return [name for name in inspect.signature(CATALOGUE[model].builder).parameters if name not in FROM_DATA]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,81 @@
 """Words for people: a command that can be pasted into a shell, text that steers no terminal, a number with its noun."""
 
 import os
+import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+FLAGS = (
+    "allow-drop",
+    "allow-truncated",
+    "backbone",
+    "finish",
+    "force",
+    "freeze",
+    "ignore-unknown",
+    "miss-unknown",
+    "nested",
+    "resume",
+    "skip-bad",
+    "undivided",
+)
+"""Options that are on if they are given: those that sentences speak of."""
+
+_IN_A_SHELL = False
+
+# What is to be typed into a shell stays: a whole command, to its end. A value stands after = or is a number (or some),
+# or a word in capitals for what a person puts there.
+_OPTION = re.compile(
+    r"(?P<command>(?:depthwise [a-z]+|docker run) [^`)]*)"
+    r"|(?<![^\s(])--(?:set (?P<key>[\w.]+)=(?P<setting>[^\s,;:)]+)|(?P<name>[a-z][a-z-]*)"
+    r"(?:=(?P<value>[^\s,;:)]+)| (?P<numbers>\d[\d.]*(?: \d[\d.]*)*|[A-Z]{2,}))?)(?P<more> (?=--))?"
+)
+
+
+@contextmanager
+def in_a_shell() -> Iterator[None]:
+    """Who reads inside of this `with` typed a command; outside, they wrote Python."""
+    global _IN_A_SHELL
+    before, _IN_A_SHELL = _IN_A_SHELL, True
+    try:
+        yield
+    finally:
+        _IN_A_SHELL = before
+
+
+def spoken(text: str) -> str:
+    """A sentence, as it is for who reads it: all are written with a command's options (--force), and in Python those
+    are arguments (force=True)."""
+    return text if _IN_A_SHELL else _OPTION.sub(_argument, text)
+
+
+def _argument(found: re.Match[str]) -> str:
+    if found["command"]:
+        return found[0]
+    more = ", " if found["more"] else ""
+    if key := found["key"]:
+        setting = _literal(found["setting"])
+        return (f"{key}={setting}" if "." not in key else f"**{{{key!r}: {setting}}}") + more
+    name = found["name"].replace("-", "_")
+    if value := found["value"] or found["numbers"]:
+        return f"{name}={_literal(value)}{more}"
+    if name == "set":
+        return f"settings{more}"
+    return f"{name}=True{more}" if found["name"] in FLAGS else f"{name}{more}"
+
+
+def _literal(word: str) -> str:
+    if " " in word:
+        return f"({word.replace(' ', ', ')})"
+    return word if word[0].isdigit() or word.isupper() or word in ("True", "False", "None") else repr(word)
+
+
+def going_on(out: str | os.PathLike[str]) -> str:
+    """What goes on with the run in the directory `out`."""
+    if _IN_A_SHELL:
+        return f"depthwise train --out {quote_path(out)} --resume"
+    return f"depthwise.train(out={os.fspath(out)!r}, resume=True)"
 
 
 def quote(word: str) -> str:

@@ -140,7 +140,7 @@ def check_free(file: Path, force: bool) -> None:
     if os.path.lexists(file) and not force:
         raise DepthwiseError(f"{file} exists and is not overwritten: choose another name or add --force")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(file.parent)
         TemporaryFile(dir=file.parent).close()
     except OSError as error:
         raise named(error, file) from error

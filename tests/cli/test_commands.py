@@ -154,7 +154,23 @@ def test_statistics_and_a_contact_sheet(
 ) -> None:
     numbers = document(capsys, ["data", "stats", str(digits), "--sheet", str(tmp_path / "sheet.png")])
     assert numbers["channels"] == 1
-    assert Image.open(tmp_path / "sheet.png").format == "PNG"
+    sheet = tmp_path / "sheet.png"
+    assert Image.open(sheet).format == "PNG"
+    before = sheet.read_bytes()
+    sheet.write_bytes(b"mine")
+    command = ["data", "stats", str(digits), "--sheet"]
+    for place, said in (
+        (sheet, "exists and is not overwritten: choose another name or add --force"),
+        (sheet / "x.png", "cannot be written (Not a directory): choose another place for it"),
+        (Path("/proc/x.png"), "cannot be written (No such file or directory): choose another place for it"),
+        (tmp_path / "sheet.foo", "does not end as a picture does: name it sheet.png"),
+    ):
+        assert run([*command, str(place)]) in (1, 2)
+        assert said in capsys.readouterr().err
+    assert sheet.read_bytes() == b"mine"
+    assert run([*command, str(sheet), "--force"]) == 0
+    assert sheet.read_bytes() == before
+    capsys.readouterr()
     assert run(["data", "stats", str(digits)]) == 0
     assert "8 to 8 pixels, median 8" in capsys.readouterr().out
 
@@ -180,6 +196,16 @@ def test_a_run_is_measured_as_its_training_measured_it(
     assert measured["confusion"] == final["confusion"]
     assert measured["loss"] == pytest.approx(final["loss"], rel=1e-5)
     assert "<!doctype html>" in report.read_text()[:100].lower()
+    page = report.read_bytes()
+    report.write_text("mine")
+    again = ["eval", str(trained), "--data", str(digits), "--report", str(report)]
+    assert run(again) == 1
+    assert "report.html exists and is not overwritten: choose another name or add --force" in (
+        capsys.readouterr().err
+    )
+    assert report.read_text() == "mine"
+    assert run([*again, "--force"]) == 0
+    assert report.read_bytes() == page
     taken = tmp_path / "report.html" / "again.html"
     assert run(["eval", str(trained), "--data", str(digits), "--report", str(taken)]) == 1
     assert f"error: {taken} cannot be written (" in capsys.readouterr().err

@@ -190,7 +190,7 @@ def test_nested_classes_are_trained_resumed_and_measured(capsys: pytest.CaptureF
     time.sleep(0.06)  # younger files are not remembered
     train = ["train", "--workers", "0", "--out", "run"]
     said(capsys, [*train, "--data", "nested", "--nested", *SETTINGS])
-    _, err = said(capsys, [*train, "--resume"])
+    _, err = said(capsys, [*train, "--resume", "--force", "--set", "epochs=2"])
     assert "`depthwise data check " in err
     assert " --nested` reads every one" in err
     assert read_bundle("run").config.classes == ("animals/cat", "animals/dog", "plants/rose")
@@ -212,7 +212,9 @@ def test_a_file_changed_in_place_is_seen_by_resume_and_check(capsys: pytest.Capt
     with path.open("r+b") as file:
         file.write(data)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert "this has changed: data.fingerprint" in said(capsys, [*train, "--resume"], 1)[1]
+    assert (
+        "this has changed: data.fingerprint" in said(capsys, [*train, "--resume", "--set", "epochs=2"], 1)[1]
+    )
     assert json.loads(said(capsys, ["data", "check", "photos", "--json"])[0])["fingerprint"] != before
 
 

@@ -111,6 +111,10 @@ def test_what_is_not_there_is_told_before_what_takes_long_is_imported() -> None:
         (["data", "check", "digits", "--max-pixels=2.5"], "'2.5' is no whole number"),
         (["cost", "xception", "--size", "96", "--sweep", "size=()"], "names no value"),
         (["predict", "b", "x.png", "--json", "--csv"], "--json and --csv exclude each other"),
+        (
+            ["predict", "b", "x.png", "--csv", "--out", "a.csv"],
+            "--csv prints, and --out writes a file instead",
+        ),
         (["predict", "b", "-", "-"], "standard input (-) is named twice"),
         (["models", "xceptoin"], "unknown model 'xceptoin': use one of xception"),
         (["data", "export", "digits", "--out", "x", "--limit", "0"], "--limit=0 must be at least 1"),

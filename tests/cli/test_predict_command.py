@@ -215,8 +215,8 @@ def test_answers_are_written_to_a_file_whole_or_not_at_all(
     assert run([*command, "--json"]) == 1
     assert "exists and is not overwritten: choose another name or add --force" in capsys.readouterr().err
     assert out.read_text() == written
-    form = "--csv" if suffix == ".csv" else "--json"
-    assert run([*command, "--force", form]) == 1
+    printed = [*command[:-2], "--csv"] if suffix == ".csv" else [*command, "--force", "--json"]
+    assert run(printed) == 1
     shown = capsys.readouterr().out
     if suffix == ".jsonl":
         images = [json.loads(line) for line in written.splitlines()]

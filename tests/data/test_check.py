@@ -141,7 +141,9 @@ def test_the_contact_sheet_shows_images_of_each_class_in_its_row(
             assert sheet.getpixel((180 + 44 * column + 20, 4 + 44 * row + 20)) == colours[name]
     assert sheet.size == (180 + 3 * 44, 3 * 44 + 4)
     with pytest.raises(DepthwiseError, match="cannot be written"):
-        contact_sheet(dataset, tmp_path / "missing" / "sheet.png")
+        contact_sheet(dataset, tmp_path / "sheet.png" / "sheet.png")
+    with pytest.raises(UsageError, match=r"sheet.pn does not end as a picture does: name it sheet.png"):
+        contact_sheet(dataset, tmp_path / "sheet.pn")
 
 
 def test_the_range_of_16_bit_images_is_said_with_the_setting_that_suits(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from sklearn.datasets import load_sample_image
 
 from depthwise.data.image import MAX_PIXELS, Decoding, UnreadableImageError, decode, examine, to_channels
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.words import spoken
 
 HEIGHT, WIDTH = 7, 5
 
@@ -296,7 +297,7 @@ def test_what_cannot_be_decoded_is_told_with_its_name_and_reason(name: str, tmp_
     path.write_bytes(data)
     with pytest.raises(UnreadableImageError, match=reason) as error:
         decode(path)
-    assert str(error.value) == f"{path}: {error.value.reason}"
+    assert str(error.value) == spoken(f"{path}: {error.value.reason}")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
@@ -379,7 +380,7 @@ def test_a_jpeg_that_lacks_more_is_named_and_read_only_if_allowed(
     whole = JPEGS[name]
     for kept in (-3, -40, len(whole) * 9 // 10, len(whole) // 2):
         data = whole[:kept] + end
-        with pytest.raises(UnreadableImageError, match=r"pixels are missing .* --allow-truncated"):
+        with pytest.raises(UnreadableImageError, match=r"pixels are missing .* allow_truncated=True"):
             decode(data)
         assert decode(data, decoding=TAKEN).shape == decode(whole).shape
     half = decode(whole[: len(whole) // 2] + end, decoding=TAKEN)
@@ -433,7 +434,7 @@ def with_tag(data: bytes, tag: int, value: int) -> bytes:
 def test_a_tiff_whose_strips_do_not_cover_it_lacks_pixels(tag: int, options: dict[str, str]) -> None:
     whole = encoded(Image.fromarray(noise(0, 40, 50, 3)), "TIFF", **options)
     data = with_tag(whole, tag, 400)
-    with pytest.raises(UnreadableImageError, match="--allow-truncated"):
+    with pytest.raises(UnreadableImageError, match="allow_truncated=True"):
         decode(data)
     seen = decode(data, decoding=TAKEN)
     assert seen.shape == ((3, 40, 400) if tag == 256 else (3, 400, 50))
@@ -445,7 +446,7 @@ def test_a_tiff_whose_strips_do_not_cover_it_lacks_pixels(tag: int, options: dic
 def test_other_formats_follow_the_same_rule(kind: str) -> None:
     whole = encoded(Image.fromarray(noise(0, 40, 50, 3)), kind)
     data = whole[: len(whole) * 3 // 5] if kind != "TIFF" else whole[:-500]
-    with pytest.raises(UnreadableImageError, match="--allow-truncated"):
+    with pytest.raises(UnreadableImageError, match="allow_truncated=True"):
         decode(data)
     seen, expected = decode(data, decoding=TAKEN), decode(whole)
     assert seen.shape == expected.shape

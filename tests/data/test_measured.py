@@ -96,10 +96,10 @@ def test_a_divided_folder_is_measured_on_its_test_part_or_val(make_folder: MakeF
 
 def test_a_part_that_is_not_there_is_named_with_those_that_are(make_folder: MakeFolder) -> None:
     root = make_folder(HELDOUT)
-    with pytest.raises(UsageError, match=r"^set is not divided and has no test part: leave --split out to"):
+    with pytest.raises(UsageError, match=r"^set is not divided and has no test part: leave split out to"):
         open_measured(str(root), NETWORK, "test")
     with pytest.raises(
-        UsageError, match=r"^set has no test part: it has train, val, and --split all takes all of it$"
+        UsageError, match=r"^set has no test part: it has train, val, and split='all' takes all of it$"
     ):
         open_measured(str(root), trained_on(root), "test")
 
@@ -138,7 +138,7 @@ def test_unknown_classes_are_named_and_counted(make_folder: MakeFolder) -> None:
         open_measured(str(root), NETWORK)
     assert str(error.value) == (
         "the network knows no class 'dog' (3 images), 'emu' (1 image): 4 of 9 images; it knows 'ant', 'bee', 'cat': "
-        "call the folders as it does, or leave these images out with --ignore-unknown"
+        "call the folders as it does, or leave these images out with ignore_unknown=True"
     )
     measured = open_measured(str(root), NETWORK, ignore_unknown=True)
     assert measured.left_out == {"dog": 3, "emu": 1}

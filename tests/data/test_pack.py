@@ -112,7 +112,7 @@ def test_undivided_a_set_is_measured_and_not_trained_on(make_folder: MakeFolder,
     assert {
         part: len(split) for part, split in open_dataset(tmp_path / "shards", whole=True).splits.items()
     } == {"all": 10}
-    with pytest.raises(DepthwiseError, match=r"undivided and has no train part.*without --undivided"):
+    with pytest.raises(DepthwiseError, match=r"undivided and has no train part.*without undivided=True"):
         open_dataset(tmp_path / "shards")
 
 
@@ -224,10 +224,10 @@ def test_what_is_there_is_not_written_over_unasked(folder: Path, tmp_path: Path)
     made, out = open_dataset(folder), tmp_path / "shards"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(DepthwiseError, match=r"is not empty.*--force"):
+    with pytest.raises(DepthwiseError, match=r"is not empty.*force=True"):
         pack(made, out)
     pack(made, out, shard_bytes=2000, force=True)
-    with pytest.raises(DepthwiseError, match=r"holds a set of shards.*--force"):
+    with pytest.raises(DepthwiseError, match=r"holds a set of shards.*force=True"):
         pack(made, out)
     pack(made, out, force=True)
     assert set(files(out)) == {
@@ -276,7 +276,7 @@ def test_a_part_of_another_set_is_not_gone_on_with(folder: Path, tmp_path: Path)
     with pytest.raises(Killed):
         pack(made, out, shard_bytes=2000, workers=1, progress=killed_after(1))
     other = replace(made, fingerprint="another")
-    with pytest.raises(DepthwiseError, match=r"a part of another set.*--force"):
+    with pytest.raises(DepthwiseError, match=r"a part of another set.*force=True"):
         pack(other, out, shard_bytes=2000)
     assert pack(other, out, shard_bytes=2000, force=True).kept == 0
     assert open_dataset(out).splits["train"].blocks == (4, 4, 4, 5)

@@ -230,7 +230,7 @@ def test_what_cannot_be_written(tiny_bundle: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(UsageError, match=r"network.pb does not end in .onnx, .* name it \S+network.onnx"):
         export_bundle(tiny_bundle, tmp_path / "network.pb", "onnx")
     (tmp_path / "network.bin").write_text("")
-    with pytest.raises(DepthwiseError, match=r"network.bin exists and is not overwritten: .* --force"):
+    with pytest.raises(DepthwiseError, match=r"network.bin exists and is not overwritten: .* force=True"):
         export_bundle(tiny_bundle, tmp_path / "network.xml", "openvino")
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(DepthwiseError, match=r"folder.onnx is a folder: choose another name"):

@@ -77,7 +77,7 @@ def test_more_layers_leave_a_backbone(tmp_path: Path, state: dict[str, Tensor]) 
     foreign = {name: t for name, t in state.items() if not name.startswith("classifier")}
     foreign |= {f"classifier.{name}": t for name, t in head.items()}
     path = saved(tmp_path / "a.pth", foreign)
-    with pytest.raises(DepthwiseError, match=r"has the layers classifier.0, classifier.2: add --backbone"):
+    with pytest.raises(DepthwiseError, match=r"has the layers classifier.0, classifier.2: add backbone=True"):
         import_weights(path, "mobilenet_v2", tmp_path / "bundle")
     result = import_weights(path, "mobilenet_v2", tmp_path / "bundle", backbone=True)
     assert result.config.model_args["num_classes"] == 0
@@ -185,7 +185,7 @@ def test_a_head_of_another_form_leaves_a_backbone(tmp_path: Path, head: str) -> 
     with pytest.raises(DepthwiseError) as raised:
         import_weights(path, model, tmp_path / "bundle")
     assert (
-        f"{path} can only be imported as a backbone, {reason}: add --backbone, and train a classifier"
+        f"{path} can only be imported as a backbone, {reason}: add backbone=True, and train a classifier"
         in str(raised.value)
     )
     result = import_weights(path, model, tmp_path / "bundle", backbone=True)
@@ -251,7 +251,7 @@ def test_averaged_weights_are_taken_unless_the_raw_are_asked_for(
     averaged = {name: tensor / 2 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     path = saved(tmp_path / "a.pth", {"state_dict": state, "state_dict_ema": averaged})  # type: ignore[dict-item]
     for choice, expected in ((None, averaged), ("ema", averaged), ("raw", state)):
-        result = import_weights(path, "mobilenet_v2", tmp_path / "bundle", weights=choice, overwrite=True)  # type: ignore[arg-type]
+        result = import_weights(path, "mobilenet_v2", tmp_path / "bundle", weights=choice, force=True)  # type: ignore[arg-type]
         assert any("taken are the averaged ones (state_dict_ema)" in n for n in result.notes) is (
             choice is None
         )
@@ -268,9 +268,9 @@ def test_mean_and_deviation_of_the_training(tmp_path: Path, state: dict[str, Ten
         ((), (0.25,), ((0.485, 0.456, 0.406), (0.25,) * 3)),
         ((0.0,), (1.0,), ((0.0,) * 3, (1.0,) * 3)),
     ):
-        result = import_weights(path, "mobilenet_v2", tmp_path / "bundle", mean=mean, std=std, overwrite=True)
+        result = import_weights(path, "mobilenet_v2", tmp_path / "bundle", mean=mean, std=std, force=True)
         assert (result.config.preprocess.mean, result.config.preprocess.std) == expected
-    with pytest.raises(UsageError, match="--mean has 2 numbers for images of 3 channels: give one for all"):
+    with pytest.raises(UsageError, match="mean has 2 numbers for images of 3 channels: give one for all"):
         import_weights(path, "mobilenet_v2", tmp_path / "other", mean=(0.1, 0.2))
     with pytest.raises(DepthwiseError, match="std"):
         import_weights(path, "mobilenet_v2", tmp_path / "other", std=(0.0,))
@@ -331,7 +331,7 @@ def test_a_bundle_is_replaced_only_when_asked(tmp_path: Path, state: dict[str, T
     import_weights(path, "mobilenet_v2", tmp_path / "bundle")
     with pytest.raises(DepthwiseError, match="exists and is not overwritten"):
         import_weights(path, "mobilenet_v2", tmp_path / "bundle")
-    import_weights(path, "mobilenet_v2", tmp_path / "bundle", overwrite=True, interpolation="nearest")
+    import_weights(path, "mobilenet_v2", tmp_path / "bundle", force=True, interpolation="nearest")
     assert read_bundle(tmp_path / "bundle").config.preprocess.interpolation == "nearest"
 
 

@@ -300,7 +300,7 @@ def test_unknown_labels_are_left_out_or_missed_as_asked(trained: Run, digits: Da
     missed = depthwise.evaluate(trained, renamed, split="test", miss_unknown=True)
     assert missed.map_at_100 < left_out.map_at_100
     assert missed.per_label.support.tolist() == left_out.per_label.support.tolist()
-    with pytest.raises(UsageError, match="--miss-unknown counts labels as missed"):
+    with pytest.raises(UsageError, match="miss_unknown=True counts labels as missed"):
         depthwise.evaluate(trained, open_dataset("digits"), miss_unknown=True)
 
 

@@ -27,7 +27,7 @@ def test_a_cut_off_file_is_refused(tmp_path: Path, length: int) -> None:
     path = tmp_path / "last.safetensors"
     save_checkpoint(path, CHECKPOINT)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(DepthwiseError, match=r"last.safetensors cannot be read .*--force"):
+    with pytest.raises(DepthwiseError, match=r"last.safetensors cannot be read .*force=True"):
         load_checkpoint(path)
 
 
@@ -59,7 +59,7 @@ def test_no_changed_bit_goes_unnoticed(tmp_path: Path, seed: int) -> None:
         changed = bytearray(whole)
         changed[bit // 8] ^= 1 << bit % 8
         path.write_bytes(changed)
-        with pytest.raises(DepthwiseError, match=r"last.safetensors cannot be read .*--force"):
+        with pytest.raises(DepthwiseError, match=r"last.safetensors cannot be read .*force=True"):
             load_checkpoint(path)
     path.write_bytes(whole)
     assert load_checkpoint(path).state["step"] == 3

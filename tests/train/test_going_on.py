@@ -111,7 +111,7 @@ def test_what_only_looks_on_may_change(go: Callable[[str], Go]) -> None:
             {"schedule": Cosine(), "epochs": 4},
             "cannot be resumed with recipe.epochs: 2.0 -> 4.0, for the schedule cosine is laid out over epochs, "
             "and the 3 updates done would have had other learning rates: leave it as it was, start anew with "
-            "--force, or go on all the same with --resume --force",
+            "force=True, or go on all the same with resume=True, force=True",
         ),
         (
             {"schedule": Linear()},
@@ -191,7 +191,9 @@ def test_a_stopped_run_is_finished_as_far_as_it_got_and_goes_on_exactly(go: Call
     run(epochs=2, resume=True)
     assert run.files == whole.files
     assert "unfinished" not in (run.out / "report.html").read_text()
-    with pytest.raises(DepthwiseError, match=r"its 8 updates of 8 already: .*--resume and a larger --epochs"):
+    with pytest.raises(
+        DepthwiseError, match=r"its 8 updates of 8 already: .*resume=True and a larger epochs"
+    ):
         run(epochs=2, finish=True)
 
 

@@ -111,7 +111,7 @@ def test_a_directory_that_holds_only_leftovers_counts_as_absent(
     for name in names:
         (files.root / name).parent.mkdir(exist_ok=True)
         (files.root / name).write_text("half")
-    with pytest.raises(DepthwiseError, match="holds no run to resume: leave --resume out to start one"):
+    with pytest.raises(DepthwiseError, match="holds no run to resume: leave resume=True out to start one"):
         files.read_run()
     with files.locked():
         files.create(force=force)
@@ -127,7 +127,7 @@ def test_what_no_run_left_is_not_removed(name: str, tmp_path: Path) -> None:
     (files.root / name).write_text("dear")
     (files.root / ".run.json.tmp").touch()
     for force in (False, True):
-        refused = pytest.raises(DepthwiseError, match="exists and holds no run: choose another --out")
+        refused = pytest.raises(DepthwiseError, match="exists and holds no run: choose another out")
         with refused, files.locked():
             files.create(force=force)
     assert content(files.root)[name] == b"dear"
@@ -198,7 +198,7 @@ def state_of(files: RunFiles, old: dict[str, bytes]) -> str:
         return "old"
     if not files.run.exists():
         assert files.starting.exists()
-        with pytest.raises(DepthwiseError, match="holds no run to resume: leave --resume out"):
+        with pytest.raises(DepthwiseError, match="holds no run to resume: leave resume=True out"):
             files.read_run()
         return "none"
     assert json.loads(files.run.read_text()) == {"new": True}
@@ -304,7 +304,7 @@ def test_a_deleted_run_json_is_named(finished: Path, tmp_path: Path) -> None:
     files = copy(finished, tmp_path / "run")
     files.run.unlink()
     with pytest.raises(
-        DepthwiseError, match=r"run.json is missing: put the file back, or choose another --out"
+        DepthwiseError, match=r"run.json is missing: put the file back, or choose another out"
     ):
         files.read_run()
 
@@ -348,7 +348,7 @@ def test_a_damaged_run_json_is_one_sentence(finished: Path, tmp_path: Path) -> N
     assert len(refused) > 300
     for sentence in refused:
         assert sentence.startswith(f"{files.run} cannot be read (")
-        assert sentence.endswith("): put the file back, or start anew with --force")
+        assert sentence.endswith("): put the file back, or start anew with force=True")
         assert len(sentence) < 600
     for key in ("format", "recipe", "versions", "data", "cost", "command"):
         files.run.write_text(json.dumps({name: value for name, value in whole.items() if name != key}))
@@ -451,7 +451,7 @@ def test_damaged_metrics_are_one_sentence(
     with pytest.raises(DepthwiseError) as raised:
         resume(files, make_trainer, digits)
     assert message in str(raised.value)
-    assert str(raised.value).endswith("put the file back, or start anew with --force")
+    assert str(raised.value).endswith("put the file back, or start anew with force=True")
     assert not files.metrics.exists() or files.metrics.read_bytes() == damaged
 
 

@@ -287,8 +287,8 @@ def test_an_average_of_parameters_alone_is_completed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "choice", "sentence"),
     [
-        (STATE, "ema", "holds no averaged weights: name a file that has them, or leave --weights ema out"),
-        ({"ema": STATE}, "raw", "holds averaged weights alone (ema): leave --weights raw out"),
+        (STATE, "ema", "holds no averaged weights: name a file that has them, or leave weights='ema' out"),
+        ({"ema": STATE}, "raw", "holds averaged weights alone (ema): leave weights='raw' out"),
         (COUNTED, "raw", "holds averaged weights alone (AveragedModel)"),
         (
             {"student": STATE, "teacher": STATE},

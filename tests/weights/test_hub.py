@@ -165,7 +165,7 @@ def test_without_a_network_a_sentence_says_what_to_do(
     [
         ("timm:legacy_xceptoin.tf_in1k", "xception", "use one of legacy_xception"),
         ("timm:legacy_xception", "xception", "lacks the tag"),
-        ("timm:legacy_xception.tf_in1k", "resnet50", "give --model xception"),
+        ("timm:legacy_xception.tf_in1k", "resnet50", "give model='xception'"),
         ("torchvision:xception", "xception", "unknown network of torchvision 'xception'"),
         ("torchvision:resnet50.V3", "resnet50", "use one of DEFAULT, IMAGENET1K_V1"),
         ("torchvision:resnet50", "resnet5O", "unknown model 'resnet5O'"),

@@ -19,12 +19,14 @@ from typing import Any
 from depthwise import telemetry
 from depthwise.errors import DepthwiseError
 from depthwise.timing import seconds
+from depthwise.words import in_a_shell
 
 ROOFLINE = "roofline"
 
 NORM_IMAGES = 8  # whose mean and variance the batch norms take
 
 
+@in_a_shell()
 def main() -> None:
     """Serve until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)

@@ -18,7 +18,7 @@ from depthwise.cli.limits import limit_reached, spare_threads, try_torch_first
 from depthwise.cli.options import STANDARD_INPUT, command, whole_numbers
 from depthwise.cli.output import note
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.words import printable, quote
+from depthwise.words import in_a_shell, printable, quote
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -58,6 +58,7 @@ app.command(command(draw.draw))
 app.command(data.app)
 
 
+@in_a_shell()
 def run(tokens: list[str]) -> int:
     """Run the command that `tokens` spell and return its exit code; what goes wrong is one sentence on stderr."""
     telemetry.switch_off()

@@ -23,6 +23,7 @@ from depthwise.cli.output import console, counting, note, print_json, say, table
 from depthwise.errors import UsageError
 from depthwise.places import locate
 from depthwise.words import number_of, printable, quote_path
+from depthwise.writing import check_free
 
 if TYPE_CHECKING:
     from depthwise.data.check import Check, Range, Stats
@@ -79,6 +80,7 @@ def stats(
     sheet: Annotated[
         Path | None, Parameter(help="Write a contact sheet, a few images of each class, here.")
     ] = None,
+    force: Annotated[bool, flag("Replace the file that --sheet names.")] = False,
     nested: Nested = False,
     max_pixels: MaxPixels = None,
     allow_truncated: AllowTruncated = False,
@@ -94,9 +96,14 @@ def stats(
     Example: depthwise data stats photos/ --sheet photos.png
     """
     locate(data)
+    if sheet:
+        check_free(sheet, force)
     from depthwise.data import open_dataset
-    from depthwise.data.check import contact_sheet
+    from depthwise.data.check import contact_sheet, picture_format
     from depthwise.data.check import stats as measure
+
+    if sheet:
+        picture_format(sheet)
 
     read = decoding(max_pixels, allow_truncated, white_level=white_level)
     with counting("looking images over") as progress:

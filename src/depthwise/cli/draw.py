@@ -1,6 +1,5 @@
 """`depthwise draw`: the architecture of a network, a bundle or a kind of layer as a picture."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,8 @@ from cyclopts import Parameter
 from depthwise.cli.options import flag
 from depthwise.cli.output import say
 from depthwise.cli.subject import Classes, Name, Settings, Size, build_subject, find_subject
-from depthwise.errors import DepthwiseError, UsageError
+from depthwise.errors import UsageError
+from depthwise.writing import check_free
 
 
 def draw(
@@ -28,10 +28,7 @@ def draw(
     """
     if out.suffix.lower() != ".svg":
         raise UsageError(f"{out} does not end in .svg, and that is what is drawn: name it {out.stem}.svg")
-    if out.is_dir():
-        raise DepthwiseError(f"{out} is a folder: name a file in it, {out / 'picture.svg'} for example")
-    if os.path.lexists(out) and not force:
-        raise DepthwiseError(f"{out} exists and is not overwritten: choose another name or add --force")
+    check_free(out, force)
     subject = find_subject(name, size, classes, settings or [])
     module, shape = build_subject(subject)
     from depthwise.draw import draw as picture

@@ -25,6 +25,7 @@ from depthwise.cli.options import (
 from depthwise.cli.output import console, print_json, showing, table
 from depthwise.places import find_bundle, locate
 from depthwise.words import printable
+from depthwise.writing import check_free
 
 if TYPE_CHECKING:
     from depthwise.evaluate.tables import Table
@@ -61,6 +62,7 @@ def evaluate(
     report: Annotated[
         Path | None, Parameter(help="Write a page with curves, confusions and mistakes here.")
     ] = None,
+    force: Annotated[bool, flag("Replace the file that --report names.")] = False,
     engine: EngineOption = "auto",
     precision: PrecisionOption = None,
     max_pixels: MaxPixels = None,
@@ -77,6 +79,8 @@ def evaluate(
 
     Example: depthwise eval runs/first --data digits --report digits.html
     """
+    if report is not None:
+        check_free(report, force)
     find_bundle(bundle)  # before anything heavy is imported
     locate(data)
     from depthwise.ship.measuring import measure
@@ -92,6 +96,7 @@ def evaluate(
         label_weights=label_weights,
         nested=nested,
         report=report,
+        force=force,
         engine=engine,
         precision=precision,
         max_pixels=max_pixels,

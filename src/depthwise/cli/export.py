@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from depthwise.cli.options import BundlePath, Json, flag
-from depthwise.cli.output import console, note, print_json, table
+from depthwise.cli.output import console, note, print_json, showing, table
 from depthwise.places import find_bundle, locate, name_note
+from depthwise.writing import check_free
 
 
 def export(
@@ -36,13 +37,14 @@ def export(
 
     Example: depthwise export runs/first --format onnx --out digits.onnx --data digits
     """
+    check_free(out, force)
     find_bundle(bundle)  # before anything heavy is imported
     if data is not None:
         locate(data)
     with console(stderr=True).status(f"exporting as {format}"):
         from depthwise.ship.exporting import export as write
 
-        result = write(bundle, out=out, format=format, data=data, force=force)
+        result = write(bundle, out=out, format=format, data=data, force=force, showing=showing())
     if data is not None and (text := name_note(data)):
         note(text)
     if data is None:

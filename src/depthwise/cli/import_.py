@@ -86,7 +86,7 @@ def import_(
             std=std,
             weights=weights,
             backbone=backbone,
-            overwrite=force,
+            force=force,
         )
     for text in result.notes:
         note(text)

@@ -67,7 +67,10 @@ def predict(
     batch_size: BatchSize = 32,
     out: Annotated[
         Path | None,
-        Parameter(help="Write the answers here instead: FILE.csv, FILE.json or FILE.jsonl, a line an image."),
+        Parameter(
+            help="Write the answers here instead: FILE.csv, FILE.json or FILE.jsonl, a line an image; --json prints "
+            "them as well."
+        ),
     ] = None,
     force: Annotated[bool, flag("Replace the file that --out names.")] = False,
     engine: EngineOption = "auto",
@@ -92,6 +95,10 @@ def predict(
     """
     if json and as_csv:
         raise UsageError("--json and --csv exclude each other: give one of them")
+    if as_csv and out is not None:
+        raise UsageError(
+            "--csv prints, and --out writes a file instead: leave --csv out, and name FILE.csv for CSV"
+        )
     if image.count(STANDARD_INPUT) > 1:
         raise UsageError("standard input (-) is named twice: it holds one image")
     if out is not None:
@@ -108,7 +115,7 @@ def predict(
     results = _results(["-" if name == STANDARD_INPUT else name for name in names], answers)
     spell = str if exact else inert
     if out is not None:
-        kept = list(results) if json or as_csv else results
+        kept = list(results) if json else results
         num_bad = _write(out, kept, spell)
         note(f"{number_of(len(names), 'image')} in {out}")
         results = iter(kept)

@@ -24,7 +24,8 @@ from depthwise.data.sources.verify import Progress
 from depthwise.data.spread import evenly
 from depthwise.data.tally import Range, Tally, tally
 from depthwise.data.targets import memberships
-from depthwise.errors import DepthwiseError
+from depthwise.errors import DepthwiseError, UsageError
+from depthwise.writing import written_whole
 
 UNEVEN = 10
 """Times the images of the smallest class that the largest has, from which on that is worth a word."""
@@ -206,7 +207,7 @@ def contact_sheet(
 ) -> None:
     """Writes a picture to `path`: a row a class (the first `classes`), `per_class` images evenly from its first part.
 
-    side: of an image on it, in pixels. Raises DepthwiseError if `path` cannot be written.
+    side: of an image on it, in pixels. Raises DepthwiseError if `path` cannot be written, or is no picture's name.
     """
     split = next(iter(dataset.splits.values()))
     (images, numbers), shown = (
@@ -230,12 +231,17 @@ def contact_sheet(
             sheet.paste(
                 ImageOps.pad(picture, (side, side), color="white"), (margin + column * (side + gap), top)
             )
-    try:
-        sheet.save(path)
-    except (OSError, ValueError) as error:
-        raise DepthwiseError(
-            f"{os.fspath(path)} cannot be written ({error}): give a file.png in a folder"
-        ) from error
+    with written_whole(Path(path)) as file:
+        sheet.save(file, picture_format(path))
+
+
+def picture_format(path: str | os.PathLike[str]) -> str:
+    """What Pillow writes in a file of this name. Raises UsageError for none that it knows."""
+    file = Path(path)
+    found = Image.registered_extensions().get(file.suffix.lower())
+    if found not in Image.SAVE:
+        raise UsageError(f"{file} does not end as a picture does: name it {file.stem}.png")
+    return found
 
 
 def _text(error: DepthwiseError | None) -> str | None:

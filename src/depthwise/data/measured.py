@@ -146,7 +146,7 @@ def _choice(dataset: Dataset, part: str | None) -> str:
                 f"{dataset.name} is not divided and has no {part} part: leave --split out to measure all its images"
             )
         raise UsageError(
-            f"{dataset.name} has no {part} part: it has {', '.join(parts)}, and --split all takes all of it"
+            f"{dataset.name} has no {part} part: it has {', '.join(parts)}, and --split=all takes all of it"
         )
     return part
 

@@ -1,5 +1,5 @@
 """The networks: one file a family, and the catalogue that names them."""
 
-from depthwise.models.catalogue import CATALOGUE, Entry, create_model, list_models
+from depthwise.models.catalogue import CATALOGUE, FROM_DATA, Entry, create_model, list_models, model_arguments
 
-__all__ = ["CATALOGUE", "Entry", "create_model", "list_models"]
+__all__ = ["CATALOGUE", "FROM_DATA", "Entry", "create_model", "list_models", "model_arguments"]

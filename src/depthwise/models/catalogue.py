@@ -325,6 +325,8 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
+FROM_DATA = ("num_classes", "in_channels")
+
 MAX_PARAMETERS = 2_000_000_000  # 8 GB in float32; the largest network of the catalogue has 138 million
 
 
@@ -335,6 +337,15 @@ class TooLargeError(UsageError):
 def list_models(pattern: str = "*") -> list[str]:
     """The catalogue's names that match the shell `pattern`, sorted."""
     return sorted(name for name in CATALOGUE if fnmatch(name, pattern))
+
+
+def model_arguments(name: str) -> list[str]:
+    """What may be set of the network `name`; the number of classes and of channels follow from the data."""
+    return [
+        argument
+        for argument in inspect.signature(CATALOGUE[name].builder).parameters
+        if argument not in FROM_DATA
+    ]
 
 
 def create_model(name: str, **kwargs: Any) -> nn.Module:

@@ -20,8 +20,10 @@ RECIPES: dict[str, Callable[[Traits], Recipe]] = {
 __all__ = ["RECIPES", "Traits", "find_recipe"]
 
 
-def find_recipe(name: str) -> Callable[[Traits], Recipe]:
-    """The recipe called `name`. Raises UsageError, naming the nearest, if there is none."""
+def find_recipe(name: str | None) -> Callable[[Traits], Recipe]:
+    """The recipe called `name`, "small" by default. Raises UsageError, naming the nearest, if there is none."""
+    if name is None:
+        return small
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     return RECIPES[name]

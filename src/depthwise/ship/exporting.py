@@ -38,7 +38,8 @@ from depthwise.errors import DepthwiseError, UsageError, unknown_name
 from depthwise.infer.sessions import onnxruntime_session, openvino_network
 from depthwise.places import locate
 from depthwise.ship.load import load_module
-from depthwise.writing import named, partial_of, reserved, written_folder
+from depthwise.ship.showing import Showing
+from depthwise.writing import check_free, named, partial_of, reserved, written_folder
 
 KEY, INPUT, OUTPUT = "depthwise", "images", "logits"
 
@@ -98,23 +99,21 @@ def export_bundle(
     *,
     images: Sequence[ImageInput] | None = None,
     overwrite: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Exported:
     """Write the network of the bundle `path`, compiled or not, to the file `out` in one of FORMATS.
 
-    images: to compare on, the first NUM_IMAGES of them that can be read; None for made-up ones.
+    images: to compare on, the first NUM_IMAGES of them that can be read; None for made-up ones. `tell` hears what a
+    person should know of it.
 
     Raises DepthwiseError, and writes nothing, if the file exists and may not be overwritten or cannot be written, if a
     package is missing, if too few images can be read, or if the runtime's answers are not the original's; UsageError
     for an unknown format and a name that does not end as the format's files do.
     """
-    if format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
-    kind, out = FORMATS[format], Path(out)
-    _check_suffix(kind, format, out)
-    _check_packages(kind, format)
+    kind, out = _format(format, Path(out)), Path(out)
     telemetry.switch_off()
     with _written(kind, out, overwrite) as folder:
-        return _export(path, out, format, images, folder)
+        return _export(path, out, format, images, folder, tell)
 
 
 @checked
@@ -125,11 +124,23 @@ def export(
     format: str,
     data: str | os.PathLike[str] | Dataset | None = None,
     force: bool = False,
+    showing: Showing | None = None,
 ) -> Exported:
     """As `export_bundle`, compared on images of `data`: `depthwise export` in Python. force: replace the file `out`."""
+    tell = (showing or Showing()).note
+    check_free(_format(format, Path(out)).files(Path(out))[0], force)
     columns = read_bundle(path).config.training.get("columns")
     images = None if data is None else find_images(data, kept_columns=columns)
-    return export_bundle(path, out, format, images=images, overwrite=force)
+    return export_bundle(path, out, format, images=images, overwrite=force, tell=tell)
+
+
+def _format(name: str, out: Path) -> Format:
+    if name not in FORMATS:
+        raise unknown_name("format", name, FORMATS)
+    kind = FORMATS[name]
+    _check_suffix(kind, name, out)
+    _check_packages(kind, name)
+    return kind
 
 
 def _export(
@@ -138,8 +149,14 @@ def _export(
     format: str,
     images: Sequence[ImageInput] | None,
     folder: Path,
+    tell: Callable[[str], None],
 ) -> Exported:
     kind, bundle = FORMATS[format], read_bundle(path)
+    precision = (bundle.config.compiled or {}).get("precision", "fp32")
+    if precision != "fp32":
+        tell(
+            f"{bundle.path} is compiled in {precision}, and is exported as the network that it was made of, in float32"
+        )
     module = load_module(bundle)
     # Towers are for training. They are never called, and would travel along all the same.
     module.aux = nn.ModuleDict()

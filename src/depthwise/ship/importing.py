@@ -69,7 +69,7 @@ def import_weights(
     std: Sequence[float] = (),
     weights: Choice | None = None,
     backbone: bool = False,
-    overwrite: bool = False,
+    force: bool = False,
 ) -> Imported:
     """Write the bundle `out` from Keras', timm's or torchvision's weights of the catalogue's network `model`.
 
@@ -114,7 +114,7 @@ def import_weights(
             "imported_from": {"source": read.source, "file": str(source), "sha256": _sha256(read.file.files)}
         },
     )
-    write_bundle(out, config, translation.weights, overwrite=overwrite)
+    write_bundle(out, config, translation.weights, overwrite=force)
     return Imported(Path(out), read.source, config, (*read.notes, *translation.notes, *remark))
 
 
@@ -175,7 +175,7 @@ def _by_name(project: str, name: str, model: str, choice: Choice | None) -> _Rea
     if layouts[architecture].model != model:
         raise UsageError(
             f"{project}:{name} is a network that is called {layouts[architecture].model} here: "
-            f"give --model {layouts[architecture].model}"
+            f"give --model={layouts[architecture].model}"
         )
     if project == "timm":
         return _from_file(read_weights(hub.from_timm(name), choice), model, None)
@@ -223,7 +223,7 @@ def _recognise(file: WeightsFile, model: str) -> tuple[str, str, Layout]:
         if layout.model != model:
             raise UsageError(
                 f"{file.path} is timm's {said}, which is called {layout.model} here: "
-                f"give --model {layout.model}"
+                f"give --model={layout.model}"
             )
         return "timm", said, layout
     candidates = [

@@ -23,7 +23,7 @@ from depthwise.infer.kept import Keeper
 from depthwise.infer.predictor import ready
 from depthwise.infer.quantize import RoundingError, from_tensors
 from depthwise.models import create_model, list_models
-from depthwise.words import quote_path
+from depthwise.words import quote_path, spoken
 
 SHOWN_MISMATCHES = 3
 
@@ -132,8 +132,10 @@ def _choice(bundle: Bundle, engine: str, precision: str | None) -> tuple[str, st
         return named if named in GENERAL else "auto", precision or own
     if engine == "auto" and named in FOREIGN:
         warnings.warn(
-            f"{bundle.path} was compiled for {named} and is run by our own kernels: to have it run by {named}, say so "
-            f"with --engine {named}, load(..., engine={named!r}) in Python",
+            spoken(
+                f"{bundle.path} was compiled for {named} and is run by our own kernels: to have it run by {named}, say "
+                f"so with --engine={named}"
+            ),
             stacklevel=3,
         )
     if engine in FOREIGN:

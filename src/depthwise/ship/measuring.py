@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from depthwise.analysis.cost import cost
-from depthwise.bounds import checked
+from depthwise.bounds import checked, fit
 from depthwise.bundle import Bundle, BundleConfig, read_bundle
 from depthwise.data import Batches, Dataset
 from depthwise.data.columns import Columns
@@ -24,6 +24,9 @@ from depthwise.ship.load import Engine, load_compiled, load_module
 from depthwise.ship.showing import Showing
 from depthwise.tasks import DEFAULT, Task
 from depthwise.words import number_of
+from depthwise.writing import check_free
+
+Part = Literal["train", "val", "test", "all"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +96,7 @@ def measure(
     label_weights: str | os.PathLike[str] | None = None,
     nested: bool = False,
     report: str | os.PathLike[str] | None = None,
+    force: bool = False,
     engine: Engine = "auto",
     precision: Literal["fp32", "bf16"] | None = None,
     max_pixels: int | None = None,
@@ -101,13 +105,18 @@ def measure(
     command: Sequence[str] = (),
     showing: Showing | None = None,
 ) -> Measurement:
-    """Measure the network of the bundle or run `path` on `data`, see `open_measured`; `report` names a page to write.
+    """Measure the network of the bundle or run `path` on `data`, see `open_measured`.
 
-    label_weights: how much each label counts in MAP@100, see `label_weights.label_weights`.
+    report: a page to write; force: replace it if it exists. label_weights: how much each label counts in MAP@100, see
+    `label_weights.label_weights`.
 
     Raises DepthwiseError and UsageError as the command's sentences.
     """
     showing = showing or Showing()
+    if report is not None:
+        check_free(Path(report), force)
+    if isinstance(data, str | os.PathLike):  # a Dataset may have parts of other names
+        fit(split, Part | None, "split")
     bundle = read_bundle(path)
     module, config = load_compiled(bundle, engine=engine, precision=precision), bundle.config
     measured = open_part(

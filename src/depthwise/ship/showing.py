@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from depthwise.words import printable
+from depthwise.words import printable, spoken
 
 
 @contextmanager
@@ -22,6 +22,6 @@ class Showing:
     what is told what is being done.
     """
 
-    note: Callable[[str], None] = lambda text: print(printable(text), file=sys.stderr)
+    note: Callable[[str], None] = lambda text: print(printable(spoken(text)), file=sys.stderr)
     counting: Callable[[str], AbstractContextManager[Callable[[int, int], Any]]] = _unseen
     status: Callable[[str], AbstractContextManager[Callable[[str], Any]]] = _unseen

@@ -1,18 +1,22 @@
 """The end of a run: its final weights measured, and bundle, evaluation and report made of them."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from depthwise.bundle import RAW_WEIGHTS, BundleConfig, write_bundle
+from depthwise.bundle import RAW_WEIGHTS, BundleConfig, read_bundle, write_bundle
 from depthwise.data.dataset import Split, test_split
+from depthwise.errors import DepthwiseError
 from depthwise.evaluate.meters import Headline
 from depthwise.evaluate.report import ReportData, write_report
-from depthwise.train.files import write_json
+from depthwise.train.checkpoint import load_checkpoint
+from depthwise.train.files import RunFiles, write_json
+from depthwise.train.recipe import Recipe, differences
 from depthwise.train.record import read_lines
-from depthwise.train.selection import told
-from depthwise.train.session import Session
+from depthwise.train.selection import is_enough, told
+from depthwise.train.session import Progress, Session
 from depthwise.words import number_of
 
 
@@ -32,14 +36,61 @@ class Result:
     seconds: float
 
 
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """An evaluation as evaluation.json has it, `values`: without single images, each number an attribute."""
+
+    values: Mapping[str, Any]
+    headline: Headline
+
+    @property
+    def num_images(self) -> int:
+        return int(self.values["images"])
+
+    @property
+    def numbers(self) -> Mapping[str, Any]:
+        return self.values
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(self.values)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.values:
+            return self.values[name]
+        raise AttributeError(f"{name} is not in evaluation.json, which has {', '.join(self.values)}")
+
+
+def what_is_left(files: RunFiles, recipe: Recipe) -> Result | None:
+    """What the run by `recipe` came to, if it has ended and has left all that it should; else None."""
+    if not (files.finished and files.evaluation.is_file() and files.checkpoint.is_file()):
+        return None
+    try:
+        config, state = read_bundle(files.bundle).config, load_checkpoint(files.checkpoint).state
+        if differences(Recipe.from_json(state["recipe"]).to_json(), recipe.to_json()):
+            return None
+        step, scores = state["step"], Progress(**state["progress"]).scores
+        whole = config.training["steps"] == step
+        if not whole or (step < config.training["total_steps"] and not is_enough(recipe, scores)):
+            return None
+        values = json.loads(files.evaluation.read_text(encoding="utf-8"))
+        split, weights, kept = (values.pop(name) for name in ("split", "weights", "kept"))
+        evaluation = Recorded(values, config.build_task().headline)
+        evaluation.headline.said(evaluation, str(evaluation.num_images))
+        return Result(files.root, split, weights, kept["step"], evaluation, float(config.training["seconds"]))
+    except (DepthwiseError, OSError, LookupError, TypeError, ValueError, AttributeError):
+        return None  # what is damaged is told, or made anew, by who goes on
+
+
 def finish_run(session: Session, facts: dict[str, Any]) -> Result:
     """Measure the final weights on the test part; write bundle, evaluation.json and, last of all, the report."""
     files, dataset, recipe = session.files, session.dataset, session.trainer.recipe
     name, split = test_split(dataset)
-    session.watcher.message(
-        f"measuring the final weights on the {name} part ({number_of(len(split), 'image')})"
-    )
     # float32 whatever the training computed in: it is what prediction computes in.
+    before = "" if recipe.precision == "float32" else f"; the evaluations so far were in {recipe.precision}"
+    session.watcher.message(
+        f"measuring the final weights on the {name} part ({number_of(len(split), 'image')}) in float32, as "
+        f"predictions are made{before}"
+    )
     final = session.final_weights()
     task = session.trainer.task
     if "val" in dataset.splits:

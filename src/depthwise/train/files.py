@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -91,13 +92,27 @@ class RunFiles:
             lock.sign()
             yield lock.held
 
-    def refuse_run(self, *, force: bool) -> None:
-        """Raise DepthwiseError when a run is there and `force` is off."""
+    def check_free(self, *, force: bool) -> None:
+        """Raise, before anybody waits for it, what `locked` and `create` would."""
+        if self.root.exists():
+            with self.locked():
+                self._refuse_existing(force=force)
+            return
+        folder = next(parent for parent in self.root.absolute().parents if parent.exists())
+        try:
+            TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise named(error, self.root) from error
+
+    def _refuse_existing(self, *, force: bool) -> None:
         if self.run.exists() and not force:
             raise DepthwiseError(
                 f"{self.root} holds a run already: go on with --resume, replace it with --force, or choose "
                 f"another --out"
             )
+        begun = self.run.exists() or self.starting.exists()
+        if not begun and not all(map(self._is_leftover, self.root.iterdir())):
+            raise DepthwiseError(f"{self.root} exists and holds no run: choose another --out")
 
     def create(self, *, force: bool) -> None:
         """Make room for a new run, inside `locked`; `force` removes the run that is there, and nothing else.
@@ -108,12 +123,10 @@ class RunFiles:
 
         Raises DepthwiseError when a run is there and `force` is off, or when files are there that no run wrote.
         """
-        self.refuse_run(force=force)
+        self._refuse_existing(force=force)
         if self.run.exists():
             self.run.replace(self.starting)
         elif not self.starting.exists():
-            if not all(map(self._is_leftover, self.root.iterdir())):
-                raise DepthwiseError(f"{self.root} exists and holds no run: choose another --out")
             self.starting.touch()
         self._remove(path for path in self.root.iterdir() if self._is_own(path))
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from depthwise.words import pace, printable
+from depthwise.words import pace, printable, spoken
 
 LOG_INTERVAL = 10.0  # seconds between two lines about steps where there is no terminal
 # So many steps and seconds after the first news the time left is estimated; the first steps are slow ones.
@@ -90,14 +90,17 @@ class TrainProgress:
             for key, value in line.items()
             if key not in NO_FRACTIONS and isinstance(value, float)
         ]
+        final = "final, " if line["kind"] == "test" else ""
         self.message(
-            f"{line['split']} at step {line['step']}, {line['weights']} weights:  "
+            f"{final}{line['split']} at step {line['step']}, {line['weights']} weights:  "
             f"{''.join(fractions)}loss {line['loss']:.4f}"
         )
 
     def message(self, text: str) -> None:
         """A line that stays, above the bar if there is one."""
-        self._console.print(printable(text), soft_wrap=True, markup=False, emoji=False, highlight=False)
+        self._console.print(
+            printable(spoken(text)), soft_wrap=True, markup=False, emoji=False, highlight=False
+        )
 
     def close(self) -> None:
         """Leave the bar as it stands; the run is over, or interrupted."""

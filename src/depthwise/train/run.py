@@ -31,7 +31,7 @@ from depthwise.train.resume import changed_recipe, refuse_changes
 from depthwise.train.selection import check_selection
 from depthwise.train.session import Session, Watcher
 from depthwise.train.signals import StopRequest
-from depthwise.words import number_of, quote_path
+from depthwise.words import going_on, number_of
 from depthwise.writing import disk_full
 
 
@@ -94,7 +94,7 @@ def train(
     native.tune_allocator()
     budget = None
     if minutes is not None:
-        files.refuse_run(force=force)  # before anybody waits for a measurement
+        files.check_free(force=force)  # before anybody waits for a measurement
         watcher.message(f"measuring how fast this machine trains, to fill {number_of(minutes, 'minute')}")
         recipe, budget = lay_out(
             recipe, module, dataset, minutes, device, options.workers, began, watcher.message
@@ -144,8 +144,7 @@ def _full_disk_said(files: RunFiles) -> Iterator[None]:
         if not disk_full(error):
             raise
         raise DepthwiseError(
-            f"no space is left for {files.root}: free some, then go on with: "
-            f"depthwise train --out {quote_path(files.root)} --resume"
+            f"no space is left for {files.root}: free some, then go on with: {going_on(files.root)}"
         ) from error
 
 

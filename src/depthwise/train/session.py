@@ -26,7 +26,7 @@ from depthwise.train.loop import Trainer, Window, for_evaluation
 from depthwise.train.record import known_lines
 from depthwise.train.selection import Best, Scores, candidates, ended_early, is_enough
 from depthwise.train.signals import StopRequest
-from depthwise.words import quote_path
+from depthwise.words import going_on
 
 SHOW_SECONDS = 2.0
 """How long a watcher waits for news where the lines of metrics are further apart."""
@@ -211,7 +211,7 @@ class Session:
             self.save()
             raise KeyboardInterrupt(
                 f"stopped at step {self.trainer.step} of {self.trainer.total_steps}, nothing is lost; go on with: "
-                f"depthwise train --out {quote_path(self.files.root)} --resume"
+                f"{going_on(self.files.root)}"
             )
 
     def measure(self, split: Split, module: nn.Module, precision: str, task: Task | None = None) -> Any:

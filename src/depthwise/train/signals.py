@@ -5,6 +5,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from depthwise.words import spoken
+
 
 class StopRequest:
     """Inside the `with`, the first SIGINT or SIGTERM sets `requested`; a second one interrupts at once."""
@@ -26,6 +28,8 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt(
-                "a second time, and what was done since the last checkpoint is lost; go on from there with --resume"
+                spoken(
+                    "a second time, and what was done since the last checkpoint is lost; go on from there with --resume"
+                )
             )
         self.requested = True

@@ -68,7 +68,7 @@ def read_weights(path: Path, choice: Choice | None = None, layouts: Sequence[Lay
         kind, loaded, config = _load(path)
     if kind == "keras":
         if choice == "ema":
-            raise DepthwiseError(f"{path} holds no averaged weights apart: leave --weights ema out")
+            raise DepthwiseError(f"{path} holds no averaged weights apart: leave --weights=ema out")
         return WeightsFile(path, kind, _plausible(path, loaded), config, files=files)
     if path.name in pieces.NAMES or pieces.is_index(path):
         config = _hub_config(path.with_name("config.json"))

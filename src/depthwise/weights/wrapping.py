@@ -67,11 +67,11 @@ def unwrap(path: Path, loaded: Any, choice: Choice | None, layouts: Sequence[Lay
     raws, averages = (_without_prefix(path, tensors, layouts) for tensors in (raw, averaged))
     if choice == "ema" and not averaged:
         raise DepthwiseError(
-            f"{path} holds no averaged weights: name a file that has them, or leave --weights ema out"
+            f"{path} holds no averaged weights: name a file that has them, or leave --weights=ema out"
         )
     if choice == "raw" and not raw:
         raise DepthwiseError(
-            f"{path} holds averaged weights alone ({average_place}): leave --weights raw out"
+            f"{path} holds averaged weights alone ({average_place}): leave --weights=raw out"
         )
     if not averaged:
         return _with_notes(raws, *_nameless(loaded))

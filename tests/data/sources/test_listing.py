@@ -54,7 +54,7 @@ def test_a_folder_too_high_names_all_that_may_be_meant(make_folder: MakeFolder) 
         list_folder(root)
     assert str(error.value) == (
         f"{root} has no image in a class's folder: did you mean {shortened(f'{root}/animals')} or "
-        f"{shortened(f'{root}/plants')}? With --nested every folder with images is a class by its path, animals/cat "
+        f"{shortened(f'{root}/plants')}? With nested=True every folder with images is a class by its path, animals/cat "
         "for one"
     )
 

@@ -338,20 +338,20 @@ ODD: dict[str, tuple[bytes, Any]] = {
     "no line": (b"path,label\n", r"set\.csv names no image: write a line for each"),
     "no header": (
         b"00.png,a\n01.png,b\n",
-        r"no column that is known to hold paths.*only 00\.png, a: .*--path-column",
+        r"no column that is known to hold paths.*only 00\.png, a: .*path_column",
     ),
     "no label": (
         b"path,a,b\n00.png,1,2\n",
-        r"no column that is known to hold labels.*only path, a, b.*--label-column",
+        r"no column that is known to hold labels.*only path, a, b.*label_column",
     ),
     "a name twice": (b"path,label,label\n00.png,a,b\n", r"has 2 columns called label: rename them"),
     "two that may be": (
         b"path,label,tags\n00.png,a,b\n",
-        r"columns label and tags, which mean one thing.*--label-column",
+        r"columns label and tags, which mean one thing.*label_column",
     ),
     "two separators": (
         b"path,label\n00.png,a;b\n01.png,a|c\n",
-        r"hold ';' \(a;b\) and '\|' \(a\|c\).*--label-separator",
+        r"hold ';' \(a;b\) and '\|' \(a\|c\).*label_separator",
     ),
     "too many values": (
         b"path,label\n00.png,a\n01.png,b,c\n",
@@ -369,11 +369,11 @@ ODD: dict[str, tuple[bytes, Any]] = {
     "a URL": (b"path,label\nhttps://a.b/c.png,a\n", r"line 2 .*'https://a\.b/c\.png': nothing is downloaded"),
     "a path outside": (
         b"path,label\n../x.png,a\n",
-        r"line 2 .*'\.\./x\.png', which is not in .*--image-root",
+        r"line 2 .*'\.\./x\.png', which is not in .*image_root",
     ),
     "an absolute path": (
         b"path,label\n/etc/x.png,a\n",
-        r"line 2 .*'/etc/x\.png', which is not in .*--image-root",
+        r"line 2 .*'/etc/x\.png', which is not in .*image_root",
     ),
     "no path": (b"path,label\n00.png,a\n,b\n", r"line 3 of .*set\.csv names no image: write its path"),
     "a NUL": (b"path,label\n0\x000.png,a\n", r"line 2 .*no path holds a NUL"),
@@ -443,9 +443,9 @@ def test_paths_begin_where_it_is_asked(images: Path, tmp_path: Path) -> None:
 
 
 def test_columns_are_for_manifests(make_folder: MakeFolder) -> None:
-    with pytest.raises(UsageError, match="is no manifest, and --min-count says how one is read"):
+    with pytest.raises(UsageError, match="is no manifest, and min_count says how one is read"):
         open_dataset(make_folder({"a": 2, "b": 2}), columns=Columns(min_count=2))
-    with pytest.raises(UsageError, match="digits is no manifest, and --label-column"):
+    with pytest.raises(UsageError, match="digits is no manifest, and label_column"):
         open_dataset("digits", columns=Columns(label_column="x"))
 
 
