@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from depthwise.analysis.cost import cost as cost
     from depthwise.analysis.match import match as match
     from depthwise.data import Augment as Augment
+    from depthwise.data import Columns as Columns
     from depthwise.data import Dataset as Dataset
     from depthwise.data import Preprocess as Preprocess
     from depthwise.data import open_dataset as open_dataset
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Augment": "depthwise.data",
+    "Columns": "depthwise.data",
     "Dataset": "depthwise.data",
     "DepthwiseError": "depthwise.errors",
     "Job": "depthwise.job",
