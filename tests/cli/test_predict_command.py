@@ -16,6 +16,8 @@ from tests.processes import Forked, command, start
 
 from depthwise.cli.app import run
 from depthwise.cli.predict import expand
+from depthwise.data import open_dataset
+from depthwise.data.pack import pack
 from depthwise.errors import UsageError
 from depthwise.infer import Predictor
 from depthwise.ship.load import load
@@ -46,7 +48,7 @@ def names(folder: Path, *arguments: str) -> list[str]:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        return expand(list(arguments))
+        return [picture.name for picture in expand(list(arguments))]
     finally:
         os.chdir(before)
 
@@ -75,6 +77,32 @@ def test_what_holds_no_image_is_refused(folder: Path, argument: str) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(UsageError, match="holds no image"):
         names(folder, argument)
+
+
+def test_shards_and_manifests_mean_their_images(
+    tiny_bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = sorted(str(path.relative_to(folder)) for path in folder.glob("pics/**/*.[pJ]*"))
+    pictures = [name for name in pictures if ".hidden" not in name]
+    (folder / "tags.csv").write_text(
+        "path,label\n" + "".join(f"{name},{k}\n" for k, name in enumerate(pictures))
+    )
+    pack(open_dataset(folder / "tags.csv", whole=True), folder / "shards")
+    answers = []
+    for source in (["tags.csv"], ["shards"], pictures):
+        assert run(["predict", str(tiny_bundle), *(str(folder / name) for name in source), "--json"]) == 0
+        images = json.loads(capsys.readouterr().out)["images"]
+        assert [image["image"].removeprefix(f"{folder}/") for image in images] == pictures
+        answers.append([image["predictions"] for image in images])
+    assert answers[0] == answers[1] == answers[2]
+    (shard,) = folder.glob("shards/*.arrow")
+    data = bytearray(shard.read_bytes())
+    data[data.index((folder / pictures[0]).read_bytes()) + 50] ^= 1
+    shard.write_bytes(data)
+    assert run(["predict", str(tiny_bundle), str(folder / "shards"), "--json"]) == 1
+    damaged, *others = json.loads(capsys.readouterr().out)["images"]
+    assert "error" in damaged
+    assert [image["predictions"] for image in others] == answers[0][1:]
 
 
 def test_good_images_are_answered_beside_broken_ones_and_standard_input(

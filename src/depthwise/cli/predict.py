@@ -4,8 +4,9 @@ import glob
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
 
@@ -45,8 +46,8 @@ def predict(
         list[str],
         Parameter(
             negative="",
-            help="Image files, folders (with their subfolders), quoted patterns such as 'photos/*.jpg', "
-            "or - for one image on standard input.",
+            help="Image files, folders (with their subfolders), quoted patterns such as 'photos/*.jpg', shards, "
+            "manifests, or - for one image on standard input.",
         ),
     ],
     /,
@@ -104,20 +105,22 @@ def predict(
     if out is not None:
         _check_out(out, force)
     find_bundle(bundle)  # before anything heavy is imported
-    names = expand(image)
+    pictures = expand(image)
     from depthwise.ship.load import load
 
-    sources = [_standard_input() if name == STANDARD_INPUT else name for name in names]
+    sources = [
+        _standard_input() if picture.image == STANDARD_INPUT else picture.image for picture in pictures
+    ]
     predictor = load(
         bundle, engine=engine, precision=precision, decoding=decoding(max_pixels, allow_truncated)
     )
     answers = _answers(predictor, sources, topk=topk, threshold=threshold, batch_size=batch_size)
-    results = _results(["-" if name == STANDARD_INPUT else name for name in names], answers)
+    results = _results([picture.name for picture in pictures], answers)
     spell = str if exact else inert
     if out is not None:
         kept = list(results) if json else results
         num_bad = _write(out, kept, spell)
-        note(f"{number_of(len(names), 'image')} in {out}")
+        note(f"{number_of(len(pictures), 'image')} in {out}")
         results = iter(kept)
     if json:
         num_bad = forms.as_json(results, sys.stdout.write)
@@ -128,7 +131,7 @@ def predict(
         num_bad = forms.as_table(results, threshold)
     if num_bad:
         where = "" if out is None else f", the reasons are in {out}"
-        note(f"{num_bad} of {number_of(len(names), 'image')} could not be read{where}")
+        note(f"{num_bad} of {number_of(len(pictures), 'image')} could not be read{where}")
     return 1 if num_bad else 0
 
 
@@ -157,16 +160,27 @@ def _write(out: Path, results: Iterable[Result], spell: Callable[[str], str]) ->
                 return forms.as_json_lines(results, write)
 
 
-def expand(arguments: list[str]) -> list[str]:
-    """The images that the command's arguments mean, in order: folders and patterns replaced by their files.
+class Picture(NamedTuple):
+    """An image and what a person calls it; a function gives it when its turn has come."""
+
+    name: str
+    image: "str | Callable[[], bytes]"
+
+
+def expand(arguments: list[str]) -> list[Picture]:
+    """The images that the command's arguments mean, in order: folders and patterns replaced by their files, shards and
+    manifests by their images.
 
     A file that does not exist stays in the list, to be reported among the others. Raises UsageError for a folder
     or a pattern without images.
     """
     from depthwise.data.sources.listing import images_below
 
-    names: list[str] = []
+    pictures: list[Picture] = []
     for argument in arguments:
+        if argument != STANDARD_INPUT and _is_table(Path(argument)):
+            pictures += _pictures_of(argument)
+            continue
         if os.path.isdir(argument):
             found = images_below(argument)
         elif argument != STANDARD_INPUT and not os.path.lexists(argument) and glob.has_magic(argument):
@@ -181,8 +195,29 @@ def expand(arguments: list[str]) -> list[str]:
             raise UsageError(
                 f"{argument!r} holds no image: name an image file, or a folder or a pattern with some"
             )
-        names += found
-    return names
+        pictures += (Picture(name, name) for name in found)
+    return pictures
+
+
+def _is_table(path: Path) -> bool:
+    """Whether it is shards, or a manifest."""
+    from depthwise.data.sources.manifest import SUFFIXES as TABLES
+    from depthwise.data.sources.shard_manifest import is_shards
+
+    return is_shards(path) if path.is_dir() else path.suffix.lower() in TABLES and path.is_file()
+
+
+def _pictures_of(spec: str) -> list[Picture]:
+    """The images of a data set, in its order."""
+    from depthwise.data import open_dataset
+    from depthwise.data.dataset import encoded
+
+    dataset = open_dataset(spec, whole=True, max_bad=1.0)
+    return [
+        Picture(split.name(index), partial(encoded, split, index))
+        for split in dataset.splits.values()
+        for index in range(len(split))
+    ]
 
 
 def _matches(pattern: str) -> list[str]:
@@ -211,7 +246,7 @@ def _standard_input() -> "bytes | BadImage":
 
 
 def _answers(
-    predictor: "Predictor", sources: "Sequence[str | bytes | BadImage]", **options: Any
+    predictor: "Predictor", sources: "Sequence[str | bytes | Callable[[], bytes] | BadImage]", **options: Any
 ) -> "Iterator[Prediction | BadImage]":
     from depthwise.data import BadImage
 

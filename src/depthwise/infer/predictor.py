@@ -26,6 +26,9 @@ from depthwise.words import number_of
 
 MOST_READERS = 4
 
+Given = ImageInput | Callable[[], ImageInput]
+"""An image, or what gives it when its turn has come."""
+
 SINGLE = (str, os.PathLike, bytes, Image.Image, np.ndarray, Tensor)
 
 
@@ -50,7 +53,7 @@ class _Readers:
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
 
-    def start(self, work: Callable[[ImageInput], Tensor | DepthwiseError], image: ImageInput) -> Read:
+    def start(self, work: Callable[[Given], Tensor | DepthwiseError], image: Given) -> Read:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(min(MOST_READERS, os.cpu_count() or 1), "depthwise-read")
         return self._pool.submit(work, image).result
@@ -61,7 +64,7 @@ class _Readers:
             self._pool.shutdown(cancel_futures=True)
 
 
-def _later(work: Callable[[ImageInput], Tensor | DepthwiseError], image: ImageInput) -> Read:
+def _later(work: Callable[[Given], Tensor | DepthwiseError], image: Given) -> Read:
     """The same without a thread: the image is read when its pixels are asked for."""
     return partial(work, image)
 
@@ -81,7 +84,7 @@ def _is_ready(module: nn.Module, device: torch.device) -> bool:
     )
 
 
-def _name(number: int, image: ImageInput) -> str:
+def _name(number: int, image: Given) -> str:
     return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
 
 
@@ -120,12 +123,12 @@ class Predictor:
     # A path is an Iterable[str] too; the first signature is meant for it.
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, images: ImageInput, topk: int | None = ..., batch_size: int = ..., threshold: float | None = ...
+        self, images: Given, topk: int | None = ..., batch_size: int = ..., threshold: float | None = ...
     ) -> Prediction: ...
     @overload
     def __call__(
         self,
-        images: Iterable[ImageInput],
+        images: Iterable[Given],
         topk: int | None = ...,
         batch_size: int = ...,
         threshold: float | None = ...,
@@ -133,14 +136,15 @@ class Predictor:
 
     def __call__(
         self,
-        images: ImageInput | Iterable[ImageInput],
+        images: Given | Iterable[Given],
         topk: int | None = None,
         batch_size: int = 32,
         threshold: float | None = None,
     ) -> Prediction | list[Prediction]:
         """The Prediction of one image, or those of many in their order.
 
-        An image is a path, the bytes of an image file, a PIL image, an array or a tensor; sizes may differ.
+        An image is a path, the bytes of an image file, a PIL image, an array or a tensor, or a function that gives one
+        of these when its turn has come; sizes may differ.
         `topk` above the number of classes gives them all; those below the probability `threshold` are left out, and
         a Prediction may be left without any. By default an image of one class gets the likeliest five, and an image
         of any number of labels those that reach the thresholds that were tuned for them.
@@ -160,7 +164,7 @@ class Predictor:
 
     def stream(
         self,
-        images: Iterable[ImageInput],
+        images: Iterable[Given],
         topk: int | None = None,
         batch_size: int = 32,
         threshold: float | None = None,
@@ -177,7 +181,7 @@ class Predictor:
         return self._stream(images, topk, batch_size, threshold)
 
     def _stream(
-        self, images: Iterable[ImageInput], topk: int | None, batch_size: int, threshold: float | None
+        self, images: Iterable[Given], topk: int | None, batch_size: int, threshold: float | None
     ) -> Generator[Prediction | BadImage, None, None]:
         # Of a sequence, the next batch is read while the network runs on this one, and no further batch is in memory.
         # An iterator is not asked for more images before the answers to its last batch were taken.
@@ -196,10 +200,11 @@ class Predictor:
                 yield from self._answers(batch, topk, threshold)
                 batch = begun() if following is None else following
 
-    def _pixels(self, image: ImageInput) -> Tensor | DepthwiseError:
+    def _pixels(self, image: Given) -> Tensor | DepthwiseError:
         """uint8 [C, h, w], or why there are none."""
         try:
-            return self.preprocess.pixels(decode(image, self.preprocess.channels, self.decoding))
+            given = image() if callable(image) else image
+            return self.preprocess.pixels(decode(given, self.preprocess.channels, self.decoding))
         except DepthwiseError as error:
             return error
 
