@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
@@ -95,10 +96,12 @@ class _Part(NamedTuple):
 class ShardSource:
     """A `Source`: shards that were looked over.
 
-    damaged: shards that are left out, num_lost: the images in them. unreadable: single images, if all were read.
+    where: what a person calls it. damaged: shards that are left out, num_lost: the images in them. images: what was
+    found when all were read.
     """
 
-    folder: Path
+    where: str
+    name: str
     manifest: Manifest
     classes: tuple[str, ...]
     parts: dict[str, _Part]
@@ -137,11 +140,11 @@ class ShardSource:
         strays = self.strays
         num_bad = self.num_lost + len(strays.bad) - len(self.damaged)
         if num_bad >= total or num_bad > max_bad * total:
-            command = f"depthwise data check {quote_path(self.folder)}"
-            raise TooManyUnreadableError(os.fspath(self.folder), command, strays.bad, num_bad, total, max_bad)
+            command = f"depthwise data check {quote_path(self.where)}"
+            raise TooManyUnreadableError(self.where, command, strays.bad, num_bad, total, max_bad)
         if not whole and list(self.parts) == [UNDIVIDED]:
             raise DepthwiseError(
-                f"{self.folder} was packed undivided and has no train part: pack it again without --undivided to train "
+                f"{self.where} was packed undivided and has no train part: pack it again without --undivided to train "
                 "on it"
             )
         splits: dict[str, Split] = {
@@ -158,7 +161,7 @@ class ShardSource:
             if numbers
         }
         return Dataset(
-            name=self.folder.resolve().name,
+            name=self.name,
             classes=self.classes,
             splits=splits,
             channels=self.channels,
@@ -213,7 +216,8 @@ def open_shards(
         parts[part] = _Part(shards, tuple(kept), tuple(records[number] for number in kept))
     images = _look_at_images(parts, classes, workers, decoding, progress) if afresh else None
     return ShardSource(
-        folder,
+        uri or os.fspath(folder),
+        urlsplit(uri).path.rstrip("/").rpartition("/")[2] if uri else folder.resolve().name,
         manifest,
         classes,
         parts,
