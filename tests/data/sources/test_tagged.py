@@ -91,13 +91,13 @@ def test_what_cannot_be_is_a_sentence(tmp_path: Path) -> None:
         open_dataset(tmp_path, columns=SIDECAR)
     with pytest.raises(DepthwiseError, match="has no keyword inside its JPEGs"):
         open_dataset(tmp_path, columns=EMBEDDED)
-    with pytest.raises(UsageError, match="is no manifest, and --label-column says how one is read"):
+    with pytest.raises(UsageError, match="is no manifest, and label_column says how one is read"):
         open_dataset(tmp_path, columns=Columns(labels_from="sidecar", label_column="x"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DepthwiseError, match="empty has no image: give a folder of images with keywords"):
         open_dataset(tmp_path / "empty", columns=SIDECAR)
     (tmp_path / "set.csv").write_text("path,label\n0.png,a\n")
-    with pytest.raises(UsageError, match="is no folder of images, and --labels-from is for one"):
+    with pytest.raises(UsageError, match="is no folder of images, and labels_from is for one"):
         open_dataset(tmp_path / "set.csv", columns=SIDECAR)
     with pytest.raises(UsageError, match="unknown labels_from 'inside'"):
         Columns(labels_from="inside")  # type: ignore[arg-type]
