@@ -70,7 +70,7 @@ def digits() -> ReportData:
         evaluation=evaluation,
         page=class_page,
         split="test",
-        mistakes=collect_mistakes(evaluation, test),
+        findings=collect_mistakes(evaluation, test),
         samples=collect_samples(train, 10),
         counts={"train": train.labels.bincount().tolist(), "test": test.labels.bincount().tolist()},
         cost={"parameters": 650, "macs": 640, "input_shape": [1, 8, 8]},

@@ -66,7 +66,7 @@ def test_the_report_counts_9_before_10() -> None:
             evaluation=evaluate(Scores(), ManyBatches(), num_classes=11),
             page=class_page,
             split="all",
-            mistakes=[],
+            findings=[],
             samples={},
             counts={"all": [100 + int(name) for name in names]},
             cost={"parameters": 1, "macs": 1, "input_shape": [1, 1, 1]},

@@ -5,39 +5,22 @@ import re
 from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from playwright.sync_api import Page, expect
-from report_parts import Open, Pictures, Write
+from report_parts import CONTRAST, EVIL, Open, Pictures, Write, plotted, scrolls_sideways
 from torch import Tensor
 
 from depthwise.data.names import natural_key
 from depthwise.errors import DepthwiseError
-from depthwise.evaluate.classes import collect_mistakes, collect_samples
+from depthwise.evaluate.classes import Mistake, collect_mistakes, collect_samples
 from depthwise.evaluate.metrics import from_logits
 from depthwise.evaluate.pictures import picture
-from depthwise.evaluate.report import Mistake, ReportData, write_report
+from depthwise.evaluate.report import ReportData, write_report
 
 CHARTS = ("accuracy", "loss", "lr", "rate", "reliability", "coverage")
-EVIL = [
-    '<script>alert("class")</script>',
-    "<img src=x onerror=alert('class')>",
-    "</script><b>bold</b>",
-    "\"'&amp;{{7*7}}",
-]
-
-
-def scrolls_sideways(page: Page) -> bool:
-    return page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
-
-
-def plotted(page: Page, chart: str, what: str) -> Any:
-    return page.evaluate(
-        f"(() => {{ const c = document.querySelector('#chart-{chart}'); return {what}; }})()"
-    )
 
 
 def choose(page: Page, switch: str, value: str) -> None:
@@ -212,7 +195,7 @@ def test_mistakes_are_shown_surest_first(digits_report: Path, open_page: Open, d
     page = open_page(digits_report)
     cards = page.locator("#mistakes li").all()
     assert len(cards) == min(24, digits.evaluation.num_wrong)
-    for card, mistake in zip(cards, digits.mistakes, strict=True):
+    for card, mistake in zip(cards, digits.findings, strict=True):
         said, true = (digits.classes[k] for k in (mistake.predicted, mistake.true))
         words = card.inner_text().split("\n")
         assert [words[k] for k in (1, 4)] == [said, true]
@@ -266,34 +249,15 @@ def test_everyone_can_read_it(digits_report: Path, open_page: Open, scheme: str)
     assert page.evaluate(CONTRAST) == []
 
 
-CONTRAST = """(() => {
-  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
-  const rgba = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data]; };
-  const behind = (e) => { for (; e; e = e.parentElement) {
-    const c = rgba(getComputedStyle(e).backgroundColor); if (c[3] > 250) return c; } return [255, 255, 255, 255]; };
-  const light = (c) => c.slice(0, 3).map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
-  const poor = [], walk = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
-  while (walk.nextNode()) {
-    const e = walk.currentNode.parentElement;
-    if (!walk.currentNode.data.trim() || !e.checkVisibility() || e.closest('.hidden, svg')) continue;
-    const [a, b] = [light(rgba(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
-    if ((a + 0.05) / (b + 0.05) < 4.5) poor.push(`${e.className} ${walk.currentNode.data.trim()}`);
-  }
-  return poor;
-})()"""
-
-
 def test_names_that_are_markup_stay_text(write: Write, open_page: Open, digits: ReportData) -> None:
     # In the order in which a report shows them.
     classes = sorted([*EVIL, *[f"digit {k}" for k in range(4, 10)]], key=natural_key)
-    mistakes = [Mistake(f"test/{evil}.png", digits.mistakes[0].image, 0, 1, 0.9, 0.1) for evil in EVIL]
+    mistakes = [Mistake(f"test/{evil}.png", digits.findings[0].image, 0, 1, 0.9, 0.1) for evil in EVIL]
     history = [line | ({"split": EVIL[0]} if "split" in line else {}) for line in digits.history]
     path = write(
         title=EVIL[1],
         classes=classes,
-        mistakes=mistakes,
+        findings=mistakes,
         split=EVIL[0],
         history=history,
         command=["run", *EVIL],
@@ -344,7 +308,7 @@ def test_a_thousand_classes(write: Write, open_page: Open, width: int) -> None:
     path = write(
         classes=classes,
         evaluation=evaluation,
-        mistakes=collect_mistakes(evaluation, split),
+        findings=collect_mistakes(evaluation, split),
         samples=collect_samples(split, 1000),
         counts={"train": [1300] * 1000, "val": [4] * 1000},
         split="val",
@@ -374,7 +338,7 @@ def test_two_classes_no_mistakes_no_history(write: Write, open_page: Open) -> No
             classes=["cat", "dog"],
             evaluation=evaluation,
             history=[],
-            mistakes=[],
+            findings=[],
             samples={},
             counts={},
             cost={},
@@ -410,7 +374,7 @@ def test_losses_that_are_no_numbers_are_said(write: Write, open_page: Open, digi
     history = [line | {"loss": nan} if line["step"] in (30, 31) else line for line in digits.history]
     logits = torch.full((len(digits.evaluation.labels), 10), nan)
     page = open_page(
-        write(history=history, evaluation=from_logits(logits, digits.evaluation.labels), mistakes=[])
+        write(history=history, evaluation=from_logits(logits, digits.evaluation.labels), findings=[])
     )
     expect(page.locator("#loss")).to_have_text("not finite")
     expect(page.locator(".notice")).to_contain_text("not finite in 2 of 112 records, first at step 30")

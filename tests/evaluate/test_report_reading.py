@@ -9,8 +9,9 @@ from playwright.sync_api import Page, expect
 from report_parts import Open, Write
 
 from depthwise.evaluate import settings
+from depthwise.evaluate.classes import Mistake
 from depthwise.evaluate.metrics import from_logits
-from depthwise.evaluate.report import Mistake, ReportData
+from depthwise.evaluate.report import ReportData
 from depthwise.evaluate.sections import cut_name, cut_path
 
 LONG = "/home/someone/pictures of birds/2026/robin/IMG_20260101_000027_edited-final-version.jpeg"
@@ -61,7 +62,7 @@ def test_few_answers_have_ticks_of_their_own(write: Write, open_page: Open) -> N
     logits = torch.tensor([[5.0, 0.0]]).repeat(5000, 1)
     logits[:2] = torch.tensor([0.0, 0.1])
     page = open_page(
-        write(classes=["a", "b"], evaluation=from_logits(logits, labels), mistakes=[], samples={}, counts={})
+        write(classes=["a", "b"], evaluation=from_logits(logits, labels), findings=[], samples={}, counts={})
     )
     found = ticks(page, "coverage")
     assert len(set(found)) == len(found) > 1
@@ -88,11 +89,11 @@ def test_terms_are_explained_where_they_stand(digits_report: Any, write: Write, 
 
 
 def test_a_mistakes_file_name_is_whole(write: Write, open_page: Open, digits: ReportData) -> None:
-    image = digits.mistakes[0].image
+    image = digits.findings[0].image
     names = [LONG, "写真.png", "a/" * 40 + "b.png", "x" * 200 + ".png", "-rf.png"]
     for width in (1280, 390):
         page = open_page(
-            write(mistakes=[Mistake(name, image, 0, 1, 0.9, 0.1) for name in names]), width=width
+            write(findings=[Mistake(name, image, 0, 1, 0.9, 0.1) for name in names]), width=width
         )
         for shown, name in zip(page.locator(".file").all(), names, strict=True):
             own = shown.locator("bdi").last

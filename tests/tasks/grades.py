@@ -13,7 +13,7 @@ from depthwise.data.loader import Prepare
 from depthwise.data.transform import Augment
 from depthwise.errors import UsageError
 from depthwise.evaluate.meters import Headline
-from depthwise.evaluate.report import Mistake, Page, ReportData, Section, plain_page
+from depthwise.evaluate.report import Page, ReportData, Section, plain_page
 from depthwise.evaluate.tables import Table
 from depthwise.tasks.losses import Loss
 from depthwise.tasks.single_label import likeliest
@@ -138,8 +138,8 @@ class Grades:
     def samples(self, split: Split) -> dict[int, list[Tensor]]:
         return {}
 
-    def mistakes(self, evaluation: GradeEvaluation, split: Split) -> list[Mistake]:
-        return []
+    def findings(self, evaluation: GradeEvaluation, split: Split) -> None:
+        return None
 
     def page(self, data: ReportData) -> Page:
         error = f"<section id='grades'><h2>Grades</h2><p>{data.evaluation.mean_error:.3f} grades off</p></section>"

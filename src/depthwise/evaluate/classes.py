@@ -1,6 +1,6 @@
 """What a report shows where each image is of one class: accuracy, confusions, mistakes, classes and certainty."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from depthwise.evaluate.pictures import picture
 from depthwise.evaluate.report import (
     MOST_ROWS,
     MOST_SAMPLES,
-    Mistake,
     Page,
     ReportData,
     Section,
@@ -27,6 +26,18 @@ MISTAKE_PIXELS = 224
 MOST_LOOKED_AT = 2**18  # images of which samples are chosen
 
 
+@dataclass(frozen=True, eq=False)
+class Mistake:
+    """An image (uint8 [C, H, W]) that was called something else, and the probabilities of both classes."""
+
+    name: str
+    image: Tensor
+    true: int
+    predicted: int
+    probability: float
+    true_probability: float
+
+
 def class_page(data: ReportData) -> Page:
     """The page of a `ClassEvaluation`, with the classes in the order in which people count."""
     order = natural_order(data.classes)
@@ -34,7 +45,7 @@ def class_page(data: ReportData) -> Page:
     classes, evaluation = [data.classes[k] for k in order], reordered(data.evaluation, order)
     mistakes = [
         replace(mistake, true=place[mistake.true], predicted=place[mistake.predicted])
-        for mistake in data.mistakes
+        for mistake in data.findings
     ]
     headline = sections.headline(evaluation, data.history)
     certainty = sections.certainty(evaluation)

@@ -239,7 +239,7 @@ class LabelMeters:
         hits = truth.gather(1, top) == 1
         found = hits.cumsum(1)
         rows = targets if targets.ndim > 1 else targets[:, None]
-        perfect, weights = self._weighed(rows, top)
+        perfect, weights = weighed(rows, top, self.num_classes, self.weights)
         places = torch.tensor([min(k, top.shape[1]) - 1 for k in AT])
         return _Counted(
             indices,
@@ -250,14 +250,6 @@ class LabelMeters:
             found[:, places],
             top[:, 0],
         )
-
-    def _weighed(self, rows: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
-        """What a perfect ranking gains, float64 [N], and the weights of the labels at each rank."""
-        if self.weights is None:
-            return (rows >= 0).sum(1).clamp(max=K).double(), torch.ones(top.shape, dtype=torch.float64)
-        known = (rows >= 0) & (rows < self.num_classes)
-        own = torch.where(known, self.weights[rows.clamp(0, self.num_classes - 1)], 0.0)
-        return own.sort(1, descending=True).values[:, :K].sum(1), self.weights[top]
 
     def _count_said(self, probabilities: Tensor, truth: Tensor, indices: Tensor) -> None:
         known = truth >= 0
@@ -290,6 +282,18 @@ class LabelMeters:
             recall=hits / support.clamp(min=1),
             f1=2 * hits / (said + support).clamp(min=1),
         )
+
+
+def weighed(rows: Tensor, top: Tensor, num_classes: int, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What a perfect ranking gains, float64 [N], and the weights of the labels at each rank, float64 [N, R].
+
+    rows: int64 [N, P], the images' labels; top: int64 [N, R], the labels ranked first; weights: float64 [num_classes].
+    """
+    if weights is None:
+        return (rows >= 0).sum(1).clamp(max=K).double(), torch.ones(top.shape, dtype=torch.float64)
+    known = (rows >= 0) & (rows < num_classes)
+    own = torch.where(known, weights[rows.clamp(0, num_classes - 1)], 0.0)
+    return own.sort(1, descending=True).values[:, :K].sum(1), weights[top]
 
 
 def average_precision_at(hits: Tensor, perfect: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

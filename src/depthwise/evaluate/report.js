@@ -142,37 +142,68 @@ function drawCertainty({ bins, coverage }) {
   }], { ...layout({ title: "images answered", range: [0, 1.02], ...percent }, { tickformat: ticks(coverage.map((p) => p.accuracy), 0.01) }), hovermode: "closest" }, CONFIG);
 }
 
+// The curves of the most frequent labels, told apart by colour and, from the seventh on, by their dashes.
+function drawPrecision(curves) {
+  const percent = { tickformat: ".0~%" };
+  const traces = curves.flatMap((curve, k) => curve.on ? [{
+    type: "scatter", mode: curve.recall.length === 1 ? "markers" : "lines", x: curve.recall, y: curve.precision, name: plain(curve.name),
+    line: { color: colour(lineOf(curve, k)), width: curve.together ? 3 : 1.75, dash: k > NUM_COLOURS ? "dash" : "solid" },
+    hovertemplate: "recall %{x:.1%}, precision %{y:.1%}<extra>%{fullData.name}</extra>",
+  }] : []);
+  const across = { title: "recall", range: [0, 1.02], ...percent };
+  Plotly.react("chart-precision", traces, { ...layout(across, { title: { text: "precision", standoff: 8, font: { size: 12 } }, range: [0, 1.04], ...percent }), hovermode: "closest" }, CONFIG);
+}
+
+const NUM_COLOURS = 6;
+const lineOf = (curve, k) => curve.together ? "ink" : `line-${(k - 1) % NUM_COLOURS}`;
+
 function draw() {
   if (!window.Plotly) return;
   if ($("#learning")) drawLearning();
+  if (charts.precision) drawPrecision(charts.precision);
   if (charts.certainty) drawCertainty(charts.certainty);
 }
 
 async function unpackPlotly() {
-  const packed = Uint8Array.from(atob($("#plotly").textContent), (letter) => letter.charCodeAt(0));
+  const text = $("#plotly").textContent; // browsers before 2025 decode it letter by letter, in a third of a second
+  const packed = Uint8Array.fromBase64?.(text) ?? Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   const script = document.createElement("script");
   script.textContent = await new Response(stream).text();
   document.head.append(script);
 }
 
+// A button that shows and hides a curve; `toggle` is told whether it is shown now.
+function legendButton(name, tint, on, toggle, mark = "") {
+  const button = document.createElement("button"), swatch = document.createElement("i");
+  button.type = "button";
+  button.ariaPressed = String(on);
+  swatch.style.setProperty("--line-colour", `var(--${tint})`);
+  swatch.className = mark;
+  button.append(swatch, name);
+  button.addEventListener("click", () => {
+    const shown = button.ariaPressed !== "true";
+    button.ariaPressed = String(shown);
+    toggle(shown);
+    draw();
+  });
+  return button;
+}
+
 function makeLegend() {
   for (const curve of charts.curves) {
-    const button = document.createElement("button"), swatch = document.createElement("i");
-    button.type = "button";
-    button.ariaPressed = "true";
-    swatch.style.setProperty("--line-colour", `var(--${role(curve)})`);
-    if (curve.kind === "test") swatch.className = "mark-only";
-    button.append(swatch, curve.name);
-    button.addEventListener("click", () => {
-      const shown = button.ariaPressed === "true";
-      button.ariaPressed = String(!shown);
-      state.hidden[shown ? "add" : "delete"](curve.name);
-      draw();
-    });
-    $("#legend").append(button);
+    const toggle = (shown) => state.hidden[shown ? "delete" : "add"](curve.name);
+    $("#legend").append(legendButton(curve.name, role(curve), true, toggle, curve.kind === "test" ? "mark-only" : ""));
   }
 }
+
+charts.precision?.forEach((curve, k) => {
+  const button = legendButton(`${curve.name} `, lineOf(curve, k), curve.on, (shown) => { curve.on = shown; }, k > NUM_COLOURS ? "dashed" : "");
+  const ap = document.createElement("small");
+  ap.textContent = `${(100 * curve.ap).toFixed(1)}%`;
+  button.append(ap);
+  $("#precision-legend").append(button);
+});
 
 if ($("#learning")) {
   makeLegend();
@@ -193,13 +224,19 @@ unpackPlotly().then(draw).catch((error) => {
 
 // Confusion matrix ------------------------------------------------------------------------------------------------
 
+// Cells at the same place in tables of the same labels.
+const twinsOf = (cell) => $$(".matrix").map((matrix) => matrix.tBodies[0].rows[cell.parentElement.sectionRowIndex].cells[cell.cellIndex]);
+
 function showTip(cell) {
-  const tip = $("#tip"), row = $("th", cell.parentElement), column = $$("#matrix thead th")[cell.cellIndex - 1];
-  const share = document.createElement("small");
-  share.textContent = `${cell.dataset.share}% of all ${row.textContent.trim()}`;
-  tip.replaceChildren(cell.ariaLabel, share);
+  hideTip();
+  const tip = $("#tip"), note = document.createElement("small");
+  note.textContent = cell.dataset.note ?? `${cell.dataset.share}% of all ${$("th", cell.parentElement).textContent.trim()}`;
+  tip.replaceChildren(cell.ariaLabel, note);
   tip.hidden = false;
-  for (const header of $$("#matrix th")) header.classList.toggle("lit", header === row || header === column);
+  for (const twin of twinsOf(cell)) {
+    twin.classList.toggle("twin", twin !== cell);
+    for (const header of [$("th", twin.parentElement), $$("thead th", twin.closest("table"))[twin.cellIndex - 1]]) header.classList.add("lit");
+  }
   placeTip(cell);
 }
 
@@ -211,7 +248,7 @@ function placeTip(cell) {
 
 function hideTip() {
   $("#tip").hidden = true;
-  for (const header of $$("#matrix th.lit")) header.classList.remove("lit");
+  for (const marked of $$(".matrix .lit, .matrix .twin")) marked.classList.remove("lit", "twin");
 }
 
 function makeMatrix(matrix) {
@@ -220,11 +257,6 @@ function makeMatrix(matrix) {
   matrix.addEventListener("pointerleave", hideTip);
   matrix.addEventListener("focusin", (event) => showTip(event.target));
   matrix.addEventListener("focusout", hideTip);
-  addEventListener("scroll", () => {
-    const cell = $("td:focus", matrix) ?? $("td:hover", matrix);
-    if (cell) placeTip(cell);
-    else hideTip();
-  }, { passive: true, capture: true });
   matrix.addEventListener("keydown", (event) => {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key], from = cellOf(event);
     if (!step || !from) return;
@@ -235,7 +267,7 @@ function makeMatrix(matrix) {
     to.tabIndex = 0;
     to.focus();
   });
-  $("#cells").addEventListener("change", (event) => {
+  $("#cells")?.addEventListener("change", (event) => {
     if (!matrix.classList.contains("numbered")) return;
     for (const cell of $$("tbody td", matrix)) {
       if (cell.dataset.count !== "0") cell.textContent = event.target.value === "share" ? cell.dataset.share : cell.dataset.count;
@@ -243,7 +275,12 @@ function makeMatrix(matrix) {
   });
 }
 
-if ($("#matrix")) makeMatrix($("#matrix"));
+for (const matrix of $$(".matrix")) makeMatrix(matrix);
+addEventListener("scroll", () => {
+  const cell = $(".matrix td:focus") ?? $(".matrix td:hover");
+  if (cell) placeTip(cell);
+  else hideTip();
+}, { passive: true, capture: true });
 
 // What goes on beyond an edge -------------------------------------------------------------------------------------
 
@@ -259,31 +296,6 @@ for (const box of $$("nav, .scroll")) {
   box.addEventListener("scroll", () => markEdges(box), { passive: true });
   for (const watched of [box, box.firstElementChild]) resized.observe(watched);
 }
-
-// Tables ----------------------------------------------------------------------------------------------------------
-
-const byName = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" }).compare;
-
-function makeSortable(table) {
-  const headers = $$("thead th", table), body = table.tBodies[0], original = [...body.rows];
-  headers.forEach((header, place) => $("button", header)?.addEventListener("click", () => {
-    const text = header.dataset.type === "text", first = text ? "ascending" : "descending";
-    const second = text ? "descending" : "ascending";
-    const direction = header.ariaSort === first ? second : first;
-    for (const other of headers) other.ariaSort = null;
-    header.ariaSort = direction;
-    const key = (row) => text ? row.cells[place].textContent.trim() : Number(row.cells[place].dataset.value);
-    const sign = direction === "ascending" ? 1 : -1;
-    body.append(...original.toSorted((a, b) => sign * (text ? byName(key(a), key(b)) : key(a) - key(b))));
-  }));
-}
-
-for (const table of $$(".sortable")) makeSortable(table);
-$("#filter")?.addEventListener("input", (event) => {
-  const wanted = event.target.value.trim().toLowerCase(), rows = [...$("#per-class").tBodies[0].rows];
-  for (const row of rows) row.hidden = !$("th", row).textContent.toLowerCase().includes(wanted);
-  $("#found").textContent = wanted ? `${rows.filter((row) => !row.hidden).length} of ${rows.length}` : "";
-});
 
 // Copying the command ---------------------------------------------------------------------------------------------
 

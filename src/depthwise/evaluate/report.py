@@ -31,18 +31,6 @@ MOST_ROWS = 60
 MOST_SAMPLES = 240
 
 
-@dataclass(frozen=True, eq=False)
-class Mistake:
-    """An image (uint8 [C, H, W]) that was called something else, and the probabilities of both classes."""
-
-    name: str
-    image: Tensor
-    true: int
-    predicted: int
-    probability: float
-    true_probability: float
-
-
 @dataclass(frozen=True)
 class Section:
     """A section of the page: `html` is a <section> whose id is `key`, under `title` in the navigation."""
@@ -56,25 +44,32 @@ class Section:
 class Page:
     """What a task shows of an evaluation: the `result` under the title, and sections between curves and data.
 
-    charts: what the page's script draws in them. loss_unit: of the task's loss.
+    charts: what the page's script draws in them. loss_unit: of the task's loss. tables: by the id of a table that the
+    script fills, its columns beside the names of the classes, a value a class in natural order. scores: what the
+    learning curves show beside the loss, with a note. counted: what is counted of each class.
     """
 
     result: Markup
     sections: Sequence[Section]
     charts: Mapping[str, Any] = field(default_factory=dict)
     loss_unit: str = ""
+    tables: Mapping[str, Sequence[Sequence[Any]]] = field(default_factory=dict)
+    scores: str = "Accuracy"
+    scores_note: str = ""
+    counted: str = "images"
 
 
 @dataclass(frozen=True, eq=False)
 class ReportData:
     """All that the report tells. A part that is empty is left out of the page.
 
-    `evaluation` and `page`, which makes of all this what is shown of it, are the task's. `history` holds the lines of
-    metrics.jsonl; `samples` a few images (uint8 [C, H, W]) of each class; `counts` the number of images of each class
-    in each split; `cost` has `parameters`, `macs` and `input_shape` (C, H, W); `preprocess` are the values that images
-    were prepared with; `command` is what began the run, `resumes` what it went on with: of each the `command`, the
-    `step`, and what had `changed` by then. `data` has `spec`, `fingerprint`, `split_source` and `bad`, the number of
-    images left out as unreadable; `selection` says what evaluations on the way decided.
+    `evaluation`, `findings`, what the task looked up of the images, and `page`, which makes of all this what is shown
+    of it, are the task's own. `history` holds the lines of metrics.jsonl; `samples` a few images (uint8 [C, H, W]) of
+    each class; `counts` the number of images of each class in each split; `cost` has `parameters`, `macs` and
+    `input_shape` (C, H, W); `preprocess` are the values that images were prepared with; `command` is what began the
+    run, `resumes` what it went on with: of each the `command`, the `step`, and what had `changed` by then. `data` has
+    `spec`, `fingerprint`, `split_source` and `bad`, the number of images left out as unreadable; `selection` says what
+    evaluations on the way decided.
     """
 
     title: str
@@ -83,7 +78,7 @@ class ReportData:
     evaluation: Any
     page: Callable[["ReportData"], Page]
     split: str
-    mistakes: list[Mistake]
+    findings: Any
     samples: dict[int, list[Tensor]]
     counts: dict[str, list[int]]
     cost: dict[str, Any]
@@ -113,6 +108,8 @@ def render(data: ReportData) -> str:
     data = _in_natural_order(data)
     headline = evaluation.headline
     learning = sections.learning(data.history, headline.key)
+    wall = len(data.classes) > MOST_ROWS
+    tables = {**page.tables, **({"counts": list(data.counts.values())} if wall else {})}
     return rendered(
         "report.html",
         title=data.title,
@@ -126,7 +123,7 @@ def render(data: ReportData) -> str:
         learning=learning,
         counts=sections.class_counts(data.counts, data.classes),
         samples=_sample_pictures(data.samples, len(data.classes)),
-        wall=len(data.classes) > MOST_ROWS,
+        wall=wall,
         cost=data.cost,
         recipe=settings.groups(data.recipe, data.preprocess),
         versions=data.versions,
@@ -134,8 +131,9 @@ def render(data: ReportData) -> str:
         resumes=[{**resume, "command": command_line(resume["command"])} for resume in data.resumes],
         data=data.data,
         charts={"curves": learning["curves"], **page.charts},
+        tables={"names": data.classes, "columns": tables} if tables else {},
         style=page_part("report.css"),
-        script=page_part("report.js"),
+        script=page_part("report.js") + page_part("report_tables.js"),
         plotly=packed_plotly(),
     )
 

@@ -185,7 +185,7 @@ def _report(
         evaluation=evaluation,
         split=measured.part,
         page=task.page,
-        mistakes=task.mistakes(evaluation, split),
+        findings=task.findings(evaluation, split),
         samples=task.samples(split),
         counts={name: task.counts(images) for name, images in dataset.splits.items()},
         cost={"parameters": bill.parameters, "macs": bill.macs, "input_shape": list(shape)},

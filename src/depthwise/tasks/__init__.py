@@ -19,7 +19,7 @@ from depthwise.tasks.multi_label import MultiLabel
 from depthwise.tasks.single_label import SingleLabel
 
 if TYPE_CHECKING:  # a report takes libraries that predictions do without
-    from depthwise.evaluate.report import Mistake, Page, ReportData
+    from depthwise.evaluate.report import Page, ReportData
     from depthwise.evaluate.tables import Table
 
 DEFAULT = SingleLabel.name
@@ -111,8 +111,8 @@ class Task(Protocol):
     def samples(self, split: Split) -> dict[int, list[Tensor]]:
         """A few images of each class, for the report."""
 
-    def mistakes(self, evaluation: Any, split: Split) -> "list[Mistake]":
-        """The worst of them, for the report."""
+    def findings(self, evaluation: Any, split: Split) -> Any:
+        """What `page` needs of the images of the split themselves, the worst mistakes for one."""
 
     def page(self, data: "ReportData") -> "Page":
         """What a report shows of the evaluation."""

@@ -21,7 +21,8 @@ from depthwise.tasks.mixing import mixer
 from depthwise.tasks.single_label import likeliest
 
 if TYPE_CHECKING:  # a report takes libraries that predictions do without
-    from depthwise.evaluate.report import Mistake, Page, ReportData
+    from depthwise.evaluate.labels import LabelFindings
+    from depthwise.evaluate.report import Page, ReportData
     from depthwise.evaluate.tables import Table
 
 NAME, VERIFIED = "multi-label", "verified-labels"
@@ -138,6 +139,10 @@ class MultiLabel:
     def _thresholds(self) -> Tensor:
         return torch.tensor(self.thresholds or [THRESHOLD] * self.num_classes, dtype=torch.float32)
 
+    @cached_property
+    def _weights(self) -> Tensor | None:
+        return torch.tensor(self.weights, dtype=torch.float64) if self.weights else None
+
     def prepare(self, augment: Augment | None) -> Prepare | None:
         """Mixup, cutmix, or of both one a batch; mixed targets are float32 [N, K]."""
         mix = mixer(augment, self.num_classes)
@@ -190,8 +195,7 @@ class MultiLabel:
 
     def meters(self) -> LabelMeters:
         """MAP@100, average precision and F1 of each label, precision and recall at a few ranks."""
-        weights = torch.tensor(self.weights, dtype=torch.float64) if self.weights else None
-        return LabelMeters(self.num_classes, self._thresholds, self.absent_is_unknown, weights)
+        return LabelMeters(self.num_classes, self._thresholds, self.absent_is_unknown, self._weights)
 
     def answer(self, output: Tensor) -> Tensor:
         """Sigmoid."""
@@ -246,14 +250,19 @@ class MultiLabel:
 
         return collect_samples(split, self.num_classes)
 
-    def mistakes(self, evaluation: LabelEvaluation, split: Split) -> "list[Mistake]":
-        """The surest of the wrong labels, and of the missed ones those that were thought least likely."""
-        from depthwise.evaluate.labels import collect_doubts
+    def findings(self, evaluation: LabelEvaluation, split: Split) -> "LabelFindings":
+        """Labels of images, counted together; the surest of the wrong ones, and the least likely of the missed ones."""
+        from depthwise.evaluate.labels import collect_findings
 
-        return collect_doubts(evaluation, split)
+        return collect_findings(evaluation, split)
 
     def page(self, data: "ReportData") -> "Page":
         """MAP@100, each label's numbers, precision against recall, labels that come together, and mistakes."""
         from depthwise.evaluate.labels import label_page
 
-        return label_page(data)
+        return label_page(
+            data,
+            tuned=bool(self.thresholds),
+            absent_is_unknown=self.absent_is_unknown,
+            weights=self._weights,
+        )

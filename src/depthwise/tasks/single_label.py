@@ -20,7 +20,8 @@ from depthwise.tasks.losses import Loss, Plain
 from depthwise.tasks.mixing import mixer
 
 if TYPE_CHECKING:  # a report takes libraries that predictions do without
-    from depthwise.evaluate.report import Mistake, Page, ReportData
+    from depthwise.evaluate.classes import Mistake
+    from depthwise.evaluate.report import Page, ReportData
     from depthwise.evaluate.tables import Table
 
 MOST_DROP = 0.005
@@ -151,8 +152,8 @@ class SingleLabel:
 
         return collect_samples(split, self.num_classes)
 
-    def mistakes(self, evaluation: ClassEvaluation, split: Split) -> "list[Mistake]":
-        """Those that the network was surest of."""
+    def findings(self, evaluation: ClassEvaluation, split: Split) -> "list[Mistake]":
+        """The mistakes that the network was surest of."""
         from depthwise.evaluate.classes import collect_mistakes
 
         return collect_mistakes(evaluation, split)

@@ -11,6 +11,7 @@ from depthwise.data.dataset import Split, test_split
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate.meters import Headline
 from depthwise.evaluate.report import ReportData, write_report
+from depthwise.tasks import Task
 from depthwise.train.checkpoint import load_checkpoint
 from depthwise.train.files import RunFiles, write_json
 from depthwise.train.recipe import Recipe, differences
@@ -130,16 +131,17 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
     for weights, tested in measured.items():
         values = {"split": name, "weights": weights, **tested.numbers}
         session.watcher.evaluated(session.write_line("test", values))
-    write_report(_report(session, facts, evaluation, name, split), files.report)
+    write_report(_report(session, facts, task, evaluation, name, split), files.report)
     scores = {key: task.headline.of(tested) for key, tested in measured.items()}
     if kind == "averaged" and (advice := average_is_behind(scores, task.headline, files.bundle)):
         session.watcher.message(advice)
     return Result(files.root, name, kind, kept["step"], evaluation, seconds)
 
 
-def _report(session: Session, facts: dict[str, Any], evaluation: Any, name: str, split: Split) -> ReportData:
+def _report(
+    session: Session, facts: dict[str, Any], task: Task, evaluation: Any, name: str, split: Split
+) -> ReportData:
     files, dataset, recipe = session.files, session.dataset, session.trainer.recipe
-    task = session.trainer.task
     title = f"{recipe.model} on {dataset.name}"
     if not session.ended:
         so_far = f"unfinished, {session.trainer.step} of {session.trainer.total_steps} updates"
@@ -154,7 +156,7 @@ def _report(session: Session, facts: dict[str, Any], evaluation: Any, name: str,
         classes=dataset.classes,
         evaluation=evaluation,
         split=name,
-        mistakes=task.mistakes(evaluation, split),
+        findings=task.findings(evaluation, split),
         samples=task.samples(dataset.splits["train"]),
         counts=facts["data"]["counts"],
         cost=facts["cost"],
