@@ -11,7 +11,7 @@ DEMO := runs/demo
 PICTURES := runs/held-out
 
 # What an installation is made of. The Python code is used where it stands.
-INSTALLED := pyproject.toml setup.py $(wildcard native/*)
+INSTALLED := pyproject.toml setup.py $(wildcard native/* native/jpeg/*)
 
 .PHONY: demo test fuzz lint sanitize bench clean
 .DELETE_ON_ERROR:
@@ -29,7 +29,7 @@ demo: $(VENV)/installed
 	@echo "   $(BIN)/depthwise train --data FOLDER --model xception --out runs/mine"
 
 test: $(VENV)/installed-dev
-	@.ci/debian-packages dataset-fashion-mnist chromium g++ strace
+	@.ci/debian-packages dataset-fashion-mnist chromium g++ libjpeg-dev strace
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/installed-dev
@@ -43,7 +43,7 @@ lint: $(VENV)/installed-dev
 # The folder of these kernels; the tests that are quick in them and start no other program. What runs on AVX-512 alone
 # runs with bfloat16 too, and tiles (AMX) are emulated.
 SANITIZED := build/sanitize
-SANITIZED_TESTS := tests/test_native.py tests/infer/test_compiled.py tests/infer/test_quantize.py tests/infer/test_shapes.py \
+SANITIZED_TESTS := tests/test_native.py tests/data/test_region.py tests/infer/test_compiled.py tests/infer/test_quantize.py tests/infer/test_shapes.py \
 	tests/infer/test_concatenations.py tests/infer/test_windows.py tests/infer/test_pointwise.py tests/infer/test_ops.py
 NOT_SANITIZED := 299 or whole_networks or is_native or environment or another_version or allocator or compiles or exported or fault or avx512- or [avx512]
 
@@ -70,9 +70,9 @@ $(VENV)/installed: $(INSTALLED)
 	$(BIN)/python -m pip install --editable .
 	@touch $@
 
-# Without a compiler the package works, but its kernels are neither built nor tested.
+# Without a compiler and libjpeg-turbo the package works, but its kernels are neither built nor tested.
 $(VENV)/installed-dev: $(INSTALLED)
-	@.ci/debian-packages g++ || echo "Going on without a C++ compiler."
+	@.ci/debian-packages g++ libjpeg-dev || echo "Going on without the native kernels."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $(VENV)/installed $@

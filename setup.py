@@ -31,6 +31,22 @@ setup(
                 *os.environ.get("DEPTHWISE_CFLAGS", "").split(),  # for a build with sanitizers
             ],
             optional=True,
-        )
+        ),
+        # With it training decodes parts of JPEG files; where libjpeg-turbo's headers lack, whole ones by simplejpeg.
+        Extension(
+            "depthwise.native._jpeg",
+            sources=sorted(glob("native/jpeg/*.cpp")),
+            language="c++",
+            libraries=["jpeg"],
+            extra_compile_args=[
+                "-std=c++17",
+                "-O3",
+                "-g0",
+                "-fvisibility=hidden",
+                "-ffp-contract=off",  # the same bits on every processor
+                *os.environ.get("DEPTHWISE_CFLAGS", "").split(),
+            ],
+            optional=True,
+        ),
     ]
 )

@@ -1,14 +1,15 @@
 """JPEG files to normalised training batches: ours against torchvision's two ways, interleaved, as ratios.
 
-Each of the three reads the same 500x375 photographs (quality 90) in as many worker processes, and ends with the same
-thing in the main process: float32 [N, 3, 299, 299], randomly cropped, mirrored and normalised, channels last.
+Each of the three reads the same photographs (500x375 and 2000x1500, quality 90) in as many worker processes, and ends
+with the same thing in the main process: float32 [N, 3, 299, 299], randomly cropped, mirrored and normalised, channels
+last. The photographs are crops of scikit-learn's two, the large ones enlarged: as many bytes a pixel as a camera's.
 
 - `ours`: `depthwise.data.Batches`.
 - `torchvision-pil`: DataLoader over ImageFolder with Pillow images, as torchvision's reference training does it.
 - `torchvision-tensor`: DataLoader, `decode_image` and `v2.RandomResizedCrop` on uint8, normalised a batch at a time
   in the main process: the fastest way we know with torchvision alone.
 
-    python benchmarks/input_pipeline.py [--rounds 9] [--workers 2] [--json]
+    python benchmarks/input_pipeline.py [--photo 500x375 2000x1500] [--rounds 9] [--workers 2] [--json]
         [--out benchmarks/results/input-pipeline.json]
 
 The order turns from round to round; a ratio compares two times of the same round, and its median is what counts.
@@ -38,7 +39,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
-from depthwise.data import Augment, Batches, Preprocess, open_dataset
+from depthwise.data import Augment, Batches, Preprocess, open_dataset, region
 from depthwise.timing import in_turns, ratio
 
 SIZE = 299
@@ -46,8 +47,8 @@ BATCH = 32
 Epoch = Callable[[], Iterator[Tensor]]
 
 
-def write_photographs(folder: Path, count: int) -> None:
-    """Crops of scikit-learn's two photographs, different each time, as 500x375 JPEG in two classes."""
+def write_photographs(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """Crops of scikit-learn's two photographs, different each time, as JPEG of `size` in two classes."""
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     rng = np.random.default_rng(0)
     for number in range(count):
@@ -58,9 +59,7 @@ def write_photographs(folder: Path, count: int) -> None:
         top = int(rng.integers(0, photograph.height - height))
         place = folder / "train" / ("china", "flower")[number % 2]
         place.mkdir(parents=True, exist_ok=True)
-        crop = photograph.crop((left, top, left + width, top + height)).resize(
-            (500, 375), Image.Resampling.LANCZOS
-        )
+        crop = photograph.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.LANCZOS)
         crop.save(place / f"{number:04}.jpg", quality=90)
 
 
@@ -127,15 +126,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--photo", nargs="+", default=["500x375", "2000x1500"], metavar="WIDTHxHEIGHT")
+    parser.add_argument("--images", type=int, default=512, help="fewer of larger photographs")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.add_argument("--out", type=Path, help="also write that document here")
     arguments = parser.parse_args()
+    results = [measured(photo, arguments) for photo in arguments.photo]
+    document = {
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "decoder": region.status(),
+        "workers": arguments.workers,
+        "photographs": results,
+    }
+    if arguments.out:
+        arguments.out.write_text(json.dumps(document, indent=2) + "\n")
+    if arguments.json:
+        print(json.dumps(document, indent=2))
+        return
+    table = Table(
+        "photographs", "way", "images/s (median)", "ours is faster by (median)", "lowest to highest"
+    )
+    for result in results:
+        for name, found in result["ours_over"].items():
+            times = f"{found['median']:.3f}x" if found["median"] else "too noisy to say"
+            span = f"{found['lowest']:.2f} to {found['highest']:.2f}"
+            table.add_row(result["photo"], name, f"{result['images_per_second'][name]:.0f}", times, span)
+    Console().print(table)
+
+
+def measured(photo: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    width, height = map(int, photo.split("x"))
+    # As many pixels as of small ones, but at least two batches.
+    count = max(2 * BATCH, min(arguments.images, arguments.images * 500 * 375 * 4 // (width * height)))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_photographs(folder, arguments.images)
+        write_photographs(folder, count, (width, height))
         ways = {
             "ours": ours(folder, arguments.workers),
             "torchvision-tensor": torchvision_tensor(folder, arguments.workers),
@@ -143,27 +171,21 @@ def main() -> None:
         }
         speeds = measure(ways, arguments.rounds)
     # Images a second: the faster of two is the one with more.
-    over = {name: ratio(speeds["ours"], other) for name, other in speeds.items()}
-    result = {
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "workers": arguments.workers,
+    over = {name: ratio(speeds["ours"], other) for name, other in speeds.items() if name != "ours"}
+    return {
+        "photo": photo,
+        "images": count,
         "images_per_second": {name: round(statistics.median(values), 1) for name, values in speeds.items()},
-        "ours_over": {name: found.times and round(found.times, 3) for name, found in over.items()},
+        "ours_over": {
+            name: {
+                "median": found.times and round(found.times, 3),
+                "lowest": round(found.lowest, 3),
+                "highest": round(found.highest, 3),
+            }
+            for name, found in over.items()
+        },
         "rounds": {name: [round(value, 1) for value in values] for name, values in speeds.items()},
     }
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-        return
-    table = Table("way", "images/s (median)", "ours is faster by (median)", "lowest to highest")
-    for name, values in speeds.items():
-        found = over[name]
-        times = f"{found.times:.3f}x" if found.times else "too noisy to say"
-        span = f"{found.lowest:.2f} to {found.highest:.2f}"
-        table.add_row(name, f"{statistics.median(values):.0f}", times, span)
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ NATIVE = Path(__file__).parents[1] / "native"
 LINES, FUNCTION_LINES = 400, 60
 
 
-@pytest.mark.parametrize("path", [*SOURCE.rglob("*.py"), *NATIVE.iterdir()], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*SOURCE.rglob("*.py"), *NATIVE.rglob("*.*")], ids=lambda path: path.name)
 def test_a_file_is_short_and_so_are_its_functions(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= LINES

@@ -13,6 +13,7 @@ import pytest
 import torch
 from tests.processes import command, start
 
+from depthwise.data import region
 from depthwise.data.dataset import Dataset
 from depthwise.errors import DepthwiseError
 from depthwise.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -481,16 +482,28 @@ def test_a_checkpoint_of_another_network_is_named(
 def test_a_run_of_an_older_version_goes_on(
     finished: Path, make_trainer: MakeTrainer, digits: Dataset, tmp_path: Path
 ) -> None:
-    """Without what newer versions write: resumes, the digest of the metrics, the recipe in the checkpoint."""
+    """Without what newer versions write: resumes, what decodes JPEG, the metrics' digest, the checkpoint's recipe."""
     files = copy(finished, tmp_path / "run")
     values = json.loads(files.run.read_text())
-    del values["resumes"]
+    del values["resumes"], values["versions"]["jpeg"]
     write_json(files.run, values)
     checkpoint = load_checkpoint(files.checkpoint)
     del checkpoint.state["recipe"], checkpoint.state["progress"]["metrics_sha256"]
     save_checkpoint(files.checkpoint, checkpoint)
     resume(files, make_trainer, digits)
     assert content(files.root)["bundle/model.safetensors"] == content(finished)["bundle/model.safetensors"]
+
+
+def test_another_decoder_of_jpeg_is_named(
+    finished: Path, make_trainer: MakeTrainer, digits: Dataset, tmp_path: Path
+) -> None:
+    files = copy(finished, tmp_path / "run")
+    values = json.loads(files.run.read_text())
+    assert values["versions"]["jpeg"] == region.status()
+    values["versions"]["jpeg"] = "whole files by simplejpeg 1.8.0"
+    write_json(files.run, values)
+    with pytest.raises(DepthwiseError, match=r"versions\.jpeg: whole files by simplejpeg 1\.8\.0"):
+        resume(files, make_trainer, digits)
 
 
 def test_a_network_that_run_json_cannot_mean_is_named(finished: Path, tmp_path: Path) -> None:

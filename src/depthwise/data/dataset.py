@@ -11,7 +11,7 @@ from torch import Tensor
 
 from depthwise.data.columns import Columns
 from depthwise.data.deep import WHITE, white_level_for
-from depthwise.data.image import DEFAULT, Decoding, as_png, decode, read_image_file
+from depthwise.data.image import DEFAULT, Decoding, File, as_png, decode_bytes, read_image_file
 from depthwise.data.targets import Labels, in_chunks, stacked
 from depthwise.errors import DepthwiseError
 
@@ -29,6 +29,19 @@ Reader = Callable[[Any], Tensor]
 
 It is pickled into each worker process, and a batch's keys are sent there: neither grows with the data set.
 """
+
+
+@runtime_checkable
+class OfFiles(Protocol):
+    """What else a Reader has whose images are files: training decodes of them no more than it keeps."""
+
+    def file(self, key: Any) -> File | Tensor:
+        """The image before it is decoded, or its pixels if they are no file's; raises UnreadableImageError."""
+
+
+def undecoded(reader: Reader, key: Any) -> File | Tensor:
+    """The image's file, or its pixels, uint8 [C, H, W], from a reader without files."""
+    return reader.file(key) if isinstance(reader, OfFiles) else reader(key)
 
 
 class Split(Protocol):
@@ -119,7 +132,11 @@ class FileReader:
     decoding: Decoding
 
     def __call__(self, path: str) -> Tensor:
-        return decode(os.path.join(self.root, path), self.channels, self.decoding)
+        return decode_bytes(*self.file(path))
+
+    def file(self, path: str) -> File:
+        whole = os.path.join(self.root, path)
+        return File(read_image_file(whole), self.channels, whole, self.decoding)
 
 
 @dataclass(frozen=True, eq=False)

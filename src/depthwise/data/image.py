@@ -148,6 +148,15 @@ def decode_bytes(
     return examine(data, channels, name, decoding, values=False).pixels
 
 
+class File(NamedTuple):
+    """An encoded image, and how it is to be read: what `decode_bytes` takes."""
+
+    data: bytes
+    channels: int | None
+    name: str
+    decoding: Decoding
+
+
 def examine(
     data: bytes,
     channels: int | None = None,
@@ -161,7 +170,7 @@ def examine(
         raise UnreadableImageError(name, "the file is empty (0 bytes)")
     frame = jpeg.read_frame(data)
     if frame:
-        counted = _check_size(name, frame.width, frame.height, "JPEG", frame.bytes_a_pixel, decoding)
+        counted = check_size(name, frame.width, frame.height, "JPEG", frame.bytes_a_pixel, decoding)
         try:
             return _from_jpeg(data, frame, name, channels, decoding, counted)
         except ValueError:
@@ -210,7 +219,7 @@ def _told(name: str) -> Iterator[None]:
         raise UnreadableImageError(name, str(error) or type(error).__name__) from error
 
 
-def _check_size(
+def check_size(
     name: str, width: int, height: int, kind: str, bytes_a_pixel: float, decoding: Decoding
 ) -> int:
     """How many pixels the image counts for."""
@@ -240,7 +249,7 @@ def _from_jpeg(
 ) -> Decoded:
     stored, missing = jpeg.decode(data, frame)
     _check_missing(name, missing, decoding)
-    turned = _jpeg_orientation(data) if frame.tagged else 1
+    turned = jpeg_orientation(data) if frame.tagged else 1
     if frame.mode == "CMYK":
         size = (frame.width, frame.height)
         picture = Image.frombuffer("CMYK", size, stored, "raw", "CMYK;I", 0, 1)
@@ -251,7 +260,8 @@ def _from_jpeg(
     return Decoded(pixels, "JPEG", frame.mode, counted, missing)
 
 
-def _jpeg_orientation(data: bytes) -> int:
+def jpeg_orientation(data: bytes) -> int:
+    """1 to 8; 1 if the file does not say."""
     try:
         with open_image(data) as image:
             return orientation(image)
@@ -269,7 +279,7 @@ def _from_pillow(
     mode = image.mode
     kind = image.format or "Pillow image"
     out = channels or (1 if mode in _GREY_MODES else 3)
-    counted = _check_size(name, image.width, image.height, kind, bytes_a_pixel(image, out), decoding)
+    counted = check_size(name, image.width, image.height, kind, bytes_a_pixel(image, out), decoding)
     uncovered = without_strips(image)
     _check_missing(name, uncovered, decoding)
     missing = load_image(image, decoding.max_pixels) or uncovered

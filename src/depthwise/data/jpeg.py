@@ -5,9 +5,11 @@ A JPEG's own header is read here, too: how much memory it will take has to be kn
 
 import re
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 
 try:
     import simplejpeg
@@ -100,6 +102,24 @@ def decode(data: bytes, frame: Frame) -> tuple[np.ndarray, str]:
     elif not _has_end(data):  # and what was said hides that
         lost = _NO_END
     return simplejpeg.decode_jpeg(data, space, strict=False), lost
+
+
+def decode_scaled(data: bytes, frame: Frame, eighths: int) -> np.ndarray | None:
+    """uint8 [H, W, components], grey or RGB: the image at a DCT scale of `eighths` / 8, its sides rounded up; None if
+    libjpeg says anything of it."""
+    height, width = (-(-side * eighths // 8) for side in (frame.height, frame.width))
+    space = _SPACES[frame.components]
+    try:
+        return simplejpeg.decode_jpeg(data, space, min_height=height, min_width=width, min_factor=1)
+    except ValueError:
+        return None
+
+
+def status() -> str:
+    """What decodes whole files."""
+    if simplejpeg is None:
+        return f"whole files by Pillow {PIL.__version__}"
+    return f"whole files by simplejpeg {version('simplejpeg')}"
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from depthwise.data.dataset import ArraySplit, BadImage, Reader, Split
+from depthwise.data.dataset import ArraySplit, BadImage, Reader, Split, undecoded
 from depthwise.data.image import UnreadableImageError
 from depthwise.data.numbering import with_white_level
 from depthwise.data.order import Order, mix_seed
@@ -96,16 +96,19 @@ class _Filler:
         num_kept, bad = 0, Bad()
         for index, key in zip(indices, keys, strict=True):
             try:
-                image = self.reader(key)
+                ready = self._ready(key)
             except UnreadableImageError as error:
                 bad.setdefault(error.reason, []).append(index)
                 continue
-            ready = (
-                self.augment.image(image, self.preprocess) if self.augment else self.preprocess.pixels(image)
-            )
             out[num_kept] = ready.permute(1, 2, 0)
             num_kept += 1
         return bad
+
+    def _ready(self, key: Any) -> Tensor:
+        """uint8 [C, h, w]; raises UnreadableImageError."""
+        if self.augment is None:
+            return self.preprocess.pixels(self.reader(key))
+        return self.augment.image(undecoded(self.reader, key), self.preprocess)
 
 
 class Batches:

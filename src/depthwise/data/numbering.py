@@ -2,13 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from depthwise.data.dataset import ArraySplit, Dataset, FromFiles, Reader, Split, all_targets, encoded
+from depthwise.data.dataset import (
+    ArraySplit,
+    Dataset,
+    FromFiles,
+    Reader,
+    Split,
+    all_targets,
+    encoded,
+    undecoded,
+)
+from depthwise.data.image import File
 from depthwise.data.names import composed, some
 from depthwise.data.targets import gathered, in_chunks, renumbered
 from depthwise.errors import DepthwiseError
@@ -27,7 +36,7 @@ class Chosen:
 
     @property
     def reader(self) -> Reader:
-        return partial(_read, tuple(split.reader for split in self.splits))
+        return _OneOf(tuple(split.reader for split in self.splits))
 
     def __len__(self) -> int:
         return len(self.places)
@@ -56,9 +65,19 @@ class Chosen:
         return replace(self, splits=tuple(with_white_level(part, white_level) for part in self.splits))
 
 
-def _read(readers: Sequence[Reader], key: tuple[int, Any]) -> Tensor:
-    number, of_split = key
-    return readers[number](of_split)
+@dataclass(frozen=True)
+class _OneOf:
+    """A Reader; a key is the number of one of `readers`, and its key."""
+
+    readers: tuple[Reader, ...]
+
+    def __call__(self, key: tuple[int, Any]) -> Tensor:
+        number, of_split = key
+        return self.readers[number](of_split)
+
+    def file(self, key: tuple[int, Any]) -> File | Tensor:
+        number, of_split = key
+        return undecoded(self.readers[number], of_split)
 
 
 def _of_one(split: Split, indices: Tensor) -> Chosen:

@@ -19,13 +19,30 @@ def orientation(image: Image.Image) -> int:
     return int(value) if value in range(1, 9) else 1
 
 
+def is_turned(orientation: int) -> bool:
+    """Whether what is stored as a row is seen as a column."""
+    return orientation in _TURNED
+
+
+def stored_box(
+    box: tuple[float, float, float, float], orientation: int, size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Where `box` (top, left, height, width) of an upright image, which has `size`, lies in the file."""
+    start, sides = [*box[:2]], [*box[2:]]
+    for axis in _MIRRORED.get(orientation, ()):
+        start[axis] = size[axis] - start[axis] - sides[axis]
+    if is_turned(orientation):
+        start, sides = start[::-1], sides[::-1]
+    return (start[0], start[1], sides[0], sides[1])
+
+
 def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
     """[H, W, C] as a file stores it -> the view [H, W, C] or [W, H, C] of it that the right way up is."""
-    turned = stored.swapaxes(0, 1) if orientation in _TURNED else stored
+    turned = stored.swapaxes(0, 1) if is_turned(orientation) else stored
     return np.flip(turned, _MIRRORED.get(orientation, ()))
 
 
 def as_stored(seen: np.ndarray, orientation: int) -> np.ndarray:
     """The inverse of `upright`: what is written into this view comes to lie the right way up in `seen`."""
     turned = np.flip(seen, _MIRRORED.get(orientation, ()))
-    return turned.swapaxes(0, 1) if orientation in _TURNED else turned
+    return turned.swapaxes(0, 1) if is_turned(orientation) else turned

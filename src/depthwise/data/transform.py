@@ -12,8 +12,10 @@ from torchvision.transforms.v2 import ColorJitter, RandAugment
 from torchvision.transforms.v2 import functional as F
 
 from depthwise.bounds import Bounds, Length, OneOf, check, fit
+from depthwise.data.cropping import open_jpeg
 from depthwise.data.deep import WHITE, WhiteLevel
-from depthwise.data.image import CHANNELS, to_channels
+from depthwise.data.image import CHANNELS, File, decode_bytes, to_channels
+from depthwise.data.region import Box
 from depthwise.errors import DepthwiseError, UsageError, shown
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")  # as Pillow has them
@@ -198,14 +200,13 @@ class Augment:
         """Whether images are changed one by one, before they are a batch of one size."""
         return self.crop == "resized" or self.color > 0 or self.randaugment > 0
 
-    def image(self, image: Tensor, preprocess: Preprocess) -> Tensor:
-        """uint8 [C, H, W] -> uint8 [channels, h, w], drawn from torch's global generator: what `per_image` needs."""
+    def image(self, source: Tensor | File, preprocess: Preprocess) -> Tensor:
+        """uint8 [C, H, W], or a file -> uint8 [channels, h, w], drawn from torch's global generator: what `per_image`
+        needs. Raises UnreadableImageError, and has drawn nothing then."""
         if self.crop == "resized":
-            image = to_channels(image, preprocess.shape[0])
-            box = RandomResizedCrop.get_params(image, list(self.scale), list(self.ratio))
-            image = preprocess.resize(F.crop(image, *box), list(preprocess.size))
+            image = self._resized_crop(source, preprocess)
         else:
-            image = preprocess.pixels(image)
+            image = preprocess.pixels(decode_bytes(*source) if isinstance(source, File) else source)
         if self.color > 0:
             image = ColorJitter(self.color, self.color, self.color)(image)
         if self.randaugment > 0:
@@ -215,6 +216,27 @@ class Augment:
         if self.flip and torch.rand(()) < 0.5:
             image = F.horizontal_flip(image)
         return image
+
+    def _resized_crop(self, source: Tensor | File, preprocess: Preprocess) -> Tensor:
+        if isinstance(source, File):
+            return self._crop_of_file(source, preprocess)
+        image = to_channels(source, preprocess.shape[0])
+        box = RandomResizedCrop.get_params(image, list(self.scale), list(self.ratio))
+        return preprocess.resize(F.crop(image, *box), list(preprocess.size))
+
+    def _crop_of_file(self, file: File, preprocess: Preprocess) -> Tensor:
+        if picture := open_jpeg(file):
+            state = torch.default_generator.get_state()
+            whole = torch.empty((1, 1, 1)).expand(
+                1, *picture.size
+            )  # torchvision asks an image for its size alone
+            box = Box(*RandomResizedCrop.get_params(whole, list(self.scale), list(self.ratio)))
+            if found := picture.cut(box, preprocess.size, preprocess.interpolation):
+                image, resized = found
+                image = to_channels(image, preprocess.shape[0])
+                return image if resized else preprocess.resize(image, list(preprocess.size))
+            torch.default_generator.set_state(state)
+        return self._resized_crop(decode_bytes(*file), preprocess)
 
     def batch(self, pixels: Tensor, preprocess: Preprocess, generator: torch.Generator) -> Tensor:
         """uint8 [N, C, h, w] -> the same shape, each image by its own draw from `generator`."""

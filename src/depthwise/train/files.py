@@ -206,7 +206,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
-def environment(device: torch.device, native: str) -> dict[str, str]:
+def environment(device: torch.device, native: str, decoder: str) -> dict[str, str]:
     """What a run's bits depend on besides recipe and data: versions, processor, threads."""
     import torchvision
 
@@ -221,6 +221,7 @@ def environment(device: torch.device, native: str) -> dict[str, str]:
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": str(torch.get_num_threads()),
         "native": native,
+        "jpeg": decoder,
     }
 
 

@@ -28,6 +28,8 @@ def refuse_changes(
             old, new = (
                 {name: values.get(name, named) for name, named in names.items()} for values in (old, new)
             )
+        elif "jpeg" not in old:  # a run of an older version does not say what decoded its JPEG files
+            old = {**old, "jpeg": new["jpeg"]}
         changed += [f"{part}.{difference}" for difference in differences(old, new)]
     if changed:
         raise _refused(files, changed, "--finish" if finish else "--resume")

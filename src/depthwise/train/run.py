@@ -14,6 +14,7 @@ from torch import nn
 from depthwise import native
 from depthwise.analysis.cost import cost, machine_memory, without_memory
 from depthwise.bundle import read_bundle
+from depthwise.data import region
 from depthwise.data.dataset import Dataset, require_trainable
 from depthwise.data.numbering import as_before, with_white_level
 from depthwise.errors import DepthwiseError, UsageError
@@ -127,7 +128,7 @@ def _facts(
     return {
         "format": FORMAT,
         "recipe": recipe.to_json(),
-        "versions": environment(device, native.status()),
+        "versions": environment(device, native.status(), region.status()),
         "data": _describe(dataset, find_task(dataset.task, dataset.classes), options.spec),
         "cost": _bill(module, recipe, dataset, device),
         "command": list(options.command),

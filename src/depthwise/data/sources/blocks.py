@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Protocol
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from depthwise.data.dataset import Reader
-from depthwise.data.image import Decoding, UnreadableImageError, decode_bytes
+from depthwise.data.image import Decoding, File, UnreadableImageError, decode_bytes
 from depthwise.data.order import WINDOW
 from depthwise.data.targets import counted, gathered
 
@@ -53,6 +53,23 @@ def _opened(blocks: Blocks, number: int) -> Block:
     return blocks.open(number)
 
 
+@dataclass(frozen=True)
+class BlockReader:
+    """Decodes the images of blocks."""
+
+    source: Blocks
+    channels: int
+    decoding: Decoding
+
+    def __call__(self, key: Key) -> Tensor:
+        return decode_bytes(*self.file(key))
+
+    def file(self, key: Key) -> File:
+        number, row = key
+        block = _opened(self.source, number)
+        return File(block.encoded(row), self.channels, block.key(row), self.decoding)
+
+
 @dataclass(frozen=True, eq=False)
 class BlockSplit:
     """The images of some blocks.
@@ -71,7 +88,7 @@ class BlockSplit:
 
     @property
     def reader(self) -> Reader:
-        return partial(_read, self.source, self.channels, self.decoding)
+        return BlockReader(self.source, self.channels, self.decoding)
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -111,9 +128,3 @@ class BlockSplit:
 
     def _targets_of(self, place: int, rows: Tensor) -> Tensor:
         return _opened(self.source, self.numbers[place]).targets(rows)
-
-
-def _read(source: Blocks, channels: int, decoding: Decoding, key: Key) -> Tensor:
-    number, row = key
-    block = _opened(source, number)
-    return decode_bytes(block.encoded(row), channels, block.key(row), decoding)
