@@ -2,7 +2,7 @@
 
 Each of the three reads the same photographs (500x375 and 2000x1500, quality 90) in as many worker processes, and ends
 with the same thing in the main process: float32 [N, 3, 299, 299], randomly cropped, mirrored and normalised, channels
-last. The photographs are crops of scikit-learn's two, the large ones enlarged: as many bytes a pixel as a camera's.
+last. The photographs are crops of scikit-learn's two, the large ones enlarged.
 
 - `ours`: `depthwise.data.Batches`.
 - `torchvision-pil`: DataLoader over ImageFolder with Pillow images, as torchvision's reference training does it.
