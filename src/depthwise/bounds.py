@@ -282,7 +282,8 @@ def parse_bytes(text: str, name: str) -> int:
     size = 0
     if found:
         unit = 1024 if found[3] else 1000
-        size = round(float(found[1]) * unit ** " KMGT".index(found[2].upper() or " "))
+        bytes_in_all = float(found[1]) * unit ** " KMGT".index(found[2].upper() or " ")
+        size = round(bytes_in_all) if math.isfinite(bytes_in_all) else 0
     if not 1 <= size <= 2**50:
         raise UsageError(f"{name} {shown(text)} is no number of bytes: write for example 256MiB")
     return size

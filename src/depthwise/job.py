@@ -112,9 +112,9 @@ class Job:
             from depthwise.train.budget import check_minutes
 
             check_minutes(self.minutes, resume=how != "start")
-        if self.minutes is not None and "epochs" in names:
+        if self.minutes is not None and (length := {"epochs", "samples"} & {*names}):
             raise UsageError(
-                "--minutes takes as many epochs as fit, and epochs asks for a number of them: leave one of them out"
+                f"--minutes takes as many epochs as fit, and {length.pop()} asks for a number: leave one of them out"
             )
         if how != "start":
             self._check_resumed()

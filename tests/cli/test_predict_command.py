@@ -95,6 +95,13 @@ def test_shards_and_manifests_mean_their_images(
         assert [image["image"].removeprefix(f"{folder}/") for image in images] == pictures
         answers.append([image["predictions"] for image in images])
     assert answers[0] == answers[1] == answers[2]
+    with (folder / "tags.csv").open("a") as file:
+        file.write("missing.png,9\n")
+    assert run(["predict", str(tiny_bundle), str(folder / "tags.csv"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["images"][-1] == {
+        "image": "missing.png",
+        "error": "No such file or directory",
+    }
     (shard,) = folder.glob("shards/*.arrow")
     data = bytearray(shard.read_bytes())
     data[data.index((folder / pictures[0]).read_bytes()) + 50] ^= 1

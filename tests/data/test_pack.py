@@ -332,3 +332,26 @@ def test_file_splits_give_files_and_nothing_else(folder: Path) -> None:
     split = open_dataset(folder).splits["train"]
     assert isinstance(split, FileSplit)
     assert encoded(split, 0) == (folder / split.paths[0]).read_bytes()
+
+
+def test_files_of_other_programs_stay_though_they_are_called_like_shards(
+    folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "shards"
+    pack(open_dataset(folder), out, shard_bytes=2000)
+    before = {path.name for path in out.iterdir()}
+    foreign = ["data-00000-of-00002.arrow", "mine-00001.arrow", "train-00000-of-00001.parquet"]
+    for name in foreign:
+        (out / name).write_bytes(b"somebody's")
+    pack(open_dataset(folder), out, shard_bytes=10**6, force=True)
+    left = {path.name for path in out.iterdir()}
+    assert {*foreign} <= left
+    assert left - {*foreign} < before, "the shards of the set before are gone"
+
+
+def test_shards_smaller_than_an_image_hold_one_each(folder: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(folder)
+    pack(dataset, tmp_path / "shards", shard_bytes=1)
+    assert {part: len(split.blocks) for part, split in open_dataset(tmp_path / "shards").splits.items()} == {
+        part: len(split) for part, split in dataset.splits.items()
+    }

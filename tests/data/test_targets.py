@@ -104,3 +104,13 @@ def test_joined_splits_keep_targets_and_order(several: bool) -> None:
 def test_stacked_fills_rows_up() -> None:
     found = stacked([torch.tensor([[1, 2], [0, -1]]), torch.tensor([[3]]), torch.tensor([5])])
     assert found.tolist() == [[1, 2], [0, -1], [3, -1], [5, -1]]
+
+
+def test_counts_that_a_split_knows_are_of_as_many_classes_as_asked_for() -> None:
+    class Known(ArraySplit):
+        def class_counts(self) -> Tensor:
+            return torch.tensor([3, 4])
+
+    split = Known(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    assert class_counts(split, 3).tolist() == [3, 4, 0]
+    assert class_counts(split, 1).tolist() == [3]

@@ -319,6 +319,7 @@ def test_labels_weigh_in_map_as_asked(trained: Run, digits: Dataset, tmp_path: P
         ("even,1\nprime,-1\n", "line 2: gives the weight '-1', which must be a number from 0 up"),
         ("even\n", "line 1: has 1 values and must have a label and its weight"),
         ("even,0\n", "gives no label a weight above 0"),
+        ('"' + "even" * 40_000, "line 1: is no line of CSV"),
     ):
         file.write_text(text)
         with pytest.raises(DepthwiseError, match=rule):

@@ -214,6 +214,11 @@ def shard(
     from depthwise.data.sources.source import MAX_BAD_FRACTION
 
     check_out(out, force)
+    read_from = Path(data).resolve()
+    if out.resolve() == (read_from.parent if read_from.suffix == ".parquet" else read_from):
+        raise UsageError(
+            f"{out} is where {data} lies, and packing would replace what it reads: choose another folder"
+        )
     read = decoding(max_pixels, allow_truncated)
     with counting("looking images over") as progress:
         dataset = open_dataset(

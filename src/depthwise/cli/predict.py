@@ -34,6 +34,7 @@ from depthwise.writing import check_free, written_whole
 
 if TYPE_CHECKING:
     from depthwise.data import BadImage
+    from depthwise.data.image import Decoding
     from depthwise.infer import Prediction, Predictor
 
 
@@ -105,15 +106,14 @@ def predict(
     if out is not None:
         _check_out(out, force)
     find_bundle(bundle)  # before anything heavy is imported
-    pictures = expand(image)
+    reading = decoding(max_pixels, allow_truncated)
+    pictures = expand(image, reading)
     from depthwise.ship.load import load
 
     sources = [
         _standard_input() if picture.image == STANDARD_INPUT else picture.image for picture in pictures
     ]
-    predictor = load(
-        bundle, engine=engine, precision=precision, decoding=decoding(max_pixels, allow_truncated)
-    )
+    predictor = load(bundle, engine=engine, precision=precision, decoding=reading)
     answers = _answers(predictor, sources, topk=topk, threshold=threshold, batch_size=batch_size)
     results = _results([picture.name for picture in pictures], answers)
     spell = str if exact else inert
@@ -161,25 +161,26 @@ def _write(out: Path, results: Iterable[Result], spell: Callable[[str], str]) ->
 
 
 class Picture(NamedTuple):
-    """An image and what a person calls it; a function gives it when its turn has come."""
+    """An image and what a person calls it: a path, a function that gives it when its turn has come, or why there is
+    none."""
 
     name: str
-    image: "str | Callable[[], bytes]"
+    image: "str | Callable[[], bytes] | BadImage"
 
 
-def expand(arguments: list[str]) -> list[Picture]:
+def expand(arguments: list[str], reading: "Decoding | None" = None) -> list[Picture]:
     """The images that the command's arguments mean, in order: folders and patterns replaced by their files, shards and
     manifests by their images.
 
-    A file that does not exist stays in the list, to be reported among the others. Raises UsageError for a folder
-    or a pattern without images.
+    reading: how a manifest's files are looked over. A file that does not exist stays in the list, to be reported among
+    the others. Raises UsageError for a folder or a pattern without images.
     """
     from depthwise.data.sources.listing import images_below
 
     pictures: list[Picture] = []
     for argument in arguments:
         if argument != STANDARD_INPUT and _is_table(Path(argument)):
-            pictures += _pictures_of(argument)
+            pictures += _pictures_of(argument, reading)
             continue
         if os.path.isdir(argument):
             found = images_below(argument)
@@ -195,7 +196,7 @@ def expand(arguments: list[str]) -> list[Picture]:
             raise UsageError(
                 f"{argument!r} holds no image: name an image file, or a folder or a pattern with some"
             )
-        pictures += (Picture(name, name) for name in found)
+        pictures += (Picture("-" if name == STANDARD_INPUT else name, name) for name in found)
     return pictures
 
 
@@ -207,17 +208,21 @@ def _is_table(path: Path) -> bool:
     return is_shards(path) if path.is_dir() else path.suffix.lower() in TABLES and path.is_file()
 
 
-def _pictures_of(spec: str) -> list[Picture]:
-    """The images of a data set, in its order."""
+def _pictures_of(spec: str, reading: "Decoding | None") -> list[Picture]:
+    """The images of a data set, in its order, and after them what of it cannot be read; what it leaves out is said."""
     from depthwise.data import open_dataset
     from depthwise.data.dataset import encoded
+    from depthwise.data.image import DEFAULT
 
-    dataset = open_dataset(spec, whole=True, max_bad=1.0)
-    return [
+    dataset = open_dataset(spec, whole=True, max_bad=1.0, decoding=reading or DEFAULT)
+    for text in dataset.notes:
+        note(text)
+    images = [
         Picture(split.name(index), partial(encoded, split, index))
         for split in dataset.splits.values()
         for index in range(len(split))
     ]
+    return images + [Picture(bad.path, bad) for bad in dataset.bad]
 
 
 def _matches(pattern: str) -> list[str]:

@@ -61,7 +61,11 @@ def of_xmp(packet: bytes) -> list[str]:
     parser.StartDoctypeDeclHandler = refuse
     try:
         parser.Parse(packet.strip(b"\0 \t\r\n"), True)
-    except expat.ExpatError as error:
+    except (
+        expat.ExpatError,
+        ValueError,
+        LookupError,
+    ) as error:  # the latter two of an encoding that is not known
         raise KeywordsError(f"its XMP is damaged ({error})") from None
     return [keyword for keyword in found if keyword]
 

@@ -139,7 +139,7 @@ def pack(
 def _plan(dataset: Dataset, format: str, shard_bytes: int) -> Plan:
     images = {part: len(split) for part, split in dataset.splits.items()}
     shards = {
-        part: max(1, round(_mean_bytes(split) * len(split) / shard_bytes)) if len(split) else 0
+        part: min(len(split), max(1, round(_mean_bytes(split) * len(split) / shard_bytes)))
         for part, split in dataset.splits.items()
     }
     negatives = any(
@@ -246,10 +246,10 @@ def _finish(dataset: Dataset, plan: Plan, out: Path, records: dict[str, list[Rec
 
 
 def _sweep(out: Path, manifest: Manifest, form: Form) -> None:
-    """Remove the plan, and shards of a set that this one replaces."""
+    """Remove the plan, and whole shards of a set that this one replaces; files of other programs may be called so."""
     kept = {record.file for records in manifest.records.values() for record in records}
     kept |= {VOCABULARY} if form.vocabulary else set()
-    replaced = [path for other in FORMS.values() for path in out.glob(other.pattern)]
+    replaced = [path for other in FORMS.values() for path in out.glob(other.pattern) if other.whole(path)]
     for path in [out / PLAN, out / VOCABULARY, *replaced]:
         if path.name not in kept:
             with suppress(OSError):

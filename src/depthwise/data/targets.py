@@ -129,7 +129,10 @@ class Counted(Protocol):
 
 def class_counts(split: "Split", num_classes: int) -> Tensor:
     """int64 [K]: the images of each class; labels of K or more, which no network of K classes knows, are left out."""
-    return split.class_counts() if isinstance(split, Counted) else counted(split, num_classes)
+    if not isinstance(split, Counted):
+        return counted(split, num_classes)
+    counts = split.class_counts()[:num_classes]
+    return torch.nn.functional.pad(counts, (0, num_classes - len(counts)))
 
 
 def counted(split: "Split", num_classes: int) -> Tensor:

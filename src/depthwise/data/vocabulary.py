@@ -36,8 +36,9 @@ def choose_classes(
     else:
         enough = [name for name, n in zip(found, learned, strict=True) if n >= columns.min_count]
         classes, unknown = tuple(sorted(enough)), {}
-        rest = {name: int(n) for name, n in zip(found, counts, strict=True) if n}
-        notes = _rare({name: n for name, n in rest.items() if name not in set(enough)}, columns.min_count)
+        kept = set(enough)
+        rest = {name: int(n) for name, n in zip(found, counts, strict=True) if n and name not in kept}
+        notes = _rare(rest, columns.min_count)
     places = {name: place for place, name in enumerate(classes)}
     numbers = np.array([places.get(name, -1) for name in found], np.int64)
     return Vocabulary(classes, numbers, unknown, tuple(notes))

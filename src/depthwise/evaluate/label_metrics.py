@@ -95,7 +95,8 @@ class LabelEvaluation:
     @property
     def macro_f1(self) -> float:
         """At the thresholds that were given, the mean over the labels that any image has."""
-        return float(self.per_label.f1[self.per_label.support > 0].mean())
+        present = self.per_label.support > 0
+        return float(self.per_label.f1[present].sum() / max(1, int(present.sum())))
 
     @property
     def numbers(self) -> dict[str, float | None]:
@@ -206,6 +207,10 @@ class LabelMeters:
                 "no image has a label: measure on images that were labelled, or with the network's own labels"
             )
         num_labels, weighed = counted.num_labels[labelled], counted.perfect > 0
+        if not weighed.any():
+            raise DepthwiseError(
+                "no image has a label that weighs anything: give weights to labels that are there"
+            )
         hits_at = counted.hits_at[labelled].double()
         cuts, together = self._rankings.cuts(), self._rankings.together()
         per_label = self._per_label(cuts)

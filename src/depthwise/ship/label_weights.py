@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from depthwise.data.dataset import Split
 from depthwise.data.names import composed
@@ -33,7 +33,7 @@ def label_weights(asked: str | os.PathLike[str], classes: Sequence[str], split: 
         ) from error
     places = {composed(name): k for k, name in enumerate(classes)}
     weights = [0.0] * len(classes)
-    for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
+    for number, row in _rows(asked, text):
         if not row:
             continue
         if len(row) != 2:
@@ -45,6 +45,15 @@ def label_weights(asked: str | os.PathLike[str], classes: Sequence[str], split: 
     if not any(weights):
         raise DepthwiseError(f"{quote_path(asked)} gives no label a weight above 0: weigh one at least")
     return weights
+
+
+def _rows(asked: str | os.PathLike[str], text: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise _refused(asked, reader.line_num, f"is no line of CSV ({error})") from None
 
 
 def _weight(asked: str | os.PathLike[str], line: int, text: str) -> float:

@@ -42,7 +42,8 @@ def check_settled(
     for data in EXAMPLES:
         try:
             settled = settle(recipe_for(asked, data, model, bundle))
-            channels = settled.preprocess.for_channels(3).shape[0]
+            given = settled.preprocess
+            channels = given.for_channels(given.channels or len(given.mean or given.std) or 3).shape[0]
             with torch.device("meta"):
                 create_model(settled.model, num_classes=2, in_channels=channels, **settled.model_args)
             return

@@ -56,6 +56,10 @@ class Recorded:
         return dict(self.values)
 
     def __getattr__(self, name: str) -> Any:
+        if (
+            name.startswith("__") or name == "values"
+        ):  # asked for before there is anything, by copy and pickle
+            raise AttributeError(name)
         if name in self.values:
             return self.values[name]
         raise AttributeError(f"{name} is not in evaluation.json, which has {', '.join(self.values)}")

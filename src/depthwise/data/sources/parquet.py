@@ -61,6 +61,12 @@ class Parquet:
     def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
         """Of a column of images their names: this table's and the number of the row."""
         read = [name for name in names if self.leaf(name) is None]
+        if len(names) - len(read) > 1:
+            name = [name for name in names if name not in read][1]
+            raise DepthwiseError(
+                f"{self.path}: the column {name} holds bytes, and of images there is one column: write labels as text "
+                f"or numbers"
+            )
         known = {name: self._class_names(name) for name in read}
         number = 0
         try:

@@ -54,9 +54,12 @@ def fetch_small(uri: str, name: str) -> None:
         return
     except (OSError, pa.ArrowException) as error:
         raise _unreachable(uri, error) from None
-    if not target.exists() or target.read_bytes() != content:
-        with written_whole(target) as file:
-            file.write(content)
+    while not target.exists() or target.read_bytes() != content:
+        try:
+            with written_whole(target) as file:
+                file.write(content)
+        except BusyError:  # another process writes the same
+            time.sleep(_WAIT)
 
 
 def fetched(uri: str, name: str, size: int, sha256: str) -> Path:
@@ -68,18 +71,25 @@ def fetched(uri: str, name: str, size: int, sha256: str) -> Path:
         kept_in(uri) / sha256[:16] / name
     )  # another set may come to lie there, with files of the same names
     while True:
-        with suppress(OSError):
-            if target.stat().st_size == size:
-                os.utime(target)  # it is the last that was used
-                return target
+        if _is_there(target, size):
+            os.utime(target)  # it is the last that was used
+            return target
         try:
             with written_whole(target) as file:
+                if _is_there(target, size):  # another one has finished since
+                    raise BusyError(f"{target} is there")
                 _make_room(size)
                 _copy(uri, name, size, sha256, file)
         except BusyError:
             time.sleep(_WAIT)
         except (DepthwiseError, OSError, pa.ArrowException) as error:
             raise UnreadableImageError(name, f"it cannot be fetched from {uri} ({error})") from None
+
+
+def _is_there(target: Path, size: int) -> bool:
+    with suppress(OSError):
+        return target.stat().st_size == size
+    return False
 
 
 def _copy(uri: str, name: str, size: int, sha256: str, file: Any) -> None:

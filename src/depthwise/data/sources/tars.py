@@ -97,6 +97,10 @@ def _index(path: Path) -> list[Member]:
                 images[key] = info
             elif suffix.lower() in _BESIDE:
                 beside.setdefault(key, {})[suffix.lower()] = info
+        # tarfile takes a damaged header for the end, which is a block of zeros.
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"it is cut or damaged at byte {tar.offset:,}")
         named = sorted((os.path.normpath(info.name).lstrip("/"), key) for key, info in images.items())
         return [
             Member(name, images[key].offset_data, images[key].size, _label(path, file, beside.get(key, {})))

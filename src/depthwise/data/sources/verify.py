@@ -21,7 +21,7 @@ from depthwise.data.cache import cache_folder
 from depthwise.data.dataset import BadImage
 from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, examine
 from depthwise.data.sources.facts import Fact, Facts, Stamp, read, written
-from depthwise.reading import read_regular
+from depthwise.reading import open_regular, read_regular
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -223,7 +223,10 @@ def _remembered(root: Path) -> Facts:
     A memory that is not there, is damaged or was written by another version is no memory.
     """
     try:
-        return read(read_regular(_memory(root)))
+        with open_regular(
+            _memory(root)
+        ) as file:  # our own, and of millions of images larger than a file may be
+            return read(file.read() or b"")
     except (OSError, ValueError, RecursionError, MemoryError):
         return Facts(())
 
