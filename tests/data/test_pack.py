@@ -343,6 +343,7 @@ def test_files_of_other_programs_stay_though_they_are_called_like_shards(
     foreign = ["data-00000-of-00002.arrow", "mine-00001.arrow", "train-00000-of-00001.parquet"]
     for name in foreign:
         (out / name).write_bytes(b"somebody's")
+    pq.write_table(pa.table({"a": [1, 2]}), out / foreign[-1])
     pack(open_dataset(folder), out, shard_bytes=10**6, force=True)
     left = {path.name for path in out.iterdir()}
     assert {*foreign} <= left

@@ -249,7 +249,12 @@ def _sweep(out: Path, manifest: Manifest, form: Form) -> None:
     """Remove the plan, and whole shards of a set that this one replaces; files of other programs may be called so."""
     kept = {record.file for records in manifest.records.values() for record in records}
     kept |= {VOCABULARY} if form.vocabulary else set()
-    replaced = [path for other in FORMS.values() for path in out.glob(other.pattern) if other.whole(path)]
+    replaced = [
+        path
+        for other in FORMS.values()
+        for path in out.glob(other.pattern)
+        if (found := other.whole(path)) and found[0]  # made for a set of ours
+    ]
     for path in [out / PLAN, out / VOCABULARY, *replaced]:
         if path.name not in kept:
             with suppress(OSError):

@@ -141,6 +141,7 @@ def test_the_index_is_made_once_and_again_for_another_file(
         ("a.tgz.tar", gzip.compress(b"x" * 5000), "tars that are compressed are not read"),
         ("a.tar", b"", "is no tar, or is damaged"),
     ],
+    ids=["bytes", "compressed", "empty"],  # a compressed file has the time in it
 )
 def test_what_is_no_tar_is_named(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     (tmp_path / name).write_bytes(content)
@@ -188,3 +189,15 @@ def test_it_is_trained_on_and_packed(parts: Path, tmp_path: Path) -> None:
     assert run.evaluation.num_images == 6
     pack(open_dataset(parts), tmp_path / "shards")
     assert shown(open_dataset(tmp_path / "shards"), "train") == shown(open_dataset(parts), "train")
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path, cut: bool) -> None:
+    tar = write(tmp_path / "a.tar", of_classes(0, 6))
+    with tarfile.open(tar) as file:
+        third = file.getmembers()[4].offset
+    data = bytearray(tar.read_bytes())
+    data[third + 150] ^= 1
+    tar.write_bytes(data[: third + 100] if cut else data)
+    with pytest.raises(DepthwiseError, match=r"a\.tar is no tar, or is damaged"):
+        open_dataset(tar)
