@@ -48,7 +48,7 @@ IMPORTED = (
     "torch.utils.tensorboard",
     "torchmetrics.classification",
 )
-FORKED = multiprocessing.get_context("fork")
+FORKED = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(scope="module")
