@@ -1,24 +1,22 @@
 """A training on shards that is killed again and again: real processes with data workers, and SIGKILL."""
 
-import importlib
 import json
-import multiprocessing
 import os
 import random
 import signal
 import time
 from collections import defaultdict
 from contextlib import suppress
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.processes import Forked
 from torch import Tensor
 
 import depthwise
-from depthwise.data import open_dataset, pool
+from depthwise.data import open_dataset
 from depthwise.data.loader import Batch, Batches
 from depthwise.data.pack import pack
 
@@ -39,16 +37,6 @@ SETTINGS: dict[str, Any] = {
     "checkpoint_steps": 2,
 }
 KILLS = 20
-# Forked, a process has from the start all that it would import.
-IMPORTED = (
-    "depthwise.evaluate.report",
-    "depthwise.recipes",
-    "depthwise.ship.load",
-    "depthwise.train.run",
-    "torch.utils.tensorboard",
-    "torchmetrics.classification",
-)
-FORKED = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(scope="module")
@@ -59,50 +47,38 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def begun(data: Path, out: Path, log: Path, *, resume: bool) -> BaseProcess:
-    process = FORKED.Process(target=go, args=(data, out, log, resume))
-    process.start()
-    return process
+def begun(data: Path, out: Path, log: Path, *, resume: bool) -> Forked:
+    return Forked(go, str(data), str(out), str(log), "resume" if resume else "start")
 
 
-def go(data: Path, out: Path, log: Path, resume: bool) -> None:
+def go(data: str, out: str, log: str, how: str) -> None:
     """Train, writing the images of every batch that is trained on to `log`."""
-    os.setpgid(0, 0)
     torch.set_num_threads(1)
-    pool._CONTEXT = FORKED
     finish = Batches._finish
 
     def logged(self: Batches, task: Any, bad: Any, place: Tensor) -> Batch:
         batch = finish(self, task, bad, place)
         if self._filler.augment:
-            with log.open("a") as file:
+            with Path(log).open("a") as file:
                 file.write(json.dumps([*task[:2], batch.indices.tolist()]) + "\n")
         return batch
 
     Batches._finish = logged
-    if resume:
+    if how == "resume":
         options = {name: SETTINGS[name] for name in ("workers", "checkpoint_steps")}
         depthwise.train(out=out, resume=True, **options)
     else:
         depthwise.train(data, out=out, **SETTINGS)
 
 
-def killed(process: BaseProcess, checkpoint: Path, chance: random.Random) -> bool:
+def killed(process: Forked, checkpoint: Path, chance: random.Random) -> bool:
     """Kill it at a random moment after it has written a checkpoint; whether it still ran."""
     before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-    deadline = time.monotonic() + 120
-    while process.is_alive() and time.monotonic() < deadline:
-        if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
-            break
-        time.sleep(0.002)
+    process.wait_for(lambda: checkpoint.exists() and checkpoint.stat().st_mtime_ns != before)
     time.sleep(chance.uniform(0, 0.05))
-    process.kill()
-    process.join()
     with suppress(ProcessLookupError):
-        os.killpg(
-            process.pid or 0, signal.SIGKILL
-        )  # forked workers have its ends of their pipes, and would wait
-    return process.exitcode == -signal.SIGKILL
+        os.killpg(process.pid, signal.SIGKILL)  # its data workers with it
+    return process.code() == -signal.SIGKILL
 
 
 def outcome(out: Path) -> tuple[bytes, bytes, list[Any]]:
@@ -118,18 +94,15 @@ def outcome(out: Path) -> tuple[bytes, bytes, list[Any]]:
 def test_twenty_kills_leave_the_same_bits_and_no_image_comes_twice_or_never(
     shards: Path, tmp_path: Path
 ) -> None:
-    for module in IMPORTED:
-        importlib.import_module(module)
     chance, log, out = random.Random(0), tmp_path / "log", tmp_path / "run"
     whole = begun(shards, tmp_path / "whole", tmp_path / "log of whole", resume=False)
     hits = 0
     for number in range(KILLS):
         process = begun(shards, out, log, resume=number > 0)
         hits += killed(process, out / "checkpoints/last.safetensors", chance)
-    process = begun(shards, out, log, resume=True)
-    process.join()
-    whole.join()
-    assert (process.exitcode, whole.exitcode) == (0, 0)
+    for process in (begun(shards, out, log, resume=True), whole):
+        ended = process.wait()
+        assert ended.returncode == 0, ended.stderr
     assert hits == KILLS, f"only {hits} of {KILLS} hit a running process: lengthen the run"
     assert outcome(out) == outcome(tmp_path / "whole")
     batches: dict[tuple[int, int], set[tuple[int, ...]]] = defaultdict(set)
