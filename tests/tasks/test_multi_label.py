@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stops import Stops
 from timm.loss import AsymmetricLossMultiLabel
 from torch import Tensor
 from torch.nn import functional as F
@@ -218,14 +219,6 @@ def test_a_run_learns_tunes_thresholds_and_keeps_them(trained: Run) -> None:
 
 
 def test_it_resumes_bit_for_bit(trained: Run, digits: Dataset, tmp_path: Path) -> None:
-    class Stops(Silent):
-        lines = 0
-
-        def step(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
-            self.lines += 1
-            if self.lines == 3:
-                signal.raise_signal(signal.SIGTERM)
-
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt, match="nothing is lost"):
         depthwise.train(digits, out=out, recipe=RECIPE, watcher=Stops())

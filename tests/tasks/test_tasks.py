@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from grades import GradeEvaluation, Grades
+from stops import Stops
 
 import depthwise
 from depthwise.bundle import BundleConfig, read_bundle
@@ -78,14 +79,6 @@ def test_what_a_run_leaves_is_the_tasks(trained: Path) -> None:
 
 
 def test_it_resumes_bit_for_bit(trained: Path, graded: Dataset, tmp_path: Path) -> None:
-    class Stops(Silent):
-        lines = 0
-
-        def step(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
-            self.lines += 1
-            if self.lines == 3:
-                signal.raise_signal(signal.SIGTERM)
-
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt, match="nothing is lost"):
         depthwise.train(graded, out=out, recipe=RECIPE, watcher=Stops())

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tests.processes import command, start
 
+import depthwise
 from depthwise.data import region
 from depthwise.data.dataset import Dataset
 from depthwise.errors import DepthwiseError
@@ -504,6 +506,30 @@ def test_another_decoder_of_jpeg_is_named(
     write_json(files.run, values)
     with pytest.raises(DepthwiseError, match=r"versions\.jpeg: whole files by simplejpeg 1\.8\.0"):
         resume(files, make_trainer, digits)
+
+
+def test_a_run_of_an_older_version_that_cropped_whole_jpeg_files_is_named(
+    make_trainer: MakeTrainer, digits: Dataset, tmp_path: Path
+) -> None:
+    """Crops are decoded in part now, and where their scale is not 1 with other pixels."""
+    folder = tmp_path / "photos"
+    for index in range(40):
+        path = folder / f"{index % 2}" / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.splits["train"].image(index)[0].numpy()).save(path)
+    changes: dict[str, Any] = {"batch_size": 16, "epochs": 1}
+    for crop, refused in (("resized", True), ("none", False)):
+        settings = {**changes, "augment.crop": crop, "model": "mobilenet_v1", "width": 0.1, "size": 16}
+        files = RunFiles(tmp_path / crop)
+        depthwise.train(folder, out=files.root, **settings)
+        values = json.loads(files.run.read_text())
+        del values["versions"]["jpeg"]
+        write_json(files.run, values)
+        if refused:
+            with pytest.raises(DepthwiseError, match=r"versions\.jpeg: whole files -> "):
+                depthwise.train(out=files.root, resume=True, epochs=2)
+        else:
+            depthwise.train(out=files.root, resume=True, log_every=3)
 
 
 def test_a_network_that_run_json_cannot_mean_is_named(finished: Path, tmp_path: Path) -> None:

@@ -249,6 +249,12 @@ def encoded(split: Split, index: int) -> bytes:
     return split.encoded(index) if isinstance(split, Encoded) else as_png(split.image(index))
 
 
+def has_jpeg(split: Split) -> bool:
+    """Whether some of its images are JPEG files, by their names."""
+    suffixes = (".jpg", ".jpeg", ".jpe", ".jfif")
+    return any(split.name(index).lower().endswith(suffixes) for index in range(len(split)))
+
+
 def all_targets(split: Split) -> Tensor:
     """The targets of every image: for what looks a whole set over, and nothing that happens once a batch."""
     return stacked([targets for _, targets in in_chunks(split)] or [split.targets(torch.arange(0))])

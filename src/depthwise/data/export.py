@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from depthwise.data.dataset import Split, all_targets
 from depthwise.data.spread import evenly
-from depthwise.data.targets import denials, memberships
+from depthwise.data.targets import any_number, denials, memberships
 from depthwise.errors import DepthwiseError
 from depthwise.writing import named, written_folder
 
@@ -61,7 +61,7 @@ def export(
     Images of any number of classes become folder/images/PREFIX-NUMBER.png, and folder/PREFIX.jsonl lists their labels.
     """
     places = evenly(range(len(split)), len(split) if limit is None else limit)
-    if split.targets(torch.arange(0)).ndim > 1:
+    if any_number(split):
         _write_labelled(split, classes, folder, prefix, places)
         return len(places)
     names = classes if nested else [label.replace("/", "-") for label in classes]

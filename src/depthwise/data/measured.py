@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from depthwise.data.columns import Columns
@@ -19,7 +18,7 @@ from depthwise.data.names import some
 from depthwise.data.numbering import joined, numbered, numbers, with_misses
 from depthwise.data.sources.open import open_source
 from depthwise.data.sources.verify import Progress
-from depthwise.data.targets import SEVERAL, class_counts
+from depthwise.data.targets import SEVERAL, any_number, class_counts
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.words import number_of
 
@@ -114,7 +113,7 @@ def open_measured(
     name = _choice(dataset, part)
     split = joined(list(dataset.splits.values())) if name == ALL else dataset.splits[name]
     places = numbers(dataset.classes, network.classes)
-    if miss_unknown and (ignore_unknown or split.targets(torch.tensor([0])).ndim == 1):
+    if miss_unknown and (ignore_unknown or not any_number(split)):
         raise UsageError(
             "--miss-unknown counts labels as missed that the network does not know, and is for images of any number of "
             "labels: leave it out, or leave such images out with --ignore-unknown alone"

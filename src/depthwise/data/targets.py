@@ -113,6 +113,11 @@ def gathered(numbers: Tensor, places: Tensor, of: Callable[[int, Tensor], Tensor
     return stacked(parts)[torch.cat(order).argsort()]
 
 
+def any_number(split: "Split") -> bool:
+    """Whether its images may be of any number of classes."""
+    return split.targets(torch.arange(min(1, len(split)))).ndim > 1
+
+
 def in_chunks(split: "Split") -> Iterable[tuple[int, Tensor]]:
     """The targets of every image of `split`, some at a time, each with the place of its first image."""
     for start in range(0, len(split), _CHUNK):

@@ -311,8 +311,7 @@ def average_precision_at(hits: Tensor, perfect: Tensor, weights: Tensor) -> tupl
     found, weighed = hits.double().cumsum(1), weights * hits
     gained = (weighed * found / torch.arange(1, hits.shape[1] + 1)).sum(1)
     of_found = weighed.sum(1)
-    nothing = torch.tensor(torch.inf, dtype=torch.float64)
-    return tuple(gained / torch.where(by > 0, by, nothing) for by in (perfect, of_found))  # type: ignore[return-value]
+    return gained / perfect.where(perfect > 0, torch.inf), gained / of_found.where(of_found > 0, torch.inf)
 
 
 def truth_of(targets: Tensor, num_classes: int, absent_is_unknown: bool) -> Tensor:

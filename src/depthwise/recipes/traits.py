@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from statistics import median
 
-import torch
-
 from depthwise.data.dataset import Dataset
+from depthwise.data.targets import any_number
 
 LOOKED_AT = 32
 
@@ -30,5 +29,4 @@ class Traits:
         step = max(1, len(train) // LOOKED_AT)
         sizes = [tuple(train.image(i).shape[1:]) for i in range(0, len(train), step)]
         height, width = (int(median(side)) for side in zip(*sizes, strict=True))
-        several = train.targets(torch.tensor([0])).ndim > 1
-        return Traits(len(train), len(dataset.classes), height, width, several)
+        return Traits(len(train), len(dataset.classes), height, width, any_number(train))

@@ -16,9 +16,17 @@ FREE = ("eval_every", "eval_unit", "log_every", "early_stop")
 
 
 def refuse_changes(
-    files: RunFiles, before: Mapping[str, Any], now: Mapping[str, Any], *, finish: bool = False
+    files: RunFiles,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    finish: bool = False,
+    crops_jpeg: bool = False,
 ) -> None:
-    """Raise DepthwiseError if the data, or the versions, which `finish` leaves alone, are not those of run.json."""
+    """Raise DepthwiseError if the data, or the versions, which `finish` leaves alone, are not those of run.json.
+
+    crops_jpeg: the run cuts crops out of JPEG files, which a version that does not say how decoded whole.
+    """
     changed = []
     for part in ("data",) if finish else ("data", "versions"):
         old, new = before[part], now[part]
@@ -28,8 +36,8 @@ def refuse_changes(
             old, new = (
                 {name: values.get(name, named) for name, named in names.items()} for values in (old, new)
             )
-        elif "jpeg" not in old:  # a run of an older version does not say what decoded its JPEG files
-            old = {**old, "jpeg": new["jpeg"]}
+        elif "jpeg" not in old:  # a run of an older version
+            old = {**old, "jpeg": "whole files" if crops_jpeg else new["jpeg"]}
         changed += [f"{part}.{difference}" for difference in differences(old, new)]
     if changed:
         raise _refused(files, changed, "--finish" if finish else "--resume")

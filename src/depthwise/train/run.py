@@ -15,7 +15,7 @@ from depthwise import native
 from depthwise.analysis.cost import cost, machine_memory, without_memory
 from depthwise.bundle import read_bundle
 from depthwise.data import region
-from depthwise.data.dataset import Dataset, require_trainable
+from depthwise.data.dataset import Dataset, has_jpeg, require_trainable
 from depthwise.data.numbering import as_before, with_white_level
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.modes import in_mode, in_place
@@ -167,7 +167,9 @@ def _carry_out(
         files.sweep()
         before = files.read_run()
         if not force:
-            refuse_changes(files, before, facts, finish=finish)
+            crops = "jpeg" not in before["versions"] and trainer.recipe.augment.crop == "resized"
+            crops_jpeg = crops and has_jpeg(dataset.splits["train"])
+            refuse_changes(files, before, facts, finish=finish, crops_jpeg=crops_jpeg)
         facts |= {"command": before["command"], "resumes": before.get("resumes", [])}
         facts |= {"budget": before.get("budget")}
         if finish:  # its recipe and versions are those of the training

@@ -22,6 +22,7 @@ from depthwise.data.sources.source import (
     TooManyUnreadableError,
     deep_of,
     names_of,
+    seen_in,
 )
 from depthwise.data.sources.verify import Progress, verify
 from depthwise.errors import DepthwiseError
@@ -64,15 +65,7 @@ class Looked(NamedTuple):
         return build(self, seed=seed, max_bad=max_bad, whole=whole)
 
     def seen(self, dataset: Dataset | None) -> Iterator[Seen]:
-        placed = self._as_listed() if dataset is None else names_of(dataset)
-        for part, classes, name in placed:
-            fact = self.facts[name]
-            yield Seen(
-                Placed(part, classes, name, fact.sha256),
-                fact.width,
-                fact.height,
-                f"{fact.format} {fact.mode}",
-            )
+        return seen_in(self.facts, self._as_listed() if dataset is None else names_of(dataset))
 
     def _as_listed(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
         for part, by_class in _readable(self.listing.parts, self.facts).items():

@@ -27,6 +27,7 @@ from depthwise.data.sources.source import (
     TooManyUnreadableError,
     deep_of,
     names_of,
+    seen_in,
 )
 from depthwise.data.sources.stored import StoredSplit
 from depthwise.data.sources.verify import Files
@@ -96,14 +97,7 @@ class Labelled:
         return build(self, seed=seed, max_bad=max_bad, whole=whole)
 
     def seen(self, dataset: Dataset | None) -> Iterator[Seen]:
-        for part, classes, name in self._as_listed() if dataset is None else names_of(dataset):
-            fact = self.facts[name]
-            yield Seen(
-                Placed(part, classes, name, fact.sha256),
-                fact.width,
-                fact.height,
-                f"{fact.format} {fact.mode}",
-            )
+        return seen_in(self.facts, self._as_listed() if dataset is None else names_of(dataset))
 
     def _as_listed(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
         rows = self.readable

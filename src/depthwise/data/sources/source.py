@@ -1,7 +1,7 @@
 """What a source is: images as they lie somewhere, looked over, and not yet divided into parts and numbered."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from depthwise.data.dataset import BadImage, Dataset, Deep, Split
 from depthwise.data.names import some
 from depthwise.data.repeated import Placed
-from depthwise.data.sources.facts import Facts
+from depthwise.data.sources.facts import Fact, Facts
 from depthwise.data.targets import in_chunks
 from depthwise.errors import DepthwiseError
 
@@ -47,6 +47,14 @@ class Seen(NamedTuple):
     width: int
     height: int
     mode: str
+
+
+def seen_in(facts: Mapping[str, Fact], placed: Iterable[tuple[str, tuple[str, ...], str]]) -> Iterator[Seen]:
+    """Files, of which `placed` says part, classes and name, by what was found of them."""
+    for part, classes, name in placed:
+        fact = facts[name]
+        what = Placed(part, classes, name, fact.sha256)
+        yield Seen(what, fact.width, fact.height, f"{fact.format} {fact.mode}")
 
 
 class Strays(NamedTuple):
