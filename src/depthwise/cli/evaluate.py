@@ -75,7 +75,8 @@ def evaluate(
     the part that its training kept from it. Classes are matched by name, so the data set may lack some of them.
 
     Loss is in nats: the natural logarithm of 1 / the probability it gave the right class, on average. Calibration
-    error is how far its certainty is from how often it is right, on average.
+    error is how far its certainty is from how often it is right, on average. Where images have any number of labels,
+    the loss is the sum over labels, and MAP@100, how well the labels of an image are ranked, is what counts.
 
     Example: depthwise eval runs/first --data digits --report digits.html
     """

@@ -56,9 +56,8 @@ class Recorded:
         return dict(self.values)
 
     def __getattr__(self, name: str) -> Any:
-        if (
-            name.startswith("__") or name == "values"
-        ):  # asked for before there is anything, by copy and pickle
+        # Copy and pickle ask before there are values.
+        if name.startswith("__") or name == "values":
             raise AttributeError(name)
         if name in self.values:
             return self.values[name]
