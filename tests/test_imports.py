@@ -28,7 +28,7 @@ IMPORTS: dict[str, set[str]] = {
     "layers": {"native"},
     "models": {"bounds", "layers", "native"},
     "analysis": {"bounds", "layers", "modes"},
-    "analysis.match": {"bounds", "models", "modes", "timing"},
+    "analysis.match": {"bounds", "layers", "models", "modes", "timing"},
     "draw": {"analysis", "layers", "modes"},
     "data": {"bounds", "places", "reading", "stops", "writing"},
     "evaluate": {"data", "modes", "writing"},

@@ -125,6 +125,9 @@ def test_widths_scale_to_multiples_of_eight() -> None:
     assert [scale_width(c, 0.25) for c in (32, 64, 728, 2048)] == [8, 16, 184, 512]
     assert scale_width(8, 0.01) == 8
     assert scale_width(728, 1.5) == 1096
+    assert [scale_width(c, (0.25, 1)) for c in (32, 64, 730, 2)] == [8, 16, 183, 1]
+    assert [scale_width(c, (0.125, 4), multiple=6) for c in (96, 700)] == [12, 84]
+    assert scale_width(1280, (0.25, 2), at_least=1.0) == 1280
 
 
 def test_an_input_that_does_not_fit_is_named() -> None:

@@ -9,6 +9,7 @@ decision is made when the graph runs. How blocks run with few passes over memory
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import lcm
 from typing import Any
 
 import torch
@@ -284,9 +285,24 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def scale_width(channels: int, width: float) -> int:
-    """`channels` times `width`, to the nearest multiple of 8 from 8 up; `channels` itself at width 1."""
-    return channels if width == 1 else max(8, int(channels * width / 8 + 0.5) * 8)
+WidthFactor = float | tuple[float, int]
+"""What a network's channels are multiplied by; in a pair, with what they are then multiples of, instead of 8."""
+
+
+def factor_and_step(width: WidthFactor) -> tuple[float, int]:
+    """What channels are multiplied by, and what they are multiples of then."""
+    return width if isinstance(width, tuple) else (width, 8)
+
+
+def scale_width(channels: int, width: WidthFactor, at_least: float = 0.0, multiple: int = 1) -> int:
+    """`channels` times `width`, to the nearest multiple of 8, or of the pair's step, from that up.
+
+    At width 1 they are `channels` themselves. at_least: a factor below it counts as it. multiple: they can be divided
+    by it as well.
+    """
+    factor, step = factor_and_step(width)
+    factor, step = max(factor, at_least), lcm(step, multiple)
+    return channels if factor == 1 else max(step, int(channels * factor / step + 0.5) * step)
 
 
 def check_input(x: Tensor, in_channels: int, min_size: int) -> None:

@@ -35,6 +35,17 @@ def test_the_widest_network_within_a_number_of_parameters(name: str, parameters:
     assert found.milliseconds is None
 
 
+@pytest.mark.parametrize("name", ["se_resnet50", "mobilenet_v2"])
+def test_channels_in_steps_of_one_come_closer(name: str) -> None:
+    found = match(name, parameters=166_626, step=1, **SMALL)
+    assert isinstance(found.width, tuple)
+    with torch.device("meta"):
+        network = create_model(name, width=found.width, **SMALL)
+    assert found.parameters == sum(p.numel() for p in network.parameters())
+    assert match(name, parameters=166_626, **SMALL).parameters < found.parameters <= 166_626
+    assert found.parameters > 0.99 * 166_626
+
+
 def test_the_widest_network_within_a_number_of_multiply_adds() -> None:
     found = match("xception", macs=20e6, size=(28, 24), in_channels=1, **SMALL)
     with torch.device("meta"):

@@ -46,8 +46,8 @@ def test_an_unknown_name_or_argument_gets_the_nearest_one() -> None:
     ("argument", "value", "wanted"),
     [
         ("residual", "maybe", "True or False"),
-        ("width", "wide", "a number"),
-        ("width", True, "a number"),
+        ("width", "wide", "a number or a tuple"),
+        ("width", True, "a number or a tuple"),
         ("num_classes", 2.5, "a whole number"),
         ("entry", 128, "a tuple"),
         ("padding", 1, "'same' or 'symmetric'"),

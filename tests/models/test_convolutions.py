@@ -39,6 +39,7 @@ def test_weights_are_those_of_the_formulas(s: int) -> None:
     counts = {
         "regular": K * K * M * N,
         f"segments-{s}": K * K * M * M // s + M * N,
+        f"segments-of-{s}": K * K * M * s + M * N,
         "separable": K * K * M + M * N,
         f"towers-{s}": M * N + K * K * N * N // s,
         "pointwise-first": M * N + K * K * N,
@@ -101,7 +102,7 @@ def test_towers_equal_a_loop_over_towers(s: int) -> None:
     torch.testing.assert_close(module(x), torch.cat(towers, 1))
 
 
-@pytest.mark.parametrize("kind", ["segments-4", "separable", "towers-4", "pointwise-first"])
+@pytest.mark.parametrize("kind", ["segments-4", "segments-of-4", "separable", "towers-4", "pointwise-first"])
 @pytest.mark.parametrize(("name", "function"), [("relu", F.relu), ("elu", F.elu)])
 def test_an_activation_stands_between(kind: str, name: str, function: Callable[[Tensor], Tensor]) -> None:
     plain, activated = layer(kind), layer(f"{kind}-{name}")

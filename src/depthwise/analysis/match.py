@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from depthwise.analysis.cost import multiply_adds
 from depthwise.bounds import Bounds, checked
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.layers import WidthFactor
 from depthwise.models import create_model
 from depthwise.models.arguments import Side
 from depthwise.models.catalogue import MAX_PARAMETERS, TooLargeError
@@ -33,9 +34,12 @@ Milliseconds = Annotated[float, Bounds(0, 1000, above=True)]
 
 @dataclass(frozen=True)
 class Match:
-    """The widest network that was found within the budget, and what it costs; `milliseconds` if that was measured."""
+    """The widest network that was found within the budget, and what it costs; `milliseconds` if that was measured.
 
-    width: float
+    width: as the network takes it, in a pair where channels are multiples of another number than 8.
+    """
+
+    width: WidthFactor
     parameters: int
     macs: int
     milliseconds: float | None = None
@@ -49,14 +53,16 @@ def match(
     macs: MultiplyAdds | None = None,
     milliseconds: Milliseconds | None = None,
     size: Side | tuple[Side, Side] | None = None,
+    step: Annotated[int, Bounds(1, 64)] = 8,
+    batch: Annotated[int, Bounds(1, 4096)] = 1,
     **arguments: Any,
 ) -> Match:
     """Find the `width` of the widest network `name`, built with `arguments`, that keeps within one budget.
 
     The budget is one of: all parameters; multiply-adds for one image of `size` (the network's own unless given);
-    or milliseconds of a forward pass of one such image in evaluation mode, float32, channels-last, on this
-    machine's CPU with the threads that PyTorch is set to. Widths move in thousandths, but channels in steps of 8,
-    so what is reached lies below the budget: it is in the answer.
+    or milliseconds of a forward pass of `batch` such images in evaluation mode, float32, channels-last, on this
+    machine's CPU with the threads that PyTorch is set to. Widths move in thousandths, but channels in steps of
+    `step`, so what is reached lies below the budget: it is in the answer.
 
     Milliseconds are medians of runs in which the candidates take turns. Widths around the answer that differ by
     less than the machine's noise are not told apart.
@@ -71,29 +77,35 @@ def match(
         raise UsageError(f"width={arguments['width']} is what is looked for: leave it out")
     ((kind, budget),) = given.items()
 
+    def argument(width: float) -> WidthFactor:
+        return width if step == 8 else (width, step)
+
     def build(width: float) -> nn.Module:
-        return create_model(name, width=width, **arguments)
+        return create_model(name, width=argument(width), **arguments)
 
     def shape(module: Any) -> tuple[int, int, int]:
         sides = module.input_size if size is None else size
         height, width = (sides, sides) if isinstance(sides, int) else sides
         return module.in_channels, height, width
 
-    def count(width: float) -> Match:
+    def count(width: float) -> _Found:
         with torch.device("meta"):
             module = build(width)
-        return Match(width, sum(p.numel() for p in module.parameters()), multiply_adds(module, shape(module)))
+        return _Found(
+            width, sum(p.numel() for p in module.parameters()), multiply_adds(module, shape(module))
+        )
 
     if milliseconds is None:
-        return _widest(count, kind, budget, f"{name} of {kind}={budget:,.0f}")
+        found = _widest(count, kind, budget, f"{name} of {kind}={budget:,.0f}")
+        return Match(argument(found.width), found.parameters, found.macs)
 
     def measure(widths: Sequence[float]) -> list[float]:
         modules = [build(width).to(memory_format=torch.channels_last) for width in widths]
-        return latencies(modules, torch.zeros(1, *shape(modules[0])))
+        return latencies(modules, torch.zeros(batch, *shape(modules[0])))
 
     width, reached = _fastest(measure, budget, f"{name} in {milliseconds:g} ms")
     counted = count(width)
-    return Match(width, counted.parameters, counted.macs, reached)
+    return Match(argument(width), counted.parameters, counted.macs, reached)
 
 
 def latencies(modules: Sequence[nn.Module], image: Tensor, rounds: int = ROUNDS) -> list[float]:
@@ -108,10 +120,19 @@ def latencies(modules: Sequence[nn.Module], image: Tensor, rounds: int = ROUNDS)
     return [1000 * median(each) for each in taken.values()]
 
 
-def _widest(count: Callable[[float], Match], kind: str, budget: float, wanted: str) -> Match:
+@dataclass(frozen=True)
+class _Found:
+    """What the network costs at a width."""
+
+    width: float
+    parameters: int
+    macs: int
+
+
+def _widest(count: Callable[[float], _Found], kind: str, budget: float, wanted: str) -> _Found:
     """Bisection over thousandths, from the largest power of two within the budget to the next."""
 
-    def counted(width: float) -> Match | None:
+    def counted(width: float) -> _Found | None:
         try:
             return count(width)
         except TooLargeError:

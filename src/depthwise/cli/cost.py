@@ -113,9 +113,7 @@ def _matched(subject: Subject, text: str) -> Subject:
     arguments = {key: value for key, value in subject.arguments.items() if key != "width"}
     found = match(subject.name, **{kind: budget}, size=subject.size, **arguments)
     reached = getattr(found, kind)
-    note(
-        f"width={found.width:g} is the widest within {kind}={budget:,.10g}: it reaches {round(reached, 2):,}"
-    )
+    note(f"width={found.width} is the widest within {kind}={budget:,.10g}: it reaches {round(reached, 2):,}")
     return replace(subject, arguments={**arguments, "width": found.width})
 
 

@@ -12,7 +12,8 @@ Side = Annotated[int, Bounds(1, 8192)]
 Classes = Annotated[int, Bounds(0, 1_000_000)]  # 0 leaves the classifier out
 ImageChannels = Annotated[int, Bounds(1, 4096)]
 Channels = Annotated[int, Bounds(1, 65_536)]
-Width = Annotated[float, Bounds(0, 64, above=True)]
+Factor = Annotated[float, Bounds(0, 64, above=True)]
+Width = Factor | tuple[Factor, Annotated[int, Bounds(1, 64)]]  # see layers.WidthFactor
 Dropout = Annotated[float, Bounds(0, 1, below=True)]
 NormEps = Annotated[float, Bounds(0, 1, above=True)]
 Stem = Annotated[str, OneOf(*STEMS)]

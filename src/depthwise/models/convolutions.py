@@ -8,6 +8,7 @@ channels with a KxK kernel:
 |-----------------|--------------------------------------------------------------------------------|-------------------|
 | regular         | one KxK convolution                                                            | K*K*M*N           |
 | segments-S      | KxK within each of S segments of the input, then 1x1                           | K*K*M*M/S + M*N   |
+| segments-of-G   | the same within segments of G channels                                         | K*K*M*G + M*N     |
 | separable       | the same with a segment for each channel                                       | K*K*M + M*N       |
 | towers-S        | 1x1, then KxK within each of S segments: Inception's towers (Figures 2 and 3)  | M*N + K*K*N*N/S   |
 | pointwise-first | the same with a segment for each channel: "extreme" Inception (Figure 4)       | M*N + K*K*N       |
@@ -29,12 +30,12 @@ from depthwise.layers import Activation, Conv, PointwiseConv2d, SeparableConv2d,
 
 ACTIVATIONS: dict[str, Activation] = {"": nn.Identity, "-relu": nn.ReLU, "-elu": nn.ELU}
 
-# Those of the table for 4 segments, from which an unknown name gets its nearest.
+# Those of the table for 4 segments and segments of 8, from which an unknown name gets its nearest.
 EXAMPLES = (
     "regular",
     *(
         kind + activation
-        for kind in ("segments-4", "separable", "towers-4", "pointwise-first")
+        for kind in ("segments-4", "segments-of-8", "separable", "towers-4", "pointwise-first")
         for activation in ACTIVATIONS
     ),
 )
@@ -95,21 +96,24 @@ def convolution(conv: Conv | str, in_channels: Iterable[int], out_channels: Iter
         case "pointwise-first", False:
             return partial(pointwise_first, between=between)
         case "segments", True:
-            segments = _segments(str(conv), int(number[1:]), in_channels)
+            segments = _divisor(str(conv), int(number[1:]), in_channels)
             return partial(spatial_first, segments=segments, between=between)
+        case "segments-of", True:
+            each = _divisor(str(conv), int(number[1:]), in_channels)
+            return lambda m, n, k: spatial_first(m, n, k, segments=m // each, between=between)
         case "towers", True:
-            segments = _segments(str(conv), int(number[1:]), out_channels)
+            segments = _divisor(str(conv), int(number[1:]), out_channels)
             return partial(pointwise_first, segments=segments, between=between)
     raise unknown_name("convolution", str(conv), EXAMPLES)
 
 
-def _segments(name: str, segments: int, channels: Iterable[int]) -> int:
+def _divisor(name: str, number: int, channels: Iterable[int]) -> int:
     widths = sorted(set(channels))
     shared = math.gcd(*widths)
-    if segments < 1 or shared % segments:
+    if number < 1 or shared % number:
         divisors = [str(d) for d in range(1, shared + 1) if shared % d == 0]
         raise DepthwiseError(
             f"conv={name!r} must cut {', '.join(map(str, widths))} channels into equal segments: "
             f"use one of the divisors they share, {', '.join(divisors)}, or other widths"
         )
-    return segments
+    return number

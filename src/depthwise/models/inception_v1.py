@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from depthwise.bounds import OneOf, checked
-from depthwise.layers import MaxPool2d, Norm, scale_width
+from depthwise.layers import MaxPool2d, Norm, WidthFactor, scale_width
 from depthwise.models.arguments import Classes, Dropout, ImageChannels, NormEps, Padding, Stem, Width
 from depthwise.models.network import Network
 from depthwise.models.parts import C, Part, Plan, build, inception, strided_pool, truncated_normal
@@ -47,7 +47,7 @@ class Aux(nn.Module):
     The 4x4 are torchvision's even share of the map; the paper has 5x5 windows 3 apart, which make 4x4 of 14x14.
     """
 
-    def __init__(self, channels: int, num_classes: int, width: float, norm: Norm) -> None:
+    def __init__(self, channels: int, num_classes: int, width: WidthFactor, norm: Norm) -> None:
         super().__init__()
         self.features, channels = build(C(128, 1), channels, width, norm)
         hidden = scale_width(1024, width)

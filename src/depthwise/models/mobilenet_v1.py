@@ -85,7 +85,7 @@ def mobilenet_v1(
         stride *= 2 if i else 1
         stages.append(Stage(f"separable{i + 1}", blocks, channels, stride))
     if head:
-        head = scale_width(head, max(1.0, width))
+        head = scale_width(head, width, at_least=1.0)
         last = ConvNorm(PointwiseConv2d(channels, head), head, relu6, norm)
         stages.append(Stage("head", last, head, stride))
     return Network(

@@ -16,7 +16,9 @@ from depthwise.layers import (
     Norm,
     PointwiseConv2d,
     Residual,
+    WidthFactor,
     conv2d,
+    factor_and_step,
     scale_width,
     tensorflow_norm,
 )
@@ -49,10 +51,10 @@ BLOCKS = (
 )
 
 
-def multiple_of_8(channels: int, width: float) -> int:
+def rounded(channels: int, width: WidthFactor, at_least: float = 0.0) -> int:
     """`channels` times `width` as the release rounds it: like `scale_width`, but never down by more than a tenth."""
-    rounded = scale_width(channels, width)
-    return rounded if rounded >= 0.9 * channels * width else rounded + 8
+    scaled, (factor, step) = scale_width(channels, width, at_least), factor_and_step(width)
+    return scaled if scaled >= 0.9 * channels * max(factor, at_least) else scaled + step
 
 
 def inverted_residual(
@@ -97,18 +99,18 @@ def mobilenet_v2(
     """
     norm = partial(tensorflow_norm, eps=norm_eps)
     stride = 2 if stem == "imagenet" else 1
-    channels = multiple_of_8(32, width)
+    channels = rounded(32, width)
     first = ConvNorm(conv2d(in_channels, channels, 3, stride, padding), channels, relu6, norm)
     stages = [Stage("stem", first, channels, stride)]
     for i, (expansion, c, count, first_stride) in enumerate(blocks, start=1):
         group = nn.Sequential()
-        out = multiple_of_8(c, width)
+        out = rounded(c, width)
         for j in range(count):
             group.append(inverted_residual(channels, out, expansion, 1 if j else first_stride, norm, padding))
             channels = out
         stride *= first_stride
         stages.append(Stage(f"bottleneck{i}", group, channels, stride))
-    head = multiple_of_8(head, max(1.0, width))
+    head = rounded(head, width, at_least=1.0)
     last = ConvNorm(PointwiseConv2d(channels, head), head, relu6, norm)
     return Network(
         [*stages, Stage("head", last, head, stride)],

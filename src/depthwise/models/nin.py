@@ -14,7 +14,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from depthwise.bounds import Bounds, Length, checked
-from depthwise.layers import conv2d, initialise, relu, scale_width
+from depthwise.layers import WidthFactor, conv2d, initialise, relu, scale_width
 from depthwise.models.arguments import Channels, Classes, Dropout, ImageChannels, Stem, Width
 from depthwise.models.network import Network, Stage
 
@@ -115,7 +115,7 @@ def _network(
     layers: Sequence[Layer],
     num_classes: int,
     in_channels: int,
-    width: float,
+    width: WidthFactor,
     dropout: float,
     stem: str,
     widths: Sequence[int],

@@ -23,6 +23,7 @@ from depthwise.layers import (
     PointwiseConv2d,
     Residual,
     Tapped,
+    WidthFactor,
     conv2d,
     relu,
     scale_width,
@@ -76,7 +77,7 @@ def strided_pool(padding: str, kernel_size: int = 3) -> Part:
 
 
 def build(
-    part: Part, channels: int, width: float, norm: Norm = tensorflow_norm, bias: bool = False
+    part: Part, channels: int, width: WidthFactor, norm: Norm = tensorflow_norm, bias: bool = False
 ) -> tuple[nn.Module, int]:
     """The module that `part` describes for an input of `channels` maps, and how many maps it puts out.
 
@@ -122,7 +123,7 @@ def inception(
     num_classes: int,
     in_channels: int,
     *,
-    width: float,
+    width: WidthFactor,
     norm_eps: float,
     bias: bool = False,
     aux: Mapping[str, Tower] | None = None,
@@ -162,7 +163,7 @@ class Aux(nn.Module):
         self,
         channels: int,
         num_classes: int,
-        width: float,
+        width: WidthFactor,
         norm: Norm,
         hidden: int = 768,
         grid: int = 5,

@@ -17,7 +17,6 @@ batch norm puts out. The ResNet paper's 3.8, 7.6 and 11.3 go with stride_in="1x1
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import lcm
 from typing import Annotated
 
 from torch import nn
@@ -134,7 +133,7 @@ def resnet(
     for i, depth in enumerate(depths):
         step = 1 if i == 0 else 2
         first = max(1, group_width // 2) if halve_first else group_width
-        reduce, inner = (_scale(groups * c * 2**i, width, lcm(8, groups)) for c in (first, group_width))
+        reduce, inner = (scale_width(groups * c * 2**i, width, multiple=groups) for c in (first, group_width))
         widths = (reduce, inner, scale_width(256 * 2**i, width))
         chain = nn.Sequential(block(channels, widths, step, skip_size=skip_size if step > 1 else 1))
         channels = widths[-1]
@@ -149,11 +148,6 @@ def resnet(
         input_size=224 if imagenet else 32,
         min_size=stride,
     )
-
-
-def _scale(channels: int, width: float, step: int) -> int:
-    """`scale_width` to multiples of `step`."""
-    return channels if width == 1 else max(step, int(channels * width / step + 0.5) * step)
 
 
 resnet50 = resnet
