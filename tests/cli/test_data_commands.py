@@ -254,6 +254,19 @@ def test_the_check_speaks_of_an_imbalance(capsys: pytest.CaptureFixture[str]) ->
     assert "class_weights" not in said(capsys, ["data", "check", "photos"])[0]
 
 
+def test_of_several_labels_the_check_names_the_rare_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    fill(Path("photos"), {"all": 60})
+    rows = [f"photos/all/{k}.png,{'cat;dog' if k == 0 else 'cat;owl'}" for k in range(60)]
+    Path("tags.csv").write_text("\n".join(["path,tags", *rows]))
+    out, _ = said(capsys, ["data", "check", "tags.csv"])
+    assert (
+        "note: 1 label of under 10 training images (dog (1 image)): --min-count 10 leaves such labels out"
+        in out
+    )
+    assert "class_weights" not in out
+    assert "leaves such" not in said(capsys, ["data", "check", "tags.csv", "--min-count", "10"])[0]
+
+
 def test_lines_of_findings_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
     root = fill(Path("photos"), {"cat": 30, "dog": 30})
     for i in range(30):

@@ -95,6 +95,15 @@ def test_shards_and_manifests_mean_their_images(
         assert [image["image"].removeprefix(f"{folder}/") for image in images] == pictures
         answers.append([image["predictions"] for image in images])
     assert answers[0] == answers[1] == answers[2]
+    (folder / "some.csv").write_text(f"path,label\n{pictures[0]},1\n{pictures[1]},\n{pictures[2]},\n")
+    (folder / "none.csv").write_text("\n".join(["where", *pictures[:3]]))
+    (folder / "odd.tsv").write_text("\n".join(["where\tby", *(f"{name}\tme" for name in pictures[:3])]))
+    for unlabelled in (["some.csv"], ["none.csv"], ["odd.tsv", "--path-column", "where"]):
+        assert run(["predict", str(tiny_bundle), str(folder / unlabelled[0]), *unlabelled[1:], "--json"]) == 0
+        images = json.loads(capsys.readouterr().out)["images"]
+        assert [image["predictions"] for image in images] == answers[0][:3]
+    assert run(["predict", str(tiny_bundle), str(folder / "odd.tsv")]) == 1
+    assert "name it with --path-column" in capsys.readouterr().err
     with (folder / "tags.csv").open("a") as file:
         file.write("missing.png,9\n")
     assert run(["predict", str(tiny_bundle), str(folder / "tags.csv"), "--json"]) == 1

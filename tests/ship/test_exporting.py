@@ -19,12 +19,13 @@ from tests.conftest import CLASSES
 from tests.processes import Forked
 
 from depthwise.bundle import BundleConfig, read_bundle, write_bundle
-from depthwise.data import Preprocess
+from depthwise.data import Columns, Preprocess, open_dataset
 from depthwise.data.image import decode
+from depthwise.data.pack import pack
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.models import create_model
 from depthwise.ship import exporting
-from depthwise.ship.exporting import FORMATS, NUM_IMAGES, TOLERANCE, export_bundle, find_images
+from depthwise.ship.exporting import FORMATS, NUM_IMAGES, TOLERANCE, export, export_bundle, find_images
 from depthwise.ship.load import load
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -42,6 +43,7 @@ PREPROCESS = {
         (32, 32), channels=3, crop_fraction=1.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
     ),
 }
+COLOURS = Preprocess((16, 16), 3)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +121,7 @@ def test_its_runtime_answers_as_load_does(
         out.parent.mkdir()
         for file in FORMATS[format].files(out):
             file.write_text("old")
-    found = find_images(str(pictures[0].parent))
+    found = find_images(str(pictures[0].parent), PREPROCESS.get(network, COLOURS))
     result = export_bundle(bundles[network], out, format, images=found, overwrite=True)
     assert capfd.readouterr() == ("", "")
     assert format != "openvino" or sys.modules["openvino_telemetry"] is None  # nothing is reported either
@@ -250,12 +252,14 @@ def test_what_cannot_be_written(tiny_bundle: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_images_to_compare_on(tiny_bundle: Path, pictures: list[Path], tmp_path: Path) -> None:
-    found = find_images(str(pictures[0].parent))
-    assert sorted(found) == sorted(map(str, pictures))
-    assert found == find_images(str(pictures[0].parent)) != sorted(found)
-    assert [image.shape for image in find_images("digits")[:2]] == [(1, 8, 8)] * 2
+    folder = str(pictures[0].parent)
+    found = [image().tolist() for image in find_images(folder, COLOURS)]
+    in_order = [decode(path, COLOURS.channels).tolist() for path in sorted(pictures)]
+    assert sorted(found) == sorted(in_order)
+    assert found == [image().tolist() for image in find_images(folder, COLOURS)] != in_order
+    assert [image().shape for image in find_images("digits", Preprocess((8, 8), 1))[:2]] == [(1, 8, 8)] * 2
     with pytest.raises(UsageError, match="is not there"):
-        find_images(str(tmp_path / "nowhere"))
+        find_images(str(tmp_path / "nowhere"), COLOURS)
 
     (tmp_path / "broken.png").write_text("no picture")
     with pytest.raises(DepthwiseError, match="of the images to compare on 7 can be read, and 8 are needed"):
@@ -265,3 +269,22 @@ def test_images_to_compare_on(tiny_bundle: Path, pictures: list[Path], tmp_path:
             "torch",
             images=[tmp_path / "broken.png", *pictures[:7]],
         )
+
+
+def test_images_need_no_labels(tiny_bundle: Path, pictures: list[Path], tmp_path: Path) -> None:
+    folder = pictures[0].parent
+    names = [str(path.relative_to(folder)) for path in pictures]
+    manifest = folder / "images.csv"
+    manifest.write_text(
+        "\n".join(["file,split", *(f"{name},{'train' if k % 2 else 'test'}" for k, name in enumerate(names))])
+    )
+    in_test = [decode(path, 3).tolist() for path in pictures[::2]]
+    found = [image().tolist() for image in find_images(manifest, COLOURS)]
+    assert len(found) == len(pictures)
+    assert sorted(found[: len(in_test)]) == sorted(in_test)
+    labelled = tmp_path / "labelled.csv"
+    labelled.write_text("\n".join(["path,tag", *(f"{name},{'ab'[k % 2]}" for k, name in enumerate(names))]))
+    pack(open_dataset(labelled, columns=Columns(image_root=str(folder))), tmp_path / "shards")
+    manifest.unlink()
+    result = export(tiny_bundle, out=tmp_path / "network.pt2", format="torch", data=tmp_path / "shards")
+    assert result.num_images == NUM_IMAGES

@@ -5,6 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
+from depthwise.tasks.multi_label import MultiLabel
+from depthwise.tasks.single_label import SingleLabel
 from depthwise.train import progress
 from depthwise.train.progress import TrainProgress
 
@@ -31,6 +33,19 @@ def follow_run(*, terminal: bool, width: int = 120) -> str:
     shown.message("the report is in [runs]/x")
     shown.close()
     return file.getvalue()
+
+
+def test_a_task_names_what_it_counts() -> None:
+    file = io.StringIO()
+    shown = TrainProgress(Console(file=file, width=120))
+    for task in (SingleLabel(3), MultiLabel(3)):
+        shown.start(9, 0, task.hits_name)
+        shown._logged_at = 0.0
+        shown.step(1, loss=1.0, accuracy=0.5, images_per_second=10)
+    shown.evaluated({**LINE, "top1": None, "map_at_100": 0.25, "macro_ap": 0.5, "micro_f1": 0.125})
+    first, second, evaluated = file.getvalue().splitlines()
+    assert ("accuracy 50.0%" in first, "precision@1 50.0%" in second) == (True, True)
+    assert "MAP@100 25.00%  mAP 50.00%  micro F1 12.50%  loss 0.2500" in evaluated
 
 
 def test_a_log_gets_a_line_for_each_evaluation_and_message_and_few_for_steps() -> None:

@@ -40,12 +40,15 @@ def compile(
     data: Annotated[
         str | None,
         Parameter(
-            help="Measure the accuracy before and after on this: a folder of images, digits or fashion-mnist."
+            help="Measure before and after what the network is worth on this: a folder of images, a manifest, shards, "
+            "digits or fashion-mnist."
         ),
     ] = None,
     calibrate: Annotated[
         str | None,
-        Parameter(help="Images that int8 is read off; the training part of --data by default."),
+        Parameter(
+            help="Images that int8 is read off, of which no labels are needed; the training part of --data by default."
+        ),
     ] = None,
     ignore_unknown: IgnoreUnknown = False,
     workers: Workers = 2,

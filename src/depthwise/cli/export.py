@@ -23,8 +23,8 @@ def export(
     data: Annotated[
         str | None,
         Parameter(
-            help="Images to compare on: a folder (with its subfolders), digits or fashion-mnist; without it they are "
-            "made up."
+            help="Images to compare on: a folder (with its subfolders), a manifest, shards, digits or fashion-mnist; "
+            "without it they are made up."
         ),
     ] = None,
     force: Annotated[bool, flag("Replace the file that --out names.")] = False,

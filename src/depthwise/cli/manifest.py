@@ -11,13 +11,18 @@ if TYPE_CHECKING:
     from depthwise.data import Columns
 
 
+PathColumn = Annotated[
+    str | None, Parameter(help="The manifest's column of images' paths, if its name does not tell.")
+]
+
+ImageRoot = Annotated[Path | None, Parameter(help="Where its paths begin [default: the manifest's folder].")]
+
+
 @dataclass(frozen=True)
 class ManifestOptions:
     """As a person wrote them."""
 
-    path_column: Annotated[
-        str | None, Parameter(help="The manifest's column of images' paths, if its name does not tell.")
-    ] = None
+    path_column: PathColumn = None
     label_column: Annotated[str | None, Parameter(help="Its column of labels.")] = None
     label_separator: Annotated[
         str | None, Parameter(help="What parts the labels of an image, if it is not ; or |.")
@@ -26,9 +31,7 @@ class ManifestOptions:
     negative_column: Annotated[
         str | None, Parameter(help="Its column of labels that an image was looked at for and does not have.")
     ] = None
-    image_root: Annotated[
-        Path | None, Parameter(help="Where its paths begin [default: the manifest's folder].")
-    ] = None
+    image_root: ImageRoot = None
     labels_from: Annotated[
         Literal["sidecar", "embedded"] | None,
         Parameter(

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from depthwise.bounds import Bounds
 from depthwise.cli import answers as forms
 from depthwise.cli.answers import Result
+from depthwise.cli.manifest import ImageRoot, PathColumn
 from depthwise.cli.options import (
     STANDARD_INPUT,
     AllowTruncated,
@@ -33,7 +34,7 @@ from depthwise.words import number_of, printable
 from depthwise.writing import check_free, written_whole
 
 if TYPE_CHECKING:
-    from depthwise.data import BadImage
+    from depthwise.data import BadImage, Columns
     from depthwise.data.image import Decoding
     from depthwise.infer import Prediction, Predictor
 
@@ -77,6 +78,8 @@ def predict(
     force: Annotated[bool, flag("Replace the file that --out names.")] = False,
     engine: EngineOption = "auto",
     precision: PrecisionOption = None,
+    path_column: PathColumn = None,
+    image_root: ImageRoot = None,
     max_pixels: MaxPixels = None,
     allow_truncated: AllowTruncated = False,
     json: Json = False,
@@ -107,7 +110,7 @@ def predict(
         _check_out(out, force)
     find_bundle(bundle)  # before anything heavy is imported
     reading = decoding(max_pixels, allow_truncated)
-    pictures = expand(image, reading)
+    pictures = expand(image, reading, _columns(path_column, image_root))
     from depthwise.ship.load import load
 
     sources = [
@@ -168,19 +171,21 @@ class Picture(NamedTuple):
     image: "str | Callable[[], bytes] | BadImage"
 
 
-def expand(arguments: list[str], reading: "Decoding | None" = None) -> list[Picture]:
+def expand(
+    arguments: list[str], reading: "Decoding | None" = None, columns: "Columns | None" = None
+) -> list[Picture]:
     """The images that the command's arguments mean, in order: folders and patterns replaced by their files, shards and
     manifests by their images.
 
-    reading: how a manifest's files are looked over. A file that does not exist stays in the list, to be reported among
-    the others. Raises UsageError for a folder or a pattern without images.
+    reading: how a manifest's files are looked over; columns: where it has their paths. A file that does not exist
+    stays in the list, to be reported among the others. Raises UsageError for a folder or a pattern without images.
     """
     from depthwise.data.sources.listing import images_below
 
     pictures: list[Picture] = []
     for argument in arguments:
         if argument != STANDARD_INPUT and _is_table(Path(argument)):
-            pictures += _pictures_of(argument, reading)
+            pictures += _pictures_of(argument, reading, columns)
             continue
         if os.path.isdir(argument):
             found = images_below(argument)
@@ -200,6 +205,14 @@ def expand(arguments: list[str], reading: "Decoding | None" = None) -> list[Pict
     return pictures
 
 
+def _columns(path_column: str | None, image_root: Path | None) -> "Columns | None":
+    if path_column is None and image_root is None:
+        return None
+    from depthwise.data import Columns
+
+    return Columns(path_column=path_column, image_root=None if image_root is None else str(image_root))
+
+
 def _is_table(path: Path) -> bool:
     """Whether it is shards, or a manifest."""
     from depthwise.data.sources.manifest import SUFFIXES as TABLES
@@ -208,21 +221,21 @@ def _is_table(path: Path) -> bool:
     return is_shards(path) if path.is_dir() else path.suffix.lower() in TABLES and path.is_file()
 
 
-def _pictures_of(spec: str, reading: "Decoding | None") -> list[Picture]:
-    """The images of a data set, in its order, and after them what of it cannot be read; what it leaves out is said."""
-    from depthwise.data import open_dataset
+def _pictures_of(spec: str, reading: "Decoding | None", columns: "Columns | None") -> list[Picture]:
+    """The images of a data set, labelled or not, in its order, and after them what of it cannot be read."""
     from depthwise.data.dataset import encoded
     from depthwise.data.image import DEFAULT
+    from depthwise.data.sources.open import open_images
 
-    dataset = open_dataset(spec, whole=True, max_bad=1.0, decoding=reading or DEFAULT)
-    for text in dataset.notes:
+    found = open_images(spec, decoding=reading or DEFAULT, columns=columns)
+    for text in found.notes:
         note(text)
     images = [
         Picture(split.name(index), partial(encoded, split, index))
-        for split in dataset.splits.values()
+        for split in found.splits.values()
         for index in range(len(split))
     ]
-    return images + [Picture(bad.path, bad) for bad in dataset.bad]
+    return images + [Picture(bad.path, bad) for bad in found.bad]
 
 
 def _matches(pattern: str) -> list[str]:

@@ -16,7 +16,7 @@ from depthwise.data.columns import Columns
 from depthwise.data.dataset import BadImage, Dataset, Deep, Split, all_targets, require_trainable
 from depthwise.data.deep import WHITE
 from depthwise.data.image import DEFAULT, Decoding, UnreadableImageError, to_channels
-from depthwise.data.names import natural_key, shortened
+from depthwise.data.names import natural_key, shortened, some
 from depthwise.data.repeated import Group
 from depthwise.data.sources.open import open_source
 from depthwise.data.sources.source import MAX_BAD_FRACTION, Strays, TooManyUnreadableError
@@ -25,10 +25,14 @@ from depthwise.data.spread import evenly
 from depthwise.data.tally import Range, Tally, tally
 from depthwise.data.targets import memberships
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.words import number_of
 from depthwise.writing import written_whole
 
 UNEVEN = 10
 """Times the images of the smallest class that the largest has, from which on that is worth a word."""
+
+FEW = 10
+"""Training images of a label, among any number an image, below which it is worth a word."""
 
 ONE_EACH = Range(1, 1, 1)
 
@@ -149,7 +153,7 @@ def check(
         modes=look.images.modes,
         ignored=look.strays.ignored,
         ignored_kinds=look.strays.ignored_kinds,
-        notes=(*look.strays.notes, *_about_balance(counts, look.dataset)),
+        notes=(*look.strays.notes, *_about_balance(look)),
         deep=look.strays.deep,
         white_level=decoding.white_level,
         images=look.images.by_part,
@@ -193,7 +197,7 @@ def stats(
         std=std,
         measured=measured,
         unreadable=len(look.strays.bad),
-        notes=(*look.strays.notes, *_about_balance(counts, look.dataset)),
+        notes=(*look.strays.notes, *_about_balance(look)),
         deep=look.strays.deep,
         white_level=decoding.white_level,
         images=look.images.by_part,
@@ -301,9 +305,22 @@ def _names(groups: Iterable[Group]) -> tuple[Names, ...]:
     return tuple(tuple(image.name for image in group) for group in groups)
 
 
-def _about_balance(counts: dict[str, dict[str, int]], dataset: Dataset | None) -> list[str]:
-    """A sentence if the classes are far from even: those of the first part, or of a set that was divided here."""
+def _about_balance(look: _Look) -> list[str]:
+    """A sentence if the classes are far from even: those of the first part, or of a set that was divided here.
+
+    Where an image has any number of labels, each is learned by itself, and only too few images of one are a hindrance.
+    """
+    counts, dataset = look.images.counts, look.dataset
     by_class = Counter(next(iter(counts.values())))
+    if look.images.labels_per_image != ONE_EACH:
+        few = {name: n for name, n in counts.get("train", {}).items() if n < FEW}
+        if not few:
+            return []
+        which = some(f"{shortened(name)} ({number_of(n, 'image')})" for name, n in few.items())
+        return [
+            f"{number_of(len(few), 'label')} of under {FEW} training images ({which}): --min-count {FEW} leaves such "
+            f"labels out"
+        ]
     if dataset and dataset.seed is not None:
         by_class = sum(map(Counter, counts.values()), Counter())
     largest, smallest = max(by_class, key=by_class.__getitem__), min(by_class, key=by_class.__getitem__)

@@ -17,7 +17,7 @@ from depthwise.data import Batches, Dataset
 from depthwise.data.dataset import Split
 from depthwise.data.image import UnreadableImageError
 from depthwise.data.numbering import with_white_level
-from depthwise.data.sources.open import open_dataset
+from depthwise.data.sources.open import open_images
 from depthwise.data.spread import evenly
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError
@@ -223,22 +223,20 @@ compile.register(os.PathLike, compile_for)
 def _images_of(
     data: str | os.PathLike[str] | Dataset, config: BundleConfig, workers: int, showing: Showing
 ) -> Split:
-    """The training part of `data`, or all of it if it has none; their classes do not matter."""
-    channels, nested = config.preprocess.channels, config.training.get("nested") is True
+    """The training part of `data`, or all of it if it has none; their labels do not matter."""
     with showing.counting("looking images over") as progress:
-        dataset = open_dataset(
+        images = open_images(
             data,
-            channels=channels,
+            channels=config.preprocess.channels,
             workers=max(1, workers),
             progress=progress,
-            max_bad=1.0,
-            nested=nested,
-            whole=True,
             kept_columns=config.training.get("columns"),
         )
-    for text in dataset.notes:
+    for text in images.notes:
         showing.note(text)
-    return dataset.splits.get("train") or next(iter(dataset.splits.values()))
+    if not images.splits:
+        raise DepthwiseError(f"{data} holds no image that can be read: give others with --calibrate")
+    return images.splits.get("train") or next(iter(images.splits.values()))
 
 
 def _with_accuracy(result: Compiled, task: Task, before: Any, after: Any) -> Compiled:

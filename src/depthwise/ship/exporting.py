@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,14 +30,14 @@ from torch.export import Dim, ExportedProgram
 from depthwise import telemetry
 from depthwise.bounds import checked
 from depthwise.bundle import read_bundle
-from depthwise.data import Dataset, Preprocess, open_dataset
-from depthwise.data.image import Decoding, ImageInput, UnreadableImageError, decode
-from depthwise.data.sources.listing import images_below
-from depthwise.data.sources.manifest import manifests
+from depthwise.data import Dataset, Preprocess
+from depthwise.data.image import Decoding, UnreadableImageError, decode
+from depthwise.data.numbering import with_white_level
+from depthwise.data.sources.open import open_images
 from depthwise.data.spread import evenly
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
+from depthwise.infer.predictor import Given
 from depthwise.infer.sessions import onnxruntime_session, openvino_network
-from depthwise.places import locate
 from depthwise.ship.load import load_module
 from depthwise.ship.showing import Showing
 from depthwise.writing import check_free, named, partial_of, reserved, written_folder
@@ -97,7 +98,7 @@ def export_bundle(
     out: str | os.PathLike[str],
     format: str,
     *,
-    images: Sequence[ImageInput] | None = None,
+    images: Sequence[Given] | None = None,
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Exported:
@@ -129,8 +130,8 @@ def export(
     """As `export_bundle`, compared on images of `data`: `depthwise export` in Python. force: replace the file `out`."""
     tell = (showing or Showing()).note
     check_free(_format(format, Path(out)).files(Path(out))[0], force)
-    columns = read_bundle(path).config.training.get("columns")
-    images = None if data is None else find_images(data, kept_columns=columns)
+    config = read_bundle(path).config
+    images = None if data is None else find_images(data, config.preprocess, config.training.get("columns"))
     return export_bundle(path, out, format, images=images, overwrite=force, tell=tell)
 
 
@@ -147,7 +148,7 @@ def _export(
     path: str | os.PathLike[str],
     out: Path,
     format: str,
-    images: Sequence[ImageInput] | None,
+    images: Sequence[Given] | None,
     folder: Path,
     tell: Callable[[str], None],
 ) -> Exported:
@@ -187,21 +188,21 @@ def _export(
     return Exported(kind.files(out), num_bytes, format, kind.runtime, version(kind.runtime), error, len(x))
 
 
-def find_images(spec: str | os.PathLike[str] | Dataset, *, kept_columns: Any = None) -> list[ImageInput]:
-    """The images of `spec`, a set's test part, a manifest's or a folder's with its subfolders, in one random order.
+def find_images(
+    spec: str | os.PathLike[str] | Dataset, preprocess: Preprocess, kept_columns: Any = None
+) -> list[Callable[[], Tensor]]:
+    """What reads images of `spec`: those of the test part first, then val, then the others, each part in random order.
 
-    kept_columns: how a manifest is read, see `open_source`. Raises UsageError if there is nothing of the name.
+    kept_columns: how a manifest is read, see `open_images`. Raises UsageError if there is nothing of the name.
     """
-    folder = None if isinstance(spec, Dataset) else locate(spec)
-    images: list[ImageInput]
-    if folder is None or manifests(folder):
-        splits = open_dataset(spec, max_bad=1.0, whole=folder is not None, kept_columns=kept_columns).splits
-        split = splits.get("test") or splits.get("val") or next(iter(splits.values()))
-        images = [split.image(i) for i in evenly(range(len(split)), 100 * NUM_IMAGES)]
-    else:
-        images = [*images_below(folder)]
-    random.Random(0).shuffle(images)
-    return images
+    splits = open_images(spec, channels=preprocess.channels, kept_columns=kept_columns).splits
+    found: list[Callable[[], Tensor]] = []
+    for part in sorted(splits, key=("test", "val", *splits).index):
+        split = with_white_level(splits[part], preprocess.white_level)
+        images = [partial(split.image, i) for i in evenly(range(len(split)), 100 * NUM_IMAGES)]
+        random.Random(0).shuffle(images)
+        found += images
+    return found
 
 
 def _check_suffix(kind: Format, format: str, out: Path) -> None:
@@ -237,7 +238,7 @@ def _check_size(path: Path, module: nn.Module) -> None:
         )
 
 
-def _pixels(images: Sequence[ImageInput] | None, preprocess: Preprocess) -> Tensor:
+def _pixels(images: Sequence[Given] | None, preprocess: Preprocess) -> Tensor:
     """uint8 [NUM_IMAGES, C, h, w]"""
     if images is None:
         generator = torch.Generator().manual_seed(0)
@@ -247,7 +248,8 @@ def _pixels(images: Sequence[ImageInput] | None, preprocess: Preprocess) -> Tens
     pixels: list[Tensor] = []
     for image in images:
         try:
-            pixels.append(preprocess.pixels(decode(image, preprocess.channels, decoding)))
+            given = image() if callable(image) else image
+            pixels.append(preprocess.pixels(decode(given, preprocess.channels, decoding)))
         except UnreadableImageError:
             continue
         if len(pixels) == NUM_IMAGES:

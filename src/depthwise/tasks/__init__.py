@@ -74,6 +74,10 @@ class Task(Protocol):
     ) -> Objective:
         """The loss on `device` by a recipe's fields. Raises UsageError for those that have no meaning here."""
 
+    @property
+    def hits_name(self) -> str:
+        """What a person calls the share of images that `hits` counts."""
+
     def hits(self, output: Tensor, targets: Tensor) -> Tensor:
         """How many images of a training batch are answered right, as a scalar on their device."""
 

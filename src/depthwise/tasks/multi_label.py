@@ -99,6 +99,7 @@ class MultiLabel:
     absent_is_unknown: bool = False
     weights: tuple[float, ...] = ()
     headline: ClassVar[Headline] = LabelEvaluation.headline
+    hits_name: ClassVar[str] = "precision@1"
 
     @property
     def name(self) -> str:

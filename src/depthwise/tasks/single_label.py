@@ -58,6 +58,7 @@ class SingleLabel:
     num_classes: int
     name: ClassVar[str] = "single-label"
     headline: ClassVar[Headline] = ClassEvaluation.headline
+    hits_name: ClassVar[str] = "accuracy"
 
     @staticmethod
     def of(classes: Sequence[str], arguments: Mapping[str, Any]) -> "SingleLabel":

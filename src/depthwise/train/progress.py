@@ -15,7 +15,10 @@ LOG_INTERVAL = 10.0  # seconds between two lines about steps where there is no t
 SURE_STEPS, SURE_SECONDS = 5, 5.0
 # What a line of metrics has beside fractions of the images, and what some of those are called.
 NO_FRACTIONS = ("epoch", "seconds", "loss")
-NAMES = {"top1": "top-1", "top5": "top-5"}
+NAMES = {
+    **{"top1": "top-1", "top5": "top-5"},
+    **{"map_at_100": "MAP@100", "macro_ap": "mAP", "micro_f1": "micro F1"},
+}
 
 
 class TrainProgress:
@@ -28,7 +31,7 @@ class TrainProgress:
         self._console = console or Console(stderr=True, force_jupyter=False, force_terminal=terminal)
         self._bar: Progress | None = None
         self._line: Any = None  # a notebook's, which is written anew
-        self._total_steps = 0
+        self._total_steps, self._accuracy = 0, "accuracy"
         self._first: tuple[int, float] | None = None  # step and time of the first news
         self._logged_at = time.monotonic()
 
@@ -49,9 +52,9 @@ class TrainProgress:
             if done == total:
                 self.close()
 
-    def start(self, total_steps: int, start_step: int = 0) -> None:
-        """The run goes from `start_step`, above 0 when it is resumed, to `total_steps`."""
-        self._total_steps, self._first = total_steps, None
+    def start(self, total_steps: int, start_step: int = 0, accuracy: str = "accuracy") -> None:
+        """The run goes from `start_step`, above 0 when it is resumed, to `total_steps`; `accuracy` is called so."""
+        self._total_steps, self._first, self._accuracy = total_steps, None, accuracy
         self._logged_at = time.monotonic()
         if self._console.is_terminal:
             self._bar = Progress(
@@ -73,7 +76,7 @@ class TrainProgress:
         """`step` steps are done; `accuracy` is a fraction, None where mixed targets leave it no meaning."""
         numbers = f"loss {loss:.3f}  "
         if accuracy is not None:
-            numbers += f"accuracy {accuracy:.1%}  "
+            numbers += f"{self._accuracy} {accuracy:.1%}  "
         numbers += f"{pace(images_per_second)} images/s{self._time_left(step)}"
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step, numbers=numbers)

@@ -37,7 +37,7 @@ class Watcher(Protocol):
 
     def looking(self, done: int, total: int) -> None: ...
 
-    def start(self, total_steps: int, start_step: int = 0) -> None: ...
+    def start(self, total_steps: int, start_step: int = 0, accuracy: str = "accuracy") -> None: ...
 
     def step(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None: ...
 
@@ -164,7 +164,7 @@ class Session:
         """
         trainer = self.trainer
         due = self._evaluation_steps()
-        self.watcher.start(trainer.total_steps, trainer.step)
+        self.watcher.start(trainer.total_steps, trainer.step, trainer.task.hits_name)
         if trainer.step == 0:
             self.save()
         self.files.starting.unlink(missing_ok=True)

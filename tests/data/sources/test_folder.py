@@ -184,7 +184,12 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 def test_images_without_class_folders(make_folder: MakeFolder) -> None:
     with pytest.raises(DepthwiseError, match=r"side by side.*one folder a class"):
-        open_dataset(str(make_folder({"cat": 3}) / "cat"))
+        open_dataset(str(folder := make_folder({"cat": 3}) / "cat"))
+    next(folder.glob("*.*")).with_suffix(".txt").write_text("grey")
+    with pytest.raises(
+        DepthwiseError, match=r"or take the keywords in .*\.txt and others by --labels-from sidecar"
+    ):
+        open_dataset(str(folder))
 
 
 def test_a_folder_too_high(make_folder: MakeFolder) -> None:

@@ -31,7 +31,7 @@ class Chosen(NamedTuple):
     """Columns of a table by what they hold, None for none. separator: between labels in a text."""
 
     path: str
-    label: str
+    label: str | None
     part: str | None
     negative: str | None
     separator: str | None
@@ -40,7 +40,7 @@ class Chosen(NamedTuple):
     @property
     def names(self) -> list[str]:
         """Of the columns that are read."""
-        return [self.path, self.label, *filter(None, (self.part, self.negative))]
+        return [self.path, *filter(None, (self.label, self.part, self.negative))]
 
 
 def choose(table: Table, columns: Columns) -> Chosen:
@@ -61,6 +61,23 @@ def choose(table: Table, columns: Columns) -> Chosen:
             f"column {twice} of {table.path} is asked for twice: each column holds one thing"
         )
     return _surveyed(table, chosen, columns)
+
+
+def choose_images(table: Table, columns: Columns, kept: Columns) -> Chosen:
+    """Of a table whose labels nobody asks for: the column of paths, the only one if there is no other, and of parts.
+
+    kept: what a training was given, used as far as the table has such columns. Raises DepthwiseError.
+    """
+    names = table.names
+    path = columns.path_column or (kept.path_column if kept.path_column in names else None)
+    if path is None and len(names) == 1:
+        (path,) = names
+    path = _required(table, path, PATHS, "--path-column", "paths of images")
+    parts = [name for name in names if name == kept.split_column] or [
+        name for name in names if _plain(name) in PARTS
+    ]
+    part = parts[0] if len(parts) == 1 and parts[0] != path else None
+    return _surveyed(table, Chosen(path, None, part, None, None, ()), columns)
 
 
 def _required(table: Table, asked: str | None, known: frozenset[str], option: str, what: str) -> str:
@@ -93,19 +110,17 @@ def _plain(name: str) -> str:
 def _surveyed(table: Table, chosen: Chosen, columns: Columns) -> Chosen:
     """`chosen`, with the separator that the labels have, and without a part that nobody asked for and that is none."""
     separators: dict[str, str] = {}
-    commas, odd_part = "", None
+    commas = ""
+    places = {name: place for place, name in enumerate(chosen.names)}
+    of_labels = [places[name] for name in (chosen.label, chosen.negative) if name]
     for _, values in table.rows(chosen.names):
-        for text in _texts(values[1], values[3 if chosen.part else 2] if chosen.negative else None):
+        for text in _texts(*(values[place] for place in of_labels)):
             separators |= {c: text for c in SEPARATORS if c in text}
             commas = commas or (text if "," in text else "")
-        if (
-            chosen.part
-            and not (isinstance(values[2], str) and part_of(values[2].strip()))
-            and odd_part is None
-        ):
-            odd_part = values[2]
-            chosen = _without_part(table, chosen, columns, odd_part)
-            return _surveyed(table, chosen, columns)
+        if chosen.part:
+            part = values[places[chosen.part]]
+            if not (isinstance(part, str) and part_of(part.strip())):
+                return _surveyed(table, _without_part(table, chosen, columns, part), columns)
     if chosen.separator is not None:
         return chosen
     if len(separators) > 1:

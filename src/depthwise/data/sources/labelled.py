@@ -93,6 +93,18 @@ class Labelled:
         """What lists all that is wrong."""
         return " ".join(["depthwise data check", quote_path(self.path), *map(quote, self.columns.words())])
 
+    def images(self) -> dict[str, Split]:
+        """Those that can be read, by part if that is given, else as "all", whatever their labels: by their names."""
+        rows = replace(
+            self.readable, images=np.empty(0, np.int64), numbers=np.empty(0, np.int32), several=True
+        )
+        parts = {
+            "all" if k == NO_PART else PARTS[k]: rows.parts == k for k in sorted(set(rows.parts.tolist()))
+        }
+        return {
+            part: _split(self, rows.only(inside), _channels(self, rows)) for part, inside in parts.items()
+        }
+
     def dataset(self, *, seed: int = 0, max_bad: float = MAX_BAD_FRACTION, whole: bool = False) -> Dataset:
         return build(self, seed=seed, max_bad=max_bad, whole=whole)
 
@@ -143,8 +155,7 @@ def build(source: Labelled, *, seed: int, max_bad: float, whole: bool) -> Datase
         )
     parts, split_source, divided_by = _parts(source, rows, seed, whole)
     notes += () if whole else _lacking(rows, parts, classes)
-    grey = bool((source.facts.rows["channels"][rows.places] == 1).all())
-    channels = source.channels or (1 if grey else 3)
+    channels = _channels(source, rows)
     fingerprint, earlier = source.fingerprints
     return Dataset(
         name=source.path.resolve().name,
@@ -166,6 +177,11 @@ def build(source: Labelled, *, seed: int, max_bad: float, whole: bool) -> Datase
         unknown_labels=vocabulary.unknown,
         task=_task(rows, columns),
     )
+
+
+def _channels(source: Labelled, rows: Rows) -> int:
+    grey = bool((source.facts.rows["channels"][rows.places] == 1).all())
+    return source.channels or (1 if grey else 3)
 
 
 def _task(rows: Rows, columns: Columns) -> str:

@@ -338,9 +338,18 @@ def _one_class(label: str, *folders: str) -> str:
     return f"{spelled} are two spellings of one class, {label}: they are taken together"
 
 
+def _is_sidecar(name: str) -> bool:
+    return name.endswith((".txt", ".xmp"))
+
+
 def _remedy(root: Path, top: _Entries) -> str:
-    if _images(root, top)[0]:
-        return "its images stand side by side, sort them into one folder a class"
+    if images := _images(root, top)[0]:
+        stems = {os.path.splitext(name)[0] for name in images}
+        beside = next(
+            (name for name in top.files if os.path.splitext(name)[0] in stems and _is_sidecar(name)), ""
+        )
+        keywords = f", or take the keywords in {beside} and others by --labels-from sidecar" if beside else ""
+        return f"its images stand side by side, sort them into one folder a class{keywords}"
     deeper: dict[str, str] = {}
     for folder in top.folders:
         for inner in _entries(root, folder).folders:

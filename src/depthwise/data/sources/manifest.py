@@ -1,6 +1,6 @@
 """A manifest: a table, or one for each part, that names images or holds them, and says their labels."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from depthwise.data.sources.chosen import Chosen, choose
 from depthwise.data.sources.labelled import Labelled
 from depthwise.data.sources.listing import part_of, passed_over
 from depthwise.data.sources.rows import PARTS, Read, Rows, gather
-from depthwise.data.sources.tables import HOLDING, SUFFIXES, TAR, open_table
+from depthwise.data.sources.tables import HOLDING, SUFFIXES, TAR, Table, open_table
 from depthwise.data.sources.verify import Files, Looking
 from depthwise.errors import DepthwiseError
 from depthwise.words import number_of
@@ -63,14 +63,23 @@ def _files(path: Path) -> Iterator[Path]:
             yield entry
 
 
-def read_manifest(path: Path, files: Manifests, columns: Columns, looking: Looking) -> Labelled:
-    """Reads the `files` that `path` means and verifies the images they name. Raises DepthwiseError."""
+def read_manifest(
+    path: Path,
+    files: Manifests,
+    columns: Columns,
+    looking: Looking,
+    chooser: Callable[[Table, Columns], Chosen] = choose,
+) -> Labelled:
+    """Reads the `files` that `path` means, the columns that `chooser` chooses, and verifies the images they name.
+
+    Raises DepthwiseError.
+    """
     root = Path(columns.image_root or next(iter(files.values()))[0].parent)
     reads = []
     for part, of_part in files.items():
         for file in of_part:
             table = open_table(file, str(file.relative_to(path)) if path.is_dir() else file.name)
-            chosen = choose(table, columns)
+            chosen = chooser(table, columns)
             reads.append(Read(table, chosen._replace(part=None) if part else chosen, part or None))
     rows = gather(reads, root, columns)
     store = _store(reads) or Files(root)
@@ -79,7 +88,8 @@ def read_manifest(path: Path, files: Manifests, columns: Columns, looking: Looki
     first = reads[0].chosen
     given = names if reads[0].part else f"column {first.part}"
     where = f"the image from {first.path}" if not isinstance(store, Files) else f"its path from {first.path}"
-    notes = (f"{names}: {_about(rows, first)}, {where}", *first.notes, *_about_labels(rows))
+    about = f"{_about(rows, first)}, {where}" if first.label else f"images, {where}"
+    notes = (f"{names}: {about}", *first.notes, *_about_labels(rows))
     return Labelled(path, store, rows, given, notes, columns, *verified, looking.decoding, looking.channels)
 
 

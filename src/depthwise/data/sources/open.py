@@ -1,16 +1,20 @@
 """A data set from what a person calls it: the one place that tells kinds of sources apart."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import torch
+
 from depthwise.data.columns import Columns
-from depthwise.data.dataset import Dataset
+from depthwise.data.dataset import BadImage, Dataset, FileSplit, Split
 from depthwise.data.image import CHANNELS, DEFAULT, Decoding
 from depthwise.data.sources.arrays import open_arrays
+from depthwise.data.sources.chosen import choose_images
 from depthwise.data.sources.folder import look_at
-from depthwise.data.sources.listing import has_part_folders
+from depthwise.data.sources.listing import has_part_folders, images_below, part_of
 from depthwise.data.sources.manifest import manifests, read_manifest
 from depthwise.data.sources.shard_manifest import is_shards
 from depthwise.data.sources.source import MAX_BAD_FRACTION, Ready, Source
@@ -117,6 +121,61 @@ def open_source(
         return read_manifest(folder, files, replace(asked, labels_from=None), looking)
     _refuse_columns(columns, os.fspath(spec))
     return look_at(folder, nested=nested, **looking._asdict())
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images without what they show, by part ("all" where none is given), those that cannot be read, and sentences."""
+
+    splits: Mapping[str, Split]
+    bad: tuple[BadImage, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def open_images(
+    spec: str | os.PathLike[str] | Dataset,
+    *,
+    channels: int | None = None,
+    workers: int = 2,
+    progress: Progress | None = None,
+    decoding: Decoding = DEFAULT,
+    columns: Columns | None = None,
+    kept_columns: Any = None,
+) -> Images:
+    """The images of `spec`, labelled or not; the arguments are as for `open_source`.
+
+    A manifest need not have labels, and a folder of images no classes: of such a folder all images below it are meant,
+    and they are not looked over. kept_columns: used as far as a manifest has them. Raises DepthwiseError.
+    """
+    folder = None if isinstance(spec, Dataset) else locate(spec)
+    called = spec.name if isinstance(spec, Dataset) else os.fspath(spec)
+    if folder is None or is_shards(folder):
+        _refuse_columns(columns, called)
+        source = open_source(spec, channels=channels, workers=workers, progress=progress, decoding=decoding)
+        dataset = source.dataset(max_bad=1.0, whole=True)
+        return Images(dataset.splits, dataset.bad, dataset.notes)
+    divided = folder.is_dir() and has_part_folders(folder)
+    if not divided and (files := manifests(folder)):
+        kept = Columns.asked(kept_columns) or Columns()
+        asked = Columns.asked(kept_columns, columns) or Columns()
+        chosen = partial(choose_images, kept=kept)
+        looking = Looking(workers, progress, False, decoding, channels)
+        read = read_manifest(folder, files, asked, looking, chosen)
+        return Images(read.images(), tuple(read.bad), read.notes)
+    _refuse_columns(columns, called)
+    found: dict[str, list[str]] = {}
+    for path in images_below(folder):
+        name = os.path.relpath(path, folder)
+        part = part_of(name.partition(os.sep)[0]) if divided else None
+        found.setdefault(part or "all", []).append(name)
+    return Images(
+        {
+            part: FileSplit(
+                names, torch.zeros(len(names), dtype=torch.int64), channels or 3, str(folder), decoding
+            )
+            for part, names in found.items()
+        }
+    )
 
 
 def _refuse_columns(columns: Columns | None, spec: str, names: Sequence[str] | None = None) -> None:

@@ -98,7 +98,8 @@ class _Gathering:
         chosen = read.chosen
         self.several |= chosen.separator is not None or chosen.negative is not None
         for line, values in read.table.rows(chosen.names):
-            path, label, *others = values
+            path, *others = values
+            label = others.pop(0) if chosen.label else None
             where = read.table.where(line)
             part = read.part or (part_of(others[0].strip()) if chosen.part else None)
             image = self._image(_below(path, self.root, where), part, where)
