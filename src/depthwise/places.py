@@ -18,8 +18,41 @@ def is_uri(spec: object) -> bool:
     return isinstance(spec, str) and re.match("[a-z][a-z0-9+.-]+://", spec) is not None
 
 
+_PART = "(?:train|val|test)="
+
+
+def named_parts(spec: object) -> dict[str, Path]:
+    """What `spec` names for each part, as train=a.csv,val=b.csv; nothing for one of another form.
+
+    Raises UsageError for a part that is named twice, or is not there.
+    """
+    if not isinstance(spec, str | os.PathLike) or os.path.lexists(spec):
+        return {}
+    text = os.fspath(spec)
+    if not re.match(_PART, text):
+        return {}
+    found: dict[str, Path] = {}
+    for piece in re.split(f",(?={_PART})", text):
+        part, _, name = piece.partition("=")
+        if part in found:
+            raise UsageError(f"{text!r} names its {part} part twice: name each once")
+        if not name or not os.path.exists(name):
+            raise UsageError(
+                f"{name!r}, the {part} part of {text!r}, is not there: give a manifest or a folder of CLASS/IMAGE"
+            )
+        found[part] = Path(name)
+    return found
+
+
+def short_name(spec: str | os.PathLike[str]) -> str:
+    """What a data set is called, without where it lies."""
+    if parts := named_parts(spec):
+        return ",".join(f"{part}={path.name}" for part, path in parts.items())
+    return Path(spec).resolve().name
+
+
 def locate(spec: str | os.PathLike[str]) -> Path | None:
-    """The folder that `spec` is, or None for a built-in set and for a place that is no path.
+    """The folder or file that `spec` is, or None for a built-in set and for a place that is no path.
 
     The name of a built-in set means that set, everywhere; a folder of that name is meant by any other way to write
     it, ./digits or digits/, and by a Path. Raises UsageError if there is nothing of the name.
@@ -27,7 +60,7 @@ def locate(spec: str | os.PathLike[str]) -> Path | None:
     if is_uri(spec) or (isinstance(spec, str) and spec in ARRAY_SETS):
         return None
     _check_path(spec, "data set")
-    if not Path(spec).exists():
+    if not named_parts(spec) and not Path(spec).exists():
         known = " or ".join(ARRAY_SETS)
         raise UsageError(
             f"{os.fspath(spec)!r} is not there: give a folder of CLASS/IMAGE, or a built-in set, {known}"
@@ -37,6 +70,8 @@ def locate(spec: str | os.PathLike[str]) -> Path | None:
 
 def absolute(spec: str | os.PathLike[str]) -> str:
     """`spec` as it can be written down and found again from another directory."""
+    if parts := named_parts(spec):
+        return ",".join(f"{part}={os.path.abspath(path)}" for part, path in parts.items())
     return os.fspath(spec) if locate(spec) is None else os.path.abspath(spec)
 
 

@@ -62,7 +62,8 @@ Data = Annotated[
     str,
     Parameter(
         help="A folder of images, one subfolder a class (with train/, val/ and test/ above them or without), "
-        "a manifest (CSV, TSV, JSON lines, parquet), tars, a folder of shards, or digits or fashion-mnist."
+        "a manifest (CSV, TSV, JSON lines, parquet), tars, a folder of shards, or digits or fashion-mnist; "
+        "or a manifest or such a folder for each part, train=a.csv,val=b.csv."
     ),
 ]
 

@@ -34,6 +34,7 @@ from depthwise.data.sources.verify import Files
 from depthwise.data.targets import SEVERAL, LabelLists
 from depthwise.data.vocabulary import choose_classes
 from depthwise.errors import DepthwiseError
+from depthwise.places import short_name
 from depthwise.words import number_of, quote, quote_path
 
 if TYPE_CHECKING:  # which takes Arrow, and sets of other kinds do without
@@ -158,7 +159,7 @@ def build(source: Labelled, *, seed: int, max_bad: float, whole: bool) -> Datase
     channels = _channels(source, rows)
     fingerprint, earlier = source.fingerprints
     return Dataset(
-        name=source.path.resolve().name,
+        name=short_name(source.path),
         classes=classes,
         splits={part: _split(source, rows.only(inside), channels) for part, inside in parts.items()},
         channels=channels,

@@ -81,10 +81,15 @@ def read_manifest(
             table = open_table(file, str(file.relative_to(path)) if path.is_dir() else file.name)
             chosen = chooser(table, columns)
             reads.append(Read(table, chosen._replace(part=None) if part else chosen, part or None))
+    return labelled(path, reads, root, columns, looking)
+
+
+def labelled(path: Path, reads: Sequence[Read], root: Path, columns: Columns, looking: Looking) -> Labelled:
+    """What tables say of images whose paths begin in `root`, verified; `path` is what a person calls it all."""
     rows = gather(reads, root, columns)
     store = _store(reads) or Files(root)
     verified = looking.verify(store, rows.names)
-    names = some([file.name for of_part in files.values() for file in of_part], joint=" and ", most=3)
+    names = some([read.table.path.name for read in reads], joint=" and ", most=3)
     first = reads[0].chosen
     given = names if reads[0].part else f"column {first.part}"
     where = f"the image from {first.path}" if not isinstance(store, Files) else f"its path from {first.path}"
@@ -94,17 +99,27 @@ def read_manifest(
 
 
 def _store(reads: Sequence[Read]) -> "Images | Members | None":
-    """The images, if the tables hold them."""
-    if reads[0].table.path.suffix.lower() == TAR:
+    """The images, if the tables hold them. Raises DepthwiseError if some of them do."""
+    kinds = [read.table.path.suffix.lower() if read.table.path.is_file() else "" for read in reads]
+    if not set(kinds) & set(HOLDING):
+        return None
+    if TAR not in kinds:
+        from depthwise.data.sources.parquet import Parquet, images_of
+
+        tables = [read.table for read in reads if isinstance(read.table, Parquet)]
+        names = [read.chosen.path for read in reads if isinstance(read.table, Parquet)]
+        found = images_of(tables, names)
+        if found is None or len(tables) == len(reads):
+            return found
+    elif set(kinds) == {TAR}:
         from depthwise.data.sources.tars import Members, Tar
 
         return Members.of([read.table for read in reads if isinstance(read.table, Tar)])
-    if reads[0].table.path.suffix.lower() not in HOLDING:
-        return None
-    from depthwise.data.sources.parquet import Parquet, images_of
-
-    tables = [read.table for read in reads if isinstance(read.table, Parquet)]
-    return images_of(tables, [read.chosen.path for read in reads])
+    holding = next(read for read, kind in zip(reads, kinds, strict=True) if kind in HOLDING)
+    other = next(read for read, kind in zip(reads, kinds, strict=True) if kind != kinds[reads.index(holding)])
+    raise DepthwiseError(
+        f"{holding.table.path} holds its images and {other.table.path} does not, or otherwise: make the parts alike"
+    )
 
 
 def _about(rows: Rows, chosen: Chosen) -> str:

@@ -12,16 +12,17 @@ from depthwise.data.columns import Columns
 from depthwise.data.dataset import BadImage, Dataset, FileSplit, Split
 from depthwise.data.image import CHANNELS, DEFAULT, Decoding
 from depthwise.data.sources.arrays import open_arrays
-from depthwise.data.sources.chosen import choose_images
+from depthwise.data.sources.chosen import choose, choose_images
 from depthwise.data.sources.folder import look_at
 from depthwise.data.sources.listing import has_part_folders, images_below, part_of
 from depthwise.data.sources.manifest import manifests, read_manifest
+from depthwise.data.sources.parted import read_parts
 from depthwise.data.sources.shard_manifest import is_shards
 from depthwise.data.sources.source import MAX_BAD_FRACTION, Ready, Source
 from depthwise.data.sources.tagged import FOR_TABLES, read_tagged
 from depthwise.data.sources.verify import Looking, Progress
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.places import is_uri, locate, name_note
+from depthwise.places import is_uri, locate, name_note, named_parts
 
 
 def open_dataset(
@@ -39,7 +40,8 @@ def open_dataset(
     kept_columns: Any = None,
 ) -> Dataset:
     """The data set `spec`: one of ARRAY_SETS, a folder of CLASS/IMAGE with or without train, val, test above, or a
-    manifest (CSV, TSV, JSON lines, parquet, tar), or a folder with one a part, train.csv and val.csv.
+    manifest (CSV, TSV, JSON lines, parquet, tar), or a folder with one a part, train.csv and val.csv; or any of these
+    for each part, as train=a.csv,val=b.csv.
 
     A Dataset that is made already is taken as it is.
 
@@ -112,6 +114,11 @@ def open_source(
 
         return open_shards(folder, **looking._asdict())
     asked = Columns.asked(kept_columns, columns) or Columns()
+    if parts := named_parts(spec):
+        _refuse_columns(columns, os.fspath(spec), ("labels_from",))
+        return read_parts(
+            os.fspath(spec), parts, replace(asked, labels_from=None), looking, choose, nested=nested
+        )
     if asked.labels_from and folder.is_dir():
         _refuse_columns(columns, os.fspath(spec), FOR_TABLES)
         return read_tagged(folder, asked, looking)
@@ -154,12 +161,14 @@ def open_images(
         source = open_source(spec, channels=channels, workers=workers, progress=progress, decoding=decoding)
         dataset = source.dataset(max_bad=1.0, whole=True)
         return Images(dataset.splits, dataset.bad, dataset.notes)
+    kept, asked = (Columns.asked(kept_columns, given) or Columns() for given in (None, columns))
+    chosen = partial(choose_images, kept=kept)
+    looking = Looking(workers, progress, False, decoding, channels)
+    if parts := named_parts(spec):
+        read = read_parts(called, parts, asked, looking, chosen)
+        return Images(read.images(), tuple(read.bad), read.notes)
     divided = folder.is_dir() and has_part_folders(folder)
     if not divided and (files := manifests(folder)):
-        kept = Columns.asked(kept_columns) or Columns()
-        asked = Columns.asked(kept_columns, columns) or Columns()
-        chosen = partial(choose_images, kept=kept)
-        looking = Looking(workers, progress, False, decoding, channels)
         read = read_manifest(folder, files, asked, looking, chosen)
         return Images(read.images(), tuple(read.bad), read.notes)
     _refuse_columns(columns, called)

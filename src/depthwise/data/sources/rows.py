@@ -27,11 +27,15 @@ Int64 = NDArray[np.int64]
 
 
 class Read(NamedTuple):
-    """A table, what its columns hold, and the part that all its images are in, if the file says it."""
+    """A table, what its columns hold, and the part that all its images are in, if the file says it.
+
+    base: where its paths begin, below the root of all.
+    """
 
     table: Table
     chosen: Chosen
     part: str | None = None
+    base: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +99,14 @@ class _Gathering:
         self._passed_over = frozenset(map(composed, self.columns.ignore))
 
     def add(self, read: Read) -> None:
-        chosen = read.chosen
+        chosen, base = read.chosen, os.path.join(self.root, read.base)
         self.several |= chosen.separator is not None or chosen.negative is not None
         for line, values in read.table.rows(chosen.names):
             path, *others = values
             label = others.pop(0) if chosen.label else None
             where = read.table.where(line)
             part = read.part or (part_of(others[0].strip()) if chosen.part else None)
-            image = self._image(_below(path, self.root, where), part, where)
+            image = self._image(os.path.join(read.base, _below(path, base, where)), part, where)
             for number in self._numbers(label, chosen.separator, where):
                 self._pair(image, number)
             if chosen.negative:
