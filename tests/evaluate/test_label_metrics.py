@@ -121,6 +121,18 @@ def test_no_threshold_gives_a_label_a_higher_f1_than_its_best() -> None:
         assert k == 7 or float(found.best_f1[k]) == pytest.approx(max(f1))
 
 
+def test_a_label_that_no_score_tells_is_not_said_of_every_image() -> None:
+    truth = torch.arange(400) % 40 == 0
+    scores = torch.randn(400, generator=torch.Generator().manual_seed(1))
+    highest, threshold = rankings.exact_cuts(scores, truth).best
+    assert 0 < int((scores >= threshold).sum()) <= 2 * int(truth.sum())
+    said = torch.arange(1, 21)
+    hits = truth[scores.argsort(descending=True)].cumsum(0)[:20]
+    assert highest == pytest.approx(float((2 * hits / (said + truth.sum())).max()))
+    highest, threshold = rankings.exact_cuts(torch.zeros(400), truth).best
+    assert (highest, threshold) == (0.0, 1.0)
+
+
 def test_means_over_images_by_a_loop() -> None:
     logits, targets = drawn()
     truth = truth_of(targets, NUM_CLASSES, False) == 1

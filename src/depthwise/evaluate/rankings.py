@@ -18,6 +18,10 @@ NUM_STEPS, STEP = 1024, 1 / 32
 """Of the logit, from -16 to 16; what is beyond counts as at the end."""
 
 
+MOST_OFTEN = 2
+"""Times as often as a class is there, a tuned threshold may say it."""
+
+
 class Cuts(NamedTuple):
     """What each threshold gives: at the score `lowest` float32 [M] and above, `said` float64 [M] images, `hits` of
     them rightly. Scores fall from cut to cut; equal scores are one cut."""
@@ -36,10 +40,14 @@ class Cuts(NamedTuple):
     def best(self) -> tuple[float, float]:
         """The highest F1, and the score from which on to say the class for it; needs a positive.
 
-        The threshold lies midway to the next lower score. Of equal F1, the highest threshold.
+        The class is said of at most MOST_OFTEN times as many images as are of it: of a class that a network does not
+        know, F1 alone is highest where it is said of every image (Lipton 2014, arXiv 1402.1892). The threshold lies
+        midway to the next lower score. Of equal F1, the highest threshold; (0, above all scores) if there is none.
         """
         f1 = 2 * self.hits / (self.said + self.hits[-1])
-        highest, at = f1.max(0)
+        highest, at = f1.masked_fill(self.said > MOST_OFTEN * self.hits[-1], 0.0).max(0)
+        if highest == 0:
+            return 0.0, float(self.lowest[0]) + 1
         k = int(at)
         lowest = float(self.lowest[k])
         below = float(self.lowest[k + 1]) if k + 1 < len(self.lowest) else lowest - 1
