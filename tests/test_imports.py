@@ -39,6 +39,21 @@ IMPORTS: dict[str, set[str]] = {
     "train": {"analysis", "bounds", "bundle", "data", "evaluate", "modes", "native", "tasks", "writing"},
     "recipes": {"data", "train"},
     "bench": {"evaluate", "infer", "models", "native", "stops", "telemetry", "timing", "writing"},
+    "comparison": {
+        "analysis",
+        "data",
+        "evaluate",
+        "models",
+        "modes",
+        "native",
+        "recipes",
+        "stops",
+        "timing",
+        "train",
+        "writing",
+    },
+    "comparison.worker": {"data", "job", "stops", "telemetry", "train"},
+    "experiments": {"bounds", "comparison", "models", "train"},
     "job": {"bundle", "data", "evaluate", "infer", "models", "places", "recipes", "ship", "train"},
 }
 EVERYWHERE = {"errors", "words"}

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from math import ceil, floor
 from statistics import median
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from depthwise.models.catalogue import MAX_PARAMETERS, TooLargeError
 from depthwise.modes import in_mode
 from depthwise.timing import in_turns, seconds
 
-STEP = 1000  # widths are told apart to a thousandth
+TICKS, FINE_TICKS = 1000, 10_000  # widths to 1 that are told apart, and of channels in finer steps than 8
 NARROWEST, WIDEST = 1 / 64, 64.0
 ROUNDS = 11
 REFINEMENTS, CANDIDATES = 3, 5  # of the measured search: each narrows the interval to a fifth
@@ -61,8 +61,8 @@ def match(
 
     The budget is one of: all parameters; multiply-adds for one image of `size` (the network's own unless given);
     or milliseconds of a forward pass of `batch` such images in evaluation mode, float32, channels-last, on this
-    machine's CPU with the threads that PyTorch is set to. Widths move in thousandths, but channels in steps of
-    `step`, so what is reached lies below the budget: it is in the answer.
+    machine's CPU with the threads that PyTorch is set to. Widths move in thousandths, or tenths of them for another
+    `step` than 8, but channels in steps of `step`, so what is reached lies below the budget: it is in the answer.
 
     Milliseconds are medians of runs in which the candidates take turns. Widths around the answer that differ by
     less than the machine's noise are not told apart.
@@ -90,13 +90,11 @@ def match(
 
     def count(width: float) -> _Found:
         with torch.device("meta"):
-            module = build(width)
-        return _Found(
-            width, sum(p.numel() for p in module.parameters()), multiply_adds(module, shape(module))
-        )
+            return _Found(width, build(width), shape)
 
     if milliseconds is None:
-        found = _widest(count, kind, budget, f"{name} of {kind}={budget:,.0f}")
+        ticks = TICKS if step == 8 else FINE_TICKS
+        found = _widest(count, kind, budget, f"{name} of {kind}={budget:,.0f}", ticks)
         return Match(argument(found.width), found.parameters, found.macs)
 
     def measure(widths: Sequence[float]) -> list[float]:
@@ -120,17 +118,25 @@ def latencies(modules: Sequence[nn.Module], image: Tensor, rounds: int = ROUNDS)
     return [1000 * median(each) for each in taken.values()]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Found:
-    """What the network costs at a width."""
+    """The network at a width, without memory, and what it costs, which is counted when it is asked for."""
 
     width: float
-    parameters: int
-    macs: int
+    module: nn.Module
+    shape: Callable[[Any], tuple[int, int, int]]
+
+    @cached_property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.module.parameters())
+
+    @cached_property
+    def macs(self) -> int:
+        return multiply_adds(self.module, self.shape(self.module))
 
 
-def _widest(count: Callable[[float], _Found], kind: str, budget: float, wanted: str) -> _Found:
-    """Bisection over thousandths, from the largest power of two within the budget to the next."""
+def _widest(count: Callable[[float], _Found], kind: str, budget: float, wanted: str, ticks: int) -> _Found:
+    """Bisection over steps of 1 / ticks, from the largest power of two within the budget to the next."""
 
     def counted(width: float) -> _Found | None:
         try:
@@ -157,14 +163,17 @@ def _widest(count: Callable[[float], _Found], kind: str, budget: float, wanted: 
             raise DepthwiseError(
                 f"{wanted} is wider than {WIDEST:g} times the network: give a smaller budget"
             )
-    narrow, wide = floor(low * STEP), ceil(2 * low * STEP)
+    narrow, wide = floor(low * ticks), ceil(2 * low * ticks)
     while wide - narrow > 1:
         middle = (narrow + wide) // 2
-        narrow, wide = (middle, wide) if fits(middle / STEP) else (narrow, middle)
-    found = count(narrow / STEP)
+        narrow, wide = (middle, wide) if fits(middle / ticks) else (narrow, middle)
+    found = count(narrow / ticks)
     # Of the widths that make this network, one that a person would write: 1 rather than 1.003.
     rounded = (counted(width) for digits in range(3) if (width := round(found.width, digits)) > 0)
-    return next((same for same in rounded if same and replace(same, width=found.width) == found), found)
+    return next(
+        (one for one in rounded if one and (one.parameters, one.macs) == (found.parameters, found.macs)),
+        found,
+    )
 
 
 def _fastest(

@@ -13,7 +13,20 @@ from typing import cast
 from cyclopts import App, CycloptsError, Parameter
 
 from depthwise import telemetry
-from depthwise.cli import bench, compile, cost, data, draw, evaluate, export, import_, models, predict, train
+from depthwise.cli import (
+    bench,
+    compile,
+    cost,
+    data,
+    draw,
+    evaluate,
+    experiment,
+    export,
+    import_,
+    models,
+    predict,
+    train,
+)
 from depthwise.cli.limits import limit_reached, spare_threads, try_torch_first
 from depthwise.cli.options import STANDARD_INPUT, command, whole_numbers
 from depthwise.cli.output import note
@@ -56,6 +69,7 @@ app.command(command(models.models))
 app.command(command(cost.cost))
 app.command(command(draw.draw))
 app.command(data.app)
+app.command(experiment.app)
 
 
 @in_a_shell()

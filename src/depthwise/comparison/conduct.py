@@ -1,0 +1,244 @@
+"""Do an experiment: open the data, settle the arms, do what runs are left, take times, and say what came of it."""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from depthwise import native
+from depthwise.comparison.experiment import Experiment
+from depthwise.comparison.jobs import Run, Share, do_all
+from depthwise.comparison.outcome import Outcome, read_outcome
+from depthwise.comparison.plan import Asked, Place, Planned, arms_of, outstanding, planned, same_question
+from depthwise.comparison.report import write_page
+from depthwise.comparison.results import Results
+from depthwise.comparison.setting import Scale, Setting
+from depthwise.comparison.speed import Taken, take
+from depthwise.data import region
+from depthwise.data.columns import Columns
+from depthwise.data.dataset import Dataset, require_trainable
+from depthwise.data.sources.open import open_dataset
+from depthwise.errors import DepthwiseError
+from depthwise.recipes import Traits
+from depthwise.train.files import RunFiles, environment, write_json
+from depthwise.train.run import choose_device
+from depthwise.words import number_of
+from depthwise.writing import locked
+
+Build = Callable[[Setting], Experiment]
+
+LOCK = ".lock"
+
+
+class Watcher(Protocol):
+    """Who looks on while an experiment is done."""
+
+    def message(self, text: str) -> None:
+        """A line that stays."""
+
+    def now(self, text: str) -> None:
+        """What is being done, until the next."""
+
+    def looking(self, done: int, total: int) -> None:
+        """Of so many images, so many have been looked over."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """An experiment to be done: its name and how it is built, on which data, at which scale, with how many seeds.
+
+    arms: plain values from which `build` makes the arms, where they are not the experiment's own.
+    """
+
+    name: str
+    build: Build
+    scale: str
+    data: str
+    seeds: int = 3
+    columns: Columns | None = None
+    arms: Any = None
+
+
+def conduct(order: Order, place: Place, share: Share, watcher: Watcher, *, force: bool = False) -> Results:
+    """Do what is left of an experiment in `place`, and write results and report.
+
+    Runs that are finished and equal, in `place.runs`, are taken as they are; one that was stopped goes on. `force` asks
+    another question in a place that has one; no run is removed.
+
+    Raises DepthwiseError where `place` holds another question, or a run cannot be done; KeyboardInterrupt for Ctrl-C,
+    after checkpoints.
+    """
+    place.root.mkdir(parents=True, exist_ok=True)
+    place.runs.mkdir(parents=True, exist_ok=True)
+    with (
+        locked(place.root / LOCK, place.root, "wait until it ends, or choose another --out"),
+        locked(place.runs / LOCK, place.runs, "wait until it ends, or choose another --runs"),
+    ):
+        before = place.read()
+        watcher.now("looking over the images")
+        asked = settled(order, share, watcher)
+        if before and not same_question(before, asked) and not force:
+            raise DepthwiseError(
+                f"{place.root} holds the experiment {before.name} at scale {before.scale} on {before.data}: choose "
+                f"another --out, or replace it with --force"
+            )
+        if before and same_question(before, asked):
+            asked = replace(asked, kept=before.kept, seeds=max(asked.seeds, before.seeds))
+        setting = asked.setting
+        watcher.now("bringing the arms to one budget")
+        experiment = order.build(setting)
+        arms_of(experiment)
+        asked = replace(asked, kept=setting.kept)
+        place.write(asked)
+        runs = planned(experiment, asked, place.runs)
+        _do_runs(runs, asked, share, watcher)
+        speed = _timed(experiment, setting, place, share, watcher)
+        results = _collected(experiment, asked, setting, runs, speed)
+        write_page(results, place)
+        return results
+
+
+def setting_for(scale: Scale, data: str | None, columns: Columns | None, watcher: Watcher) -> Setting:
+    """That of the scale for a data set, or, without one, for the set that the scale was made for."""
+    if data is None:
+        return Setting(scale, scale.data)
+    dataset = _opened(data, columns, watcher)
+    return Setting(scale, Traits.of(dataset), dataset.channels)
+
+
+def settled(order: Order, share: Share, watcher: Watcher) -> Asked:
+    """What is asked, with what was seen of the data."""
+    dataset = _opened(order.data, order.columns, watcher)
+    facts = environment(choose_device(share.device), native.status(), region.status())
+    return Asked(
+        name=order.name,
+        scale=order.scale,
+        data=os.path.abspath(order.data) if os.path.exists(order.data) else order.data,
+        fingerprint=dataset.fingerprint,
+        channels=dataset.channels,
+        traits=vars(Traits.of(dataset)),
+        seeds=order.seeds,
+        environment={**facts, "threads": str(share.threads)},
+        columns=order.columns.to_json() if order.columns else None,
+        arms=order.arms,
+    )
+
+
+def reported(build: Build, place: Place) -> Results:
+    """Results and report anew, of the runs that are finished so far.
+
+    Raises DepthwiseError if none is, or no experiment was asked for in `place`.
+    """
+    asked = place.read()
+    if asked is None:
+        raise DepthwiseError(f"{place.root} holds no experiment: name the --out of one")
+    setting = asked.setting
+    experiment = build(setting)
+    runs = planned(experiment, asked, place.runs)
+    finished = [run for run in runs if RunFiles(run.out).finished]
+    if not finished and not place.speed.exists():
+        raise DepthwiseError(f"{place.root} has no finished run yet: go on with depthwise experiment run")
+    results = _collected(experiment, asked, setting, runs, _read_speed(place))
+    write_page(results, place)
+    return results
+
+
+def _opened(data: str, columns: Columns | None, watcher: Watcher) -> Dataset:
+    dataset = open_dataset(data, progress=watcher.looking, columns=columns)
+    require_trainable(dataset)
+    return dataset
+
+
+def _do_runs(runs: Sequence[Planned], asked: Asked, share: Share, watcher: Watcher) -> None:
+    """Do those that are not finished; two arms that are equal are one run."""
+    of = {run.out: run for run in runs}
+    left = [run for run in outstanding(runs) if not _is_done(run)]
+    if found := len(of) - len(left):
+        watcher.message(f"{number_of(found, 'run')} of {len(of)} are finished already, and taken as they are")
+    began, steps = time.monotonic(), Counter[Path]()
+    totals: dict[Path, int] = {}
+    done: list[Path] = []
+
+    def progress(run: Run, step: int, of_steps: int) -> None:
+        first = run.out not in totals
+        totals[run.out] = of_steps
+        if first:
+            offsets[run.out] = step
+        steps[run.out] = step - offsets[run.out]
+        watcher.now(_how_far(len(of) - len(left) + len(done), len(of), began, len(left), steps, totals))
+
+    offsets: dict[Path, int] = {}
+
+    def ended(run: Run) -> None:
+        done.append(run.out)
+        steps[run.out] = totals.get(run.out, 0)
+        planned_run = of[run.out]
+        outcome = read_outcome(run.out, planned_run.arm, planned_run.seed)
+        number = len(of) - len(left) + len(done)
+        key = "top1" if "top1" in outcome.evaluation else "map_at_100"
+        watcher.message(
+            f"{number} of {len(of)}: {planned_run.arm}, seed {planned_run.seed}: {outcome.evaluation[key]:.2%} in "
+            f"{outcome.seconds:,.0f} s"
+        )
+
+    columns = None if asked.columns is None else dict(asked.columns)
+    do_all([Run(run.out, asked.data, run.recipe, columns) for run in left], share, ended, progress)
+
+
+def _how_far(
+    done: int, of: int, began: float, left: int, steps: "Counter[Path]", totals: dict[Path, int]
+) -> str:
+    """How many runs are done, and the time that is left by the pace so far."""
+    said = f"run {min(done + 1, of)} of {of}"
+    average = sum(totals.values()) / len(totals)
+    made, all_steps = sum(steps.values()), average * left
+    if not made:
+        return said
+    seconds = (time.monotonic() - began) * (all_steps - made) / made
+    return f"{said}, about {max(1, round(seconds / 60)):,} min left"
+
+
+def _is_done(run: Planned) -> bool:
+    return RunFiles(run.out).finished
+
+
+def _timed(
+    experiment: Experiment, setting: Setting, place: Place, share: Share, watcher: Watcher
+) -> Taken | None:
+    if experiment.speed is None:
+        return None
+    if taken := _read_speed(place):
+        return taken
+    torch.set_num_threads(max(1, share.threads * share.at_once))
+    taken = take(
+        experiment,
+        experiment.speed,
+        setting,
+        share.device,
+        lambda kind, number: watcher.now(f"timing {kind}, round {number + 1}"),
+    )
+    write_json(place.speed, taken.to_json())
+    return taken
+
+
+def _read_speed(place: Place) -> Taken | None:
+    if not place.speed.exists():
+        return None
+    try:
+        return Taken.from_json(json.loads(place.speed.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DepthwiseError(f"{place.speed} cannot be read ({error}): remove it to measure again") from None
+
+
+def _collected(
+    experiment: Experiment, asked: Asked, setting: Setting, runs: Sequence[Planned], speed: Taken | None
+) -> Results:
+    outcomes: list[Outcome] = [read_outcome(run.out, run.arm, run.seed) for run in runs if _is_done(run)]
+    costs = {arm.name: setting.cost(arm.recipe) for arm in experiment.arms}
+    return Results(experiment, asked, outcomes, costs, speed, len(runs))

@@ -1,0 +1,105 @@
+"""An experiment as a value: the arms that are compared, what is claimed of them, what is measured and drawn."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from depthwise.comparison.claims import Claim
+from depthwise.comparison.outcome import TOP1, Metric
+from depthwise.train.recipe import Recipe
+
+Axis = Literal["updates", "seconds", "macs"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things compared: a recipe, of which each seed makes a run.
+
+    group: arms of one group are drawn as one line, in the order of `place`, a number on the figure's axis.
+    paper: what was published of it, by a metric's key. note: what a reader should know.
+    """
+
+    name: str
+    recipe: Recipe
+    group: str = ""
+    place: float = 0.0
+    paper: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A metric of the evaluations on the way against updates, seconds, or multiply-adds spent; a line an arm, the mean
+    over seeds, in the range of them. key: of evaluation lines of the weights that the bundle keeps."""
+
+    title: str
+    x: Axis = "updates"
+    key: str = "top1"
+    arms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dots:
+    """A metric of each arm: a dot a seed, and the mean."""
+
+    title: str
+    metric: Metric = TOP1
+    arms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A metric against the arms' `place`, a line a group. log: the axis shows powers of two. x: what it is called."""
+
+    title: str
+    x: str
+    metric: Metric = TOP1
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Costs:
+    """A metric against what each arm costs: "parameters", "macs", or "milliseconds" of an image as measured here."""
+
+    title: str
+    x: Literal["parameters", "macs", "milliseconds"]
+    metric: Metric = TOP1
+
+
+Figure = Curves | Dots | Lines | Costs
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Times to be taken of the arms in turns, on this machine: milliseconds an image of a training step, and of an
+    answer, in batches of `batch`."""
+
+    batch: int = 8
+    rounds: int = 11
+    training: bool = True
+    inference: bool = True
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is to be run and how it is judged; the rule of each claim is fixed before anything has run.
+
+    question: in a sentence. source: where the paper has it. arms: the first is what others are measured against.
+    matched: what arms of a group have in common, "parameters", "macs" or "milliseconds"; "" where they differ in cost.
+    trains: False where nothing is trained, and only `speed` taken. metrics: the first is what the page is about.
+    """
+
+    question: str
+    source: str
+    arms: tuple[Arm, ...]
+    claims: tuple[Claim, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    metrics: tuple[Metric, ...] = (TOP1,)
+    matched: Literal["", "parameters", "macs", "milliseconds"] = ""
+    speed: Speed | None = None
+    trains: bool = True
+    notes: tuple[str, ...] = ()
+
+    def arm(self, name: str) -> Arm:
+        """The arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)

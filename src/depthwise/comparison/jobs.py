@@ -1,0 +1,156 @@
+"""Runs done several at once, each in a process of its own, so that what one takes or breaks leaves the others alone."""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from depthwise.errors import DepthwiseError
+from depthwise.stops import held_back
+from depthwise.train.recipe import Recipe
+
+STOP_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of the machine runs take: so many `at_once`, each on `threads`, with `workers` processes for its images."""
+
+    at_once: int = 1
+    threads: int = 1
+    workers: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run to be done: its directory, what its data are called, and its recipe. columns: how a manifest is read."""
+
+    out: Path
+    data: str
+    recipe: Recipe
+    columns: dict[str, Any] | None = None
+
+
+Progress = Callable[[Run, int, int], None]
+"""Called with a run, the updates it has done, and how many it has."""
+
+
+def do_all(runs: Sequence[Run], share: Share, ended: Callable[[Run], None], progress: Progress) -> None:
+    """Do `runs`, in their order, as many at once as `share` says; `ended` is called after each.
+
+    Ctrl-C stops those under way at their next update, each with a checkpoint, and comes out as KeyboardInterrupt.
+    Raises DepthwiseError, after the others under way were stopped so, for a run that cannot be done.
+    """
+    left = iter(runs)
+    events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+    with _workers(min(share.at_once, len(runs)), share, events) as workers:
+        busy: dict[_Worker, Run] = {}
+        for worker in workers:
+            _next(worker, left, busy, share)
+        while busy:
+            worker, answer = _wait(events)
+            run = busy[worker]
+            if answer is None:
+                raise DepthwiseError(
+                    f"the process that trained {run.out} ended with code {worker.code()}: give the command again to go "
+                    f"on, with fewer --jobs if memory ran out"
+                )
+            if "step" in answer:
+                progress(run, answer["step"], answer["of"])
+            elif "failed" in answer:
+                raise DepthwiseError(f"{run.out}: {answer['failed']}")
+            elif "ended" in answer:
+                ended(run)
+                _next(worker, left, busy, share)
+
+
+def _next(worker: "_Worker", left: Iterator[Run], busy: "dict[_Worker, Run]", share: Share) -> None:
+    busy.pop(worker, None)
+    if run := next(left, None):
+        busy[worker] = run
+        worker.ask(run, share)
+
+
+def _wait(events: "queue.Queue[Any]") -> Any:
+    """The next event; in short waits, for a wait without end hears no Ctrl-C on some systems."""
+    while True:
+        with suppress(queue.Empty):
+            return events.get(timeout=1.0)
+
+
+class _Worker:
+    """A process of `worker.py`, and a thread that hears it."""
+
+    def __init__(self, share: Share, events: "queue.Queue[Any]") -> None:
+        threads = str(share.threads)
+        # Before it imports anything: OpenMP reads it once.
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        with held_back():
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "depthwise.comparison.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
+        threading.Thread(target=self._hear, args=(events,), daemon=True).start()
+
+    def ask(self, run: Run, share: Share) -> None:
+        document = {
+            "out": str(run.out),
+            "data": run.data,
+            "recipe": run.recipe.to_json(),
+            "workers": share.workers,
+            "device": share.device,
+            "columns": run.columns,
+        }
+        assert self._process.stdin
+        with suppress(BrokenPipeError):  # which `_hear` tells, too
+            self._process.stdin.write(json.dumps(document) + "\n")
+            self._process.stdin.flush()
+
+    def _hear(self, events: "queue.Queue[Any]") -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            events.put((self, json.loads(line)))
+        events.put((self, None))
+
+    def code(self) -> int:
+        return self._process.wait()
+
+    def dismiss(self) -> None:
+        """Let it end, after a checkpoint of the run under way."""
+        assert self._process.stdin
+        with suppress(OSError):
+            self._process.stdin.close()
+
+    def close(self) -> None:
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        except KeyboardInterrupt:  # a second one: what was done since the last checkpoint is lost
+            self._process.kill()
+            raise
+
+
+@contextmanager
+def _workers(number: int, share: Share, events: "queue.Queue[Any]") -> Iterator[list[_Worker]]:
+    workers: list[_Worker] = []
+    try:
+        for _ in range(number):
+            workers.append(_Worker(share, events))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.dismiss()
+        for worker in workers:
+            worker.close()

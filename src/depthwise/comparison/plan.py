@@ -1,0 +1,152 @@
+"""An experiment in a directory: what was asked for, which runs that means, and where each of them lies."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from depthwise.comparison.experiment import Arm, Experiment
+from depthwise.comparison.setting import Setting, find_scale
+from depthwise.errors import DepthwiseError
+from depthwise.recipes import Traits
+from depthwise.train.files import write_json
+from depthwise.train.recipe import Recipe
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an experiment was asked for, as experiment.json keeps it.
+
+    name: of the experiment; "compare" has its arms in `arms`. data: what the set is called, and `fingerprint`,
+    `channels`, `traits`, what was seen of it. seeds: the first so many, from 0. kept: widths that were measured.
+    environment: what a run's bits depend on besides recipe and data. columns: how a manifest is read.
+    """
+
+    name: str
+    scale: str
+    data: str
+    fingerprint: str
+    channels: int
+    traits: Mapping[str, Any]
+    seeds: int
+    environment: Mapping[str, str]
+    columns: Mapping[str, Any] | None = None
+    arms: Mapping[str, Any] | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def setting(self) -> Setting:
+        """What the experiment is built for."""
+        kept = {key: tuple(v) if isinstance(v, list) else v for key, v in self.kept.items()}
+        return Setting(find_scale(self.scale), Traits(**self.traits), self.channels, kept)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The paths of an experiment in the directory `root`, whose runs lie in `runs`."""
+
+    root: Path
+    runs: Path
+
+    @property
+    def asked(self) -> Path:
+        return self.root / "experiment.json"
+
+    @property
+    def speed(self) -> Path:
+        return self.root / "speed.json"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+    def read(self) -> Asked | None:
+        """What was asked for here before; None if nothing was. Raises DepthwiseError for what is damaged."""
+        if not self.asked.exists():
+            return None
+        try:
+            values = json.loads(self.asked.read_text(encoding="utf-8"))
+            if values.pop("format") != FORMAT:
+                raise ValueError("it is of another version")
+            values.pop("runs", None)
+            asked = Asked(**values)
+            find_scale(asked.scale)
+            return asked
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, DepthwiseError) as error:
+            raise DepthwiseError(f"{self.asked} cannot be read ({error}): choose another --out") from None
+
+    def write(self, asked: Asked) -> None:
+        write_json(self.asked, {"format": FORMAT, "runs": str(self.runs.absolute()), **asdict(asked)})
+
+
+def place_of(root: Path, runs: Path | None = None) -> Place:
+    """That of the directory `root`; `runs` as given, or as an experiment that is there has them."""
+    if runs is None:
+        try:
+            values = json.loads((root / "experiment.json").read_text(encoding="utf-8"))
+            runs = Path(values["runs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            runs = root / "runs"
+    return Place(root, runs)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of an arm, and its directory, which it shares with every equal run."""
+
+    arm: str
+    seed: int
+    recipe: Recipe
+    out: Path
+
+
+def planned(experiment: Experiment, asked: Asked, runs: Path) -> list[Planned]:
+    """All runs, seed by seed, so that whoever stops early has whole pairs."""
+    found = []
+    for seed in range(asked.seeds):
+        for arm in experiment.arms if experiment.trains else ():
+            recipe = replace(arm.recipe, seed=seed)
+            out = runs / f"{recipe.model}-{digest(recipe, asked)}"
+            found.append(Planned(arm.name, seed, recipe, out))
+    return found
+
+
+def digest(recipe: Recipe, asked: Asked) -> str:
+    """The same for runs that are equal to the bit: of the recipe, the data and all else that bits depend on."""
+    # The recipe's name is where it came from, and changes nothing.
+    values = {**recipe.to_json(), "name": ""}
+    text = json.dumps([values, asked.fingerprint, dict(asked.environment)], sort_keys=True)
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def same_question(before: Asked, now: Asked) -> bool:
+    """Whether both ask the same, but for the number of seeds."""
+    names = ("name", "scale", "fingerprint", "arms", "columns")
+    a, b = (json.loads(json.dumps(asdict(one))) for one in (before, now))
+    return all(a[name] == b[name] for name in names)
+
+
+def outstanding(runs: Sequence[Planned]) -> list[Planned]:
+    """The runs of different directories."""
+    return list({run.out: run for run in runs}.values())
+
+
+def arms_of(experiment: Experiment) -> list[Arm]:
+    """All arms, by name only once. Raises DepthwiseError for a name that two have."""
+    names = [arm.name for arm in experiment.arms]
+    for name in names:
+        if names.count(name) > 1:
+            raise DepthwiseError(f"two arms are called {name}: give each a name of its own")
+    return list(experiment.arms)

@@ -1,0 +1,83 @@
+"""What an experiment would take, from a few updates of each arm on made-up images of the set's shape."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Protocol
+
+import torch
+
+from depthwise import native
+from depthwise.comparison.experiment import Arm, Experiment
+from depthwise.comparison.jobs import Share
+from depthwise.comparison.setting import Setting
+from depthwise.comparison.speed import trainer_of
+from depthwise.timing import seconds
+from depthwise.train.run import choose_device, choose_precision
+
+UPDATES = 10
+
+
+class Teller(Protocol):
+    """Who hears what is being done."""
+
+    def now(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """An arm: updates of a whole run, and the median seconds of one here."""
+
+    name: str
+    parameters: int
+    updates: int
+    update: float
+
+    @property
+    def seconds(self) -> float:
+        """Of a run, without evaluations."""
+        return self.updates * self.update
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """All arms, as they run `at_once`."""
+
+    arms: tuple[Rehearsed, ...]
+    at_once: int
+
+    def seconds(self, seeds: int) -> float:
+        """Of all arms with so many seeds."""
+        return seeds * sum(arm.seconds for arm in self.arms) / self.at_once
+
+    def to_json(self, seeds: int) -> dict[str, Any]:
+        arms = [{**asdict(arm), "seconds": arm.seconds} for arm in self.arms]
+        return {"seeds": seeds, "at_once": self.at_once, "seconds": self.seconds(seeds), "arms": arms}
+
+
+def rehearsed(
+    build: Callable[[Setting], Experiment], setting: Setting, share: Share, teller: Teller
+) -> Rehearsal:
+    """Build every arm, and do ten updates of it by its own recipe, batch and precision."""
+    native.tune_allocator()
+    torch.set_num_threads(share.threads)
+    teller.now("bringing the arms to one budget")
+    experiment = build(setting)
+    found = []
+    for arm in experiment.arms:
+        teller.now(f"{UPDATES} updates of {arm.name}")
+        found.append(_rehearsed(arm, setting, share))
+    return Rehearsal(tuple(found), share.at_once)
+
+
+def _rehearsed(arm: Arm, setting: Setting, share: Share) -> Rehearsed:
+    recipe, device = arm.recipe, choose_device(share.device)
+    batch = min(recipe.batch_size, setting.traits.num_train)
+    trainer = trainer_of(recipe, setting, device, choose_precision(recipe.precision, device), batch)
+    try:
+        taken = [seconds(trainer.update) for _ in range(UPDATES)]
+    finally:
+        trainer.batches.close()
+    samples = batch * recipe.accumulate
+    updates = recipe.total_steps(max(1, setting.traits.num_train // samples), samples)
+    return Rehearsed(arm.name, setting.cost(recipe)["parameters"], updates, median(taken))

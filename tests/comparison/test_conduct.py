@@ -1,0 +1,153 @@
+"""A whole experiment on digits, by real processes: equal to single runs, taken up after kills, and reported."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from depthwise.cli.app import run as command
+
+ARMS = (
+    "--arm=x=samples=1280 eval_every=640 log_every=1 width=1 middle=() entry=(64,) exit=(96,128)",
+    "--arm=m=model=mobilenet_v1 samples=1280 eval_every=640 log_every=1",
+)
+ASKED = ("experiment", "run", "compare", *ARMS, "--match", "parameters", "--data", "digits", "--seeds", "2")
+
+
+def numbers(out: Path) -> dict:
+    """What has no clock in it."""
+    results = json.loads((out / "results.json").read_text())
+    for arm in results["arms"]:
+        del arm["seconds"]
+    return results
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("unbroken") / "e"
+    assert command([*ASKED, "--out", str(out)]) == 0
+    return out
+
+
+def test_every_arm_with_every_seed(unbroken: Path) -> None:
+    results = numbers(unbroken)
+    assert [arm["seeds"] for arm in results["arms"]] == [[0, 1], [0, 1]]
+    a, b = results["arms"]
+    assert abs(b["parameters"] / a["parameters"] - 1) <= 0.01
+    assert a["differs"] == []
+    assert {line.partition(":")[0].partition(".")[0] for line in b["differs"]} <= {"model", "model_args"}
+    assert results["findings"][0]["compared"][0]["interval"]
+    for name in ("report.html", "figures/1-on-the-way.svg", "figures/1-on-the-way.png"):
+        assert (unbroken / name).stat().st_size > 1000
+
+
+def test_a_run_is_what_train_makes_of_its_recipe(unbroken: Path, tmp_path: Path) -> None:
+    from depthwise.job import Job
+    from depthwise.train.recipe import Recipe
+
+    arm = numbers(unbroken)["arms"][0]
+    out = unbroken / "runs" / arm["runs"][1]
+    recipe = Recipe.from_json(json.loads((out / "run.json").read_text())["recipe"])
+    assert recipe.seed == 1
+    alone = Job(tmp_path / "alone", "digits", recipe=recipe).do()
+    assert alone.evaluation.top1 == arm["scores"]["top1"]["by_seed"][1]
+
+
+def test_the_same_again_and_one_seed_more_are_not_trained_anew(
+    unbroken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (unbroken / "runs").glob("*/report.html")}
+    assert command([*ASKED, "--out", str(unbroken)]) == 0
+    assert "4 runs of 4 are finished already" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in (unbroken / "runs").glob("*/report.html")}
+    assert command(["experiment", "report", str(unbroken), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == {"finished": 4, "planned": 4}
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_and_taken_up_it_ends_the_same(unbroken: Path, tmp_path: Path, stop: signal.Signals) -> None:
+    out = tmp_path / "e"
+    words = [sys.executable, "-m", "depthwise", *ASKED, "--out", str(out), "--jobs", "2"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        words,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not any(_lines(file) for file in out.glob("runs/*/metrics.jsonl")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(stop)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    if stop == signal.SIGINT:
+        assert process.returncode == 130
+        assert "Traceback" not in said
+    _wait_until_free(out)
+    assert command([*ASKED, "--out", str(out), "--jobs", "2"]) == 0
+    assert numbers(out) == numbers(unbroken)
+
+
+def _lines(file: Path) -> int:
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def _wait_until_free(out: Path) -> None:
+    """Workers end at their next update once the program that asked is gone."""
+    from depthwise.errors import DepthwiseError
+    from depthwise.train.files import RunFiles
+
+    deadline = time.monotonic() + 60
+    for run in (out / "runs").iterdir():
+        while run.is_dir():
+            try:
+                with RunFiles(run).locked():
+                    break
+            except DepthwiseError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+def test_what_cannot_be_is_a_sentence(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*words: str) -> str:
+        assert command([*words]) in (1, 2)
+        return capsys.readouterr().err
+
+    run = ("experiment", "run")
+    assert "holds the experiment compare" in said(*run, "order", "--data", "digits", "--out", str(unbroken))
+    assert "unknown experiment 'ordr'" in said(*run, "ordr", "--out", str(tmp_path))
+    assert "--out is missing" in said(*run, "order")
+    assert "a comparison needs two" in said(
+        *run, "compare", "--arm", "a=width=0.5", "--out", str(tmp_path / "n")
+    )
+    assert "holds no experiment" in said("experiment", "report", str(tmp_path))
+    assert "unknown scale" in said("experiment", "show", "order", "--scale", "huge")
+    assert "--data is missing" in said(*run, "order", "--scale", "paper", "--out", str(tmp_path / "n"))
+    unknown = said(
+        *run,
+        "compare",
+        "--arm",
+        "a=width=0.5",
+        "--arm",
+        "b=wdth=1",
+        "--data",
+        "digits",
+        "--out",
+        str(tmp_path / "n"),
+    )
+    assert "wdth" in unknown
+    assert not (tmp_path / "n" / "experiment.json").exists()
