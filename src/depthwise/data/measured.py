@@ -181,13 +181,18 @@ def _about_unknown(
         raise DepthwiseError(
             f"the network knows no class of {dataset.name}, {which}: measure it on what it was trained for, {known}"
         )
+    labels_alone = any_number(split)
+    if not treated and labels_alone:
+        raise DepthwiseError(
+            f"the network knows no label {which}; it knows {known}: leave these labels out with --ignore-unknown, "
+            f"count them as missed with --miss-unknown, or rename them with --aliases"
+        )
     if not treated:
         raise DepthwiseError(
             f"the network knows no class {which}: {count:,} of {total:,} images; it knows {known}: call the folders "
             f"as it does, or leave these images out with --ignore-unknown"
-            + (", or count their labels as missed with --miss-unknown" if len(found) == total else "")
         )
-    if len(found) == total:
+    if labels_alone:
         return f"labels that the network does not know {treated}: {which}"
     return f"{number_of(count, 'image')} of {total:,} left out, of classes that the network does not know: {which}"
 

@@ -136,6 +136,47 @@ def test_a_list_makes_several_labels_though_none_has_two(images: Path) -> None:
     assert shown(dataset) == {"00.png": ["a"], "01.png": ["b, c"]}
 
 
+def test_columns_of_0_and_1_are_a_label_each(images: Path) -> None:
+    header = ["file", "id", "red", "round", "part"]
+    rows = [
+        [f"{k:02}.png", k, int(k % 2 == 0), int(k % 3 == 0), "val" if k > 23 else "train"] for k in range(30)
+    ]
+    flags = open_dataset(write(images / "set.csv", [header, *rows]))
+    assert (flags.task, flags.classes, list(flags.splits)) == (
+        "multi-label",
+        ("red", "round"),
+        ["train", "val"],
+    )
+    assert said(flags, "val")["24.png"] == (["red", "round"], [])
+    assert said(flags)["01.png"] == ([], [])
+    assert flags.notes[:2] == (
+        "set.csv: an image has any number of labels, from 2 columns of 0 and 1 (red, round), parts from part, its "
+        "path from file",
+        "not used: id, with other values than 0 and 1",
+    )
+    celeba = [[name, 2 * red - 1, 2 * around - 1] for name, _, red, around, _ in rows]
+    minus = open_dataset(write(images / "set.csv", [["file", "red", "round"], *celeba]))
+    assert shown(minus) == shown(flags)
+    objects = [{"path": name, "red": bool(red), "round": bool(around)} for name, _, red, around, _ in rows]
+    assert shown(open_dataset(write_lines(images / "set.jsonl", objects))) == shown(flags)
+
+
+def test_columns_of_which_one_is_1_are_classes(images: Path) -> None:
+    rows = [[f"{k:02}.png", int(k < 15), int(k >= 15)] for k in range(30)]
+    flags = open_dataset(write(images / "set.csv", [["path", "cat", "dog"], *rows]))
+    assert (flags.task, flags.classes) == ("single-label", ("cat", "dog"))
+    assert shown(flags) == {f"{k:02}.png": ["cat" if k < 15 else "dog"] for k in range(30)}
+
+
+@pytest.mark.parametrize("values", [(0, 1, 2), (-1, 0, 1), ("", "", "")], ids=str)
+def test_other_columns_are_no_labels(images: Path, values: tuple[Any, ...]) -> None:
+    rows = [[f"{k:02}.png", values[k % 3], int(k % 2), values[k % 3]] for k in range(30)]
+    with pytest.raises(
+        DepthwiseError, match="no column that is known to hold labels, only path, a, b, c: name it"
+    ):
+        open_dataset(write(images / "set.csv", [["path", "a", "b", "c"], *rows]))
+
+
 def test_several_lines_of_one_image_are_its_labels(images: Path) -> None:
     rows = [("00.png", "cat"), ("01.png", "dog"), ("./00.png", "red"), ("01.png", "dog")]
     dataset = open_dataset(write(images / "set.csv", [("path", "label"), *rows]), whole=True)

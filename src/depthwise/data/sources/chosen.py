@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from depthwise.data.columns import Columns
+from depthwise.data.names import some
+from depthwise.data.sources.flags import flagged
 from depthwise.data.sources.listing import part_of
 from depthwise.data.sources.tables import Table, column_list
 from depthwise.errors import DepthwiseError
@@ -28,7 +30,10 @@ SEPARATORS = ";|"
 
 
 class Chosen(NamedTuple):
-    """Columns of a table by what they hold, None for none. separator: between labels in a text."""
+    """Columns of a table by what they hold, None for none. separator: between labels in a text.
+
+    flags: columns that are a label each, in place of `label`: 1 for an image that has it, see `Flags`.
+    """
 
     path: str
     label: str | None
@@ -36,11 +41,12 @@ class Chosen(NamedTuple):
     negative: str | None
     separator: str | None
     notes: tuple[str, ...]
+    flags: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
         """Of the columns that are read."""
-        return [self.path, *filter(None, (self.label, self.part, self.negative))]
+        return [self.path, *self.flags, *filter(None, (self.label, self.part, self.negative))]
 
 
 def choose(table: Table, columns: Columns) -> Chosen:
@@ -50,10 +56,17 @@ def choose(table: Table, columns: Columns) -> Chosen:
     label = columns.label_column
     if label is None and len(names) == 2 and not any(_plain(name) in LABELS for name in names):
         (label,) = (name for name in names if name != path)
-    label = _required(table, label, LABELS, "--label-column", "labels")
     part = _optional(table, columns.split_column, PARTS, "--split-column")
     negative = _optional(table, columns.negative_column, NEGATIVES, "--negative-column")
-    chosen = Chosen(path, label, part, negative, columns.label_separator, ())
+    found = _optional(table, label, LABELS, "--label-column")
+    notes: tuple[str, ...] = ()
+    flags = () if found else flagged(table, [name for name in names if name not in (path, part, negative)])
+    if flags:
+        unused = [name for name in names if name not in (path, part, negative, *flags)]
+        notes = (f"not used: {some(unused)}, with other values than 0 and 1",) if unused else ()
+    else:
+        found = _required(table, label, LABELS, "--label-column", "labels")
+    chosen = Chosen(path, found, part, negative, columns.label_separator, notes, flags)
     roles = chosen.names
     if len(set(roles)) < len(roles):
         twice = next(name for name in roles if roles.count(name) > 1)

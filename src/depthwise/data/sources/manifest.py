@@ -93,7 +93,7 @@ def labelled(path: Path, reads: Sequence[Read], root: Path, columns: Columns, lo
     first = reads[0].chosen
     given = names if reads[0].part else f"column {first.part}"
     where = f"the image from {first.path}" if not isinstance(store, Files) else f"its path from {first.path}"
-    about = f"{_about(rows, first)}, {where}" if first.label else f"images, {where}"
+    about = f"{_about(rows, first)}, {where}" if first.label or first.flags else f"images, {where}"
     notes = (f"{names}: {about}", *first.notes, *_about_labels(rows))
     return Labelled(path, store, rows, given, notes, columns, *verified, looking.decoding, looking.channels)
 
@@ -127,7 +127,8 @@ def _about(rows: Rows, chosen: Chosen) -> str:
     parted = f" parted by {chosen.separator!r}" if chosen.separator else ""
     others = {"parts": chosen.part, "labels that it has not": chosen.negative}
     more = "".join(f", {what} from {name}" for what, name in others.items() if name)
-    return f"an image has {kind}, from {chosen.label}{parted}{more}"
+    source = chosen.label or f"{len(chosen.flags)} columns of 0 and 1 ({some(chosen.flags)})"
+    return f"an image has {kind}, from {source}{parted}{more}"
 
 
 def _about_labels(rows: Rows) -> Iterator[str]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from depthwise.data.columns import Columns
 from depthwise.data.names import composed
 from depthwise.data.sources.chosen import Chosen
+from depthwise.data.sources.flags import is_set
 from depthwise.data.sources.listing import part_of
 from depthwise.data.sources.tables import Table
 from depthwise.data.texts import Texts
@@ -103,7 +104,14 @@ class _Gathering:
         self.several |= chosen.separator is not None or chosen.negative is not None
         for line, values in read.table.rows(chosen.names):
             path, *others = values
-            label = others.pop(0) if chosen.label else None
+            label: Any = None
+            if chosen.flags:
+                pairs = zip(chosen.flags, others, strict=False)
+                label = tuple(name for name, value in pairs if is_set(value))
+                self.several |= len(label) != 1
+                del others[: len(chosen.flags)]
+            elif chosen.label:
+                label = others.pop(0)
             where = read.table.where(line)
             part = read.part or (part_of(others[0].strip()) if chosen.part else None)
             image = self._image(os.path.join(read.base, _below(path, base, where)), part, where)
@@ -187,7 +195,7 @@ def _labels(value: Any, separator: str | None, where: str) -> Sequence[str]:
         return ()
     if isinstance(value, str):
         return value.split(separator) if separator else (value,)
-    values = value if isinstance(value, list) else (value,)
+    values = value if isinstance(value, list | tuple) else (value,)
     for one in values:
         if not isinstance(one, str | int) or isinstance(one, bool):
             raise DepthwiseError(
