@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from depthwise.cli.options import flag
+
 if TYPE_CHECKING:
     from depthwise.data import Columns
 
@@ -60,6 +62,10 @@ class ManifestOptions:
         ),
     ] = None
 
+    one_label: Annotated[bool, flag("Of an image's labels only the first counts: it is of one class.")] = (
+        False
+    )
+
     def columns(self) -> "Columns":
         """What they say, the files read."""
         from depthwise.data.columns import Columns, read_aliases, read_names
@@ -82,6 +88,7 @@ class ManifestOptions:
             "aliases": self.aliases and read_aliases(self.aliases),
             "ignore": ignored,
             "absent": self.absent,
+            "one_label": self.one_label,
         }
         return Columns(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
 

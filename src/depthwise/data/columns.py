@@ -26,7 +26,7 @@ class Columns:
 
     min_count: images that a label must have to be a class. classes: the only ones, in this order. aliases: pairs of
     another name and the class that it means. ignore: labels that are passed over. absent: what it means that a label is
-    not named, for an image that may have several.
+    not named, for an image that may have several. one_label: an image has one, the first that is named for it.
     """
 
     path_column: str | None = None
@@ -41,6 +41,7 @@ class Columns:
     aliases: Annotated[tuple[tuple[str, str], ...], Length(0, MOST_NAMES)] = ()
     ignore: Names = ()
     absent: Literal["negative", "unknown"] = "negative"
+    one_label: bool = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -49,6 +50,11 @@ class Columns:
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             twice = next(name for name in self.classes if self.classes.count(name) > 1)
             raise UsageError(f"classes has {shown(twice)} twice: every class has one place in the order")
+        if self.one_label and (self.negative_column is not None or self.absent == "unknown"):
+            other = "--absent unknown" if self.negative_column is None else "--negative-column"
+            raise UsageError(
+                f"--one-label makes one class each of images, and {other} is for any number of labels"
+            )
         if dict(self.aliases).keys() & {*(self.classes or ())}:
             name = next(name for name, _ in self.aliases if name in (self.classes or ()))
             raise UsageError(f"{shown(name)} is a class and an alias of one: it can be one of them")
@@ -84,7 +90,10 @@ class Columns:
         """What asks for the same on the command line, as far as it is short."""
         words = []
         for name in self.given():
-            if isinstance(value := getattr(self, name), str | int):
+            value = getattr(self, name)
+            if value is True:
+                words.append(f"--{name.replace('_', '-')}")
+            elif isinstance(value, str | int):
                 words += [f"--{name.replace('_', '-')}", str(value)]
         return words
 

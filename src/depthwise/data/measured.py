@@ -108,7 +108,7 @@ def open_measured(
     if network.one_each and (several := dataset.task) in SEVERAL:
         raise DepthwiseError(
             f"{dataset.name} has images of any number of labels ({several}), and the network tells one class of each: "
-            f"measure it on images of one label each"
+            f"measure it on images of one label each, or with --one-label on the first of each"
         )
     name = _choice(dataset, part)
     split = joined(list(dataset.splits.values())) if name == ALL else dataset.splits[name]

@@ -124,8 +124,7 @@ def test_a_separator_makes_several_labels_and_is_said(images: Path) -> None:
     assert shown(dataset) == {"00.png": ["cat", "red"], "01.png": ["dog"], "02.png": ["cat"], "03.png": []}
     assert dataset.notes == (
         "set.csv: an image has any number of labels, from tags parted by ';', its path from file",
-        "1 image without a label that is a class (03.png): taken to show none of the classes, --absent unknown leaves "
-        "them out",
+        "1 image without a label that is a class (03.png): taken to show none of the classes",
     )
 
 
@@ -134,6 +133,22 @@ def test_a_list_makes_several_labels_though_none_has_two(images: Path) -> None:
     dataset = open_dataset(write_lines(images / "set.jsonl", lines), whole=True)
     assert dataset.task == "multi-label"
     assert shown(dataset) == {"00.png": ["a"], "01.png": ["b, c"]}
+
+
+def test_the_first_label_alone_counts_if_it_is_asked_for(images: Path, tmp_path: Path) -> None:
+    one = Columns(one_label=True, ignore=("new",))
+    objects = [{"path": f"{k:02}.png", "labels": ["new", "ab"[k % 2], "c"]} for k in range(30)]
+    found = open_dataset(write_lines(images / "set.jsonl", objects), columns=one)
+    assert (found.task, found.classes) == ("single-label", ("a", "b"))
+    assert "30 labels left out, after the first of an image" in found.notes
+    lines = [["path", "label"], *([f"{k:02}.png", label] for k in range(30) for label in ("ab"[k % 2], "c"))]
+    assert shown(open_dataset(write(images / "set.csv", lines), columns=one)) == shown(found)
+    single = write(images / "one.csv", [line for line in lines if line[1] != "c"])
+    assert open_dataset(single).fingerprint == found.fingerprint
+    with pytest.raises(UsageError, match="and negative_column is for any number of labels"):
+        Columns(one_label=True, negative_column="not")
+    assert one.words() == ["--one-label"]
+    assert Columns.from_json(one.to_json()) == one
 
 
 def test_columns_of_0_and_1_are_a_label_each(images: Path) -> None:

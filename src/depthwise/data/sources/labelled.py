@@ -213,7 +213,8 @@ def _labelled(rows: Rows, columns: Columns, notes: list[str]) -> Rows:
     which = some([rows.names[k] for k in np.flatnonzero(~says).tolist()])
     without = f"{number_of(int((~says).sum()), 'image')} without a label that is a class ({which})"
     if rows.several and columns.absent == "negative":
-        notes.append(f"{without}: taken to show none of the classes, --absent unknown leaves them out")
+        remedy = ", --absent unknown leaves them out" if (rows.numbers < 0).any() else ""
+        notes.append(f"{without}: taken to show none of the classes{remedy}")
         return rows
     notes.append(f"{without}: left out")
     return rows.only(says)

@@ -92,9 +92,11 @@ def labelled(path: Path, reads: Sequence[Read], root: Path, columns: Columns, lo
     names = some([read.table.path.name for read in reads], joint=" and ", most=3)
     first = reads[0].chosen
     given = names if reads[0].part else f"column {first.part}"
-    where = f"the image from {first.path}" if not isinstance(store, Files) else f"its path from {first.path}"
-    about = f"{_about(rows, first)}, {where}" if first.label or first.flags else f"images, {where}"
-    notes = (f"{names}: {about}", *first.notes, *_about_labels(rows))
+    what = "path" if isinstance(store, Files) else "image"
+    about = f"{what}s from {first.path}"
+    if first.label or first.flags:
+        about = f"{_about(rows, first)}, {'its' if what == 'path' else 'the'} {what} from {first.path}"
+    notes = (f"{names}: {about}", *first.notes, *about_labels(rows))
     return Labelled(path, store, rows, given, notes, columns, *verified, looking.decoding, looking.channels)
 
 
@@ -131,9 +133,11 @@ def _about(rows: Rows, chosen: Chosen) -> str:
     return f"an image has {kind}, from {source}{parted}{more}"
 
 
-def _about_labels(rows: Rows) -> Iterator[str]:
+def about_labels(rows: Rows) -> Iterator[str]:
     if rows.contradicted:
         count = number_of(len(rows.contradicted), "image is", "images are")
         yield f"{count} said to have a label and to lack it, and taken to have it: {some(rows.contradicted)}"
     if rows.ignored:
         yield f"{number_of(rows.ignored, 'label')} ignored as asked"
+    if rows.further:
+        yield f"{number_of(rows.further, 'label')} left out, after the first of an image"

@@ -47,7 +47,8 @@ class Rows:
     images, numbers: pairs of an image and a number in `vocabulary`, int64 [M] and int32 [M], by image; -(k + 2) says
     that the image was looked at and has not label k. parts: int8 [n], places in PARTS, or NO_PART; several: an image
     may have any number of labels. contradicted: images that have a label and have it not, and are taken to have it.
-    ignored: labels that were passed over because they were to be.
+    ignored: labels that were passed over because they were to be. further: those after an image's first, where one
+    counts.
     """
 
     names: Texts
@@ -59,6 +60,7 @@ class Rows:
     several: bool
     contradicted: tuple[str, ...]
     ignored: int
+    further: int = 0
 
     def __len__(self) -> int:
         return len(self.names)
@@ -94,6 +96,8 @@ class _Gathering:
     vocabulary: dict[str, int] = field(default_factory=dict)
     several: bool = False
     ignored: int = 0
+    further: int = 0
+    labelled: bytearray = field(default_factory=bytearray)
 
     def __post_init__(self) -> None:
         self._meant = {composed(name): composed(meant) for name, meant in self.columns.aliases}
@@ -116,6 +120,10 @@ class _Gathering:
             part = read.part or (part_of(others[0].strip()) if chosen.part else None)
             image = self._image(os.path.join(read.base, _below(path, base, where)), part, where)
             for number in self._numbers(label, chosen.separator, where):
+                if self.columns.one_label and self.labelled[image]:
+                    self.further += 1
+                    continue
+                self.labelled[image] = 1
                 self._pair(image, number)
             if chosen.negative:
                 for number in self._numbers(others[-1], chosen.separator, where):
@@ -130,6 +138,7 @@ class _Gathering:
         image = self.places.setdefault(name, len(self.places))
         if image == len(self.parts):
             self.parts.append(number)
+            self.labelled.append(0)
         elif self.parts[image] != number:
             raise DepthwiseError(
                 f"{where} puts {name} into {part}, and it is in {PARTS[self.parts[image]]} already: keep one of them"
@@ -170,9 +179,10 @@ def gather(reads: Iterable[Read], root: Path, columns: Columns) -> Rows:
         numbers=labels,
         parts=np.frombuffer(found.parts, np.int8)[order],
         vocabulary=tuple(found.vocabulary),
-        several=found.several or bool((per_image > 1).any()),
+        several=not columns.one_label and (found.several or bool((per_image > 1).any())),
         contradicted=tuple(names[order[image]] for image in contradicted.tolist()),
         ignored=found.ignored,
+        further=found.further,
     )
 
 

@@ -13,7 +13,8 @@ from depthwise.data.names import some
 from depthwise.data.sources.chosen import Chosen
 from depthwise.data.sources.labelled import Labelled
 from depthwise.data.sources.listing import images_below, part_of
-from depthwise.data.sources.rows import Read, gather
+from depthwise.data.sources.manifest import about_labels
+from depthwise.data.sources.rows import Read, Rows, gather
 from depthwise.data.sources.verify import Files, Looking
 from depthwise.data.texts import Texts
 from depthwise.errors import DepthwiseError
@@ -94,7 +95,7 @@ def read_tagged(root: Path, columns: Columns, looking: Looking) -> Labelled:
         store,
         rows,
         "folders",
-        tuple(_notes(table)),
+        (*_notes(table, rows), *about_labels(rows)),
         columns,
         *verified,
         looking.decoding,
@@ -102,11 +103,12 @@ def read_tagged(root: Path, columns: Columns, looking: Looking) -> Labelled:
     )
 
 
-def _notes(table: Tagged) -> Iterator[str]:
+def _notes(table: Tagged, rows: Rows) -> Iterator[str]:
     counted = " and ".join(f"{count:,} {kind}" for kind, count in table.used.items() if count)
     where = "keywords inside" if table.source == "embedded" else "keywords in"
     images = number_of(len(table.images), "image")
-    yield f"{table.path}: {images} of any number of labels each, {where} {counted} files"
+    kind = "any number of labels" if rows.several else "one label"
+    yield f"{table.path}: {images} of {kind} each, {where} {counted} files"
     if table.unread:
         which = some(f"{name} ({reason})" for name, reason in table.unread.items())
         count = number_of(len(table.unread), "image")
