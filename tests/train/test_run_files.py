@@ -15,8 +15,9 @@ from PIL import Image
 from tests.processes import command, start
 
 import depthwise
-from depthwise.data import region
+from depthwise.data import open_dataset, region
 from depthwise.data.dataset import Dataset
+from depthwise.data.pack import pack
 from depthwise.errors import DepthwiseError
 from depthwise.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from depthwise.train.files import RunFiles, write_json
@@ -508,15 +509,33 @@ def test_another_decoder_of_jpeg_is_named(
         resume(files, make_trainer, digits)
 
 
-def test_a_run_of_an_older_version_that_cropped_whole_jpeg_files_is_named(
-    make_trainer: MakeTrainer, digits: Dataset, tmp_path: Path
-) -> None:
-    """Crops are decoded in part now, and where their scale is not 1 with other pixels."""
-    folder = tmp_path / "photos"
+def jpegs(digits: Dataset, folder: Path) -> Path:
     for index in range(40):
         path = folder / f"{index % 2}" / f"{index}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(digits.splits["train"].image(index)[0].numpy()).save(path)
+    return folder
+
+
+def test_a_run_that_cropped_whole_jpeg_files_of_parquet_is_named(digits: Dataset, tmp_path: Path) -> None:
+    """What said nothing of parquet decoded the whole file there, when files were decoded in part already."""
+    pack(open_dataset(jpegs(digits, tmp_path / "photos")), tmp_path / "set", format="parquet")
+    files = RunFiles(tmp_path / "run")
+    settings: dict[str, Any] = {"model": "mobilenet_v1", "width": 0.1, "size": 16, "augment.crop": "resized"}
+    depthwise.train(tmp_path / "set", out=files.root, batch_size=16, epochs=1, **settings)
+    values = json.loads(files.run.read_text())
+    assert values["versions"]["jpeg"] == f"{region.status()}, in parquet and tars as well"
+    values["versions"]["jpeg"] = region.status()
+    write_json(files.run, values)
+    with pytest.raises(DepthwiseError, match=r"versions\.jpeg: .* -> .*, in parquet and tars as well"):
+        depthwise.train(out=files.root, resume=True, epochs=2)
+
+
+def test_a_run_of_an_older_version_that_cropped_whole_jpeg_files_is_named(
+    make_trainer: MakeTrainer, digits: Dataset, tmp_path: Path
+) -> None:
+    """Crops are decoded in part now, and where their scale is not 1 with other pixels."""
+    folder = jpegs(digits, tmp_path / "photos")
     changes: dict[str, Any] = {"batch_size": 16, "epochs": 1}
     for crop, refused in (("resized", True), ("none", False)):
         settings = {**changes, "augment.crop": crop, "model": "mobilenet_v1", "width": 0.1, "size": 16}

@@ -17,6 +17,7 @@ from depthwise.bundle import read_bundle
 from depthwise.data import region
 from depthwise.data.dataset import Dataset, has_jpeg, require_trainable
 from depthwise.data.numbering import as_before, with_white_level
+from depthwise.data.sources.stored import holds_jpeg
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.modes import in_mode, in_place
 from depthwise.tasks import Task, find_task
@@ -34,6 +35,9 @@ from depthwise.train.session import Session, Watcher
 from depthwise.train.signals import StopRequest
 from depthwise.words import going_on, number_of
 from depthwise.writing import disk_full
+
+IN_TABLES = ", in parquet and tars as well"
+"""What decodes JPEG in a run that cuts crops out of such: an older version decoded them whole."""
 
 
 class Silent:
@@ -125,10 +129,13 @@ def _facts(
     budget: Budget | None,
 ) -> dict[str, Any]:
     """What run.json says of a run that begins."""
+    decoder = region.status()
+    if recipe.augment.crop == "resized" and holds_jpeg(dataset.splits["train"]):
+        decoder += IN_TABLES
     return {
         "format": FORMAT,
         "recipe": recipe.to_json(),
-        "versions": environment(device, native.status(), region.status()),
+        "versions": environment(device, native.status(), decoder),
         "data": _describe(dataset, find_task(dataset.task, dataset.classes), options.spec),
         "cost": _bill(module, recipe, dataset, device),
         "command": list(options.command),
@@ -168,7 +175,8 @@ def _carry_out(
         before = files.read_run()
         if not force:
             crops = "jpeg" not in before["versions"] and trainer.recipe.augment.crop == "resized"
-            crops_jpeg = crops and has_jpeg(dataset.splits["train"])
+            train = dataset.splits["train"]
+            crops_jpeg = crops and (has_jpeg(train) or holds_jpeg(train))
             refuse_changes(files, before, facts, finish=finish, crops_jpeg=crops_jpeg)
         facts |= {"command": before["command"], "resumes": before.get("resumes", [])}
         facts |= {"budget": before.get("budget")}

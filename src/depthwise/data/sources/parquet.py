@@ -3,7 +3,7 @@
 import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import accumulate, groupby
@@ -14,10 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from torch import Tensor
 
-from depthwise.data.dataset import Reader
-from depthwise.data.image import Decoding, UnreadableImageError, decode_bytes
+from depthwise.data.image import Decoding, UnreadableImageError
 from depthwise.data.order import WINDOW
 from depthwise.data.sources.facts import Fact, Stamp
 from depthwise.data.sources.verify import CHUNK, fact_of, in_threads, stamp_of
@@ -217,9 +215,10 @@ class Images:
         """The first image of each row group, and the end."""
         return np.array(self._groups[0], np.int64)
 
-    def reader(self, channels: int, decoding: Decoding) -> Reader:
-        """What the images are decoded by."""
-        return partial(_read, self.column, channels, decoding)
+    @property
+    def finder(self) -> Callable[[Key], tuple[bytes, str]]:
+        """Of an image by its key the file, and what sentences call it."""
+        return partial(_found, self.column)
 
     def encoded(self, place: int) -> bytes:
         """The image's file. Raises UnreadableImageError."""
@@ -257,7 +256,6 @@ class Images:
             return error.reason
 
 
-def _read(column: Column, channels: int, decoding: Decoding, key: Key) -> Tensor:
+def _found(column: Column, key: Key) -> tuple[bytes, str]:
     file, group, row = key
-    name = f"{Path(column.files[file].path).name}, row {row} of group {group}"
-    return decode_bytes(_encoded(column, key), channels, name, decoding)
+    return _encoded(column, key), f"{Path(column.files[file].path).name}, row {row} of group {group}"

@@ -1,17 +1,21 @@
 """Images that lie in larger files whose labels were gathered in a table, as a split."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depthwise.data.dataset import Reader
-from depthwise.data.image import Decoding
+from depthwise.data.dataset import Reader, Split, encoded
+from depthwise.data.image import Decoding, File, UnreadableImageError, decode_bytes
+from depthwise.data.spread import evenly
 from depthwise.data.targets import Labels
+
+LOOKED_AT = 100
+_JPEG = b"\xff\xd8"
 
 
 class Holding(Protocol):
@@ -24,10 +28,28 @@ class Holding(Protocol):
     def key(self, place: int) -> Any:
         """What a reader needs to know of the image at `place`."""
 
-    def reader(self, channels: int, decoding: Decoding) -> Reader: ...
+    @property
+    def finder(self) -> Callable[[Any], tuple[bytes, str]]:
+        """Gives the file of an image by its key, and what sentences call it: light and picklable."""
 
     def encoded(self, place: int) -> bytes:
         """The image's file. Raises UnreadableImageError."""
+
+
+@dataclass(frozen=True)
+class StoredReader:
+    """Decodes the images that `find` finds."""
+
+    find: Callable[[Any], tuple[bytes, str]]
+    channels: int
+    decoding: Decoding
+
+    def __call__(self, key: Any) -> Tensor:
+        return decode_bytes(*self.file(key))
+
+    def file(self, key: Any) -> File:
+        data, name = self.find(key)
+        return File(data, self.channels, name, self.decoding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +70,7 @@ class StoredSplit:
 
     @property
     def reader(self) -> Reader:
-        return self.held.reader(self.channels, self.decoding)
+        return StoredReader(self.held.finder, self.channels, self.decoding)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -70,3 +92,21 @@ class StoredSplit:
 
     def with_white_level(self, white_level: int) -> "StoredSplit":
         return replace(self, decoding=replace(self.decoding, white_level=white_level))
+
+
+def holds_jpeg(split: Split) -> bool:
+    """Whether images of it are JPEG in parquet or tars, by a few of them: older versions decoded those whole."""
+    return _is_stored(split.reader) and any(
+        map(partial(_is_jpeg, split), evenly(range(len(split)), LOOKED_AT))
+    )
+
+
+def _is_stored(reader: Reader) -> bool:
+    return isinstance(reader, StoredReader) or any(map(_is_stored, getattr(reader, "readers", ())))
+
+
+def _is_jpeg(split: Split, index: int) -> bool:
+    try:
+        return encoded(split, index).startswith(_JPEG)
+    except UnreadableImageError:
+        return False

@@ -10,7 +10,7 @@ import re
 import tarfile
 import tempfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -20,12 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from depthwise.data.cache import cache_folder
-from depthwise.data.dataset import Reader
 from depthwise.data.formats import is_image_name
-from depthwise.data.image import Decoding, UnreadableImageError, decode_bytes
+from depthwise.data.image import Decoding, UnreadableImageError
 from depthwise.data.order import WINDOW
 from depthwise.data.sources.facts import Fact, Stamp
 from depthwise.data.sources.verify import CHUNK, fact_of, in_threads, stamp_of
@@ -233,9 +231,10 @@ class Members:
         member = self.tars[number].members[place - int(self.starts[number])]
         return number, member.start, member.size
 
-    def reader(self, channels: int, decoding: Decoding) -> Reader:
-        """What the images are decoded by."""
-        return partial(_decoded, self.files, channels, decoding)
+    @property
+    def finder(self) -> Callable[[Key], tuple[bytes, str]]:
+        """Of an image by its key the file, and what sentences call it."""
+        return partial(_found, self.files)
 
     def encoded(self, place: int) -> bytes:
         """The image's file. Raises UnreadableImageError."""
@@ -260,6 +259,5 @@ class Members:
             return error.reason
 
 
-def _decoded(files: tuple[File, ...], channels: int, decoding: Decoding, key: Key) -> Tensor:
-    name = f"{Path(files[key[0]].path).name}, the image at byte {key[1]}"
-    return decode_bytes(_read(files, key), channels, name, decoding)
+def _found(files: tuple[File, ...], key: Key) -> tuple[bytes, str]:
+    return _read(files, key), f"{Path(files[key[0]].path).name}, the image at byte {key[1]}"
