@@ -43,6 +43,7 @@ IMPORTS: dict[str, set[str]] = {
         "analysis",
         "data",
         "evaluate",
+        "layers",
         "models",
         "modes",
         "native",
@@ -53,7 +54,7 @@ IMPORTS: dict[str, set[str]] = {
         "writing",
     },
     "comparison.worker": {"data", "job", "stops", "telemetry", "train"},
-    "experiments": {"bounds", "comparison", "models", "train"},
+    "experiments": {"analysis", "bounds", "comparison", "layers", "models", "recipes", "train"},
     "job": {"bundle", "data", "evaluate", "infer", "models", "places", "recipes", "ship", "train"},
 }
 EVERYWHERE = {"errors", "words"}

@@ -43,6 +43,11 @@ def test_weights_are_those_of_the_formulas(s: int) -> None:
         "separable": K * K * M + M * N,
         f"towers-{s}": M * N + K * K * N * N // s,
         "pointwise-first": M * N + K * K * N,
+        "inception": M * N + 3 * K * K * N * N // 16,
+        "5x5": 25 * M * N,
+        "3x3-3x3": 9 * M * N + 9 * N * N,
+        "1x3-3x1": 3 * M * N + 3 * N * N,
+        "bottleneck": M * N // 4 + 9 * N * N // 16 + N * N // 4,
     }
     for name, count in counts.items():
         assert sum(w.numel() for w in weights(layer(name))) == count, name
@@ -102,14 +107,34 @@ def test_towers_equal_a_loop_over_towers(s: int) -> None:
     torch.testing.assert_close(module(x), torch.cat(towers, 1))
 
 
-@pytest.mark.parametrize("kind", ["segments-4", "segments-of-4", "separable", "towers-4", "pointwise-first"])
+KINDS = ("segments-4", "segments-of-4", "separable", "towers-4", "pointwise-first", "3x3-3x3", "1x3-3x1")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("name", "function"), [("relu", F.relu), ("elu", F.elu)])
 def test_an_activation_stands_between(kind: str, name: str, function: Callable[[Tensor], Tensor]) -> None:
     plain, activated = layer(kind), layer(f"{kind}-{name}")
-    activated.load_state_dict(plain.state_dict())
+    for own, other in zip(activated.parameters(), plain.parameters(), strict=True):
+        own.data.copy_(other.data)
     x = torch.randn(2, M, 7, 9)
     steps = [module for module in plain.children() if weights(module)]
     torch.testing.assert_close(activated(x), steps[1](function(steps[0](x))))
+
+
+def test_an_inception_module_by_its_branches() -> None:
+    module = layer("inception-relu").double()
+    x = torch.randn(2, M, 7, 9).double()
+    w = weights(module)
+    quarter = N // 4
+
+    def one(weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight.reshape(quarter, M, 1, 1))
+
+    tower = F.conv2d(one(w[1]).relu(), w[2], padding=1)
+    double = F.conv2d(F.conv2d(one(w[3]).relu(), w[4], padding=1).relu(), w[5], padding=1)
+    mean = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    pooled = F.conv2d(mean, w[6].reshape(quarter, M, 1, 1))
+    torch.testing.assert_close(module(x), torch.cat([one(w[0]), tower, double, pooled], 1))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -96,6 +96,15 @@ def test_blocks_are_data() -> None:
         inception_v3(projections=(0,))
 
 
+def test_hidden_layers_stand_before_the_classifier() -> None:
+    with torch.device("meta"):
+        plain, deep = inception_v3(), inception_v3(fully_connected=(4096, 4096))
+    added = 2048 * 4096 + 4096 + 4096 * 4096 + 4096 + 1000 * (4096 - 2048)
+    assert sum(p.numel() for p in deep.parameters()) == sum(p.numel() for p in plain.parameters()) + added
+    network = inception_v3(10, width=0.125, stem="small", fully_connected=(64, 32))
+    assert network.pooled(torch.randn(2, 3, 16, 16)).shape == (2, 8)
+
+
 def test_convolutions_start_he_normal_cut_off() -> None:
     torch.manual_seed(0)
     weight = inception_v3(width=0.5).stages.mixed7[1].branches[2][1].conv.weight

@@ -82,6 +82,14 @@ def test_the_signal_keeps_its_size_without_batch_norm() -> None:
         assert 0.1 < pooled.square().mean().sqrt() < 10
 
 
+def test_the_papers_own_start_is_drawn_with_one_deviation() -> None:
+    torch.manual_seed(0)
+    layers = [layer for layer in small(init_std=0.01).modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 16
+    for layer in layers[3:]:
+        assert float(layer.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
+
+
 def test_errors_name_the_value() -> None:
     with pytest.raises(DepthwiseError, match=re.escape("blocks=((8,), ()): () must hold 1 to 256 values")):
         small(blocks=((8,), ()))

@@ -35,31 +35,19 @@ ScaleName = Annotated[
 @app.command(name="list")
 @command
 def list_(*, json: Json = False) -> None:
-    """What there is to run, with where the paper has it.
+    """What there is to run, with what each is about.
 
     Example: depthwise experiment list
     """
-    from depthwise.comparison.setting import SCALES, Setting
-    from depthwise.experiments import EXPERIMENTS
+    from depthwise.experiments import EXPERIMENTS, claim
 
-    setting = Setting(SCALES["mini"], SCALES["mini"].data, channels=1)
-    found = {name: build(setting) for name, build in EXPERIMENTS.items()}
+    about = {name: claim(name).partition("\n\n")[0].replace("\n", " ") for name in EXPERIMENTS}
     if json:
-        print_json(
-            [
-                {
-                    "name": name,
-                    "question": one.question,
-                    "source": one.source,
-                    "arms": [a.name for a in one.arms],
-                }
-                for name, one in found.items()
-            ]
-        )
+        print_json([{"name": name, "about": text} for name, text in about.items()])
         return
-    rows = table("experiment", "asks", "source", "arms", right=("arms",))
-    for name, one in found.items():
-        rows.add_row(name, one.question, one.source, str(len(one.arms)))
+    rows = table("experiment", "about")
+    for name, text in about.items():
+        rows.add_row(name, text)
     console().print(rows)
     say("compare takes arms of your own: see depthwise experiment run --help")
 
@@ -77,7 +65,8 @@ def show(name: Name, /, *, scale: ScaleName = "mini", json: Json = False) -> Non
     build, found = find_experiment(name), find_scale(scale)
     setting = Setting(found, found.data, channels=3 if found.name == "paper" else 1)
     experiment = build(setting)
-    costs = {arm.name: setting.cost(arm.recipe) for arm in experiment.arms}
+    own = experiment.setting or setting
+    costs = {arm.name: own.cost(arm.recipe) for arm in experiment.arms}
     if json:
         print_json(
             {

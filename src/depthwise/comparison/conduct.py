@@ -93,12 +93,12 @@ def conduct(order: Order, place: Place, share: Share, watcher: Watcher, *, force
         setting = asked.setting
         watcher.now("bringing the arms to one budget")
         experiment = order.build(setting)
-        arms_of(experiment)
+        _check(experiment, asked)
         asked = replace(asked, kept=setting.kept)
         place.write(asked)
         runs = planned(experiment, asked, place.runs)
         _do_runs(runs, asked, share, watcher)
-        speed = _timed(experiment, setting, place, share, watcher)
+        speed = _timed(experiment, experiment.setting or setting, place, share, watcher)
         results = _collected(experiment, asked, setting, runs, speed)
         write_page(results, place)
         return results
@@ -128,6 +128,18 @@ def settled(order: Order, share: Share, watcher: Watcher) -> Asked:
         columns=order.columns.to_json() if order.columns else None,
         arms=order.arms,
     )
+
+
+def _check(experiment: Experiment, asked: Asked) -> None:
+    """Raise DepthwiseError for data that the experiment says nothing of, and for arms of one name."""
+    arms_of(experiment)
+    several = asked.setting.traits.several
+    if experiment.labels == ("one" if several else "several"):
+        has = "any number of labels" if several else "one label"
+        raise DepthwiseError(
+            f"{asked.name} is about images of {'one label' if several else 'several labels'}, and those of "
+            f"{asked.data} have {has}: give other --data"
+        )
 
 
 def reported(build: Build, place: Place) -> Results:
@@ -240,5 +252,6 @@ def _collected(
     experiment: Experiment, asked: Asked, setting: Setting, runs: Sequence[Planned], speed: Taken | None
 ) -> Results:
     outcomes: list[Outcome] = [read_outcome(run.out, run.arm, run.seed) for run in runs if _is_done(run)]
-    costs = {arm.name: setting.cost(arm.recipe) for arm in experiment.arms}
+    own = experiment.setting or setting
+    costs = {arm.name: own.cost(arm.recipe) for arm in experiment.arms}
     return Results(experiment, asked, outcomes, costs, speed, len(runs))

@@ -6,6 +6,7 @@ from typing import Literal
 
 from depthwise.comparison.claims import Claim
 from depthwise.comparison.outcome import TOP1, Metric
+from depthwise.comparison.setting import Setting
 from depthwise.train.recipe import Recipe
 
 Axis = Literal["updates", "seconds", "macs"]
@@ -87,6 +88,7 @@ class Experiment:
     question: in a sentence. source: where the paper has it. arms: the first is what others are measured against.
     matched: what arms of a group have in common, "parameters", "macs" or "milliseconds"; "" where they differ in cost.
     trains: False where nothing is trained, and only `speed` taken. metrics: the first is what the page is about.
+    labels: how many an image must have. setting: what networks are built for where the data do not decide.
     """
 
     question: str
@@ -98,6 +100,8 @@ class Experiment:
     matched: Literal["", "parameters", "macs", "milliseconds"] = ""
     speed: Speed | None = None
     trains: bool = True
+    labels: Literal["any", "one", "several"] = "any"
+    setting: Setting | None = None
     notes: tuple[str, ...] = ()
 
     def arm(self, name: str) -> Arm:

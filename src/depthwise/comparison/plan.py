@@ -22,8 +22,8 @@ class Asked:
     """What an experiment was asked for, as experiment.json keeps it.
 
     name: of the experiment; "compare" has its arms in `arms`. data: what the set is called, and `fingerprint`,
-    `channels`, `traits`, what was seen of it. seeds: the first so many, from 0. kept: widths that were measured.
-    environment: what a run's bits depend on besides recipe and data. columns: how a manifest is read.
+    `channels`, `traits`, what was seen of it. seeds: the first so many, from 0. kept: widths that were found for
+    budgets. environment: what a run's bits depend on besides recipe and data. columns: how a manifest is read.
     """
 
     name: str

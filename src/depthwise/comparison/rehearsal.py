@@ -66,7 +66,7 @@ def rehearsed(
     found = []
     for arm in experiment.arms:
         teller.now(f"{UPDATES} updates of {arm.name}")
-        found.append(_rehearsed(arm, setting, share))
+        found.append(_rehearsed(arm, experiment.setting or setting, share))
     return Rehearsal(tuple(found), share.at_once)
 
 

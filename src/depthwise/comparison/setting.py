@@ -9,8 +9,10 @@ from torch import nn
 
 from depthwise.analysis.cost import multiply_adds
 from depthwise.analysis.match import match
+from depthwise.comparison.outcome import MAP_AT_100, TOP1, Metric
 from depthwise.data.transform import Augment, Preprocess
-from depthwise.errors import DepthwiseError, UsageError, unknown_name
+from depthwise.errors import DepthwiseError, unknown_name
+from depthwise.layers import WidthFactor
 from depthwise.models import create_model, model_arguments
 from depthwise.recipes import Traits
 from depthwise.recipes.small import TINY, photographs, small
@@ -22,6 +24,9 @@ Budget = Literal["parameters", "macs", "milliseconds"]
 
 IMAGENET = Traits(num_train=1_281_167, num_classes=1000, height=375, width=500)
 FASHION_MNIST = Traits(num_train=60_000, num_classes=10, height=28, width=28)
+
+STEPS = (8, 4, 2, 1)
+"""What channels are multiples of, the coarsest that will do."""
 
 CLOSE = 0.01
 """Parameters and multiply-adds of what is compared differ by no more, where a network's arguments allow it."""
@@ -89,8 +94,8 @@ def find_scale(name: str) -> Scale:
 class Setting:
     """The facts that an experiment's arms follow from.
 
-    channels: of the images. task_outputs: how many numbers a network answers with. kept: widths that were measured,
-    by what they were measured for; whoever builds the experiment again hands them in, so that arms stay what they are.
+    channels: of the images. kept: widths that were
+    found, by what for; whoever builds the experiment again hands them in, so that arms stay what they are.
     """
 
     scale: Scale
@@ -102,6 +107,11 @@ class Setting:
     def recipe(self) -> Recipe:
         """The scale's own, of Xception."""
         return self.scale.recipe(self.traits)
+
+    @property
+    def metric(self) -> Metric:
+        """What runs are judged by: top-1, and of label sets MAP@100."""
+        return MAP_AT_100 if self.traits.several else TOP1
 
     @property
     def is_paper(self) -> bool:
@@ -139,22 +149,36 @@ class Setting:
 
         Channels stay multiples of 8 where that comes as close. Where no width does, the nearest below is taken.
         """
-        steps = (8, 4, 2, 1)
-        found: list[tuple[float, Recipe]] = []
-        for step in steps:
+        given = {key: value for key, value in recipe.model_args.items() if key != "width"}
+        key = f"{recipe.model} {sorted(given.items())} {by}={budget:.9g} {recipe.preprocess.size}"
+        if key not in self.kept:
+            self.kept[key] = self._width(replace(recipe, model_args=given), by, budget)
+        return replace(recipe, model_args={**given, "width": self.kept[key]})
+
+    def _width(self, recipe: Recipe, by: Budget, budget: float) -> WidthFactor:
+        """That which comes within 1% below the budget with channels in the largest steps, or else the closest."""
+        found: list[tuple[float, WidthFactor]] = []
+        refused: DepthwiseError | None = None
+        for step in STEPS:
             try:
-                candidate = self._widest(recipe, by, budget, step)
-            except UsageError:  # segments that do not divide channels in such steps
+                one = match(
+                    recipe.model,
+                    **{str(by): budget},  # type: ignore[arg-type]
+                    size=recipe.preprocess.size,
+                    step=step,
+                    num_classes=self.traits.num_classes,
+                    in_channels=self.channels,
+                    **recipe.model_args,
+                )
+            except DepthwiseError as error:  # segments that do not divide channels in such steps, for one
+                refused = refused or error
                 continue
-            reached = self.cost(candidate)[by] / budget
-            found.append((reached, candidate))
+            reached = getattr(one, by) / budget
+            found.append((reached, one.width))
             if reached >= 1 - CLOSE:
-                return candidate
-        if not found:
-            raise DepthwiseError(
-                f"{recipe.model} with {dict(recipe.model_args)} cannot be brought to {by}={budget:,.0f}: take another "
-                f"budget"
-            )
+                break
+        if not found and refused:
+            raise refused
         return max(found, key=lambda pair: pair[0])[1]
 
     def in_time(self, recipe: Recipe, milliseconds: float, batch: int) -> Recipe:
@@ -173,17 +197,3 @@ class Setting:
             )
             self.kept[key] = found.width
         return replace(recipe, model_args={**given, "width": self.kept[key]})
-
-    def _widest(self, recipe: Recipe, by: Budget, budget: float, step: int) -> Recipe:
-        given: dict[str, Any] = {k: v for k, v in recipe.model_args.items() if k != "width"}
-        wanted: dict[str, Any] = {by: budget}
-        found = match(
-            recipe.model,
-            **wanted,
-            size=recipe.preprocess.size,
-            step=step,
-            num_classes=self.traits.num_classes,
-            in_channels=self.channels,
-            **given,
-        )
-        return replace(recipe, model_args={**given, "width": found.width})

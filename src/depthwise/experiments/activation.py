@@ -14,7 +14,7 @@ NONE, RELU, ELU = "none", "ReLU", "ELU"
 
 def activation(setting: Setting) -> Experiment:
     """Xception with no, ReLU's and ELU's activation between the two halves of its convolutions."""
-    base = setting.recipe
+    base, metric = setting.recipe, setting.metric
     return Experiment(
         question="Does an activation between the depthwise and the pointwise convolution help?",
         source="Chollet 2017, section 4.7, Figure 10",
@@ -24,10 +24,11 @@ def activation(setting: Setting) -> Experiment:
             Arm(ELU, setting.variant(base, conv="separable-elu")),
         ),
         matched="parameters",
+        metrics=(metric,),
         claims=(
-            Better("None is better than ReLU.", NONE, RELU),
-            Better("None is better than ELU.", NONE, ELU),
-            Better("ELU is better than ReLU.", ELU, RELU),
+            Better("None is better than ReLU.", NONE, RELU, metric),
+            Better("None is better than ELU.", NONE, ELU, metric),
+            Better("ELU is better than ReLU.", ELU, RELU, metric),
         ),
-        figures=(Curves("Accuracy on the way"), Dots("Final accuracy")),
+        figures=(Curves("On the way", key=metric.key), Dots("Final accuracy", metric)),
     )

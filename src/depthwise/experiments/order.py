@@ -15,7 +15,7 @@ DEPTHWISE, POINTWISE = "depthwise first", "pointwise first"
 
 def order(setting: Setting) -> Experiment:
     """Xception of separable convolutions, and of those that begin with the pointwise half."""
-    base = setting.recipe
+    base, metric = setting.recipe, setting.metric
     budget = setting.cost(base)["parameters"]
     other = setting.matched(setting.variant(base, conv="pointwise-first"), "parameters", budget)
     return Experiment(
@@ -23,6 +23,7 @@ def order(setting: Setting) -> Experiment:
         source="Chollet 2017, section 2",
         arms=(Arm(DEPTHWISE, base), Arm(POINTWISE, other)),
         matched="parameters",
-        claims=(Alike("The order makes no difference.", DEPTHWISE, POINTWISE, within=0.005),),
-        figures=(Curves("Accuracy on the way"), Dots("Final accuracy")),
+        metrics=(metric,),
+        claims=(Alike("The order makes no difference.", DEPTHWISE, POINTWISE, 0.005, metric),),
+        figures=(Curves("On the way", key=metric.key), Dots("Final accuracy", metric)),
     )

@@ -14,7 +14,7 @@ WITH, WITHOUT, VGG, INCEPTION = "residual", "no residual", "separable VGG", "Inc
 
 def residual(setting: Setting) -> Experiment:
     """Xception with and without residual connections, the separable VGG, and Inception V3."""
-    base = setting.recipe
+    base, metric = setting.recipe, setting.metric
     budget = setting.cost(base)["parameters"]
     others = {
         WITHOUT: setting.variant(base, residual=False),
@@ -29,12 +29,15 @@ def residual(setting: Setting) -> Experiment:
         source="Chollet 2017, section 4.6, Figure 9",
         arms=tuple(Arm(name, recipe) for name, recipe in arms.items()),
         matched="parameters",
+        metrics=(metric,),
         claims=(
-            Better("Xception is better with residual connections than without.", WITH, WITHOUT),
-            Better("Without any, separable convolutions still beat Inception V3.", VGG, INCEPTION),
+            Better("Xception is better with residual connections than without.", WITH, WITHOUT, metric),
+            Better("Without any, separable convolutions still beat Inception V3.", VGG, INCEPTION, metric),
         ),
         figures=(
-            Curves("Accuracy on the way, with and without residual connections", arms=(WITH, WITHOUT, VGG)),
-            Dots("Final accuracy"),
+            Curves(
+                "On the way, with and without residual connections", key=metric.key, arms=(WITH, WITHOUT, VGG)
+            ),
+            Dots("Final accuracy", metric),
         ),
     )

@@ -15,24 +15,41 @@ channels with a KxK kernel:
 
 All but regular take -relu or -elu behind the name: that activation between the two (section 4.7), as in
 separable-relu or towers-4-elu; without, nothing stands there, as in the published Xception.
+
+What other papers make of a convolution, for N a multiple of 4:
+
+| name       | is                                                                    | weights                  |
+|------------|-----------------------------------------------------------------------|--------------------------|
+| inception  | Figure 1, to N/4 each: 1x1; 1x1, KxK; 1x1, KxK, KxK; 3x3 average, 1x1 | M*N + 3*K*K*N*N/16       |
+| 5x5        | one 5x5 convolution                                                   | 25*M*N                   |
+| 3x3-3x3    | two 3x3 instead, which see as much (Szegedy 2016, section 3.1)        | 9*M*N + 9*N*N            |
+| 1x3-3x1    | a row, then a column, instead of one 3x3 (Szegedy 2016, section 3.2)  | 3*M*N + 3*N*N            |
+| bottleneck | 1x1 to N/4, 3x3, 1x1 to N (He 2016, Figure 5)                         | M*N/4 + 9*N*N/16 + N*N/4 |
+
+Those of several convolutions take -relu and -elu as well, between all of them.
 """
 
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from torch import nn
 
 from depthwise.errors import DepthwiseError, unknown_name
-from depthwise.layers import Activation, Conv, PointwiseConv2d, SeparableConv2d, conv2d
+from depthwise.layers import Activation, Branches, Conv, PointwiseConv2d, SeparableConv2d, conv2d
 
 ACTIVATIONS: dict[str, Activation] = {"": nn.Identity, "-relu": nn.ReLU, "-elu": nn.ELU}
 
 # Those of the table for 4 segments and segments of 8, from which an unknown name gets its nearest.
 EXAMPLES = (
     "regular",
+    "inception",
+    "5x5",
+    "3x3-3x3",
+    "1x3-3x1",
+    "bottleneck",
     *(
         kind + activation
         for kind in ("segments-4", "segments-of-8", "separable", "towers-4", "pointwise-first")
@@ -78,6 +95,61 @@ def pointwise_first(
     )
 
 
+def inception(
+    in_channels: int, out_channels: int, kernel_size: int, *, between: Activation = nn.Identity
+) -> nn.Module:
+    """A canonical Inception module, four branches side by side: [N, M, H, W] -> [N, K, H, W]."""
+    quarter = out_channels // 4
+    first = out_channels - 3 * quarter
+
+    def to(channels: int) -> nn.Module:
+        return PointwiseConv2d(in_channels, channels)
+
+    def square() -> nn.Module:
+        return conv2d(quarter, quarter, kernel_size, padding="same")
+
+    return Branches(
+        to(first),
+        nn.Sequential(to(quarter), between(), square()),
+        nn.Sequential(to(quarter), between(), square(), between(), square()),
+        nn.Sequential(nn.AvgPool2d(3, 1, 1, count_include_pad=False), to(quarter)),
+    )
+
+
+def chain(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    kernels: Sequence[int | tuple[int, int]],
+    inner: int = 1,
+    between: Activation = nn.Identity,
+) -> nn.Module:
+    """Convolutions of these `kernels`, all but the last 1 / inner as wide: [N, M, H, W] -> [N, K, H, W]."""
+    modules: list[nn.Module] = []
+    channels = in_channels
+    for i, kernel in enumerate(kernels, 1):
+        width = out_channels if i == len(kernels) else max(1, out_channels // inner)
+        if i > 1:
+            modules.append(between())
+        modules.append(
+            PointwiseConv2d(channels, width)
+            if kernel == 1
+            else conv2d(channels, width, kernel, padding="same")
+        )
+        channels = width
+    return nn.Sequential(*modules)
+
+
+CHAINS: dict[str, Callable[..., nn.Module]] = {
+    "inception": inception,
+    "5x5": partial(chain, kernels=(5,)),
+    "3x3-3x3": partial(chain, kernels=(3, 3)),
+    "1x3-3x1": partial(chain, kernels=((1, 3), (3, 1))),
+    "bottleneck": partial(chain, kernels=(1, 3, 1), inner=4),
+}
+
+
 def convolution(conv: Conv | str, in_channels: Iterable[int], out_channels: Iterable[int]) -> Conv:
     """What makes the convolutions called `conv`, for layers with these numbers of channels; no name is itself.
 
@@ -85,12 +157,14 @@ def convolution(conv: Conv | str, in_channels: Iterable[int], out_channels: Iter
     """
     if callable(conv):
         return conv
-    match = re.fullmatch(r"([a-z-]+?)(-\d+)?(-relu|-elu)?", str(conv))
+    match = re.fullmatch(rf"({'|'.join(CHAINS)}|[a-z-]+?)(-\d+)?(-relu|-elu)?", str(conv))
     kind, number, activation = match.groups("") if match else ("", "", "")
     between = ACTIVATIONS[activation]
     match kind, bool(number):
         case "regular", False if not activation:
             return regular
+        case name, False if name in CHAINS and not (name == "5x5" and activation):
+            return partial(CHAINS[name], between=between)
         case "separable", False:
             return partial(SeparableConv2d, between=between)
         case "pointwise-first", False:

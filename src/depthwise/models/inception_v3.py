@@ -10,11 +10,13 @@ from functools import partial
 from torch import nn
 
 from depthwise.bounds import checked
+from depthwise.layers import scale_width
 from depthwise.models.arguments import Channels, Classes, Dropout, ImageChannels, NormEps, Stem, Width, Widths
-from depthwise.models.network import Network
+from depthwise.models.network import Network, fully_connected_neck, start_neck
 from depthwise.models.parts import Aux, C, Part, Plan, average_pool, inception, truncated_normal
 
 ROW, COLUMN = (1, 7), (7, 1)
+MIXED7 = (320, *(384,) * 4, 192)  # what the last block puts side by side
 
 
 def mixed5(projection: int, average: Part) -> Part:
@@ -52,6 +54,7 @@ def inception_v3(
     projections: Widths = (32, 64, 64),
     double7x7: Channels = 192,
     bias: bool = False,
+    fully_connected: Widths = (),
 ) -> Network:
     """Build Inception V3: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
@@ -61,6 +64,8 @@ def inception_v3(
     average poolings count the zeros at the border: torchvision's and timm's do, Keras' do not. `projections` are
     the channels behind these poolings in the blocks at 35x35 and, by their number, the blocks; `double7x7` are
     the first channels of the branch with two 7x7 in the last block at 17x17; `bias` gives the convolutions one.
+    `fully_connected` are the widths of hidden layers between the pooled features and the classifier (Chollet 2017,
+    Table 2), which `width` scales, too.
 
     stem="imagenet" reduces 32 times without padding, so `min_size` is 75. stem="small" is for pictures of 16
     to 64 pixels: the first convolution has stride 1 and everything is padded, which leaves 16 times and a
@@ -89,7 +94,9 @@ def inception_v3(
             ),
         ),
     }
-    return inception(
+    hidden = [scale_width(c, width) for c in fully_connected]
+    features = sum(scale_width(c, width) for c in MIXED7)
+    network = inception(
         plan,
         num_classes,
         in_channels,
@@ -102,7 +109,11 @@ def inception_v3(
         input_size=299 if imagenet else 32,
         min_size=75 if imagenet else 16,
         init=truncated_normal,
+        neck=fully_connected_neck(features, hidden) if hidden else None,
+        num_features=hidden[-1] if hidden else 0,
     )
+    start_neck(network)
+    return network
 
 
 @checked

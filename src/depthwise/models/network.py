@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import NoReturn, cast
 
 import torch
@@ -163,3 +164,18 @@ def _with_copied_buffers(block: nn.Module) -> Iterator[None]:
     finally:
         for part, buffers in own:
             part._buffers.update(buffers)
+
+
+def fully_connected_neck(in_features: int, widths: Sequence[int]) -> nn.Module:
+    """The mean of each map, then linear layers of these widths with ReLU: [N, C, H, W] -> [N, widths[-1]]."""
+    neck = nn.Sequential(GlobalAverage())
+    for m, n in pairwise((in_features, *widths)):
+        neck.extend((nn.Linear(m, n), nn.ReLU()))
+    return neck
+
+
+def start_neck(network: Network) -> None:
+    """He normal for the neck's linear layers: the classifier's deviation of 0.01 would shrink the features in each."""
+    for layer in network.neck.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from math import sqrt
+from typing import Annotated
 
 from torch import nn
 
-from depthwise.bounds import checked
+from depthwise.bounds import Bounds, checked
 from depthwise.layers import (
     ConvNorm,
     Norm,
@@ -36,6 +37,7 @@ def vgg16(
     hidden: Widths = (4096, 4096),
     batch_norm: bool = False,
     norm_eps: NormEps = 1e-5,
+    init_std: Annotated[float, Bounds(0, 1)] = 0.0,
 ) -> Network:
     """Build VGG-16: [N, in_channels, H, W], any shape from `min_size` up, to logits [N, num_classes].
 
@@ -49,7 +51,8 @@ def vgg16(
     16 to 64 pixels: without the first pooling, and the last map averaged down to one pixel.
 
     He normal by fan-in for all but the classifier, N(0, 0.01): the paper has N(0, 0.01) for all, and trains the
-    deeper networks from a shallower one because that alone does not train them; torchvision takes the fan-out. Without
+    deeper networks from a shallower one because that alone does not train them (`init_std=0.01` does as the paper);
+    torchvision takes the fan-out. Without
     batch norm, the learning rates of networks that have it are too high.
 
     Raises DepthwiseError for a value out of range, UsageError for an unknown stem.
@@ -78,7 +81,7 @@ def vgg16(
         num_features=(channels, *features)[-1],
         input_size=224 if imagenet else 32,
         min_size=stride,
-        init=_initialise,
+        init=partial(normal, std=init_std) if init_std else _initialise,
     )
 
 
@@ -90,6 +93,15 @@ def _neck(channels: int, side: int, widths: Sequence[int], dropout: float) -> nn
             neck.append(nn.Dropout(dropout))
         neck.extend([nn.Linear(m, n), nn.ReLU()])
     return neck
+
+
+def normal(module: nn.Module, std: float) -> None:
+    """N(0, std) for the weights of every convolution and linear layer, biases 0; in place."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _initialise(module: nn.Module) -> None:

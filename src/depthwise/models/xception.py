@@ -14,7 +14,6 @@ from depthwise.bounds import checked
 from depthwise.layers import (
     Conv,
     ConvNorm,
-    GlobalAverage,
     MaxPool2d,
     Norm,
     PointwiseConv2d,
@@ -39,7 +38,7 @@ from depthwise.models.arguments import (
     Widths,
 )
 from depthwise.models.convolutions import convolution
-from depthwise.models.network import Network, Stage
+from depthwise.models.network import Network, Stage, fully_connected_neck, start_neck
 
 
 def block(
@@ -72,14 +71,6 @@ def block(
         return Residual(body)
     skip = PointwiseConv2d(in_channels, channels, stride=2 if pool else 1)
     return Residual(body, ConvNorm(skip, channels, norm=norm))
-
-
-def fully_connected_neck(in_features: int, widths: Sequence[int]) -> nn.Module:
-    """The mean of each map, then linear layers of these widths with ReLU: [N, C, H, W] -> [N, widths[-1]]."""
-    neck = nn.Sequential(GlobalAverage())
-    for m, n in pairwise((in_features, *widths)):
-        neck.extend((nn.Linear(m, n), nn.ReLU()))
-    return neck
 
 
 @checked
@@ -155,8 +146,5 @@ def xception(
         # More than two of the last map's pixels must reach behind the stem, which maps s to (s - 3) // 2 - 1.
         min_size=4 * reduction + 7 if imagenet else reduction,
     )
-    for layer in network.neck.modules():
-        if isinstance(layer, nn.Linear):
-            # The classifier's deviation of 0.01 would shrink the features in each of them.
-            nn.init.kaiming_normal_(layer.weight)
+    start_neck(network)
     return network
