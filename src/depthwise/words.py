@@ -16,6 +16,7 @@ FLAGS = (
     "ignore-unknown",
     "miss-unknown",
     "nested",
+    "one-label",
     "resume",
     "skip-bad",
     "undivided",

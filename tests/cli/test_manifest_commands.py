@@ -67,6 +67,11 @@ def test_labels_that_are_ignored_are_words_or_a_file(capsys: pytest.CaptureFixtu
     assert "line 2 of aliases.csv is no pair: write another name, a comma, and the class that it means" in err
 
 
+def test_a_count_of_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    _, err = output(capsys, ["data", "check", "set.csv", *OPTIONS, "--min-count", "0"], 2)
+    assert "min_count=0 must be at least 1" in err
+
+
 def test_a_network_of_one_class_each_refuses_images_of_several(capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["--workers", "0", "--set", "width=0.05", "middle=(8,)", "size=16", "epochs=1", "batch_size=5"]
     output(capsys, ["train", "--data", "set.csv", *OPTIONS, "--out", "run", *settings])

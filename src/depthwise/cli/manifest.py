@@ -86,11 +86,12 @@ class ManifestOptions:
             "min_count": self.min_count,
             "classes": self.classes and read_names(self.classes),
             "aliases": self.aliases and read_aliases(self.aliases),
-            "ignore": ignored,
+            "ignore": ignored or None,
             "absent": self.absent,
             "one_label": self.one_label,
         }
-        return Columns(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+        asked = {name: value for name, value in given.items() if value is not None and value is not False}
+        return Columns(**asked)  # type: ignore[arg-type]
 
 
 Manifest = Annotated[ManifestOptions | None, Parameter(name="*")]

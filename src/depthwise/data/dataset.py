@@ -286,9 +286,8 @@ def _first_of(dataset: Dataset, *names: str) -> tuple[str, Split]:
     has = ", ".join(dataset.splits)
     remedy = "add it"
     if dataset.seed is not None:
-        remedy = (
-            "add a second, different image to a class, of which one would be kept for it, or a folder val/"
-        )
+        other = "a folder val/" if dataset.columns is None else "name one as in train=a.csv,val=b.csv"
+        remedy = f"add a second, different image to a class, of which one would be kept for it, or {other}"
     raise DepthwiseError(
         f"{dataset.name} has only {has}: evaluation needs a part called {' or '.join(names)}, {remedy}"
     )

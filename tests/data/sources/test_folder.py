@@ -187,7 +187,7 @@ def test_images_without_class_folders(make_folder: MakeFolder) -> None:
         open_dataset(str(folder := make_folder({"cat": 3}) / "cat"))
     next(folder.glob("*.*")).with_suffix(".txt").write_text("grey")
     with pytest.raises(
-        DepthwiseError, match=r"or take the keywords in .*\.txt and others by --labels-from sidecar"
+        DepthwiseError, match=r"or take the keywords in 000\.txt and others by labels_from sidecar"
     ):
         open_dataset(str(folder))
 

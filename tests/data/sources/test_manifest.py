@@ -273,6 +273,16 @@ def test_the_vocabulary_is_as_asked(images: Path) -> None:
     assert any("train has no image of zebra" in note for note in listed.notes)
 
 
+def test_too_few_classes_are_explained(images: Path) -> None:
+    table = write(images / "set.csv", [("path", "tags"), *((f"{k:02}.png", "a;b") for k in range(9))])
+    with pytest.raises(
+        DepthwiseError, match=r"no label for classes \(2 labels of under 10 training images, left out: a \(9"
+    ):
+        open_dataset(table, columns=Columns(min_count=10))
+    one = write(images / "one.csv", [("path", "label"), ("00.png", "a"), ("01.png", "b")])
+    assert "or name one as in train=a.csv,val=b.csv" in (check(one).error or "")
+
+
 def test_columns_that_contradict_themselves_are_refused() -> None:
     with pytest.raises(UsageError, match="classes has 'a' twice"):
         Columns(classes=("a", "b", "a"))

@@ -147,7 +147,8 @@ def build(source: Labelled, *, seed: int, max_bad: float, whole: bool) -> Datase
     classes = vocabulary.classes
     if not whole and len(classes) < (1 if rows.several else 2):
         raise DepthwiseError(
-            f"{source.path} has {some(classes) or 'no label'} for classes: telling classes apart takes two of them"
+            f"{source.path} has {some(classes) or 'no label'} for classes"
+            f"{''.join(f' ({note})' for note in vocabulary.notes)}: telling classes apart takes two of them"
         )
     if not whole and rows.several and columns.absent == "unknown" and (rows.numbers >= 0).all():
         raise DepthwiseError(
