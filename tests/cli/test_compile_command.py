@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import depthwise
 from depthwise import native
@@ -242,6 +244,17 @@ def test_int8_tells_of_every_product(
         in capsys.readouterr().err
     )
     assert not out.exists()
+    (tmp_path / "empty").mkdir()
+    assert run([*command, "--calibrate", str(tmp_path / "empty")]) == 1
+    assert "empty holds no image that can be read: give others with --calibrate" in capsys.readouterr().err
+    for k in range(9):
+        Image.fromarray(np.random.default_rng(k).integers(0, 256, (8, 8), np.uint8)).save(
+            tmp_path / f"{k}.png"
+        )
+    (tmp_path / "images.csv").write_text("\n".join(["path", *(f"{k}.png" for k in range(9))]))
+    unlabelled = str(tmp_path / "images.csv")
+    assert run([*command[:-1], str(tmp_path / "other"), "--calibrate", unlabelled]) == 0
+    capsys.readouterr()
     assert run([*command, "--calibrate", "digits"]) == 0
     printed = capsys.readouterr().out
     config = read_bundle(out).config

@@ -252,7 +252,7 @@ def test_evaluation_uses_the_bundles_thresholds(trained: Run, digits: Dataset) -
     assert evaluation.map_at_100 == pytest.approx(kept["map_at_100"], abs=1e-3)
     assert evaluation.micro_f1 == pytest.approx(kept["micro_f1"], abs=0.01)
     renamed = replace(digits, classes=("zero", *CLASSES[1:]))
-    with pytest.raises(DepthwiseError, match="knows no class 'zero'"):
+    with pytest.raises(DepthwiseError, match="knows no label 'zero'"):
         depthwise.evaluate(trained, renamed, split="test")
     without = depthwise.evaluate(trained, renamed, split="test", ignore_unknown=True)
     assert without.num_images == 360

@@ -156,8 +156,16 @@ def test_a_flipped_byte_of_an_image_is_named_and_never_trained_on(shards: Path) 
     assert sorted(batch.indices.tolist()) == [i for i in range(300) if i != 7]
     assert [image.path for image in batches.bad] == [victim]
     found = check(str(shards))
+    assert [image.path for image in found.unreadable] == [victim]
+    assert "damaged in train-00000.arrow, its CRC-32" in found.unreadable[0].reason
+    assert (found.error, sum(found.counts["train"].values())) == (None, 299)
+
+
+def test_a_flipped_byte_that_is_in_no_image_is_seen_by_the_check(shards: Path) -> None:
+    flip(first(shards), 7)  # which Arrow passes over
+    found = check(str(shards))
     assert [image.path for image in found.unreadable] == ["train-00000.arrow"]
-    assert "SHA-256" in found.unreadable[0].reason
+    assert "its SHA-256 is another than in manifest.json" in found.unreadable[0].reason
 
 
 def test_no_flipped_byte_goes_unseen(shards: Path) -> None:
