@@ -192,14 +192,15 @@ def _paired(metric: Metric, scores: Scores, one: str, other: str) -> Paired:
 
 def _said(metric: Metric, paired: Paired, one: str, other: str) -> str:
     n = len(paired.differences)
-    by = metric.difference(paired.mean)
+    size = metric.difference(abs(paired.mean)).lstrip("+")
+    said = f"{one} is {size} {'worse' if paired.mean < 0 else 'better'} than {other} in {metric.name}"
     if n < 2:
-        return f"{one} is {by} better than {other} in {metric.name}, with one seed, which tells nothing of others"
+        return f"{said}, with one seed, which tells nothing of others"
     low, high = paired.interval
     return (
-        f"{one} is {by} better than {other} in {metric.name} (95% interval {metric.difference(low)} to "
-        f"{metric.difference(high)}; ahead in {paired.wins} of {n} seeds; with another seed it would be with a "
-        f"probability of {paired.probability:.0%})"
+        f"{said} (mean difference {metric.difference(paired.mean)}, 95% interval {metric.difference(low)} to "
+        f"{metric.difference(high)}; ahead in {paired.wins} of {n} seeds, and with another seed with a probability of "
+        f"{paired.probability:.0%})"
     )
 
 

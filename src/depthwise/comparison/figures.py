@@ -84,15 +84,15 @@ def _drawn(figure: Figure, results: Results) -> Any:
             return _costs(figure, results)
 
 
-def _axes(height: float = 3.6) -> tuple[Any, Any]:
+def _axes(height: float = 3.8) -> tuple[Any, Any]:
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(7.2, height), layout="constrained")
+    canvas = Canvas(figsize=(6.4, height), layout="constrained")
     axes = canvas.add_subplot()
     axes.set_facecolor("none")
     axes.grid(color=GRID)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=9)
+    axes.tick_params(colors=MUTED, labelsize=10)
     for name, spine in axes.spines.items():
         spine.set_visible(name in ("left", "bottom"))
         spine.set_color(MUTED)
@@ -100,12 +100,12 @@ def _axes(height: float = 3.6) -> tuple[Any, Any]:
 
 
 def _label(axes: Any, x: str, y: str) -> None:
-    axes.set_xlabel(x, color=INK, fontsize=9)
-    axes.set_ylabel(y, color=INK, fontsize=9)
+    axes.set_xlabel(x, color=INK, fontsize=10)
+    axes.set_ylabel(y, color=INK, fontsize=10)
 
 
 def _legend(axes: Any) -> None:
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    axes.legend(frameon=False, fontsize=10, labelcolor=INK)
 
 
 def _of(number: int) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def _costs(figure: Costs, results: Results) -> Any:
         y = figure.metric.scale * fmean(figure.metric.of(outcome) for outcome in results.of[arm.name])
         colour = COLOURS[groups.index(arm.group) % len(COLOURS)]
         axes.plot([x], [y], "o", color=colour, markersize=6)
-        axes.annotate(arm.name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8, color=INK)
+        axes.annotate(arm.name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=9, color=INK)
         points.append((x, y))
     front = _front(points)
     axes.plot([x for x, _ in front], [y for _, y in front], "-", color=MUTED, linewidth=1, alpha=0.6)

@@ -60,20 +60,12 @@ def _row(results: Results, arm: Arm) -> dict[str, Any]:
 
 def _score(metric: Metric, arm: Arm, values: list[float]) -> dict[str, str]:
     """The mean with the deviation over seeds, each seed's number, and the paper's."""
-    spread = f" ± {metric.scale * stdev(values):.2f}" if len(values) > 1 else ""
-    mean = (
-        f"{metric.scale * fmean(values):,.2f}"
-        if metric.scale == 100
-        else f"{fmean(values):,.4g}"
-        if values
-        else ""
-    )
-    if not values:
-        mean = ""
     paper = arm.paper.get(metric.key)
+    mean = metric.shown(fmean(values)) if values else ""
+    spread = f" ± {metric.shown(stdev(values))}" if len(values) > 1 else ""
     return {
         "mean": mean + spread,
-        "seeds": ", ".join(metric.shown(value) for value in values),
+        "seeds": ", ".join(map(metric.shown, values)),
         "paper": "" if paper is None else metric.shown(paper),
     }
 

@@ -1,9 +1,9 @@
 """Why a run sits at the accuracy of guessing for a while, and what gets it going.
 
-A reader's question on the paper: Xception without residual connections stays at 1/classes before it moves. Depth,
-residual connections, batch norm, learning rate, warm-up and initialisation are changed one at a time; what is
-measured is the update from which on the network answers at least twice as well as guessing. He 2015 (arXiv
-1502.01852) found that plain networks of 30 layers drawn with one deviation for all do not begin at all.
+A reader's question on the paper (Chollet 2017, section 4.6): Xception without residual connections stays at 1/classes
+before it moves. Depth, residual connections, batch norm, learning rate, warm-up and initialisation are changed one at
+a time; what is measured is the update from which on the network answers at least twice as well as guessing. He 2015
+(arXiv 1502.01852) found that plain networks of 30 layers drawn with one deviation for all do not begin at all.
 """
 
 from dataclasses import replace

@@ -1,0 +1,109 @@
+"""Every experiment as it stands: its claim, its arms and their budgets, at the scales where that takes seconds."""
+
+from dataclasses import replace
+
+import pytest
+
+from depthwise.comparison.conduct import _check
+from depthwise.comparison.experiment import Experiment
+from depthwise.comparison.jobs import Share
+from depthwise.comparison.plan import Asked, planned
+from depthwise.comparison.rehearsal import rehearsed
+from depthwise.comparison.setting import CLOSE, FASHION_MNIST, IMAGENET, SCALES, Setting
+from depthwise.errors import DepthwiseError, UsageError
+from depthwise.experiments import EXPERIMENTS, claim, find_experiment
+from depthwise.models import CATALOGUE
+from depthwise.train.recipe import differences
+
+PAPER = Setting(SCALES["paper"], IMAGENET)
+MINI = Setting(SCALES["mini"], FASHION_MNIST, channels=1)
+QUICK = ("activation", "order", "table3", "multipliers", "chance-plateau")
+
+
+def leads(experiment: Experiment) -> list[str]:
+    """The fields of the recipe, without the parts' own, in which arms differ from the first."""
+    first = experiment.arms[0].recipe.to_json()
+    found = (differences(first, arm.recipe.to_json()) for arm in experiment.arms)
+    return sorted({line.partition(":")[0].partition(".")[0] for lines in found for line in lines})
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_each_says_what_is_claimed_and_where(name: str) -> None:
+    text = claim(name)
+    assert len(text.split()) > 40
+    assert any(source in text for source in ("Chollet 2017", "Howard 2017", "Szegedy 2016", "Papers compare"))
+
+
+@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("setting", [MINI, PAPER], ids=["mini", "paper"])
+def test_arms_differ_in_what_is_compared_alone(name: str, setting: Setting) -> None:
+    experiment = find_experiment(name)(setting)
+    asked = {
+        "chance-plateau": {"model", "model_args", "optimizer", "schedule"},
+        "multipliers": {"model_args", "preprocess"},
+    }
+    assert {*leads(experiment)} <= asked.get(name, {"model", "model_args"})
+    arms = {arm.name for arm in experiment.arms}
+    assert len(arms) == len(experiment.arms)
+    assert all({*one.arms} <= arms and one.rule for one in experiment.claims)
+    if experiment.matched == "parameters":
+        costs = [setting.cost(arm.recipe)["parameters"] for arm in experiment.arms]
+        assert max(costs) / min(costs) <= 1 + 2 * CLOSE
+
+
+def test_the_networks_of_the_papers_tables_are_the_published_ones() -> None:
+    arms = find_experiment("table1")(PAPER).arms
+    found = {arm.recipe.model: PAPER.cost(arm.recipe)["parameters"] for arm in arms}
+    assert found == {model: CATALOGUE[model].parameters for model in found}
+    assert {arm.paper["top1"] for arm in arms} == {0.790, 0.782, 0.770, 0.715}
+    table3 = find_experiment("table3")(MINI)
+    assert table3.setting
+    assert [table3.setting.cost(arm.recipe)["parameters"] for arm in table3.arms] == [23_626_728, 22_855_952]
+
+
+def test_at_the_papers_scale_table_2_is_the_papers_recipe() -> None:
+    jft = Setting(SCALES["paper"], replace(IMAGENET, num_classes=17_000, several=True))
+    experiment = find_experiment("table2")(jft)
+    assert all(arm.recipe.name == "xception-jft" for arm in experiment.arms)
+    widths = [arm.recipe.model_args.get("fully_connected", ()) for arm in experiment.arms]
+    assert [*map(tuple, widths)] == [(), (), (4096, 4096), (4096, 4096)]
+
+
+def test_one_arm_makes_its_updates_on_made_up_images() -> None:
+    def alone(setting: Setting) -> Experiment:
+        whole = find_experiment("activation")(setting)
+        return replace(whole, arms=whole.arms[:1])
+
+    class Quiet:
+        def now(self, text: str) -> None: ...
+
+    found = rehearsed(alone, MINI, Share(), Quiet())
+    (arm,) = found.arms
+    assert (arm.parameters, arm.updates) == (166_626, 1406)
+    assert found.seconds(3) == pytest.approx(3 * 1406 * arm.update)
+
+
+def test_equal_arms_of_several_experiments_are_one_run(tmp_path) -> None:
+    facts = {
+        "fingerprint": "f",
+        "channels": 1,
+        "traits": vars(FASHION_MNIST),
+        "environment": {"threads": "1"},
+    }
+    asked = Asked("order", "mini", "fashion-mnist", seeds=2, **facts)
+    of = {name: planned(find_experiment(name)(MINI), asked, tmp_path) for name in ("order", "activation")}
+    shared = {run.out for run in of["order"]} & {run.out for run in of["activation"]}
+    assert len(shared) == 2
+    other = replace(asked, environment={"threads": "2"})
+    assert not {run.out for run in planned(find_experiment("order")(MINI), other, tmp_path)} & shared
+
+
+def test_label_sets_where_there_is_one_label_are_refused() -> None:
+    asked = Asked("table2", "mini", "digits", "f", 1, vars(FASHION_MNIST), 1, {})
+    experiment = replace(find_experiment("activation")(MINI), labels="several")
+    with pytest.raises(
+        DepthwiseError, match="table2 is about images of several labels, and those of digits have one"
+    ):
+        _check(experiment, asked)
+    with pytest.raises(UsageError, match="unknown experiment 'resdual'"):
+        find_experiment("resdual")
