@@ -56,6 +56,19 @@ IMPORTS: dict[str, set[str]] = {
     "comparison.worker": {"data", "job", "stops", "telemetry", "train"},
     "experiments": {"analysis", "bounds", "comparison", "layers", "models", "recipes", "train"},
     "job": {"bundle", "data", "evaluate", "infer", "models", "places", "recipes", "ship", "train"},
+    "suspects": {
+        "bounds",
+        "bundle",
+        "data",
+        "evaluate",
+        "job",
+        "models",
+        "places",
+        "ship",
+        "tasks",
+        "train",
+        "writing",
+    },
 }
 EVERYWHERE = {"errors", "words"}
 SEE_EVERYTHING = {"__init__", "__main__", "ship", "cli"}

@@ -1,4 +1,5 @@
-"""Words for people: a command that can be pasted into a shell, text that steers no terminal, a number with its noun."""
+"""Words for people: a command that can be pasted into a shell, text that steers no terminal and runs in no spreadsheet,
+a number with its noun."""
 
 import os
 import re
@@ -104,6 +105,21 @@ def command_line(words: Iterable[str]) -> str:
 def printable(text: str) -> str:
     """`text` with control characters and odd bytes spelled out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+# What makes a spreadsheet take a cell for a formula, in the wide forms of East Asian keyboards, too.
+_FORMULA = re.compile(r"[=+\-@＝＋－＠\t\r\n]")  # noqa: RUF001
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+def inert(text: str) -> str:
+    """`text` with an apostrophe before it if a spreadsheet would run it as a formula (OWASP, CSV injection).
+
+    Numbers stay, and so does what is nothing but signs, a class "+" for example: there is nothing to run in them.
+    """
+    if not _FORMULA.match(text) or _NUMBER.fullmatch(text) or not any(map(str.isalnum, text)):
+        return text
+    return f"'{text}"
 
 
 def number_of(number: float, noun: str, plural: str | None = None) -> str:

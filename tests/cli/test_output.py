@@ -18,10 +18,10 @@ from tests.processes import command
 
 from depthwise.bundle import BundleConfig, write_bundle
 from depthwise.cli import output
-from depthwise.cli.output import inert, to_json
+from depthwise.cli.output import to_json
 from depthwise.data import Preprocess
 from depthwise.models import create_model
-from depthwise.words import printable
+from depthwise.words import inert, printable
 
 EVIL = "x\x1b]0;owned\x07\x1b[2J\r\b\x7f\x9b31m\u202e\ty"
 """Sets a terminal's title, wipes its screen, goes back in the line, turns the text around."""

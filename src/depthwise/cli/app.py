@@ -25,6 +25,7 @@ from depthwise.cli import (
     import_,
     models,
     predict,
+    suspects,
     train,
 )
 from depthwise.cli.limits import limit_reached, spare_threads, try_torch_first
@@ -68,6 +69,7 @@ app.command(command(bench.bench))
 app.command(command(models.models))
 app.command(command(cost.cost))
 app.command(command(draw.draw))
+data.app.command(command(suspects.suspects))
 app.command(data.app)
 app.command(experiment.app)
 

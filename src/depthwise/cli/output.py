@@ -5,7 +5,6 @@ not steer the terminal.
 """
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,21 +38,6 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """A line for people that is not the result: on standard error."""
     print(printable(text), file=sys.stderr)
-
-
-# What makes a spreadsheet take a cell for a formula, in the wide forms of East Asian keyboards, too.
-_FORMULA = re.compile(r"[=+\-@＝＋－＠\t\r\n]")  # noqa: RUF001
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-
-
-def inert(text: str) -> str:
-    """`text` with an apostrophe before it if a spreadsheet would run it as a formula (OWASP, CSV injection).
-
-    Numbers stay, and so does what is nothing but signs, a class "+" for example: there is nothing to run in them.
-    """
-    if not _FORMULA.match(text) or _NUMBER.fullmatch(text) or not any(map(str.isalnum, text)):
-        return text
-    return f"'{text}"
 
 
 def console(*, stderr: bool = False) -> "Console":

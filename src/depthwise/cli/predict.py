@@ -26,11 +26,11 @@ from depthwise.cli.options import (
     decoding,
     flag,
 )
-from depthwise.cli.output import inert, note
+from depthwise.cli.output import note
 from depthwise.errors import UsageError
 from depthwise.places import find_bundle
 from depthwise.reading import read_bounded
-from depthwise.words import number_of, printable
+from depthwise.words import inert, number_of, printable
 from depthwise.writing import check_free, written_whole
 
 if TYPE_CHECKING:

@@ -85,6 +85,13 @@ def _of_one(split: Split, indices: Tensor) -> Chosen:
     return Chosen((split,), torch.stack([torch.zeros_like(indices), indices], dim=1))
 
 
+def chosen(split: Split, indices: Tensor) -> Split:
+    """The images of `split` at `indices`, int64 [n], in that order; those of an array lie in memory as before."""
+    if isinstance(split, ArraySplit):  # whose batches are made at once
+        return replace(split, images=split.images[indices], labels=split.targets(indices))
+    return _of_one(split, indices)
+
+
 @dataclass(frozen=True, eq=False)
 class Renumbered:
     """A Split whose classes have other numbers, see `renumbered`."""
