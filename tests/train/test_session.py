@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from depthwise.data.dataset import Dataset
-from depthwise.tasks.single_label import SingleLabel
 from depthwise.train import loop, session
-from depthwise.train.ending import average_is_behind
 from depthwise.train.loop import Trainer
 from depthwise.train.run import Options, Silent, train
 
@@ -99,16 +97,6 @@ def test_a_run_with_fewer_lines_goes_on_with_more(
     assert steps == [1, 10, *range(16, 45)]
     bundles = [(path / "bundle/model.safetensors").read_bytes() for path in (out, whole)]
     assert bundles[0] == bundles[1]
-
-
-def test_an_average_that_is_behind_its_weights_is_told(tmp_path: Path) -> None:
-    said = average_is_behind({"raw": 0.9, "averaged": 0.8}, SingleLabel.headline, tmp_path)
-    assert said == (
-        f"the raw weights, in {tmp_path}/model.raw.safetensors, are better than their average (90.00% and 80.00% "
-        "top-1), which follows them slowly: train longer, or with --set averaging=0"
-    )
-    for rest in ({"raw": 0.9}, {"raw": 0.9, "averaged": 0.895}, {"raw": 0.1, "averaged": 0.9}):
-        assert not average_is_behind(rest, SingleLabel.headline, tmp_path)
 
 
 def test_without_tensorboard_a_run_says_so_and_has_all_else(

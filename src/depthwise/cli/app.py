@@ -18,6 +18,7 @@ from depthwise.cli import (
     compile,
     cost,
     data,
+    doctor,
     draw,
     evaluate,
     experiment,
@@ -61,6 +62,7 @@ app = App(
 )
 app.command(command(train.train))
 app.command(command(evaluate.evaluate), name="eval")
+app.command(command(doctor.doctor))
 app.command(command(predict.predict))
 app.command(command(import_.import_), name="import")
 app.command(command(export.export))

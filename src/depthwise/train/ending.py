@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from depthwise.bundle import RAW_WEIGHTS, BundleConfig, read_bundle, write_bundle
+from depthwise.bundle import BundleConfig, read_bundle, write_bundle
 from depthwise.data.dataset import Split, test_split
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate.meters import Headline
@@ -135,9 +135,7 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
         values = {"split": name, "weights": weights, **tested.numbers}
         session.watcher.evaluated(session.write_line("test", values))
     write_report(_report(session, facts, task, evaluation, name, split), files.report)
-    scores = {key: task.headline.of(tested) for key, tested in measured.items()}
-    if kind == "averaged" and (advice := average_is_behind(scores, task.headline, files.bundle)):
-        session.watcher.message(advice)
+    session.say_findings()
     return Result(files.root, name, kind, kept["step"], evaluation, seconds)
 
 
@@ -178,14 +176,4 @@ def _report(
         preprocess=asdict(recipe.preprocess.for_channels(dataset.channels)),
         resumes=facts.get("resumes", ()),
         page=task.page,
-    )
-
-
-def average_is_behind(scores: Mapping[str, float], headline: Headline, bundle: Path) -> str:
-    """A sentence if the raw weights are over a point better than their average, which was shipped; or ""."""
-    if scores["raw"] - scores.get("averaged", scores["raw"]) <= 0.01:
-        return ""
-    return (
-        f"the raw weights, in {bundle / RAW_WEIGHTS}, are better than their average ({scores['raw']:.2%} and "
-        f"{scores['averaged']:.2%} {headline.name}), which follows them slowly: train longer, or with --set averaging=0"
     )

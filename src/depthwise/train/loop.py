@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from depthwise.data.dataset import Dataset, Split
 from depthwise.data.loader import Batch, Batches
 from depthwise.data.order import mix_seed
+from depthwise.doctor.signals import MOST_IMAGES, View, examine, structure
 from depthwise.errors import DepthwiseError
 from depthwise.tasks import Task, find_task
 from depthwise.train.average import PolyakAverage
@@ -85,6 +86,8 @@ class Trainer:
             label_smoothing=recipe.label_smoothing,
             class_weights=recipe.class_weights,
         )
+        self.counts = self.task.counts(train)
+        self._guess = _guess(self.task, train, self.counts, recipe.class_weights)
         self._window = torch.zeros(3, device=device)
         self._stream: Iterator[list[Batch]] | None = None
 
@@ -108,8 +111,8 @@ class Trainer:
         """The learning rate of the last update."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def update(self) -> None:
-        """Do one update of the weights."""
+    def update(self) -> Batch | None:
+        """Do one update of the weights; the images of its first pass, None if not one of them could be read."""
         self._stream = self._stream or self._passes()
         passes = next(self._stream)
         torch.manual_seed(mix_seed(self.recipe.seed, self.step, "dropout"))
@@ -128,6 +131,20 @@ class Trainer:
         self.step += 1
         if self.average:
             self.average.update(self.step)
+        return passes[0] if passes else None
+
+    def look(self, batch: Batch) -> dict[str, float]:
+        """What the network as it is makes of a few images of a `batch`; see `doctor/signals.py`."""
+        view = View(
+            loss=self._objective.mean,
+            hits=self.task.hits,
+            answers=self._answers,
+            guess=self._guess,
+            precision=self._precision,
+            norms_learn=not self.recipe.freeze,
+        )
+        images, targets = (part[:MOST_IMAGES].to(self.device) for part in (batch.images, batch.targets))
+        return structure(self.module) | examine(self.module, images, targets, view)
 
     @property
     def window(self) -> Window:
@@ -175,7 +192,7 @@ class Trainer:
         """Add the gradient of a batch's loss times `share`, its part in the update's."""
         images = batch.images.to(self.device, non_blocking=True)
         targets = batch.targets.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+        with self._precision():
             output = self._forward(images)
         answer, loss = self._loss(output, targets)
         (loss * share).backward()
@@ -194,6 +211,15 @@ class Trainer:
         aside = sum(self._objective.mean(tower, targets) for tower in towers)
         return answer, loss + self.module.aux_weight * aside
 
+    def _answers(self, output: Tensor) -> int:
+        """How many different ones images get, by what is likeliest of each."""
+        return len(
+            {tuple(self.task.choose(each, 1, None)) for each in self.task.answer(output.float()).cpu()}
+        )
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+
     def _train_mode(self) -> None:
         self.module.train()
         if self.recipe.freeze:
@@ -211,6 +237,16 @@ def for_evaluation(recipe: Recipe, dataset: Dataset, task: Task, split: Split, w
         workers=workers,
         prepare=task.prepare(None),
     )
+
+
+def _guess(task: Task, train: Split, counts: list[int], class_weights: str) -> Tensor | None:
+    """float32 [K]: the output for every image of who knows the frequencies of `train` and no more; None of a task whose
+    outputs are not its classes."""
+    if (bias := task.initial_bias(train)) is None:
+        bias = (torch.tensor(counts).float().clamp(min=0.5) / max(1, len(train))).log()
+    if len(bias) != task.num_outputs:
+        return None
+    return torch.zeros_like(bias) if class_weights == "balanced" else bias
 
 
 def _prepare(module: nn.Module, recipe: Recipe) -> None:

@@ -10,8 +10,11 @@ from typing import Any, Protocol
 from torch import nn
 
 from depthwise.data.dataset import Dataset, Split, val_split
+from depthwise.doctor.case import Case
+from depthwise.doctor.causes import Finding, diagnose
+from depthwise.doctor.signals import Weights, moments
 from depthwise.errors import DepthwiseError
-from depthwise.evaluate.meters import run_meters
+from depthwise.evaluate.meters import finite, run_meters
 from depthwise.tasks import Task
 from depthwise.train.budget import Budget
 from depthwise.train.checkpoint import (
@@ -23,7 +26,7 @@ from depthwise.train.checkpoint import (
 )
 from depthwise.train.files import RunFiles, write_text
 from depthwise.train.loop import Trainer, Window, for_evaluation
-from depthwise.train.record import known_lines
+from depthwise.train.record import known_lines, read_lines
 from depthwise.train.selection import Best, Scores, candidates, ended_early, is_enough
 from depthwise.train.signals import StopRequest
 from depthwise.words import going_on
@@ -97,10 +100,13 @@ class Session:
         self.workers, self.budget = workers, budget
         self.checkpoint_minutes, self.checkpoint_steps = checkpoint_minutes, checkpoint_steps
         self.progress = Progress()
+        self._moments = moments(trainer.total_steps, trainer.log_every, trainer.samples_per_step)
         self._digest = hashlib.sha256()
         self._writer: Any = None
+        self._said: set[str] = set()
         if checkpoint:
             self._restore(checkpoint)
+            self._said = {finding.cause for finding in self._findings()}
         self._started = self._saved = self._shown = time.monotonic()
         self._window_started = self._started - self.progress.window_seconds
 
@@ -174,9 +180,12 @@ class Session:
             if self.ended:
                 break
             self.answer_stop()
-            trainer.update()
+            signals = self._update()
             if trainer.line_is_due:
                 self._log_window()
+                if signals:
+                    self.write_line("health", signals)
+                    self.say_findings()
             elif time.monotonic() - self._shown >= SHOW_SECONDS:
                 self._show(trainer.window)
             if self._save_is_due():
@@ -250,6 +259,26 @@ class Session:
                 self._writer.add_scalar(f"{prefix}/{name}", value, clock.step)
         return line
 
+    def say_findings(self) -> None:
+        """Tell the watcher what seems to be wrong with the run, each cause once."""
+        for finding in self._findings():
+            if finding.cause not in self._said:
+                self.watcher.message(finding.sentence)
+            self._said.add(finding.cause)
+
+    def _findings(self) -> list[Finding]:
+        trainer = self.trainer
+        return diagnose(
+            Case(
+                root=self.files.root,
+                recipe=trainer.recipe.to_json(),
+                counts=trainer.counts,
+                task=trainer.task.name,
+                headline=trainer.task.headline,
+                lines=read_lines(self.files.metrics),
+            )
+        )
+
     def _restore(self, checkpoint: Checkpoint) -> None:
         try:
             self.progress = Progress(**checkpoint.state["progress"])
@@ -316,9 +345,29 @@ class Session:
         )
         self._window_started += time.monotonic() - began
 
+    def _update(self) -> dict[str, float | None]:
+        """Do an update; at a moment for it, what was seen of the network."""
+        if self.trainer.step + 1 not in self._moments:
+            self.trainer.update()
+            return {}
+        weights = Weights(self.trainer.module)
+        batch = self.trainer.update()
+        began = time.monotonic()
+        seen = weights.movement() | (self.trainer.look(batch) if batch else {})
+        self._window_started += time.monotonic() - began
+        return {
+            "total_steps": self.trainer.total_steps,
+            **{name: finite(value) for name, value in seen.items()},
+        }
+
     def _log_window(self) -> None:
         lr = self.trainer.last_lr
-        window = self.trainer.take_window()
+        try:
+            window = self.trainer.take_window()
+        except DepthwiseError:
+            self.write_line("health", {"total_steps": self.trainer.total_steps, "lost": self.trainer.step})
+            self.say_findings()
+            raise
         rate = self._show(window)
         self._window_started = time.monotonic()
         values = {
