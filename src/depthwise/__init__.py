@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from depthwise.data import Preprocess as Preprocess
     from depthwise.data import open_dataset as open_dataset
     from depthwise.errors import DepthwiseError as DepthwiseError
+    from depthwise.experiments.own import compare as compare
     from depthwise.infer import Prediction as Prediction
     from depthwise.infer import Predictor as Predictor
     from depthwise.infer.ops import separable_conv2d as separable_conv2d
@@ -42,6 +43,7 @@ _HOMES = {
     "Preprocess": "depthwise.data",
     "RECIPES": "depthwise.recipes",
     "Recipe": "depthwise.train.recipe",
+    "compare": "depthwise.experiments.own",
     "compile": "depthwise.ship.compiling",
     "cost": "depthwise.analysis.cost",
     "create_model": "depthwise.models",

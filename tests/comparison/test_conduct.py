@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import depthwise
 from depthwise.cli.app import run as command
+from depthwise.errors import UsageError
 
 ARMS = (
     "--arm=x=samples=1280 eval_every=640 log_every=1 width=1 middle=() entry=(64,) exit=(96,128)",
@@ -118,6 +121,27 @@ def _wait_until_free(out: Path) -> None:
             except DepthwiseError:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
+
+
+def test_recipes_are_compared_in_python(unbroken: Path) -> None:
+    from depthwise.train.recipe import Recipe
+
+    runs = [json.loads(file.read_text()) for file in sorted((unbroken / "runs").glob("*/run.json"))]
+    recipes = [replace(Recipe.from_json(run["recipe"]), seed=0, precision="auto") for run in runs]
+    named = {recipe.model: recipe for recipe in recipes}
+    results = depthwise.compare(
+        [named["xception"], named["mobilenet_v1"]],
+        "digits",
+        out=unbroken.parent / "p",
+        seeds=2,
+        runs=unbroken / "runs",
+    )
+    before = {arm["model"]: arm["scores"]["top1"]["by_seed"] for arm in numbers(unbroken)["arms"]}
+    assert {name: [o.evaluation["top1"] for o in outcomes] for name, outcomes in results.of.items()} == before
+    with pytest.raises(UsageError, match="is no path, and each run is a process"):
+        depthwise.compare(recipes, depthwise.open_dataset("digits"), out=unbroken.parent / "q")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="this has 1 arm"):
+        depthwise.compare(recipes[:1], "digits", out=unbroken.parent / "q")
 
 
 def test_what_cannot_be_is_a_sentence(

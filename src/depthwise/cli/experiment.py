@@ -1,6 +1,5 @@
 """`depthwise experiment`: the paper's tables, figures and open questions, each by one command."""
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,11 +17,8 @@ from depthwise.places import locate
 from depthwise.words import number_of, printable
 
 if TYPE_CHECKING:
-    from depthwise.comparison.jobs import Share
     from depthwise.comparison.rehearsal import Rehearsal
     from depthwise.comparison.results import Results
-
-COMPARE = "compare"
 
 app = App(name="experiment", help="The paper's tables, figures and open questions, each by one command.")
 
@@ -152,6 +148,7 @@ def run(
     """
     build, arms = _built(name, arm, match)
     from depthwise.comparison.conduct import Order, conduct, setting_for
+    from depthwise.comparison.jobs import share_of
     from depthwise.comparison.plan import place_of
     from depthwise.comparison.rehearsal import rehearsed
     from depthwise.comparison.setting import find_scale
@@ -159,7 +156,7 @@ def run(
     found = find_scale(scale)
     if data is None and found.name != "paper":
         data = "fashion-mnist"
-    share = _share(jobs, workers, device, found.name)
+    share = share_of(jobs, workers, device, found.name)
     if dry_run:
         with _Watcher() as watcher:
             rehearsal = rehearsed(build, setting_for(found, data, asked(manifest), watcher), share, watcher)
@@ -200,37 +197,26 @@ def report(
 
 def _built(name: str, arm: list[str] | None, match: str | None) -> tuple[Any, Any]:
     """How the experiment is built, and the plain values of arms of one's own."""
-    from depthwise.experiments import EXPERIMENTS, find_experiment
-    from depthwise.experiments.compare import parsed
+    from depthwise.experiments import EXPERIMENTS
+    from depthwise.experiments.own import NAME, parsed, to_json
 
-    if name != COMPARE:
+    if name != NAME:
         if arm or match:
             raise UsageError(
                 f"--arm and --match are for compare, and {name} has its own arms: leave them out"
             )
         if name not in EXPERIMENTS:
-            raise unknown_name("experiment", name, [*EXPERIMENTS, COMPARE])
-        return find_experiment(name), None
-    arms = {"arms": parsed(arm or []), "match": match or ""}
+            raise unknown_name("experiment", name, [*EXPERIMENTS, NAME])
+    arms = to_json(parsed(arm or []), match or "") if name == NAME else None
     return _build_again(name, arms), arms
 
 
 def _build_again(name: str, arms: Any) -> Any:
     """How the experiment is built that experiment.json names."""
     from depthwise.experiments import find_experiment
-    from depthwise.experiments.compare import compare
+    from depthwise.experiments.own import NAME, built
 
-    return compare(arms["arms"], arms["match"]) if arms else find_experiment(name)
-
-
-def _share(jobs: int | None, workers: int, device: str, scale: str) -> "Share":
-    """What of the machine each run gets: at the scale mini small networks run side by side, others take all cores."""
-    from depthwise.comparison.jobs import Share
-    from depthwise.train.run import choose_device
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    at_once = jobs or (cores if scale == "mini" and choose_device(device).type == "cpu" else 1)
-    return Share(at_once, max(1, cores // at_once), workers, device)
+    return built(arms) if name == NAME else find_experiment(name)
 
 
 class _Watcher:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import torch
 
 from depthwise import native
 from depthwise.comparison.experiment import Experiment
-from depthwise.comparison.jobs import Run, Share, do_all
+from depthwise.comparison.jobs import Assignment, Share, do_all
 from depthwise.comparison.outcome import Outcome, read_outcome
 from depthwise.comparison.plan import Asked, Place, Planned, arms_of, outstanding, planned, same_question
 from depthwise.comparison.report import write_page
@@ -28,7 +29,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.recipes import Traits
 from depthwise.train.files import RunFiles, environment, write_json
 from depthwise.train.run import choose_device
-from depthwise.words import number_of
+from depthwise.words import number_of, printable
 from depthwise.writing import locked
 
 Build = Callable[[Setting], Experiment]
@@ -47,6 +48,17 @@ class Watcher(Protocol):
 
     def looking(self, done: int, total: int) -> None:
         """Of so many images, so many have been looked over."""
+
+
+class Printed:
+    """A Watcher that writes its lines to standard error."""
+
+    def message(self, text: str) -> None:
+        print(printable(text), file=sys.stderr)
+
+    def now(self, text: str) -> None: ...
+
+    def looking(self, done: int, total: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -177,7 +189,7 @@ def _do_runs(runs: Sequence[Planned], asked: Asked, share: Share, watcher: Watch
     totals: dict[Path, int] = {}
     done: list[Path] = []
 
-    def progress(run: Run, step: int, of_steps: int) -> None:
+    def progress(run: Assignment, step: int, of_steps: int) -> None:
         first = run.out not in totals
         totals[run.out] = of_steps
         if first:
@@ -187,7 +199,7 @@ def _do_runs(runs: Sequence[Planned], asked: Asked, share: Share, watcher: Watch
 
     offsets: dict[Path, int] = {}
 
-    def ended(run: Run) -> None:
+    def ended(run: Assignment) -> None:
         done.append(run.out)
         steps[run.out] = totals.get(run.out, 0)
         planned_run = of[run.out]
@@ -200,7 +212,7 @@ def _do_runs(runs: Sequence[Planned], asked: Asked, share: Share, watcher: Watch
         )
 
     columns = None if asked.columns is None else dict(asked.columns)
-    do_all([Run(run.out, asked.data, run.recipe, columns) for run in left], share, ended, progress)
+    do_all([Assignment(run.out, asked.data, run.recipe, columns) for run in left], share, ended, progress)
 
 
 def _how_far(

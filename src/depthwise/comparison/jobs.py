@@ -15,6 +15,7 @@ from typing import Any
 from depthwise.errors import DepthwiseError
 from depthwise.stops import held_back
 from depthwise.train.recipe import Recipe
+from depthwise.train.run import choose_device
 
 STOP_SECONDS = 120.0
 
@@ -29,8 +30,15 @@ class Share:
     device: str = "auto"
 
 
+def share_of(jobs: int | None, workers: int, device: str, scale: str) -> Share:
+    """What of the machine each run gets: at the scale mini networks run side by side, else one takes all cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    at_once = jobs or (cores if scale == "mini" and choose_device(device).type == "cpu" else 1)
+    return Share(at_once, max(1, cores // at_once), workers, device)
+
+
 @dataclass(frozen=True)
-class Run:
+class Assignment:
     """A run to be done: its directory, what its data are called, and its recipe. columns: how a manifest is read."""
 
     out: Path
@@ -39,11 +47,13 @@ class Run:
     columns: dict[str, Any] | None = None
 
 
-Progress = Callable[[Run, int, int], None]
+Progress = Callable[[Assignment, int, int], None]
 """Called with a run, the updates it has done, and how many it has."""
 
 
-def do_all(runs: Sequence[Run], share: Share, ended: Callable[[Run], None], progress: Progress) -> None:
+def do_all(
+    runs: Sequence[Assignment], share: Share, ended: Callable[[Assignment], None], progress: Progress
+) -> None:
     """Do `runs`, in their order, as many at once as `share` says; `ended` is called after each.
 
     Ctrl-C stops those under way at their next update, each with a checkpoint, and comes out as KeyboardInterrupt.
@@ -52,7 +62,7 @@ def do_all(runs: Sequence[Run], share: Share, ended: Callable[[Run], None], prog
     left = iter(runs)
     events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
     with _workers(min(share.at_once, len(runs)), share, events) as workers:
-        busy: dict[_Worker, Run] = {}
+        busy: dict[_Worker, Assignment] = {}
         for worker in workers:
             _next(worker, left, busy, share)
         while busy:
@@ -72,7 +82,9 @@ def do_all(runs: Sequence[Run], share: Share, ended: Callable[[Run], None], prog
                 _next(worker, left, busy, share)
 
 
-def _next(worker: "_Worker", left: Iterator[Run], busy: "dict[_Worker, Run]", share: Share) -> None:
+def _next(
+    worker: "_Worker", left: Iterator[Assignment], busy: "dict[_Worker, Assignment]", share: Share
+) -> None:
     busy.pop(worker, None)
     if run := next(left, None):
         busy[worker] = run
@@ -103,7 +115,7 @@ class _Worker:
             )
         threading.Thread(target=self._hear, args=(events,), daemon=True).start()
 
-    def ask(self, run: Run, share: Share) -> None:
+    def ask(self, run: Assignment, share: Share) -> None:
         document = {
             "out": str(run.out),
             "data": run.data,

@@ -1,0 +1,159 @@
+"""A comparison of one's own: arms as settings of the scale's recipe, brought to one budget, judged pair by pair.
+
+What people who choose a network for their own images ask: which is best at equal parameters, or equal multiply-adds,
+and is that more than chance?
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from depthwise.bounds import Bounds, fit
+from depthwise.comparison.claims import Best
+from depthwise.comparison.conduct import Build, Order, Printed, Watcher, conduct
+from depthwise.comparison.experiment import Arm, Costs, Curves, Dots, Experiment
+from depthwise.comparison.jobs import share_of
+from depthwise.comparison.outcome import MAP_AT_100, MAP_OF_FOUND, TOP1, TOP5
+from depthwise.comparison.plan import place_of
+from depthwise.comparison.results import Results
+from depthwise.comparison.setting import Setting
+from depthwise.data.columns import Columns
+from depthwise.errors import UsageError, shown
+from depthwise.models import model_arguments
+from depthwise.train.recipe import Recipe
+from depthwise.words import number_of
+
+Match = Literal["", "parameters", "macs"]
+Settings = Mapping[str, Any]
+
+
+NAME = "compare"
+"""What experiment.json calls it."""
+
+
+def compare(
+    arms: Mapping[str, Settings | Recipe] | Sequence[Recipe],
+    data: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    match: Match = "",
+    scale: str = "mini",
+    seeds: Annotated[int, Bounds(1, 1000)] = 3,
+    runs: str | os.PathLike[str] | None = None,
+    jobs: Annotated[int, Bounds(1, 256)] | None = None,
+    workers: Annotated[int, Bounds(0, 256)] = 0,
+    device: str = "auto",
+    columns: Columns | None = None,
+    force: bool = False,
+    watcher: Watcher | None = None,
+) -> Results:
+    """Train each of `arms` with each seed and compare them: `depthwise experiment run compare` in Python.
+
+    arms: a Recipe, or settings for the scale's, by name; of a list of recipes their networks are the names. match: what
+    all are brought to, "parameters" or "macs" of the first arm, by their `width`. data: as for `train`, but no Dataset,
+    for each run is a process. The others are the command's options. Results and a page are left in `out`.
+
+    Raises DepthwiseError with the command's sentences, and KeyboardInterrupt, after checkpoints, for Ctrl-C.
+    """
+    if not isinstance(data, str | os.PathLike):
+        raise UsageError(
+            f"data={shown(data)} is no path, and each run is a process: give a folder or a manifest"
+        )
+    named = dict(arms) if isinstance(arms, Mapping) else _named(arms)
+    asked = to_json(named, match)
+    order = Order(NAME, built(asked), scale, os.fspath(data), seeds, columns, asked)
+    place = place_of(Path(out), None if runs is None else Path(runs))
+    return conduct(order, place, share_of(jobs, workers, device, scale), watcher or Printed(), force=force)
+
+
+def to_json(arms: Mapping[str, Settings | Recipe], match: str) -> dict[str, Any]:
+    """Arms and what they are brought to as plain values, which `built` reads."""
+    values = {
+        name: {"recipe": given.to_json()} if isinstance(given, Recipe) else {"settings": dict(given)}
+        for name, given in arms.items()
+    }
+    return {"arms": values, "match": match}
+
+
+def built(asked: Mapping[str, Any]) -> Build:
+    """The experiment of such values. Raises UsageError for fewer than two arms, and for a budget that there is not."""
+    if len(asked["arms"]) < 2:
+        number = number_of(len(asked["arms"]), "arm")
+        raise UsageError(f"a comparison needs two arms, and this has {number}: give another --arm NAME='...'")
+    match = fit(asked["match"], Match, "match", "parameters")
+    arms = {
+        name: Recipe.from_json(given["recipe"]) if "recipe" in given else given["settings"]
+        for name, given in asked["arms"].items()
+    }
+    return partial(_experiment, arms=arms, match=match)
+
+
+def _named(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
+    """By their networks, and by a number where two have the same."""
+    names = [recipe.model for recipe in recipes]
+    return {
+        name if names.count(name) == 1 else f"{name} {names[: k + 1].count(name)}": recipes[k]
+        for k, name in enumerate(names)
+    }
+
+
+def _experiment(setting: Setting, *, arms: Mapping[str, Settings | Recipe], match: Match) -> Experiment:
+    recipes = {name: _recipe(setting, given) for name, given in arms.items()}
+    first, *others = recipes
+    if match:
+        budget = setting.cost(recipes[first])[match]
+        recipes |= {name: setting.matched(recipes[name], match, budget) for name in others}
+    several = setting.traits.several
+    metrics = (
+        (MAP_AT_100, MAP_OF_FOUND) if several else (TOP1, TOP5) if setting.traits.num_classes > 5 else (TOP1,)
+    )
+    names = tuple(recipes)
+    return Experiment(
+        question=f"Which is best of {', '.join(names[:-1])} and {names[-1]}?",
+        source="a comparison of one's own",
+        arms=tuple(Arm(name, recipe) for name, recipe in recipes.items()),
+        matched=match,
+        metrics=metrics,
+        claims=(Best("One of them is best.", names, metric=metrics[0]),),
+        figures=(
+            Curves("On the way", key=metrics[0].key),
+            Dots("In the end", metrics[0]),
+            Costs("Against multiply-adds", "macs", metrics[0]),
+        ),
+    )
+
+
+def _recipe(setting: Setting, given: Settings | Recipe) -> Recipe:
+    if isinstance(given, Recipe):
+        return given
+    settings = dict(given)
+    base = setting.recipe
+    model = settings.pop("model", base.model)
+    if model != base.model:
+        base = setting.network(model, base)
+    return base.with_settings(settings.items(), model_arguments(base.model))
+
+
+def parsed(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Arms as a shell has them, NAME='key=value key=value'. Raises UsageError for all else."""
+    import shlex
+
+    from depthwise.bounds import parse_setting
+
+    arms: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, equals, settings = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(
+                f"--arm {text!r} has no name: write for example --arm a='model=xception width=0.5'"
+            )
+        if name in arms:
+            raise UsageError(f"--arm {name} is given twice: give each arm a name of its own")
+        try:
+            words = shlex.split(settings)
+        except ValueError as error:
+            raise UsageError(f"--arm {text!r} cannot be read ({error}): close the quotation") from None
+        arms[name.strip()] = dict(map(parse_setting, words))
+    return arms
