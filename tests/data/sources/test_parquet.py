@@ -225,6 +225,20 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         open_dataset(path)
 
 
+def test_a_damaged_file_among_others_is_left_out_if_it_is_asked_for(tmp_path: Path) -> None:
+    for number, part in enumerate(("train-0", "train-1", "val-0")):
+        write(tmp_path / f"{part}.parquet", pa.array([k % 2 for k in range(8 + number)]), None)
+    path = tmp_path / "train-1.parquet"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(
+        DepthwiseError, match=r"train-1\.parquet is no parquet file.*leave all its images out"
+    ):
+        open_dataset(tmp_path)
+    found = open_dataset(tmp_path, max_bad=1.0)
+    assert {part: len(split) for part, split in found.splits.items()} == {"train": 8, "val": 10}
+    assert [bad.path for bad in found.bad] == ["train-1.parquet"]
+
+
 def test_a_number_without_a_name_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "set.parquet", pa.array([0, 1, 3]), CLASS_LABEL)
     with pytest.raises(DepthwiseError, match=r"row 2 of .* has the label 3, and the schema names 3"):

@@ -149,11 +149,22 @@ def test_what_is_no_tar_is_named(tmp_path: Path, name: str, content: bytes, reas
         open_dataset(tmp_path / name)
 
 
-def test_a_tar_that_was_cut_is_named(parts: Path) -> None:
+def test_a_tar_that_was_cut_is_named_and_left_out_as_asked(parts: Path) -> None:
     path = parts / "train-001.tar"
     path.write_bytes(path.read_bytes()[:4000])
-    with pytest.raises(DepthwiseError, match=r"train-001\.tar is no tar, or is damaged .*copy it again"):
+    sentence = (
+        r"train-001\.tar is no tar, or is damaged .*copy it again, or leave all its images out of a training"
+    )
+    with pytest.raises(DepthwiseError, match=sentence):
         open_dataset(parts)
+    found = open_dataset(parts, max_bad=1.0)
+    assert {part: len(split) for part, split in found.splits.items()} == {"train": 12, "val": 6}
+    assert [bad.path for bad in found.bad] == ["train-001.tar"]
+    assert "train-001.tar is no tar" in (check(str(parts)).error or "")
+    for other in ("train-000.tar", "val-000.tar"):
+        (parts / other).write_bytes(b"")
+    with pytest.raises(DepthwiseError, match=r"train-000\.tar is no tar"):
+        open_dataset(parts, max_bad=1.0)
 
 
 def test_what_a_label_cannot_be(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ Bools = NDArray[np.bool_]
 class Labelled:
     """A `Source`: rows of which the files were looked at.
 
-    path: what a person calls it. store: where the files are. given: what says the parts, if something does.
+    path: what a person calls it. store: where the files are. given: what says the parts, if something does. lost:
+    files of many images that cannot be read at all.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class Labelled:
     num_trusted: int = 0
     decoding: Decoding = DEFAULT
     channels: int | None = None
+    lost: tuple[BadImage, ...] = ()
 
     @cached_property
     def readable(self) -> Rows:
@@ -87,7 +89,7 @@ class Labelled:
 
     @property
     def strays(self) -> Strays:
-        return Strays(tuple(self.bad), notes=self.notes, deep=self.deep)
+        return Strays((*self.lost, *self.bad), notes=self.notes, deep=self.deep)
 
     @property
     def check_command(self) -> str:
@@ -125,6 +127,10 @@ def build(source: Labelled, *, seed: int, max_bad: float, whole: bool) -> Datase
     To be trained on: divided by `seed` if it is not yet; its classes have training images. whole: to be measured, as it
     lies, with every label for a class that the columns do not leave out.
     """
+    if source.lost and max_bad < 1:
+        raise DepthwiseError(
+            f"{source.lost[0].reason}, or leave all its images out of a training with --skip-bad"
+        )
     total = len(source.rows)
     if not len(source.readable) or len(source.bad) > max_bad * total:
         raise TooManyUnreadableError(
@@ -168,7 +174,7 @@ def build(source: Labelled, *, seed: int, max_bad: float, whole: bool) -> Datase
         earlier_fingerprint=earlier,
         split_source=split_source,
         seed=divided_by,
-        bad=tuple(source.bad),
+        bad=source.strays.bad,
         notes=tuple(notes),
         repeated=() if whole else _repeated(source, rows, parts, classes),
         num_trusted=source.num_trusted,

@@ -1,16 +1,18 @@
 """A manifest: a table, or one for each part, that names images or holds them, and says their labels."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from depthwise.data.columns import Columns
+from depthwise.data.dataset import BadImage
 from depthwise.data.names import some
 from depthwise.data.sources.chosen import Chosen, choose
 from depthwise.data.sources.labelled import Labelled
 from depthwise.data.sources.listing import part_of, passed_over
 from depthwise.data.sources.rows import PARTS, Read, Rows, gather
-from depthwise.data.sources.tables import HOLDING, SUFFIXES, TAR, Table, open_table
+from depthwise.data.sources.tables import HOLDING, SUFFIXES, TAR, DamagedTableError, Table, open_table
 from depthwise.data.sources.verify import Files, Looking
 from depthwise.errors import DepthwiseError
 from depthwise.words import number_of
@@ -75,13 +77,22 @@ def read_manifest(
     Raises DepthwiseError.
     """
     root = Path(columns.image_root or next(iter(files.values()))[0].parent)
-    reads = []
+    reads, lost = [], []
     for part, of_part in files.items():
         for file in of_part:
-            table = open_table(file, str(file.relative_to(path)) if path.is_dir() else file.name)
-            chosen = chooser(table, columns)
+            called = str(file.relative_to(path)) if path.is_dir() else file.name
+            try:
+                table = open_table(file, called)
+                chosen = chooser(table, columns)
+            except DamagedTableError as error:
+                if sum(map(len, files.values())) == 1:
+                    raise
+                lost.append(BadImage(called, str(error)))
+                continue
             reads.append(Read(table, chosen._replace(part=None) if part else chosen, part or None))
-    return labelled(path, reads, root, columns, looking)
+    if not reads:
+        raise DepthwiseError(lost[0].reason)
+    return replace(labelled(path, reads, root, columns, looking), lost=tuple(lost))
 
 
 def labelled(path: Path, reads: Sequence[Read], root: Path, columns: Columns, looking: Looking) -> Labelled:

@@ -166,11 +166,11 @@ def open_images(
     looking = Looking(workers, progress, False, decoding, channels)
     if parts := named_parts(spec):
         read = read_parts(called, parts, asked, looking, chosen)
-        return Images(read.images(), tuple(read.bad), read.notes)
+        return Images(read.images(), read.strays.bad, read.notes)
     divided = folder.is_dir() and has_part_folders(folder)
     if not divided and (files := manifests(folder)):
         read = read_manifest(folder, files, asked, looking, chosen)
-        return Images(read.images(), tuple(read.bad), read.notes)
+        return Images(read.images(), read.strays.bad, read.notes)
     _refuse_columns(columns, called)
     found: dict[str, list[str]] = {}
     for path in images_below(folder):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from depthwise.data.image import Decoding, UnreadableImageError
 from depthwise.data.order import WINDOW
 from depthwise.data.sources.facts import Fact, Stamp
+from depthwise.data.sources.tables import DamagedTableError
 from depthwise.data.sources.verify import CHUNK, fact_of, in_threads, stamp_of
 from depthwise.errors import DepthwiseError
 
@@ -111,9 +112,9 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _damaged(path: Path, error: Exception) -> DepthwiseError:
+def _damaged(path: Path, error: Exception) -> DamagedTableError:
     reason = str(error).partition("\n")[0]
-    return DepthwiseError(f"{path} is no parquet file, or is damaged ({reason}): copy it again")
+    return DamagedTableError(f"{path} is no parquet file, or is damaged ({reason}): copy it again")
 
 
 class File(NamedTuple):

@@ -23,6 +23,10 @@ HOLDING = (PARQUET, TAR)
 SUFFIXES = (*_DELIMITERS, *_LINES, *HOLDING)
 
 
+class DamagedTableError(DepthwiseError):
+    """A file of many images cannot be read as a whole: nobody knows how many are lost."""
+
+
 class Table(Protocol):
     """Rows with named columns."""
 

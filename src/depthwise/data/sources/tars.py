@@ -26,6 +26,7 @@ from depthwise.data.formats import is_image_name
 from depthwise.data.image import Decoding, UnreadableImageError
 from depthwise.data.order import WINDOW
 from depthwise.data.sources.facts import Fact, Stamp
+from depthwise.data.sources.tables import DamagedTableError
 from depthwise.data.sources.verify import CHUNK, fact_of, in_threads, stamp_of
 from depthwise.errors import DepthwiseError
 from depthwise.reading import open_regular, parse_json, read_regular
@@ -166,13 +167,13 @@ def _remember(path: Path, stamp: Stamp | None, members: list[Member]) -> None:
         os.replace(file.name, target)
 
 
-def _damaged(path: Path, reason: str) -> DepthwiseError:
+def _damaged(path: Path, reason: str) -> DamagedTableError:
     hint = (
         "unpack it: tars that are compressed are not read"
         if re.search(r"\.t?gz|\.xz|\.zst", path.name)
         else ""
     )
-    return DepthwiseError(f"{path} is no tar, or is damaged ({reason}): {hint or 'copy it again'}")
+    return DamagedTableError(f"{path} is no tar, or is damaged ({reason}): {hint or 'copy it again'}")
 
 
 class File(NamedTuple):
