@@ -67,7 +67,7 @@ IMPORTS: dict[str, set[str]] = {
         "writing",
     },
     "comparison.worker": {"data", "job", "stops", "telemetry", "train"},
-    "experiments": {"analysis", "bounds", "comparison", "layers", "models", "recipes", "train"},
+    "experiments": {"analysis", "bounds", "comparison", "data", "layers", "models", "recipes", "train"},
     "job": {"bundle", "data", "evaluate", "infer", "models", "places", "recipes", "ship", "train"},
     "suspects": {
         "bounds",
