@@ -100,7 +100,7 @@ def test_equal_arms_of_several_experiments_are_one_run(tmp_path) -> None:
 
 def test_label_sets_where_there_is_one_label_are_refused() -> None:
     asked = Asked("table2", "mini", "digits", "f", 1, vars(FASHION_MNIST), 1, {})
-    experiment = replace(find_experiment("activation")(MINI), labels="several")
+    experiment = replace(find_experiment("activation")(MINI), needs="several labels")
     with pytest.raises(
         DepthwiseError, match="table2 is about images of several labels, and those of digits have one"
     ):

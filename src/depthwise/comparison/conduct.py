@@ -145,12 +145,11 @@ def settled(order: Order, share: Share, watcher: Watcher) -> Asked:
 def _check(experiment: Experiment, asked: Asked) -> None:
     """Raise DepthwiseError for data that the experiment says nothing of, and for arms of one name."""
     arms_of(experiment)
-    several = asked.setting.traits.several
-    if experiment.labels == ("one" if several else "several"):
-        has = "any number of labels" if several else "one label"
+    has = "several labels" if asked.setting.traits.several else "one label"
+    if experiment.needs not in ("any", has):
         raise DepthwiseError(
-            f"{asked.name} is about images of {'one label' if several else 'several labels'}, and those of "
-            f"{asked.data} have {has}: give other --data"
+            f"{asked.name} is about images of {experiment.needs}, and those of {asked.data} have {has}: give "
+            f"other --data"
         )
 
 

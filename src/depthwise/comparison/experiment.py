@@ -88,7 +88,7 @@ class Experiment:
     question: in a sentence. source: where the paper has it. arms: the first is what others are measured against.
     matched: what arms of a group have in common, "parameters", "macs" or "milliseconds"; "" where they differ in cost.
     trains: False where nothing is trained, and only `speed` taken. metrics: the first is what the page is about.
-    labels: how many an image must have. setting: what networks are built for where the data do not decide.
+    needs: how many labels an image must have. setting: what networks are built for where the data do not decide.
     """
 
     question: str
@@ -100,7 +100,7 @@ class Experiment:
     matched: Literal["", "parameters", "macs", "milliseconds"] = ""
     speed: Speed | None = None
     trains: bool = True
-    labels: Literal["any", "one", "several"] = "any"
+    needs: Literal["any", "one label", "several labels"] = "any"
     setting: Setting | None = None
     notes: tuple[str, ...] = ()
 

@@ -79,7 +79,7 @@ def chance_plateau(setting: Setting) -> Experiment:
             Dots("Updates until it is twice as good as guessing", BEGINS),
             Dots("In the end", setting.metric),
         ),
-        labels="one",
+        needs="one label",
         notes=("An arm that never leaves chance counts with all its updates, so its true number is larger",),
     )
 

@@ -49,6 +49,6 @@ def regularisation(setting: Setting) -> Experiment:
         ),
         metrics=(metric,),
         figures=(Dots("Final accuracy", metric),),
-        labels="one",
+        needs="one label",
         notes=("The tower's own parameters are used in training alone",),
     )

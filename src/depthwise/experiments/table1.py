@@ -42,6 +42,6 @@ def table1(setting: Setting) -> Experiment:
         ),
         metrics=(TOP1, TOP5),
         figures=(Dots("Top-1"), Curves("Accuracy on the way")),
-        labels="one",
+        needs="one label",
         notes=("Sizes stand to each other as the published ones, so arms differ in parameters",),
     )

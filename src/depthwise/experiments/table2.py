@@ -51,5 +51,5 @@ def table2(setting: Setting) -> Experiment:
             Dots("MAP@100", MAP_AT_100),
             Curves("MAP@100 on the way", key=MAP_AT_100.key),
         ),
-        labels="several",
+        needs="several labels",
     )
