@@ -365,26 +365,26 @@ class Heard(Silent):
 
 def judged(begin: Start, out: Path) -> dict[str, Any]:
     """What the doctor makes of a run: the causes that it names when the run has ended, those that `train` named on the
-    way, and after which update the first of them."""
-    heard, began = Heard(), time.monotonic()
-    with suppress(DepthwiseError):  # the loss is not finite any more
-        train(begin.recipe, begin.module, begin.dataset, out, watcher=heard)
+    way, and after which update. A run that is in `out`, from an earlier call, is not trained again."""
+    heard = Heard()
+    if trained := not (out / "run.json").exists():
+        with suppress(DepthwiseError):  # the loss is not finite any more
+            train(begin.recipe, begin.module, begin.dataset, out, watcher=heard)
     diagnosis = examine_run(out)
     case = diagnosis.case
-    on_the_way: dict[str, int] = {}
+    said_after: dict[str, int] = {}
     for place, line in enumerate(case.lines, 1):
         if line["kind"] == "health" or place == len(case.lines):
             for finding in diagnose(replace(case, lines=case.lines[:place])):
-                if finding.cause not in on_the_way:
-                    assert finding.sentence in heard.said
-                    on_the_way[finding.cause] = line["step"]
+                assert not trained or finding.cause in said_after or finding.sentence in heard.said
+                said_after.setdefault(finding.cause, line["step"])
     return {
         "causes": [finding.cause for finding in diagnosis.findings],
-        "sentences": [finding.sentence for finding in diagnosis.findings],
-        "said_after": on_the_way,
+        "sentences": [finding.sentence.replace(str(out), "RUN") for finding in diagnosis.findings],
+        "said_after": said_after,
         "updates": case.total_steps,
         "evaluated": case.scores[-1][1] if case.scores else None,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(case.lines[-1]["seconds"], 1),
     }
 
 
@@ -434,7 +434,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", default=[], help="parts of names of faults and sound runs")
-    parser.add_argument("--keep", type=Path, help="a folder for the runs")
+    parser.add_argument("--keep", type=Path, help="a folder for the runs; those in it are judged again")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()

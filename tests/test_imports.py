@@ -34,6 +34,7 @@ IMPORTS: dict[str, set[str]] = {
     "evaluate": {"data", "modes", "writing"},
     "tasks": {"bounds", "data", "evaluate"},
     "doctor": {"evaluate", "modes"},
+    "doctor.checks": {"data", "job", "ship", "train", "writing"},
     "doctor.reading": {"tasks", "train"},
     "bundle": {"bounds", "data", "places", "reading", "tasks", "writing"},
     "infer": {"data", "modes", "native", "reading", "tasks", "telemetry", "timing", "writing"},

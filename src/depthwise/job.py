@@ -80,7 +80,7 @@ class Job:
             self._check_start(how, recipe, bundle, force=force)
             if how == "resume" and recipe and (ended := self._ended(known, recipe, watcher)):
                 return Run(self, ended)
-            dataset = self._open(known, watcher)
+            dataset = self.open_data(known, watcher)
             chosen = self._settled(recipe or recipe_for(self.recipe, Traits.of(dataset), self.model, bundle))
             if dataset.deep and (text := dataset.deep.note(chosen.preprocess.white_level)):
                 watcher.message(text)
@@ -253,7 +253,7 @@ class Job:
         words += self.columns.words() if self.columns else []
         return words + [word for key, value in self.settings for word in ("--set", f"{key}={value}")]
 
-    def _open(self, known: dict[str, Any], watcher: Watcher) -> Dataset:
+    def open_data(self, known: dict[str, Any], watcher: Watcher) -> Dataset:
         """The data set; divided, and its classes named, as in the run that goes on, which has `known` it."""
         from depthwise.data.dataset import Dataset, require_trainable
         from depthwise.data.image import Decoding

@@ -11,6 +11,7 @@ from enum import Enum
 from depthwise.doctor import evidence
 from depthwise.doctor.case import Case
 from depthwise.doctor.evidence import USUAL
+from depthwise.words import quote_path
 
 
 class Kind(Enum):
@@ -60,7 +61,17 @@ def higher_rate(case: Case) -> str:
     if max(line["lr"] for line in case.trained) < lr / 2:
         return "shorten the warm-up, as with --set schedule.warmup=1"
     times = USUAL / max(*case.signals("moved", 1), USUAL * 1e-9)
-    return f"train anew with a higher rate, about --set optimizer.lr={min(lr * times, 0.1):.0g}"
+    most = 0.1 if case.recipe["optimizer"]["kind"] == "sgd" else 0.001
+    higher = f"--set optimizer.lr={min(lr * times, most):.0g}"
+    return f"train anew with a higher rate, about {higher}, or measure one with {_again(case)} --lr-range"
+
+
+def unknown(case: Case) -> str:
+    return f"look at images with their labels, and see what the network can do: {_again(case)} --overfit --lr-range"
+
+
+def _again(case: Case) -> str:
+    return f"depthwise doctor {quote_path(case.root)}"
 
 
 def always(text: str) -> Callable[[Case], str]:
@@ -152,7 +163,7 @@ CAUSES = (
         "the run stays at chance",
         Kind.LEARNING,
         evidence.chance,
-        always("try a tenth and ten times of optimizer.lr, and look at some images with their labels"),
+        unknown,
     ),
     Cause(
         "slow-average",

@@ -152,10 +152,14 @@ class Trainer:
         loss, hits, samples = self._window.tolist()
         return Window(loss / max(samples, 1), hits / max(samples, 1), int(samples))
 
+    def restart_window(self) -> None:
+        """Let the window begin anew, whatever it came to."""
+        self._window.zero_()
+
     def take_window(self) -> Window:
         """The window, which then begins anew. Raises DepthwiseError if the loss is not finite any more."""
         window = self.window
-        self._window.zero_()
+        self.restart_window()
         if not math.isfinite(window.loss):
             raise DepthwiseError(
                 f"the loss became {window.loss} before step {self.step}: train anew with a lower optimizer.lr, a "
