@@ -17,7 +17,7 @@ from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 from depthwise import cli
-from depthwise.stops import held_back
+from depthwise.stops import held_back, released
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # What `depthwise train` imports when it comes to it.
@@ -143,6 +143,7 @@ def _run(
     environment: Mapping[str, str],
     streams: Sequence[Path],
 ) -> None:
+    released()  # the server may have been started for data workers, to which stops must not come
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
