@@ -140,28 +140,38 @@ def test_nothing_is_overwritten_unasked(
     assert (tmp_path / "suspects.csv").read_text().startswith("kind,image,part,label,suggested,score,group\n")
 
 
-def test_killed_and_stopped_it_goes_on_and_finds_the_same(
-    trained: Path, looked: Path, tmp_path: Path
-) -> None:
-    """Real processes: SIGKILL in the first fold, SIGTERM in the second."""
+def test_killed_it_goes_on_and_finds_the_same(trained: Path, looked: Path, tmp_path: Path) -> None:
+    """A real process and SIGKILL, in the second of two folds."""
     out = tmp_path / "found"
     tokens = ["data", "suspects", str(trained), "--out", str(out), "--folds", "2", "--workers", "0"]
     killed = start(*tokens)
-    killed.wait_for((out / "folds/1/run.json").exists)
+    killed.wait_for((out / "folds/2/run.json").exists)
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.code() == -signal.SIGKILL
-    stopped = start(*tokens)
-    stopped.wait_for((out / "folds/2/run.json").exists)
-    first = (out / "folds/1/report.html").stat().st_mtime_ns
-    os.kill(stopped.pid, signal.SIGTERM)
-    assert stopped.code() == 130
-    told = "fold 2 of 2 is at its last checkpoint: give the command again, and it goes on there"
-    assert told in stopped.printed[1], stopped.printed[1]
     assert not (out / "suspects.csv").exists()
+    first = (out / "folds/1/report.html").stat().st_mtime_ns
     ended = command(*tokens)
     assert ended.returncode == 0, ended.stderr
     assert (out / "folds/1/report.html").stat().st_mtime_ns == first
     assert (out / "suspects.csv").read_bytes() == (looked / "suspects.csv").read_bytes()
+
+
+def test_stopped_it_says_how_to_go_on(trained: Path, tmp_path: Path) -> None:
+    # A run of many epochs, by its run.json: a stop in its last moments would find nothing left to stop.
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    values = json.loads((run / "run.json").read_text())
+    values["recipe"]["epochs"] = 2000
+    (run / "run.json").write_text(json.dumps(values))
+    out = tmp_path / "found"
+    stopped = start("data", "suspects", str(run), "--out", str(out), "--folds", "2", "--workers", "0")
+    stopped.wait_for((out / "folds/1/metrics.jsonl").exists)
+    os.kill(stopped.pid, signal.SIGTERM)
+    assert stopped.code() == 130
+    told = "fold 1 of 2 is at its last checkpoint: give the command again, and it goes on there"
+    assert told in stopped.printed[1]
+    assert (out / "folds/1/checkpoints/last.safetensors").is_file()
+    assert not (out / "suspects.csv").exists()
 
 
 def test_folds_of_another_number_are_named(
