@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from depthwise.experiments import EXPERIMENTS, claim
+from depthwise.words import number_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS, FIGURES, PAGE = ROOT / "benchmarks/results/paper", ROOT / "docs/paper", ROOT / "docs/paper.md"
@@ -26,7 +27,7 @@ VERDICTS = {"shows": "**shows**", "does not show": "**does not show**", "cannot 
 HEAD = """# The paper, run again
 
 What Chollet (2017), and the papers around it, say of their networks, and what becomes of it in minutes on two CPU
-cores: {number} experiments at the scale `mini`, with three seeds each. `benchmarks/paper.py` runs them and writes this.
+cores: {number} at the scale `mini`, with three seeds each. `benchmarks/paper.py` runs them and writes this.
 
 Networks have 0.17 million parameters unless said, and see 180,000 images of 28x28 (three epochs of Fashion-MNIST). That
 is a small part of the paper's work, so what cannot be told here may well be true there; each verdict is one for this
@@ -50,7 +51,8 @@ def run(name: str, lab: Path, data: str) -> None:
 
 
 def publish(name: str, lab: Path) -> None:
-    """Its numbers and figures from `lab`, where no path of this machine stands."""
+    """Its numbers and figures from `lab`, made anew, where no path of this machine stands."""
+    subprocess.run([sys.executable, "-m", "depthwise", "experiment", "report", str(lab / name)], check=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     results = json.loads((lab / name / "results.json").read_text())
     results["data"]["data"] = Path(results["data"]["data"]).name
@@ -66,7 +68,7 @@ def publish(name: str, lab: Path) -> None:
 def page() -> str:
     """docs/paper.md, of the numbers that are kept."""
     found = {name: RESULTS / f"{name}.json" for name in EXPERIMENTS if (RESULTS / f"{name}.json").exists()}
-    parts = [HEAD.format(number=len(found))]
+    parts = [HEAD.format(number=number_of(len(found), "experiment"))]
     parts.append("| experiment | claim | at this scale | difference |\n|---|---|---|---|\n")
     for name, file in found.items():
         for finding in json.loads(file.read_text())["findings"]:
