@@ -146,6 +146,8 @@ def test_at_chance_the_loss_is_said_beside_guessing() -> None:
 WELL: dict[str, Case] = {
     "learns": case(),
     "has just begun": case(**STUCK, until=60),
+    "may be on a plateau": case(**STUCK, until=200, later={"spread": 0.01}),
+    "may be on a plateau, with features": case(**STUCK, until=200),
     "warms up": case(**STUCK, until=160, schedule=Constant(warmup=5)),
     "a plateau left late": case(loss=0.9 * GUESS, accuracy=0.2, scores=0.2),
     "an imbalanced set": case(loss=0.2, accuracy=0.95, scores=0.9, counts=(1152, 128)),

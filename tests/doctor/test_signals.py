@@ -134,6 +134,8 @@ def test_movement_is_a_share_of_the_norm_by_part() -> None:
     assert moved["moved.group1"] == pytest.approx(0.01, rel=1e-3)
     assert moved["moved.classifier"] == moved["moved"] == 0
     assert 0 < moved["still"] < 1
+    module.stages.requires_grad_(False)
+    assert [*weights.movement()] == ["still", "moved", "moved.classifier"]
 
 
 def test_what_the_network_is_made_of() -> None:

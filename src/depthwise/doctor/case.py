@@ -18,6 +18,9 @@ Line = Mapping[str, Any]
 LEAST_UPDATES, MOST_UPDATES, LEAST_SHARE = 100, 1000, 0.25
 """After the warm-up a run may stay at chance for this share of its updates, and for this many at least and at most."""
 
+LATE_SHARE, LATEST = 0.5, 5000
+"""And for this share, and up to so many, where nothing but the loss speaks against it: plateaus are left late."""
+
 IMAGES_A_CLASS = 100
 """And until it has seen so many images of each class on average."""
 
@@ -128,6 +131,12 @@ class Case:
         """Whether a run that learns should have left chance by now."""
         patience = min(MOST_UPDATES, max(LEAST_UPDATES, LEAST_SHARE * self.total_steps))
         return self._past(patience, IMAGES_A_CLASS)
+
+    @cached_property
+    def late(self) -> bool:
+        """Whether a run that learns should have left even a long plateau by now."""
+        patience = min(LATEST, LATE_SHARE * self.total_steps)
+        return self.settled and (self.ended or self._past(patience, IMAGES_A_CLASS))
 
     @cached_property
     def recent(self) -> list[Line]:

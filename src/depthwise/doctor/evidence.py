@@ -221,14 +221,9 @@ def shuffled_labels(case: Case) -> str:
             f"{case.base_rate:.1%}, so the labels look shuffled"
         )
     spread, moved, answers = case.signal("spread"), case.signals("moved", 1), case.signal("answers")
-    if not (case.at_chance and case.settled) or spread is None or answers is None:
+    if not (case.at_chance and case.late) or spread is None or answers is None:
         return ""
-    if (
-        spread < APART
-        or answers < 3
-        or max(moved, default=0.0) < USUAL / 2
-        or case.step < 0.4 * case.total_steps
-    ):
+    if spread < APART or answers < 3 or max(moved, default=0.0) < USUAL / 2:
         return ""
     if case.mean("loss") > NEAR_GUESSING * (case.guess or 0.0):
         return ""
@@ -240,7 +235,7 @@ def shuffled_labels(case: Case) -> str:
 
 def chance(case: Case) -> str:
     """At chance, and nothing says why."""
-    if not case.at_chance:
+    if not case.at_chance or not (case.late or case.ended):
         return ""
     alike = case.signal("answers") == 1
     return case.standing() + (

@@ -54,6 +54,7 @@ class Weights:
     """A network's weights before an update."""
 
     def __init__(self, module: nn.Module) -> None:
+        self._module = module
         self._before = {
             name: (parameter.detach(), parameter.detach().clone())
             for name, parameter in module.named_parameters()
@@ -61,8 +62,8 @@ class Weights:
 
     @torch.no_grad()
     def movement(self) -> dict[str, float]:
-        """How far the update moved them, as a share of their norm: `moved`, the median over the parts, and each part's
-        own as `moved.<part>`; and `still`, the share of all numbers in tensors that did not move at all."""
+        """How far the update moved those that are trained, as a share of their norm: `moved`, the median over parts,
+        and `moved.<part>` of each; and `still`, the share of all numbers in tensors that did not move."""
         if not self._before:
             return {}
         names = [*self._before]
@@ -70,9 +71,10 @@ class Weights:
         changes = torch.stack(torch._foreach_norm(torch._foreach_sub(now, before))).tolist()
         norms = torch.stack(torch._foreach_norm(before)).tolist()
         sizes = [tensor.numel() for tensor in now]
+        trained = {name: parameter.requires_grad for name, parameter in self._module.named_parameters()}
         parts: dict[str, tuple[float, float]] = {}
         for name, tensor, change, norm in zip(names, now, changes, norms, strict=True):
-            if tensor.ndim > 1:
+            if tensor.ndim > 1 and trained[name]:
                 moved, size = parts.get(part_of(name), (0.0, 0.0))
                 parts[part_of(name)] = moved + change**2, size + norm**2
         shares = {part: math.sqrt(moved / size) if size else 0.0 for part, (moved, size) in parts.items()}
