@@ -3,7 +3,7 @@
 Each fault is planted in three seeds, the network another in each, and trained as any run is, on digits, some at 8x8
 pixels; the sound runs are of twenty networks and recipes on digits and on a part of Fashion-MNIST. A fault is detected
 if its cause is the first that the doctor names when the run has ended; a sound run is one of which nothing is said.
-The thresholds were set by other seeds (10 and up).
+The thresholds were set by other seeds (10 and up), but for one: see docs/doctor.md.
 
     python benchmarks/doctor_score.py [--seeds 0 1 2] [--only NAME ...] [--keep DIR] [--json]
         [--out benchmarks/results/doctor-score.json]
