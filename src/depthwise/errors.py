@@ -1,6 +1,7 @@
 """What a person is told when something cannot be done: the value, the rule, the remedy, in one sentence."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from reprlib import Repr
 from typing import Any
@@ -20,6 +21,15 @@ class DepthwiseError(Exception):
 
 class UsageError(DepthwiseError):
     """The request itself is wrong (an unknown name, a bad option): the command line exits with 2."""
+
+
+@contextmanager
+def about(subject: str) -> Iterator[None]:
+    """Let each DepthwiseError from inside this `with` begin with what it is about."""
+    try:
+        yield
+    except DepthwiseError as error:
+        raise type(error)(f"{subject}: {error.args[0]}") from error
 
 
 class _Short(Repr):

@@ -45,6 +45,16 @@ def test_one_seed_tells_nothing() -> None:
     assert found.sentence.endswith("give at least 2 seeds")
 
 
+def test_a_best_that_cannot_be_told_says_how_many_seeds_it_would_take() -> None:
+    scores = {**CLEAR, "c": [0.899, 0.912, 0.9195]}
+    said = Best("Which?", ("a", "b", "c")).judged(scores).sentence
+    assert "not told apart from it: a; by this spread it would take about" in said
+    one = Best("Which?", ("a", "b")).judged({"a": [0.9], "b": [0.1]})
+    assert one.verdict == "cannot be told"
+    assert one.sentence.endswith("give at least 2 seeds")
+    assert "resampled" not in one.sentence
+
+
 def test_the_best_of_a_line() -> None:
     scores = {**CLEAR, "c": [0.899, 0.912, 0.9195]}
     found = Best("One is best.", ("a", "b", "c"), expected=("b",)).judged(scores)

@@ -13,7 +13,13 @@ import pytest
 
 import depthwise
 from depthwise.cli.app import run as command
-from depthwise.errors import UsageError
+from depthwise.comparison.conduct import Order, Printed, conduct
+from depthwise.comparison.jobs import Assignment, Share, do_all
+from depthwise.comparison.plan import place_of
+from depthwise.comparison.setting import mini
+from depthwise.errors import DepthwiseError, UsageError
+from depthwise.experiments.own import built, parsed, to_json
+from depthwise.recipes import Traits
 
 ARMS = (
     "--arm=x=samples=1280 eval_every=640 log_every=1 width=1 middle=() entry=(64,) exit=(96,128)",
@@ -109,7 +115,6 @@ def _lines(file: Path) -> int:
 
 def _wait_until_free(out: Path) -> None:
     """Workers end at their next update once the program that asked is gone."""
-    from depthwise.errors import DepthwiseError
     from depthwise.train.files import RunFiles
 
     deadline = time.monotonic() + 60
@@ -175,3 +180,37 @@ def test_what_cannot_be_is_a_sentence(
     )
     assert "wdth" in unknown
     assert not (tmp_path / "n" / "experiment.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("wdth=1", "arm b: unknown setting 'wdth'"),
+        ("model=xceptoin", "arm b: unknown model 'xceptoin'"),
+        ("conv=segments-7", "arm b: conv='segments-7' must cut"),
+        ("seed=3", "arm b: seed cannot be set"),
+    ],
+)
+def test_an_arm_that_cannot_be_is_named_before_anything_is_kept(
+    tmp_path: Path, settings: str, sentence: str
+) -> None:
+    arms = to_json(parsed(["a=", f" b={settings}"]), "")
+    order = Order("compare", built(arms), "mini", "digits", arms=arms)
+    with pytest.raises(DepthwiseError) as raised:
+        conduct(order, place_of(tmp_path), Share(), Printed())
+    assert str(raised.value).startswith(sentence)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_run_that_fails_is_said_to_be_of_which_arm(tmp_path: Path) -> None:
+    recipe = mini(Traits(num_train=10, num_classes=2, height=8, width=8))
+    lost = Assignment("a, seed 0", tmp_path / "run", str(tmp_path / "lost"), recipe)
+    with pytest.raises(DepthwiseError, match=r"^a, seed 0 \(.*lost"):
+        do_all([lost], Share(), lambda run: None, lambda run, step, of: None)
+
+
+def test_a_damaged_experiment_is_asked_for_anew(tmp_path: Path) -> None:
+    place = place_of(tmp_path)
+    place.asked.write_text("{")
+    with pytest.raises(DepthwiseError, match="remove it and run the experiment again"):
+        place.read()

@@ -57,7 +57,10 @@ def show(name: Name, /, *, scale: ScaleName = "mini", json: Json = False) -> Non
     """
     from depthwise.comparison.setting import Setting, find_scale
     from depthwise.experiments import claim, find_experiment
+    from depthwise.experiments.own import NAME
 
+    if name == NAME:
+        raise UsageError(f"{name} has the arms that it is given: see depthwise experiment run --help")
     build, found = find_experiment(name), find_scale(scale)
     setting = Setting(found, found.data, channels=3 if found.name == "paper" else 1)
     experiment = build(setting)

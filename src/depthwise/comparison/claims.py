@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from statistics import fmean
 from typing import Any, Literal, Protocol
 
@@ -174,13 +175,17 @@ class Best:
         others = f"not told apart from it: {', '.join(near[1:])}" if near[1:] else "all others are told apart"
         mean = self.metric.shown(fmean(scores[best]))
         seeds = number_of(table.shape[1], "seed")
-        sentence = (
-            f"{best} is best by its mean, {mean} over {seeds}, and comes first in {share[best]:.0%} of resampled "
-            f"seeds; {others}"
-        )
+        first_in = f", and comes first in {share[best]:.0%} of resampled seeds" if table.shape[1] > 1 else ""
+        sentence = f"{best} is best by its mean, {mean} over {seeds}{first_in}; {others}"
         details = {"best": best, "near": near, "share_of_resamples": share}
         if not self.expected:
             verdict = "shows" if len(near) == 1 else "cannot be told"
+        if verdict == "cannot be told":
+            closest = max(
+                (each.paired for each in compared if each.other in near),
+                key=lambda paired: paired.spread / abs(paired.mean) if paired.mean else inf,
+            )
+            sentence += _seeds_needed(closest, abs(closest.mean))
         return Finding(self.text, self.rule, verdict, sentence, self.metric.key, compared, details)
 
 

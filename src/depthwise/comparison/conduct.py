@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from depthwise.data import region
 from depthwise.data.columns import Columns
 from depthwise.data.dataset import Dataset, require_trainable
 from depthwise.data.sources.open import open_dataset
-from depthwise.errors import DepthwiseError
+from depthwise.errors import DepthwiseError, about
 from depthwise.recipes import Traits
 from depthwise.train.files import RunFiles, environment, write_json
 from depthwise.train.run import choose_device
@@ -106,12 +106,13 @@ def conduct(order: Order, place: Place, share: Share, watcher: Watcher, *, force
         watcher.now("bringing the arms to one budget")
         experiment = order.build(setting)
         _check(experiment, asked)
+        costs = _costs(experiment, setting)  # which builds every network: before anything is kept or trained
         asked = replace(asked, kept=setting.kept)
         place.write(asked)
         runs = planned(experiment, asked, place.runs)
         _do_runs(runs, asked, share, watcher)
         speed = _timed(experiment, experiment.setting or setting, place, share, watcher)
-        results = _collected(experiment, asked, setting, runs, speed)
+        results = _collected(experiment, asked, costs, runs, speed)
         write_page(results, place)
         return results
 
@@ -167,7 +168,7 @@ def reported(build: Build, place: Place) -> Results:
     finished = [run for run in runs if RunFiles(run.out).finished]
     if not finished and not place.speed.exists():
         raise DepthwiseError(f"{place.root} has no finished run yet: go on with depthwise experiment run")
-    results = _collected(experiment, asked, setting, runs, _read_speed(place))
+    results = _collected(experiment, asked, _costs(experiment, setting), runs, _read_speed(place))
     write_page(results, place)
     return results
 
@@ -206,12 +207,16 @@ def _do_runs(runs: Sequence[Planned], asked: Asked, share: Share, watcher: Watch
         number = len(of) - len(left) + len(done)
         key = "top1" if "top1" in outcome.evaluation else "map_at_100"
         watcher.message(
-            f"{number} of {len(of)}: {planned_run.arm}, seed {planned_run.seed}: {outcome.evaluation[key]:.2%} in "
-            f"{outcome.seconds:,.0f} s"
+            f"{number} of {len(of)}: {planned_run.called}: {outcome.evaluation[key]:.2%} in {outcome.seconds:,.0f} s"
         )
 
     columns = None if asked.columns is None else dict(asked.columns)
-    do_all([Assignment(run.out, asked.data, run.recipe, columns) for run in left], share, ended, progress)
+    do_all(
+        [Assignment(run.called, run.out, asked.data, run.recipe, columns) for run in left],
+        share,
+        ended,
+        progress,
+    )
 
 
 def _how_far(
@@ -259,10 +264,22 @@ def _read_speed(place: Place) -> Taken | None:
         raise DepthwiseError(f"{place.speed} cannot be read ({error}): remove it to measure again") from None
 
 
+def _costs(experiment: Experiment, setting: Setting) -> dict[str, dict[str, int]]:
+    """What the network of each arm costs. Raises DepthwiseError, naming the arm, for one that cannot be built."""
+    own = experiment.setting or setting
+    found = {}
+    for arm in experiment.arms:
+        with about(f"arm {arm.name}"):
+            found[arm.name] = own.cost(arm.recipe)
+    return found
+
+
 def _collected(
-    experiment: Experiment, asked: Asked, setting: Setting, runs: Sequence[Planned], speed: Taken | None
+    experiment: Experiment,
+    asked: Asked,
+    costs: Mapping[str, Mapping[str, int]],
+    runs: Sequence[Planned],
+    speed: Taken | None,
 ) -> Results:
     outcomes: list[Outcome] = [read_outcome(run.out, run.arm, run.seed) for run in runs if _is_done(run)]
-    own = experiment.setting or setting
-    costs = {arm.name: own.cost(arm.recipe) for arm in experiment.arms}
     return Results(experiment, asked, outcomes, costs, speed, len(runs))

@@ -39,8 +39,10 @@ def share_of(jobs: int | None, workers: int, device: str, scale: str) -> Share:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A run to be done: its directory, what its data are called, and its recipe. columns: how a manifest is read."""
+    """A run to be done: what it is `called`, its directory, what its data are called, and its recipe. columns: how a
+    manifest is read."""
 
+    called: str
     out: Path
     data: str
     recipe: Recipe
@@ -70,13 +72,13 @@ def do_all(
             run = busy[worker]
             if answer is None:
                 raise DepthwiseError(
-                    f"the process that trained {run.out} ended with code {worker.code()}: give the command again to go "
-                    f"on, with fewer --jobs if memory ran out"
+                    f"the process that trained {run.called} ({run.out}) ended with code {worker.code()}: give the "
+                    f"command again to go on, with fewer --jobs if memory ran out"
                 )
             if "step" in answer:
                 progress(run, answer["step"], answer["of"])
             elif "failed" in answer:
-                raise DepthwiseError(f"{run.out}: {answer['failed']}")
+                raise DepthwiseError(f"{run.called} ({run.out}): {answer['failed']}")
             elif "ended" in answer:
                 ended(run)
                 _next(worker, left, busy, share)

@@ -85,7 +85,10 @@ class Place:
             find_scale(asked.scale)
             return asked
         except (OSError, ValueError, TypeError, KeyError, AttributeError, DepthwiseError) as error:
-            raise DepthwiseError(f"{self.asked} cannot be read ({error}): choose another --out") from None
+            raise DepthwiseError(
+                f"{self.asked} cannot be read ({error}): remove it and run the experiment again, "
+                f"which takes finished runs as they are"
+            ) from None
 
     def write(self, asked: Asked) -> None:
         write_json(self.asked, {"format": FORMAT, "runs": str(self.runs.absolute()), **asdict(asked)})
@@ -110,6 +113,10 @@ class Planned:
     seed: int
     recipe: Recipe
     out: Path
+
+    @property
+    def called(self) -> str:
+        return f"{self.arm}, seed {self.seed}"
 
 
 def planned(experiment: Experiment, asked: Asked, runs: Path) -> list[Planned]:

@@ -20,8 +20,8 @@ from depthwise.comparison.plan import place_of
 from depthwise.comparison.results import Results
 from depthwise.comparison.setting import Setting
 from depthwise.data.columns import Columns
-from depthwise.errors import UsageError, shown
-from depthwise.models import model_arguments
+from depthwise.errors import UsageError, about, shown, unknown_name
+from depthwise.models import CATALOGUE, model_arguments
 from depthwise.train.recipe import Recipe
 from depthwise.words import number_of
 
@@ -100,11 +100,16 @@ def _named(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
 
 
 def _experiment(setting: Setting, *, arms: Mapping[str, Settings | Recipe], match: Match) -> Experiment:
-    recipes = {name: _recipe(setting, given) for name, given in arms.items()}
-    first, *others = recipes
-    if match:
-        budget = setting.cost(recipes[first])[match]
-        recipes |= {name: setting.matched(recipes[name], match, budget) for name in others}
+    recipes = {}
+    budget = 0
+    for name, given in arms.items():
+        with about(f"arm {name}"):
+            recipe = _recipe(setting, given)
+            if match and recipes:
+                recipe = setting.matched(recipe, match, budget)
+            elif match:
+                budget = setting.cost(recipe)[match]
+        recipes[name] = recipe
     several = setting.traits.several
     metrics = (
         (MAP_AT_100, MAP_OF_FOUND) if several else (TOP1, TOP5) if setting.traits.num_classes > 5 else (TOP1,)
@@ -129,8 +134,14 @@ def _recipe(setting: Setting, given: Settings | Recipe) -> Recipe:
     if isinstance(given, Recipe):
         return given
     settings = dict(given)
+    if "seed" in settings:
+        raise UsageError(
+            "seed cannot be set, for arms share their seeds: leave it out, and give their number as seeds"
+        )
     base = setting.recipe
     model = settings.pop("model", base.model)
+    if model not in CATALOGUE:
+        raise unknown_name("model", str(model), CATALOGUE)
     if model != base.model:
         base = setting.network(model, base)
     return base.with_settings(settings.items(), model_arguments(base.model))
@@ -145,7 +156,8 @@ def parsed(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     arms: dict[str, dict[str, Any]] = {}
     for text in texts:
         name, equals, settings = text.partition("=")
-        if not equals or not name.strip():
+        name = name.strip()
+        if not equals or not name:
             raise UsageError(
                 f"--arm {text!r} has no name: write for example --arm a='model=xception width=0.5'"
             )
@@ -155,5 +167,5 @@ def parsed(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
             words = shlex.split(settings)
         except ValueError as error:
             raise UsageError(f"--arm {text!r} cannot be read ({error}): close the quotation") from None
-        arms[name.strip()] = dict(map(parse_setting, words))
+        arms[name] = dict(map(parse_setting, words))
     return arms
