@@ -1,7 +1,9 @@
 """A whole experiment on digits, by real processes: equal to single runs, taken up after kills, and reported."""
 
+import html
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -51,6 +53,11 @@ def test_every_arm_with_every_seed(unbroken: Path) -> None:
     assert a["differs"] == []
     assert {line.partition(":")[0].partition(".")[0] for line in b["differs"]} <= {"model", "model_args"}
     assert results["findings"][0]["compared"][0]["interval"]
+    page = html.unescape((unbroken / "report.html").read_text())
+    words = shlex.split(page.partition('<pre class="card scroll">')[2].partition("</pre>")[0])
+    arms = [words[k + 1] for k, word in enumerate(words) if word == "--arm"]
+    assert parsed(arms) == parsed([arm.removeprefix("--arm=") for arm in ARMS])
+    assert words[words.index("--match") + 1] == "parameters"
     for name in ("report.html", "figures/1-on-the-way.svg", "figures/1-on-the-way.png"):
         assert (unbroken / name).stat().st_size > 1000
 

@@ -92,7 +92,7 @@ def _axes(height: float = 3.8) -> tuple[Any, Any]:
     axes.set_facecolor("none")
     axes.grid(color=GRID)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=10)
+    axes.tick_params(which="both", colors=MUTED, labelsize=10)
     for name, spine in axes.spines.items():
         spine.set_visible(name in ("left", "bottom"))
         spine.set_color(MUTED)

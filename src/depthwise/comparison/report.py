@@ -36,7 +36,7 @@ def write_page(results: Results, place: Place) -> None:
             paired=_paired(results, document),
             speed=_speed(results),
             recipe=json.dumps(document["recipe"], indent=2),
-            command=command_line(_command(results, place)),
+            command=_again(results, place),
             style=page_part("report.css"),
             number_of=number_of,
         )
@@ -125,7 +125,23 @@ def _times(times: Any) -> str:
     return f"{times.times:.2f} ({times.tenth:.2f} to {times.ninetieth:.2f})"
 
 
-def _command(results: Results, place: Place) -> list[str]:
+def _again(results: Results, place: Place) -> str:
+    """What does all of it again: a command, or, of arms that are recipes, the call in Python."""
     asked = results.asked
+    own = asked.arms or {"arms": {}, "match": ""}
+    arms = own["arms"]
+    if any("recipe" in given for given in arms.values()):
+        given = f"out={str(place.root)!r}, match={own['match']!r}, scale={asked.scale!r}, seeds={asked.seeds}"
+        return f"depthwise.compare(arms, {asked.data!r}, {given})  # arms: those of experiment.json"
     words = ["depthwise", "experiment", "run", asked.name, "--scale", asked.scale, "--data", asked.data]
-    return [*words, "--seeds", str(asked.seeds), "--out", str(place.root)]
+    for name, given in arms.items():
+        words += [
+            "--arm",
+            f"{name}={command_line(f'{key}={value}' for key, value in given['settings'].items())}",
+        ]
+    if own["match"]:
+        words += ["--match", own["match"]]
+    words += ["--seeds", str(asked.seeds), "--out", str(place.root)]
+    if place.runs.absolute() != (place.root / "runs").absolute():
+        words += ["--runs", str(place.runs)]
+    return command_line(words)

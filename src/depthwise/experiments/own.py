@@ -100,7 +100,7 @@ def _named(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
 
 
 def _experiment(setting: Setting, *, arms: Mapping[str, Settings | Recipe], match: Match) -> Experiment:
-    recipes = {}
+    recipes: dict[str, Recipe] = {}
     budget = 0
     for name, given in arms.items():
         with about(f"arm {name}"):
