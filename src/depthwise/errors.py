@@ -23,6 +23,10 @@ class UsageError(DepthwiseError):
     """The request itself is wrong (an unknown name, a bad option): the command line exits with 2."""
 
 
+class DivergedError(DepthwiseError):
+    """A training whose loss is not finite any more: it would be so again, and other runs are as good as before."""
+
+
 @contextmanager
 def about(subject: str) -> Iterator[None]:
     """Let each DepthwiseError from inside this `with` begin with what it is about."""

@@ -213,7 +213,7 @@ def test_a_run_that_fails_is_said_to_be_of_which_arm(tmp_path: Path) -> None:
     recipe = mini(Traits(num_train=10, num_classes=2, height=8, width=8))
     lost = Assignment("a, seed 0", tmp_path / "run", str(tmp_path / "lost"), recipe)
     with pytest.raises(DepthwiseError, match=r"^a, seed 0 \(.*lost"):
-        do_all([lost], Share(), lambda run: None, lambda run, step, of: None)
+        do_all([lost], Share(), lambda run: None, lambda run, step, of: None, lambda run, why: None)
 
 
 def test_a_damaged_experiment_is_asked_for_anew(tmp_path: Path) -> None:
@@ -221,3 +221,28 @@ def test_a_damaged_experiment_is_asked_for_anew(tmp_path: Path) -> None:
     place.asked.write_text("{")
     with pytest.raises(DepthwiseError, match="remove it and run the experiment again"):
         place.read()
+
+
+def test_a_run_that_diverges_leaves_the_others_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = f"{ARMS[0].replace('=x=', '=bad=')} optimizer.lr=1000000 schedule=constant"
+    asked = (
+        "compare",
+        bad,
+        ARMS[0],
+        "--data",
+        "digits",
+        "--seeds",
+        "1",
+        "--jobs",
+        "1",
+        "--out",
+        str(tmp_path),
+    )
+    assert command(["experiment", "run", *asked]) == 1
+    said = capsys.readouterr().err
+    assert "x, seed 0: " in said
+    assert "error: 1 run diverged, the first bad, seed 0" in said
+    assert command(["experiment", "report", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == {"finished": 1, "planned": 2}

@@ -25,7 +25,7 @@ from depthwise.data import region
 from depthwise.data.columns import Columns
 from depthwise.data.dataset import Dataset, require_trainable
 from depthwise.data.sources.open import open_dataset
-from depthwise.errors import DepthwiseError, about
+from depthwise.errors import DepthwiseError, DivergedError, about
 from depthwise.recipes import Traits
 from depthwise.train.files import RunFiles, environment, write_json
 from depthwise.train.run import choose_device
@@ -211,12 +211,19 @@ def _do_runs(runs: Sequence[Planned], asked: Asked, share: Share, watcher: Watch
         )
 
     columns = None if asked.columns is None else dict(asked.columns)
-    do_all(
-        [Assignment(run.called, run.out, asked.data, run.recipe, columns) for run in left],
-        share,
-        ended,
-        progress,
-    )
+    lost: list[str] = []
+
+    def diverged(run: Assignment, sentence: str) -> None:
+        lost.append(f"{run.called} ({run.out}): {sentence}")
+        watcher.message(lost[-1])
+
+    left_to_do = [Assignment(run.called, run.out, asked.data, run.recipe, columns) for run in left]
+    do_all(left_to_do, share, ended, progress, diverged)
+    if lost:
+        raise DivergedError(
+            f"{number_of(len(lost), 'run')} diverged, the first {lost[0]}; all others are done, and depthwise "
+            f"experiment report shows them"
+        )
 
 
 def _how_far(

@@ -54,9 +54,14 @@ Progress = Callable[[Assignment, int, int], None]
 
 
 def do_all(
-    runs: Sequence[Assignment], share: Share, ended: Callable[[Assignment], None], progress: Progress
+    runs: Sequence[Assignment],
+    share: Share,
+    ended: Callable[[Assignment], None],
+    progress: Progress,
+    diverged: Callable[[Assignment, str], None],
 ) -> None:
-    """Do `runs`, in their order, as many at once as `share` says; `ended` is called after each.
+    """Do `runs`, in their order, as many at once as `share` says; `ended` is called after each, or `diverged`, with the
+    sentence, and the others go on.
 
     Ctrl-C stops those under way at their next update, each with a checkpoint, and comes out as KeyboardInterrupt.
     Raises DepthwiseError, after the others under way were stopped so, for a run that cannot be done.
@@ -79,6 +84,9 @@ def do_all(
                 progress(run, answer["step"], answer["of"])
             elif "failed" in answer:
                 raise DepthwiseError(f"{run.called} ({run.out}): {answer['failed']}")
+            elif "diverged" in answer:
+                diverged(run, answer["diverged"])
+                _next(worker, left, busy, share)
             elif "ended" in answer:
                 ended(run)
                 _next(worker, left, busy, share)

@@ -1,8 +1,9 @@
 """A process that does runs of an experiment, one after the other, until nobody asks for more.
 
 Standard input: a line of JSON a run, {"out", "data", "recipe", "workers", "device", "columns"}. Standard output: lines
-of JSON, {"step", "of"} on the way, then {"ended": true} or {"failed": the sentence}. When standard input ends, and so
-when the program that asked is gone however it went, the run under way is stopped at its next update.
+of JSON, {"step", "of"} on the way, then {"ended": true}, {"failed": the sentence} or {"diverged": the sentence}. When
+standard input ends, and so when the program that asked is gone however it went, the run under way is stopped at its
+next update.
 """
 
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from depthwise import telemetry
-from depthwise.errors import DepthwiseError
+from depthwise.errors import DepthwiseError, DivergedError
 from depthwise.stops import released
 from depthwise.words import in_a_shell
 
@@ -69,6 +70,8 @@ def _done(run: dict[str, Any], answers: TextIO) -> dict[str, Any]:
             recipe = Recipe.from_json(run["recipe"])
             job = Job(out, run["data"], recipe=recipe, columns=columns, options=options)
             job.do(watcher=_Told(answers))
+    except DivergedError as error:
+        return {"diverged": str(error)}
     except DepthwiseError as error:
         return {"failed": str(error)}
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from depthwise.data.dataset import Dataset, Split
 from depthwise.data.loader import Batch, Batches
 from depthwise.data.order import mix_seed
 from depthwise.doctor.signals import MOST_IMAGES, View, examine, structure
-from depthwise.errors import DepthwiseError
+from depthwise.errors import DepthwiseError, DivergedError
 from depthwise.tasks import Task, find_task
 from depthwise.train.average import PolyakAverage
 from depthwise.train.checkpoint import (
@@ -157,11 +157,11 @@ class Trainer:
         self._window.zero_()
 
     def take_window(self) -> Window:
-        """The window, which then begins anew. Raises DepthwiseError if the loss is not finite any more."""
+        """The window, which then begins anew. Raises DivergedError if the loss is not finite any more."""
         window = self.window
         self.restart_window()
         if not math.isfinite(window.loss):
-            raise DepthwiseError(
+            raise DivergedError(
                 f"the loss became {window.loss} before step {self.step}: train anew with a lower optimizer.lr, a "
                 f"warm-up or clip_norm=1"
             )
