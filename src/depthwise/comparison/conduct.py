@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -108,6 +109,9 @@ def conduct(order: Order, place: Place, share: Share, watcher: Watcher, *, force
         _check(experiment, asked)
         costs = _costs(experiment, setting)  # which builds every network: before anything is kept or trained
         asked = replace(asked, kept=setting.kept)
+        if before and not same_question(before, asked):
+            place.speed.unlink(missing_ok=True)  # of other arms, as are the figures
+            shutil.rmtree(place.figures, ignore_errors=True)
         place.write(asked)
         runs = planned(experiment, asked, place.runs)
         _do_runs(runs, asked, share, watcher)
