@@ -39,6 +39,14 @@ def test_alike(within: float, scores: dict[str, list[float]], verdict: str) -> N
     assert Alike("They are alike.", "a", "b", within).judged(scores).verdict == verdict
 
 
+def test_a_difference_that_may_be_small_is_said() -> None:
+    found = Alike("They are alike.", "a", "b", 0.005).judged(
+        {"a": [0.91, 0.912, 0.909], "b": [0.904, 0.907, 0.901]}
+    )
+    assert found.verdict == "cannot be told"
+    assert "that is a difference, of which it is open whether it exceeds 0.50 points" in found.sentence
+
+
 def test_one_seed_tells_nothing() -> None:
     found = Better("A is better.", "a", "b").judged({"a": [0.9], "b": [0.1]})
     assert found.verdict == "cannot be told"

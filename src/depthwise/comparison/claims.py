@@ -128,6 +128,9 @@ class Alike:
             else "cannot be told"
         )
         sentence = _said(self.metric, paired, self.one, self.other)
+        if verdict == "cannot be told" and low * high > 0:
+            bound = self.metric.difference(self.within).lstrip("+")
+            sentence += f"; that is a difference, of which it is open whether it exceeds {bound}"
         if verdict == "cannot be told":
             sentence += _seeds_needed(paired, abs(self.within - abs(paired.mean)))
         compared = Compared(self.one, self.other, paired)
