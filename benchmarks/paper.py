@@ -82,6 +82,8 @@ def page() -> str:
 
 def difference(finding: dict[str, Any]) -> str:
     """Of a pair its mean and interval, of a line its best."""
+    if not finding["compared"]:
+        return finding["sentence"]
     if "details" in finding:
         details = finding["details"]
         near = f"; not told apart: {', '.join(details['near'][1:])}" if details["near"][1:] else ""

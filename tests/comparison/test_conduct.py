@@ -164,6 +164,10 @@ def test_what_cannot_be_is_a_sentence(
         return capsys.readouterr().err
 
     run = ("experiment", "run")
+    (tmp_path / "file").touch()
+    assert "is a file, and a directory" in said(
+        *run, "order", "--data", "digits", "--out", str(tmp_path / "file")
+    )
     assert "holds the experiment compare" in said(*run, "order", "--data", "digits", "--out", str(unbroken))
     assert "unknown experiment 'ordr'" in said(*run, "ordr", "--out", str(tmp_path))
     assert "--out is missing" in said(*run, "order")

@@ -49,6 +49,19 @@ def test_so_many_seeds_as_are_said_bring_the_interval_down() -> None:
     assert paired.seeds_for(1e-6) is None
 
 
+def test_many_comparisons_at_once_widen_each() -> None:
+    paired = Paired.of(A, B)
+    low, high = stats.ttest_rel(A, B).confidence_interval(1 - 0.05 / 7)
+    assert paired.interval_among(7) == pytest.approx((low, high))
+    assert (paired.seeds_for(0.002, 7) or 0) > (paired.seeds_for(0.002) or 0)
+
+
+def test_seeds_that_differ_by_the_same_scatter_by_the_resolution() -> None:
+    alike = Paired.of([0.5, 0.6], [0.4, 0.5], resolution=0.01)
+    assert alike.spread == 0.01
+    assert alike.interval[0] < alike.mean - 0.05
+
+
 def test_one_seed_says_nothing() -> None:
     one = Paired.of([0.9], [0.8])
     assert one.interval == (-np.inf, np.inf)

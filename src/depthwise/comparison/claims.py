@@ -141,7 +141,8 @@ class Alike:
 class Best:
     """Of arms along a line, the best is `expected`, or, where that is empty, whichever it is.
 
-    Arms whose paired difference from the best mean has an interval that holds 0 are not told apart from it.
+    Arms whose paired difference from the best mean has an interval that holds 0 are not told apart from it; intervals
+    are as wide as so many comparisons need.
     """
 
     text: str
@@ -151,7 +152,10 @@ class Best:
 
     @property
     def rule(self) -> str:
-        apart = "an arm is told apart from the best mean if the 95% interval of their paired difference excludes 0"
+        apart = (
+            f"an arm is told apart from the best mean if the interval of their paired difference excludes 0, at 95% "
+            f"for all {len(self.arms) - 1} comparisons together"
+        )
         if not self.expected:
             return f"the best of {', '.join(self.arms)} by mean {self.metric.name}; {apart}"
         return (
@@ -170,7 +174,8 @@ class Best:
         compared = tuple(
             Compared(best, arm, _paired(self.metric, scores, best, arm)) for arm in self.arms if arm != best
         )
-        near = [best, *(each.other for each in compared if not each.paired.interval[0] > 0)]
+        number = len(compared)
+        near = [best, *(each.other for each in compared if not each.paired.interval_among(number)[0] > 0)]
         outside = [arm for arm in near if arm not in self.expected]
         verdict: Verdict = "shows" if not outside else "cannot be told"
         if self.expected and not {*near} & {*self.expected}:
@@ -188,14 +193,14 @@ class Best:
                 (each.paired for each in compared if each.other in near),
                 key=lambda paired: paired.spread / abs(paired.mean) if paired.mean else inf,
             )
-            sentence += _seeds_needed(closest, abs(closest.mean))
+            sentence += _seeds_needed(closest, abs(closest.mean), number)
         return Finding(self.text, self.rule, verdict, sentence, self.metric.key, compared, details)
 
 
 def _paired(metric: Metric, scores: Scores, one: str, other: str) -> Paired:
     """How much better `one` is than `other`."""
     a, b = (one, other) if metric.higher_is_better else (other, one)
-    return Paired.of(scores[a], scores[b])
+    return Paired.of(scores[a], scores[b], metric.resolution)
 
 
 def _said(metric: Metric, paired: Paired, one: str, other: str) -> str:
@@ -212,12 +217,12 @@ def _said(metric: Metric, paired: Paired, one: str, other: str) -> str:
     )
 
 
-def _seeds_needed(paired: Paired, half_width: float) -> str:
+def _seeds_needed(paired: Paired, half_width: float, comparisons: int = 1) -> str:
     if len(paired.differences) < 2:
         return "; give at least 2 seeds"
     if half_width == 0 or paired.mean == 0:
         return "; more seeds alone would not tell"
-    number = paired.seeds_for(half_width)
+    number = paired.seeds_for(half_width, comparisons)
     if number is None:
         return "; by this spread it would take over a thousand seeds to tell"
     return f"; by this spread it would take about {number_of(number, 'seed')} to tell"

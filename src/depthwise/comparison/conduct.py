@@ -31,7 +31,7 @@ from depthwise.recipes import Traits
 from depthwise.train.files import RunFiles, environment, write_json
 from depthwise.train.run import choose_device
 from depthwise.words import number_of, printable
-from depthwise.writing import locked
+from depthwise.writing import locked, named
 
 Build = Callable[[Setting], Experiment]
 
@@ -87,8 +87,13 @@ def conduct(order: Order, place: Place, share: Share, watcher: Watcher, *, force
     Raises DepthwiseError where `place` holds another question, or a run cannot be done; KeyboardInterrupt for Ctrl-C,
     after checkpoints.
     """
-    place.root.mkdir(parents=True, exist_ok=True)
-    place.runs.mkdir(parents=True, exist_ok=True)
+    for folder, option in ((place.root, "--out"), (place.runs, "--runs")):
+        if folder.exists() and not folder.is_dir():
+            raise DepthwiseError(f"{folder} is a file, and a directory is needed: choose another {option}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise named(error, folder) from error
     with (
         locked(place.root / LOCK, place.root, "wait until it ends, or choose another --out"),
         locked(place.runs / LOCK, place.runs, "wait until it ends, or choose another --runs"),

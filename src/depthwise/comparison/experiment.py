@@ -86,7 +86,8 @@ class Experiment:
     """What is to be run and how it is judged; the rule of each claim is fixed before anything has run.
 
     question: in a sentence. source: where the paper has it. arms: the first is what others are measured against.
-    matched: what arms of a group have in common, "parameters", "macs" or "milliseconds"; "" where they differ in cost.
+    matched: what arms of a group have in common, "parameters", "macs" or "milliseconds", or that of each group; ""
+    where they differ in cost.
     trains: False where nothing is trained, and only `speed` taken. metrics: the first is what the page is about.
     needs: how many labels an image must have. setting: what networks are built for where the data do not decide.
     """
@@ -97,12 +98,16 @@ class Experiment:
     claims: tuple[Claim, ...] = ()
     figures: tuple[Figure, ...] = ()
     metrics: tuple[Metric, ...] = (TOP1,)
-    matched: Literal["", "parameters", "macs", "milliseconds"] = ""
+    matched: str | Mapping[str, str] = ""
     speed: Speed | None = None
     trains: bool = True
     needs: Literal["any", "one label", "several labels"] = "any"
     setting: Setting | None = None
     notes: tuple[str, ...] = ()
+
+    def budget_of(self, arm: Arm) -> str:
+        """What the arm has in common with others of its group."""
+        return self.matched if isinstance(self.matched, str) else self.matched.get(arm.group, "")
 
     def arm(self, name: str) -> Arm:
         """The arm of this name."""

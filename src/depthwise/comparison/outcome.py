@@ -40,7 +40,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a run. scale: what it is shown in, times; unit: of differences, so shown."""
+    """A number of a run. scale: what it is shown in, times; unit: of differences, so shown. resolution: of itself."""
 
     key: str
     name: str
@@ -48,6 +48,7 @@ class Metric:
     scale: float = 100.0
     unit: str = "points"
     higher_is_better: bool = True
+    resolution: float = 1e-4
 
     def shown(self, value: float) -> str:
         """As in a table: 91.23% or 412."""

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from depthwise.comparison.claims import Compared, Finding
+from depthwise.comparison.claims import Claim, Compared, Finding
 from depthwise.comparison.experiment import Arm, Experiment
 from depthwise.comparison.outcome import Metric, Outcome
 from depthwise.comparison.plan import Asked
@@ -46,26 +46,29 @@ class Results:
         }
 
     def findings(self) -> list[Finding]:
-        """What the claims are worth; those of whose arms nothing has been run are left out."""
-        found = []
-        for claim in self.experiment.claims:
-            scores = self.scores(claim.metric, claim.arms)
-            if all(scores.values()):
-                found.append(claim.judged(scores))
-        return found
+        """What the claims are worth."""
+        return [self._judged(claim) for claim in self.experiment.claims]
+
+    def _judged(self, claim: Claim) -> Finding:
+        scores = self.scores(claim.metric, claim.arms)
+        if all(scores.values()):
+            return claim.judged(scores)
+        missing = [name for name in claim.arms if not self.of[name]]
+        none = f"no run of {', '.join(missing)}" if missing else "no seed of all its arms"
+        return Finding(claim.text, claim.rule, "cannot be told", f"{none} has finished", claim.metric.key)
 
     def cost(self, arm: Arm) -> Mapping[str, int]:
         return self.costs[arm.name]
 
     def unmatched(self) -> list[str]:
         """Sentences on arms that lie more than 1% from the first of their group in what they are to have in common."""
-        by = self.experiment.matched
-        if by not in ("parameters", "macs"):
-            return []
         firsts: dict[str, Arm] = {}
         found = []
         for arm in self.experiment.arms:
             first = firsts.setdefault(arm.group, arm)
+            by = self.experiment.budget_of(arm)
+            if by not in ("parameters", "macs"):
+                continue
             off = self.cost(arm)[by] / self.cost(first)[by] - 1
             if abs(off) > CLOSE:
                 found.append(
@@ -86,7 +89,7 @@ class Results:
             "seeds": self.asked.seeds,
             "runs": {"finished": len(self.outcomes), "planned": self.planned},
             "environment": dict(self.asked.environment),
-            "matched": self.experiment.matched,
+            "matched": sorted({self.experiment.budget_of(arm) for arm in self.experiment.arms} - {""}),
             "unmatched": self.unmatched(),
             "recipe": self.experiment.arms[0].recipe.to_json(),
             "arms": [self._arm(arm) for arm in self.experiment.arms],

@@ -19,14 +19,17 @@ class Paired:
 
     The mean's interval is Student's, at 95%: of three seeds a bootstrap has ten different resamples and is too narrow,
     so it stands beside it and decides nothing. Both speak of seeds, on these test images; of other images neither does.
+
+    resolution: of what is measured. Seeds that all differ by the same are taken to scatter by that.
     """
 
     differences: tuple[float, ...]
+    resolution: float = 0.0
 
     @staticmethod
-    def of(a: Sequence[float], b: Sequence[float]) -> "Paired":
+    def of(a: Sequence[float], b: Sequence[float], resolution: float = 0.0) -> "Paired":
         """Of the same seeds in the same order. Raises ValueError for other lengths."""
-        return Paired(tuple(x - y for x, y in zip(a, b, strict=True)))
+        return Paired(tuple(x - y for x, y in zip(a, b, strict=True)), resolution)
 
     @property
     def mean(self) -> float:
@@ -34,8 +37,8 @@ class Paired:
 
     @property
     def spread(self) -> float:
-        """The sample's standard deviation; infinite of a single seed."""
-        return stdev(self.differences) if len(self.differences) > 1 else inf
+        """The sample's standard deviation, at least the resolution; infinite of a single seed."""
+        return max(stdev(self.differences), self.resolution) if len(self.differences) > 1 else inf
 
     @property
     def wins(self) -> int:
@@ -43,14 +46,14 @@ class Paired:
         return sum(difference > 0 for difference in self.differences)
 
     @property
-    def half_width(self) -> float:
-        """Half of the mean's interval."""
-        return _half_width(self.spread, len(self.differences))
-
-    @property
     def interval(self) -> tuple[float, float]:
         """Where the mean difference over all seeds lies, by Student's t."""
-        return self.mean - self.half_width, self.mean + self.half_width
+        return self.interval_among(1)
+
+    def interval_among(self, comparisons: int) -> tuple[float, float]:
+        """The same where so many are made at once: each is wider, so that all hold at 95% (Bonferroni)."""
+        half = _half_width(self.spread, len(self.differences), 1 - (1 - CONFIDENCE) / comparisons)
+        return self.mean - half, self.mean + half
 
     @cached_property
     def bootstrap(self) -> tuple[float, float]:
@@ -72,16 +75,17 @@ class Paired:
             return 0.5 if self.mean == 0 else float(self.mean > 0)
         return float(t.cdf(self.mean / (self.spread * sqrt(1 + 1 / n)), n - 1))
 
-    def seeds_for(self, half_width: float) -> int | None:
-        """How many seeds bring the interval's half down to `half_width`, by this spread; None for over a thousand."""
+    def seeds_for(self, half_width: float, comparisons: int = 1) -> int | None:
+        """How many seeds bring half of the interval down to `half_width`, by this spread; None for over a thousand."""
         if self.spread == inf or half_width <= 0:
             return None
-        low, high = 2, MOST_SEEDS
-        if _half_width(self.spread, high) > half_width:
+        low, high, confidence = 2, MOST_SEEDS, 1 - (1 - CONFIDENCE) / comparisons
+        if _half_width(self.spread, high, confidence) > half_width:
             return None
         while low < high:
             middle = (low + high) // 2
-            low, high = (middle + 1, high) if _half_width(self.spread, middle) > half_width else (low, middle)
+            wide = _half_width(self.spread, middle, confidence) > half_width
+            low, high = (middle + 1, high) if wide else (low, middle)
         return low
 
 
@@ -90,9 +94,9 @@ def resamples(number: int) -> np.ndarray:
     return np.random.default_rng(0).integers(number, size=(RESAMPLES, number))
 
 
-def _half_width(spread: float, number: int) -> float:
+def _half_width(spread: float, number: int, confidence: float) -> float:
     from scipy.stats import t
 
     if number < 2:
         return inf
-    return float(t.ppf((1 + CONFIDENCE) / 2, number - 1)) * spread / sqrt(number)
+    return float(t.ppf((1 + confidence) / 2, number - 1)) * spread / sqrt(number)

@@ -32,7 +32,13 @@ def begins(outcome: Outcome) -> float:
 
 
 BEGINS = Metric(
-    "begins", "updates to leave chance", begins, scale=1.0, unit="updates", higher_is_better=False
+    "begins",
+    "updates to leave chance",
+    begins,
+    scale=1.0,
+    unit="updates",
+    higher_is_better=False,
+    resolution=5.0,
 )
 
 

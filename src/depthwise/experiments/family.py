@@ -54,6 +54,7 @@ def family(setting: Setting) -> Experiment:
             for group, names in lines.items()
         ),
         metrics=(metric,),
+        matched={group: by for by, group in BUDGETS.items()},
         figures=(
             Costs("Against parameters", "parameters", metric),
             Costs("Against multiply-adds", "macs", metric),

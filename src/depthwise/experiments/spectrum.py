@@ -58,6 +58,7 @@ def spectrum(setting: Setting) -> Experiment:
             for group, names in lines.items()
         ),
         metrics=(metric,),
+        matched={group: by for by, group in BUDGETS.items()},
         figures=(Lines("Accuracy against segments", "segments in the middle flow", metric, log=True),),
         speed=Speed(batch=BATCH),
         notes=(
