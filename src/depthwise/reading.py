@@ -46,8 +46,10 @@ def read_bounded(file: BinaryIO, name: str | os.PathLike[str]) -> bytes:
     """What is left of `file`, which an error calls `name`. Raises OSError: over MOST_BYTES, or unreadable."""
     parts: list[bytes] = []
     size = 0
-    # Piece by piece: a file may say of itself that it is empty, or have grown.
-    while part := file.read(2**20):
+    # Piece by piece: a file may say of itself that it is empty, or have grown. Each piece is one system call, for
+    # between two that `read` makes, a Ctrl-C would not be noticed until more comes.
+    read = getattr(file, "read1", file.read)
+    while part := read(2**20):
         parts.append(part)
         size += len(part)
         if size > MOST_BYTES:

@@ -76,7 +76,7 @@ def test_an_existing_file_is_replaced_only_with_force(
         (
             ["nin", "-o", "a.svg", "--set", "width=wide"],
             2,
-            "width='wide' must be a number: write for example width=1.0",
+            "width='wide' must be a number or a tuple: write for example width=1.0",
         ),
         (["nin", "-o", "a.svg", "--set", "width"], 2, "setting 'width' has no '='"),
         (["nin"], 2, "--out"),
