@@ -9,7 +9,10 @@ from depthwise.comparison.experiment import Experiment
 from depthwise.comparison.jobs import Share
 from depthwise.comparison.plan import Asked, planned
 from depthwise.comparison.rehearsal import rehearsed
+from depthwise.comparison.report import speed_tables
+from depthwise.comparison.results import Results
 from depthwise.comparison.setting import CLOSE, FASHION_MNIST, IMAGENET, SCALES, Setting
+from depthwise.comparison.speed import Taken
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.experiments import EXPERIMENTS, claim, find_experiment
 from depthwise.models import CATALOGUE
@@ -96,6 +99,19 @@ def test_equal_arms_of_several_experiments_are_one_run(tmp_path) -> None:
     assert len(shared) == 2
     other = replace(asked, environment={"threads": "2"})
     assert not {run.out for run in planned(find_experiment("order")(MINI), other, tmp_path)} & shared
+
+
+def test_times_stand_beside_the_papers() -> None:
+    experiment = find_experiment("table3")(MINI)
+    asked = Asked("table3", "mini", "digits", "f", 1, vars(FASHION_MNIST), 1, {})
+    times = {"Inception V3": (0.4, 0.5, 0.6), "Xception": (0.5, 0.625, 0.75)}
+    costs = {arm.name: {"parameters": 1, "macs": 1} for arm in experiment.arms}
+    results = Results(experiment, asked, [], costs, Taken(8, 2, "float32", {"training": times}))
+    (table,) = speed_tables(results)
+    assert [row["paper"] for row in table["rows"]] == [31, 28]
+    assert table["rows"][1]["milliseconds"] == pytest.approx(1000 * 0.625 / 8)
+    assert table["rows"][1]["times"] == "0.80 (0.80 to 0.80)"
+    assert results.findings() == []
 
 
 def test_label_sets_where_there_is_one_label_are_refused() -> None:

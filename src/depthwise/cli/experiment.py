@@ -247,6 +247,8 @@ class _Watcher:
 
 
 def _say(results: "Results", out: Path, as_json: bool) -> None:
+    from depthwise.comparison.report import speed_tables
+
     if as_json:
         print_json(results.to_json())
         return
@@ -259,9 +261,19 @@ def _say(results: "Results", out: Path, as_json: bool) -> None:
         means = [m.shown(fmean(map(m.of, outcomes))) if outcomes else "" for m in metrics]
         rows.add_row(arm.name, f"{cost['parameters']:,}", f"{cost['macs'] / 1e6:,.2f}", *means)
     console().print(rows)
+    for times in speed_tables(results):
+        _say_times(times)
     for finding in results.findings():
         say(f"{finding.verdict}: {finding.claim} {finding.sentence}.")
     say(f"report:  {printable(str(out))}/report.html")
+
+
+def _say_times(times: dict[str, Any]) -> None:
+    numbers = ("ms an image", f"times as fast as {times['first']}", "paper, steps/s")
+    rows = table(times["kind"], *numbers, right=numbers)
+    for row in times["rows"]:
+        rows.add_row(row["arm"], f"{row['milliseconds']:.3g}", row["times"], str(row["paper"] or ""))
+    console().print(rows)
 
 
 def _say_rehearsal(rehearsal: "Rehearsal", seeds: int, as_json: bool) -> None:

@@ -34,7 +34,7 @@ def write_page(results: Results, place: Place) -> None:
             metrics=[{"name": metric.name, "key": metric.key} for metric in results.experiment.metrics],
             rows=[_row(results, arm) for arm in results.experiment.arms],
             paired=_paired(results, document),
-            speed=_speed(results),
+            speed=speed_tables(results),
             recipe=json.dumps(document["recipe"], indent=2),
             command=_again(results, place),
             style=page_part("report.css"),
@@ -95,7 +95,7 @@ def _paired(results: Results, document: Mapping[str, Any]) -> list[dict[str, str
     return list({tuple(row.values()): row for row in rows}.values())
 
 
-def _speed(results: Results) -> list[dict[str, Any]]:
+def speed_tables(results: Results) -> list[dict[str, Any]]:
     """Of each kind that was timed, each arm's milliseconds an image, and how many times as fast as the first it is."""
     taken = results.speed
     if taken is None:
