@@ -27,7 +27,16 @@ ARMS = (
     "--arm=x=samples=1280 eval_every=640 log_every=1 width=1 middle=() entry=(64,) exit=(96,128)",
     "--arm=m=model=mobilenet_v1 samples=1280 eval_every=640 log_every=1",
 )
-ASKED = ("experiment", "run", "compare", *ARMS, "--match", "parameters", "--data", "digits", "--seeds", "2")
+ASKED = (
+    "experiment",
+    "run",
+    "compare",
+    *ARMS,
+    "--match=parameters",
+    "--data=digits",
+    "--seeds=2",
+    "--jobs=2",
+)
 
 
 def numbers(out: Path) -> dict:
@@ -62,6 +71,7 @@ def test_every_arm_with_every_seed(unbroken: Path) -> None:
         assert (unbroken / name).stat().st_size > 1000
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_is_what_train_makes_of_its_recipe(unbroken: Path, tmp_path: Path) -> None:
     from depthwise.job import Job
     from depthwise.train.recipe import Recipe
@@ -88,7 +98,7 @@ def test_the_same_again_and_one_seed_more_are_not_trained_anew(
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_and_taken_up_it_ends_the_same(unbroken: Path, tmp_path: Path, stop: signal.Signals) -> None:
     out = tmp_path / "e"
-    words = [sys.executable, "-m", "depthwise", *ASKED, "--out", str(out), "--jobs", "2"]
+    words = [sys.executable, "-m", "depthwise", *ASKED, "--out", str(out)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         words,
@@ -112,7 +122,7 @@ def test_stopped_and_taken_up_it_ends_the_same(unbroken: Path, tmp_path: Path, s
         assert process.returncode == 130
         assert "Traceback" not in said
     _wait_until_free(out)
-    assert command([*ASKED, "--out", str(out), "--jobs", "2"]) == 0
+    assert command([*ASKED, "--out", str(out)]) == 0
     assert numbers(out) == numbers(unbroken)
 
 
@@ -147,6 +157,7 @@ def test_recipes_are_compared_in_python(unbroken: Path) -> None:
         out=unbroken.parent / "p",
         seeds=2,
         runs=unbroken / "runs",
+        jobs=2,
     )
     before = {arm["model"]: arm["scores"]["top1"]["by_seed"] for arm in numbers(unbroken)["arms"]}
     assert {name: [o.evaluation["top1"] for o in outcomes] for name, outcomes in results.of.items()} == before

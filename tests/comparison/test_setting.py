@@ -2,6 +2,7 @@
 
 import pytest
 
+from depthwise.analysis.match import Match
 from depthwise.comparison.setting import CLOSE, SCALES, Setting, find_scale
 from depthwise.errors import DepthwiseError, UsageError
 
@@ -23,14 +24,14 @@ def test_only_the_network_changes() -> None:
         assert name in ("model", "model_args") or other.to_json()[name] == value
 
 
-def test_a_measured_width_is_kept() -> None:
-    kept: dict = {}
-    setting = Setting(SCALES["mini"], SCALES["mini"].data, channels=1, kept=kept)
-    first = setting.in_time(setting.recipe, 4.0, batch=4)
-    assert len(kept) == 1
-    kept[next(iter(kept))] = 0.5
-    assert setting.in_time(setting.recipe, 4.0, batch=4).model_args["width"] == 0.5
-    assert first.model_args["width"] != 0.5
+def test_a_measured_width_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search itself is tested with `match`."""
+    found = iter((Match(0.25, 1, 1, 4.0), Match(0.5, 1, 1, 4.0)))
+    monkeypatch.setattr("depthwise.comparison.setting.match", lambda *_, **__: next(found))
+    setting = Setting(SCALES["mini"], SCALES["mini"].data, channels=1)
+    for _ in range(2):
+        assert setting.in_time(setting.recipe, 4.0, batch=4).model_args["width"] == 0.25
+    assert setting.in_time(setting.recipe, 8.0, batch=4).model_args["width"] == 0.5
 
 
 def test_what_no_width_reaches_is_said() -> None:
