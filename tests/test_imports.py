@@ -68,7 +68,7 @@ IMPORTS: dict[str, set[str]] = {
         "writing",
     },
     "comparison.worker": {"data", "job", "stops", "telemetry", "train"},
-    "experiments": {"analysis", "bounds", "comparison", "data", "layers", "models", "recipes", "train"},
+    "experiments": {"bounds", "comparison", "data", "layers", "models", "recipes", "train"},
     "job": {"bundle", "data", "evaluate", "infer", "models", "places", "recipes", "ship", "train"},
     "suspects": {
         "bounds",

@@ -259,18 +259,19 @@ def test_a_run_that_diverges_leaves_the_others_alone(
     said = capsys.readouterr().err
     assert "x, seed 0: " in said
     assert "error: 1 run diverged, the first bad, seed 0" in said
+    assert json.loads((tmp_path / "results.json").read_text())["runs"] == {"finished": 1, "planned": 2}
     assert command(["experiment", "report", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"] == {"finished": 1, "planned": 2}
 
 
 def test_another_question_takes_nothing_of_the_one_that_it_replaces(unbroken: Path, tmp_path: Path) -> None:
-    same = ARMS[0].partition("=x")[2]
+    same = ARMS[0].partition("=x")[2]  # and a name that a drawing might take for a formula
     rest = ("--data", "digits", "--seeds", "1", "--out", str(tmp_path), "--runs", str(unbroken / "runs"))
-    assert command(["experiment", "run", "compare", f"--arm=a{same}", f"--arm=b{same}", *rest]) == 0
+    assert command(["experiment", "run", "compare", rf"--arm=$\frac$ a{same}", f"--arm=b{same}", *rest]) == 0
     old = tmp_path / "figures" / "9-old.svg", tmp_path / "speed.json"
     for file in old:
         file.write_text("{}")
-    other = ("compare", f"--arm=a{same}", f"--arm=c{same}", *rest)
+    other = ("compare", rf"--arm=$\frac$ a{same}", f"--arm=c{same}", *rest)
     assert command(["experiment", "run", *other]) == 1
     assert all(file.exists() for file in old)
     assert command(["experiment", "run", *other, "--force"]) == 0

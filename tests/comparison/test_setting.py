@@ -19,7 +19,7 @@ def test_a_network_comes_within_a_hundredth_of_the_budget(name: str, by: str) ->
 
 def test_only_the_network_changes() -> None:
     other = SETTING.network("mobilenet_v1")
-    assert (other.model, other.model_args) == ("mobilenet_v1", {"stem": "small"})
+    assert (other.model, other.model_args) == ("mobilenet_v1", {"stem": "small", "dropout": 0.0})
     for name, value in SETTING.recipe.to_json().items():
         assert name in ("model", "model_args") or other.to_json()[name] == value
 
@@ -30,8 +30,8 @@ def test_a_measured_width_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("depthwise.comparison.setting.match", lambda *_, **__: next(found))
     setting = Setting(SCALES["mini"], SCALES["mini"].data, channels=1)
     for _ in range(2):
-        assert setting.in_time(setting.recipe, 4.0, batch=4).model_args["width"] == 0.25
-    assert setting.in_time(setting.recipe, 8.0, batch=4).model_args["width"] == 0.5
+        assert setting.matched(setting.recipe, "milliseconds", 4.0).model_args["width"] == 0.25
+    assert setting.matched(setting.recipe, "milliseconds", 8.0).model_args["width"] == 0.5
 
 
 def test_what_no_width_reaches_is_said() -> None:

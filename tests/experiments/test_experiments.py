@@ -1,5 +1,6 @@
 """Every experiment as it stands: its claim, its arms and their budgets, at the scales where that takes seconds."""
 
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -35,6 +36,32 @@ def test_each_says_what_is_claimed_and_where(name: str) -> None:
     text = claim(name)
     assert len(text.split()) > 40
     assert any(source in text for source in ("Chollet 2017", "Howard 2017", "Szegedy 2016", "Papers compare"))
+
+
+@pytest.mark.parametrize(
+    "name", ["table1", "table2", "residual", "training-profiles", "chance-plateau", "factorisation"]
+)
+@pytest.mark.parametrize("setting", [MINI, PAPER], ids=["mini", "paper"])
+def test_networks_do_not_differ_in_dropout_as_well(
+    name: str, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Setting, "matched", lambda self, recipe, by, budget: recipe
+    )  # widths are nothing to it
+    found = set()
+    for arm in find_experiment(name)(setting).arms:
+        arguments = inspect.signature(CATALOGUE[arm.recipe.model].builder).parameters
+        found.add(arm.recipe.model_args.get("dropout", arguments["dropout"].default))
+    assert len(found) == 1
+
+
+def test_dropout_is_what_the_arm_of_dropout_differs_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Setting, "matched", lambda self, recipe, by, budget: recipe)
+    for setting in (MINI, PAPER):
+        arms = find_experiment("regularisation")(setting).arms[:4]
+        rates = {arm.name: arm.recipe.model_args["dropout"] for arm in arms}
+        assert rates.pop("dropout 0.5") == 0.5
+        assert {*rates.values()} == {0.0}
 
 
 @pytest.mark.parametrize("name", QUICK)

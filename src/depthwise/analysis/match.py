@@ -29,7 +29,7 @@ REFINEMENTS, CANDIDATES = 3, 5  # of the measured search: each narrows the inter
 
 Parameters = Annotated[float, Bounds(0, MAX_PARAMETERS, above=True)]
 MultiplyAdds = Annotated[float, Bounds(0, 1e15, above=True)]
-Milliseconds = Annotated[float, Bounds(0, 1000, above=True)]
+Milliseconds = Annotated[float, Bounds(0, 1e6, above=True)]
 
 
 @dataclass(frozen=True)

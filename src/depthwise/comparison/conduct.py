@@ -17,7 +17,7 @@ from depthwise import native
 from depthwise.comparison.experiment import Experiment
 from depthwise.comparison.jobs import Assignment, Share, do_all
 from depthwise.comparison.outcome import Outcome, read_outcome
-from depthwise.comparison.plan import Asked, Place, Planned, arms_of, outstanding, planned, same_question
+from depthwise.comparison.plan import Asked, Place, Planned, outstanding, planned, same_question
 from depthwise.comparison.report import write_page
 from depthwise.comparison.results import Results
 from depthwise.comparison.setting import Scale, Setting
@@ -119,10 +119,14 @@ def conduct(order: Order, place: Place, share: Share, watcher: Watcher, *, force
             shutil.rmtree(place.figures, ignore_errors=True)
         place.write(asked)
         runs = planned(experiment, asked, place.runs)
-        _do_runs(runs, asked, share, watcher)
+        lost = _do_runs(runs, asked, share, watcher)
         speed = _timed(experiment, experiment.setting or setting, place, share, watcher)
         results = _collected(experiment, asked, costs, runs, speed)
         write_page(results, place)
+        if lost:
+            raise DivergedError(
+                f"{number_of(len(lost), 'run')} diverged, the first {lost[0]}; {place.report} has all others"
+            )
         return results
 
 
@@ -154,7 +158,9 @@ def settled(order: Order, share: Share, watcher: Watcher) -> Asked:
 
 def _check(experiment: Experiment, asked: Asked) -> None:
     """Raise DepthwiseError for data that the experiment says nothing of, and for arms of one name."""
-    arms_of(experiment)
+    names = [arm.name for arm in experiment.arms]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DepthwiseError(f"two arms are called {twice[0]}: give each a name of its own")
     has = "several labels" if asked.setting.traits.several else "one label"
     if experiment.needs not in ("any", has):
         raise DepthwiseError(
@@ -188,8 +194,8 @@ def _opened(data: str, columns: Columns | None, watcher: Watcher) -> Dataset:
     return dataset
 
 
-def _do_runs(runs: Sequence[Planned], asked: Asked, share: Share, watcher: Watcher) -> None:
-    """Do those that are not finished; two arms that are equal are one run."""
+def _do_runs(runs: Sequence[Planned], asked: Asked, share: Share, watcher: Watcher) -> list[str]:
+    """Do those that are not finished; two arms that are equal are one run. Sentences on those that diverged."""
     of = {run.out: run for run in runs}
     left = [run for run in outstanding(runs) if not _is_done(run)]
     if found := len(of) - len(left):
@@ -228,11 +234,7 @@ def _do_runs(runs: Sequence[Planned], asked: Asked, share: Share, watcher: Watch
 
     left_to_do = [Assignment(run.called, run.out, asked.data, run.recipe, columns) for run in left]
     do_all(left_to_do, share, ended, progress, diverged)
-    if lost:
-        raise DivergedError(
-            f"{number_of(len(lost), 'run')} diverged, the first {lost[0]}; all others are done, and depthwise "
-            f"experiment report shows them"
-        )
+    return lost
 
 
 def _how_far(

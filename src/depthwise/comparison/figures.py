@@ -30,8 +30,24 @@ BACKWARD = 3
 """A training step costs about three forward passes: forward, gradients of inputs, gradients of weights."""
 
 
+# Text stays text, in the SVG as in names with a dollar; the same numbers give the same file.
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "depthwise",
+    "text.parse_math": False,
+}
+
+
 def draw_all(results: Results, folder: Path) -> list[tuple[Figure, Markup]]:
     """Each figure of which there is something to draw, for a page; NAME.svg and NAME.png in `folder`."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        return _draw_all(results, folder)
+
+
+def _draw_all(results: Results, folder: Path) -> list[tuple[Figure, Markup]]:
     drawn = []
     for number, figure in enumerate(results.experiment.figures, 1):
         canvas = _drawn(figure, results)
@@ -59,16 +75,11 @@ def in_page(svg: str) -> Markup:
 
 
 def _saved(canvas: Any, kind: str) -> bytes:
-    import matplotlib
-
     file = io.BytesIO()
-    # Text stays text; the same numbers give the same file.
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "depthwise", "font.family": "sans-serif"}
-    with matplotlib.rc_context(settings):
-        form: Any = {"dpi": 160, "facecolor": "white"}
-        if kind == "svg":
-            form = {"transparent": True, "metadata": {"Date": None}}
-        canvas.savefig(file, format=kind, **form)
+    form: Any = {"dpi": 160, "facecolor": "white"}
+    if kind == "svg":
+        form = {"transparent": True, "metadata": {"Date": None}}
+    canvas.savefig(file, format=kind, **form)
     return file.getvalue()
 
 

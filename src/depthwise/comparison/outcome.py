@@ -24,10 +24,6 @@ class Outcome:
     run: Mapping[str, Any]
 
     @property
-    def parameters(self) -> int:
-        return int(self.run["cost"]["parameters"])
-
-    @property
     def macs(self) -> int:
         """Multiply-adds for one image."""
         return int(self.run["cost"]["macs"])

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from depthwise.comparison.experiment import Arm, Experiment
+from depthwise.comparison.experiment import Experiment
 from depthwise.comparison.setting import Setting, find_scale
 from depthwise.errors import DepthwiseError
 from depthwise.recipes import Traits
@@ -148,12 +148,3 @@ def same_question(before: Asked, now: Asked) -> bool:
 def outstanding(runs: Sequence[Planned]) -> list[Planned]:
     """The runs of different directories."""
     return list({run.out: run for run in runs}.values())
-
-
-def arms_of(experiment: Experiment) -> list[Arm]:
-    """All arms, by name only once. Raises DepthwiseError for a name that two have."""
-    names = [arm.name for arm in experiment.arms]
-    for name in names:
-        if names.count(name) > 1:
-            raise DepthwiseError(f"two arms are called {name}: give each a name of its own")
-    return list(experiment.arms)

@@ -10,6 +10,7 @@ from depthwise.comparison.figures import draw_all
 from depthwise.comparison.outcome import Metric
 from depthwise.comparison.plan import Place
 from depthwise.comparison.results import Results
+from depthwise.data.columns import Columns
 from depthwise.evaluate.report import page_environment, page_part
 from depthwise.train.files import write_json
 from depthwise.words import command_line, number_of
@@ -54,7 +55,6 @@ def _row(results: Results, arm: Arm) -> dict[str, Any]:
             _score(metric, arm, [metric.of(o) for o in outcomes]) for metric in results.experiment.metrics
         ],
         "minutes": fmean(o.seconds for o in outcomes) / 60 if outcomes else None,
-        "seeds": len(outcomes),
     }
 
 
@@ -141,6 +141,7 @@ def _again(results: Results, place: Place) -> str:
         ]
     if own["match"]:
         words += ["--match", own["match"]]
+    words += Columns.from_json(asked.columns).words() if asked.columns else []
     words += ["--seeds", str(asked.seeds), "--out", str(place.root)]
     if place.runs.absolute() != (place.root / "runs").absolute():
         words += ["--runs", str(place.runs)]

@@ -1,6 +1,6 @@
 """What an experiment is built for: a scale's recipe for a data set, and networks brought to the same budget."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from depthwise.analysis.cost import multiply_adds
-from depthwise.analysis.match import match
+from depthwise.analysis.match import latencies, match
 from depthwise.comparison.outcome import MAP_AT_100, TOP1, Metric
 from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import DepthwiseError, unknown_name
@@ -21,6 +21,9 @@ from depthwise.train.optimizer import SGD, Linear
 from depthwise.train.recipe import Recipe
 
 Budget = Literal["parameters", "macs", "milliseconds"]
+
+BATCH = 32
+"""Images that are answered at once where time is the budget."""
 
 IMAGENET = Traits(num_train=1_281_167, num_classes=1000, height=375, width=500)
 FASHION_MNIST = Traits(num_train=60_000, num_classes=10, height=28, width=28)
@@ -70,15 +73,14 @@ class Scale:
     name: str
     recipe: Callable[[Traits], Recipe]
     data: Traits
-    says: str
 
 
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("mini", mini, FASHION_MNIST, "minutes: 0.17 million parameters, 180,000 images a run"),
-        Scale("small", in_a_night, FASHION_MNIST, "a night: the recipe small"),
-        Scale("paper", xception_imagenet, IMAGENET, "the paper's own: ImageNet at 299 pixels, its recipe"),
+        Scale("mini", mini, FASHION_MNIST),
+        Scale("small", in_a_night, FASHION_MNIST),
+        Scale("paper", xception_imagenet, IMAGENET),
     )
 }
 
@@ -94,8 +96,8 @@ def find_scale(name: str) -> Scale:
 class Setting:
     """The facts that an experiment's arms follow from.
 
-    channels: of the images. kept: widths that were
-    found, by what for; whoever builds the experiment again hands them in, so that arms stay what they are.
+    channels: of the images. kept: what was found for budgets, by what for; whoever builds the experiment again hands
+    it in, so that arms stay what they are.
     """
 
     scale: Scale
@@ -118,11 +120,15 @@ class Setting:
         return self.scale.name == "paper"
 
     def network(self, name: str, base: Recipe | None = None, **arguments: Any) -> Recipe:
-        """`base` with another network, as small a stem as its own, at the size of its images; `arguments` of it."""
+        """`base` with another network, of its stem and its dropout, at the size of its images; `arguments` of it.
+
+        Networks have defaults of their own for dropout, which would be a second thing to differ in.
+        """
         base = base or self.recipe
-        stem = {key: base.model_args[key] for key in ("stem",) if key in base.model_args}
+        shared: dict[str, Any] = {"dropout": 0.0, **base.model_args}
         known = model_arguments(name)
-        return replace(base, model=name, model_args={**{k: stem[k] for k in stem if k in known}, **arguments})
+        taken = {key: value for key, value in shared.items() if key in ("stem", "dropout") and key in known}
+        return replace(base, model=name, model_args={**taken, **arguments})
 
     def variant(self, base: Recipe | None = None, **arguments: Any) -> Recipe:
         """`base` with other `arguments` of its network."""
@@ -137,39 +143,49 @@ class Setting:
         parameters = sum(p.numel() for p in module.parameters())
         return {"parameters": parameters, "macs": multiply_adds(module, shape)}
 
-    def build(self, recipe: Recipe, **arguments: Any) -> nn.Module:
+    def build(self, recipe: Recipe) -> nn.Module:
         """Its network for this data set."""
-        given = {**recipe.model_args, **arguments}
-        return create_model(
-            recipe.model, num_classes=self.traits.num_classes, in_channels=self.channels, **given
-        )
+        return create_model(recipe.model, **self._facts, **recipe.model_args)
+
+    @property
+    def _facts(self) -> dict[str, int]:
+        return {"num_classes": self.traits.num_classes, "in_channels": self.channels}
+
+    def budget(self, recipe: Recipe, by: Budget) -> float:
+        """What its network takes; milliseconds are those of an answer for BATCH images, measured here once."""
+        if by != "milliseconds":
+            return self.cost(recipe)[by]
+        key = f"milliseconds of {self._called(recipe)}"
+        if key not in self.kept:
+            images = torch.zeros(BATCH, *recipe.preprocess.for_channels(self.channels).shape)
+            self.kept[key] = round(latencies([self.build(recipe)], images)[0], 3)
+        return float(self.kept[key])
 
     def matched(self, recipe: Recipe, by: Budget, budget: float) -> Recipe:
         """`recipe` with its network as wide as the budget allows, of parameters or multiply-adds within 1% below it.
 
         Channels stay multiples of 8 where that comes as close. Where no width does, the nearest below is taken.
+        Milliseconds are measured here, once, as in `budget`.
         """
         given = {key: value for key, value in recipe.model_args.items() if key != "width"}
-        key = f"{recipe.model} {sorted(given.items())} {by}={budget:.9g} {recipe.preprocess.size}"
+        recipe = replace(recipe, model_args=given)
+        key = f"{self._called(recipe)} {by}={budget:.9g}"
         if key not in self.kept:
-            self.kept[key] = self._width(replace(recipe, model_args=given), by, budget)
+            steps = STEPS[:1] if by == "milliseconds" else STEPS
+            self.kept[key] = self._width(recipe, by, budget, steps)
         return replace(recipe, model_args={**given, "width": self.kept[key]})
 
-    def _width(self, recipe: Recipe, by: Budget, budget: float) -> WidthFactor:
-        """That which comes within 1% below the budget with channels in the largest steps, or else the closest."""
+    def _called(self, recipe: Recipe) -> str:
+        return f"{recipe.model} {sorted(recipe.model_args.items())} {recipe.preprocess.size}"
+
+    def _width(self, recipe: Recipe, by: Budget, budget: float, steps: Sequence[int]) -> WidthFactor:
+        """That which comes within 1% below the budget with channels in the first of `steps`, or else the closest."""
         found: list[tuple[float, WidthFactor]] = []
         refused: DepthwiseError | None = None
-        for step in STEPS:
+        wanted: dict[str, Any] = {by: budget, "batch": BATCH, "size": recipe.preprocess.size, **self._facts}
+        for step in steps:
             try:
-                one = match(
-                    recipe.model,
-                    **{str(by): budget},  # type: ignore[arg-type]
-                    size=recipe.preprocess.size,
-                    step=step,
-                    num_classes=self.traits.num_classes,
-                    in_channels=self.channels,
-                    **recipe.model_args,
-                )
+                one = match(recipe.model, step=step, **wanted, **recipe.model_args)
             except DepthwiseError as error:  # segments that do not divide channels in such steps, for one
                 refused = refused or error
                 continue
@@ -180,20 +196,3 @@ class Setting:
         if not found and refused:
             raise refused
         return max(found, key=lambda pair: pair[0])[1]
-
-    def in_time(self, recipe: Recipe, milliseconds: float, batch: int) -> Recipe:
-        """`recipe` with its network as wide as `batch` images in so many milliseconds allow, measured here once."""
-        given = {key: value for key, value in recipe.model_args.items() if key != "width"}
-        key = f"{recipe.model} {sorted(given.items())} {milliseconds:.6g} ms for {batch}"
-        if key not in self.kept:
-            found = match(
-                recipe.model,
-                milliseconds=milliseconds,
-                batch=batch,
-                size=recipe.preprocess.size,
-                num_classes=self.traits.num_classes,
-                in_channels=self.channels,
-                **given,
-            )
-            self.kept[key] = found.width
-        return replace(recipe, model_args={**given, "width": self.kept[key]})

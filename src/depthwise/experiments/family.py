@@ -6,10 +6,9 @@ trains all of them, brought to one budget each time; so this is how their blocks
 
 from dataclasses import replace
 
-from depthwise.comparison.claims import Best
-from depthwise.comparison.experiment import Arm, Costs, Dots, Experiment, Speed
-from depthwise.comparison.setting import Budget, Setting
-from depthwise.experiments.spectrum import BATCH, BUDGETS, measured_time
+from depthwise.comparison.budgets import MATCHED, at_each, best_at_each
+from depthwise.comparison.experiment import Costs, Dots, Experiment, Speed
+from depthwise.comparison.setting import BATCH, Budget, Setting
 from depthwise.train.recipe import Recipe
 
 FAMILIES = {
@@ -36,25 +35,17 @@ def family(setting: Setting) -> Experiment:
             base = replace(base, samples=base.samples // SHARE)
         else:
             base = replace(base, epochs=base.epochs / SHARE)
-    arms = []
-    for by, group in BUDGETS.items():
-        budget = measured_time(setting, base) if by == "milliseconds" else setting.cost(base)[by]
-        for name, network in FAMILIES.items():
-            recipe = base
-            if name != FIRST:
-                recipe = _brought(setting, setting.network(network, base), by, budget)
-            arms.append(Arm(f"{name}, {group}", recipe, group))
-    lines = {group: tuple(arm.name for arm in arms if arm.group == group) for group in BUDGETS.values()}
+
+    def brought(name: str, by: Budget, budget: float) -> Recipe:
+        return base if name == FIRST else setting.matched(setting.network(FAMILIES[name], base), by, budget)
+
     return Experiment(
         question="Which family is best at equal parameters, at equal multiply-adds, and at equal time?",
         source="the papers of the families",
-        arms=tuple(arms),
-        claims=tuple(
-            Best(f"At {group} Xception is the best.", names, (f"{FIRST}, {group}",), metric)
-            for group, names in lines.items()
-        ),
+        arms=at_each(setting, base, [*FAMILIES], brought),
+        claims=best_at_each([*FAMILIES], FIRST, "At {} Xception is the best.", metric),
         metrics=(metric,),
-        matched={group: by for by, group in BUDGETS.items()},
+        matched=MATCHED,
         figures=(
             Costs("Against parameters", "parameters", metric),
             Costs("Against multiply-adds", "macs", metric),
@@ -63,9 +54,3 @@ def family(setting: Setting) -> Experiment:
         ),
         speed=Speed(batch=BATCH, training=False),
     )
-
-
-def _brought(setting: Setting, recipe: Recipe, by: Budget, budget: float) -> Recipe:
-    if by == "milliseconds":
-        return setting.in_time(recipe, budget, BATCH)
-    return setting.matched(recipe, by, budget)

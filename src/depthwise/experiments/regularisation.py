@@ -21,6 +21,7 @@ def regularisation(setting: Setting) -> Experiment:
     """Each of them switched on or off in Xception, the tower in Inception V3."""
     own, metric = setting.recipe, setting.metric
     base = replace(own, optimizer=replace(own.optimizer, weight_decay=1e-5), label_smoothing=0.1)
+    base = setting.variant(base, dropout=0.0)
     inception = setting.matched(
         setting.network("inception_v3", base), "parameters", setting.cost(base)["parameters"]
     )

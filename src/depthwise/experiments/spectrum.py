@@ -12,10 +12,10 @@ parameters, at equal multiply-adds and at equal measured time: three budgets, th
 and channels by 8, 4, 2 and 1, which every network can be cut into whose channels are multiples of 8.
 """
 
-from depthwise.analysis.match import latencies
-from depthwise.comparison.claims import Best
-from depthwise.comparison.experiment import Arm, Experiment, Lines, Speed
-from depthwise.comparison.setting import CLOSE, Budget, Setting
+from depthwise.comparison.budgets import MATCHED, at_each, best_at_each
+from depthwise.comparison.experiment import Experiment, Lines, Speed
+from depthwise.comparison.setting import BATCH, CLOSE, Budget, Setting
+from depthwise.layers import scale_width
 from depthwise.train.recipe import Recipe
 
 CONVOLUTIONS = (
@@ -29,12 +29,6 @@ CONVOLUTIONS = (
     "separable",
 )
 SEPARABLE = CONVOLUTIONS[-1]
-BUDGETS: dict[Budget, str] = {
-    "parameters": "equal parameters",
-    "macs": "equal multiply-adds",
-    "milliseconds": "equal time",
-}
-BATCH = 32  # that is timed
 MIDDLE = 728  # channels by which segments of a number of channels are counted
 EXIT, MOST_EXIT = 2048, 16_384
 
@@ -42,23 +36,28 @@ EXIT, MOST_EXIT = 2048, 16_384
 def spectrum(setting: Setting) -> Experiment:
     """Eight points of the spectrum at three budgets; the separable one is the scale's own network in each."""
     base, metric = setting.recipe, setting.metric
-    arms = []
-    for by, group in BUDGETS.items():
-        budget = measured_time(setting, base) if by == "milliseconds" else setting.cost(base)[by]
-        for conv in CONVOLUTIONS:
-            recipe = base if conv == SEPARABLE else _brought(setting, base, conv, by, budget)
-            arms.append(Arm(f"{conv}, {group}", recipe, group, _segments(setting, recipe, conv)))
-    lines = {group: tuple(arm.name for arm in arms if arm.group == group) for group in BUDGETS.values()}
+
+    def brought(conv: str, by: Budget, budget: float) -> Recipe:
+        if conv == SEPARABLE:
+            return base
+        recipe = setting.matched(setting.variant(base, conv=conv), by, budget)
+        return recipe if by == "milliseconds" else _filled(setting, recipe, by, budget)
+
+    def segments(conv: str, recipe: Recipe) -> float:
+        """How many there are in the middle flow."""
+        kind, _, number = conv.rpartition("-")
+        channels = scale_width(MIDDLE, recipe.model_args.get("width", 1.0))
+        if kind == "segments":
+            return int(number)
+        return channels / int(number) if kind == "segments-of" else channels
+
     return Experiment(
         question="Where between a regular and a depthwise convolution does the best point lie?",
         source="Chollet 2017, sections 1 and 5",
-        arms=tuple(arms),
-        claims=tuple(
-            Best(f"At {group} the depthwise end is the best.", names, (f"{SEPARABLE}, {group}",), metric)
-            for group, names in lines.items()
-        ),
+        arms=at_each(setting, base, CONVOLUTIONS, brought, segments),
+        claims=best_at_each(CONVOLUTIONS, SEPARABLE, "At {} the depthwise end is the best.", metric),
         metrics=(metric,),
-        matched={group: by for by, group in BUDGETS.items()},
+        matched=MATCHED,
         figures=(Lines("Accuracy against segments", "segments in the middle flow", metric, log=True),),
         speed=Speed(batch=BATCH),
         notes=(
@@ -66,24 +65,6 @@ def spectrum(setting: Setting) -> Experiment:
             "better at equal cost. ConvNeXt: depthwise loses until widened",
         ),
     )
-
-
-def measured_time(setting: Setting, base: Recipe) -> float:
-    """Milliseconds of the scale's own network, measured once."""
-    key = f"milliseconds of {BATCH} images"
-    if key not in setting.kept:
-        import torch
-
-        shape = base.preprocess.for_channels(setting.channels).shape
-        setting.kept[key] = round(latencies([setting.build(base)], torch.zeros(BATCH, *shape))[0], 3)
-    return float(setting.kept[key])
-
-
-def _brought(setting: Setting, base: Recipe, conv: str, by: Budget, budget: float) -> Recipe:
-    recipe = setting.variant(base, conv=conv)
-    if by == "milliseconds":
-        return setting.in_time(recipe, budget, BATCH)
-    return _filled(setting, setting.matched(recipe, by, budget), by, budget)
 
 
 def _filled(setting: Setting, recipe: Recipe, by: Budget, budget: float) -> Recipe:
@@ -100,14 +81,3 @@ def _filled(setting: Setting, recipe: Recipe, by: Budget, budget: float) -> Reci
         middle = (low + high) // 2
         low, high = (middle, high) if setting.cost(wider(middle))[by] <= budget else (low, middle)
     return wider(low)
-
-
-def _segments(setting: Setting, recipe: Recipe, conv: str) -> float:
-    """How many there are in the middle flow."""
-    kind, _, number = conv.rpartition("-")
-    if kind == "segments":
-        return float(number)
-    from depthwise.layers import scale_width
-
-    channels = scale_width(MIDDLE, recipe.model_args.get("width", 1.0))
-    return channels / int(number) if kind == "segments-of" else float(channels)

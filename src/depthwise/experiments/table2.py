@@ -22,9 +22,9 @@ def table2(setting: Setting) -> Experiment:
     without = {**base.model_args, "fully_connected": ()}
     recipes = {
         XCEPTION: setting.variant(base, **without),
-        INCEPTION: setting.network("inception_v3", base, dropout=0.0),
+        INCEPTION: setting.network("inception_v3", base),
         XCEPTION_FC: setting.variant(base, fully_connected=WIDTHS),
-        INCEPTION_FC: setting.network("inception_v3", base, dropout=0.0, fully_connected=WIDTHS),
+        INCEPTION_FC: setting.network("inception_v3", base, fully_connected=WIDTHS),
     }
     if not setting.is_paper:
         for own, other in ((XCEPTION, INCEPTION), (XCEPTION_FC, INCEPTION_FC)):
