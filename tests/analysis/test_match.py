@@ -107,7 +107,11 @@ def test_the_measured_search_takes_back_what_a_faster_moment_promised() -> None:
             UsageError,
             r"parameters=1000000000000000.0 must be above 0 and at most 2,000,000,000: give",
         ),
-        ({"milliseconds": 1e300}, UsageError, r"milliseconds=1e\+300 must be above 0 and at most 1,000,000: "),
+        (
+            {"milliseconds": 1e300},
+            UsageError,
+            r"milliseconds=1e\+300 must be above 0 and at most 1,000,000: ",
+        ),
         ({"macs": float("nan")}, UsageError, "macs=nan is no finite number"),
         ({}, UsageError, "0 budgets are given: give one of parameters, macs, milliseconds"),
         ({"parameters": 1e6, "macs": 1e6}, UsageError, "2 budgets are given"),

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.train.conftest import make_trainer  # noqa: F401
 from tests.train.test_session import Seen, Stops
 
 from depthwise.cli.app import run
@@ -39,7 +38,7 @@ def black(digits: Dataset) -> Dataset:
 
 
 def test_a_cause_is_said_once_though_the_run_was_stopped(
-    make_trainer: MakeTrainer,  # noqa: F811
+    make_trainer: MakeTrainer,
     black: Dataset,
     tmp_path: Path,
 ) -> None:
@@ -68,7 +67,7 @@ def test_a_cause_is_said_once_though_the_run_was_stopped(
 
 
 def test_a_run_whose_loss_is_not_finite_is_explained_before_it_ends(
-    make_trainer: MakeTrainer,  # noqa: F811
+    make_trainer: MakeTrainer,
     digits: Dataset,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -88,7 +87,7 @@ def test_a_run_whose_loss_is_not_finite_is_explained_before_it_ends(
 
 
 def test_the_command_says_cause_evidence_and_remedy_or_that_all_is_well(
-    make_trainer: MakeTrainer,  # noqa: F811
+    make_trainer: MakeTrainer,
     black: Dataset,
     digits: Dataset,
     tmp_path: Path,
