@@ -48,6 +48,7 @@ IMPORTS: dict[str, set[str]] = {
         "evaluate",
         "modes",
         "native",
+        "stops",
         "tasks",
         "writing",
     },
@@ -69,7 +70,8 @@ IMPORTS: dict[str, set[str]] = {
     },
     "comparison.worker": {"data", "job", "stops", "telemetry", "train"},
     "experiments": {"bounds", "comparison", "data", "layers", "models", "recipes", "train"},
-    "job": {"bundle", "data", "evaluate", "infer", "models", "places", "recipes", "ship", "train"},
+    "job": {"bundle", "data", "finished", "models", "places", "recipes", "ship", "train"},
+    "finished": {"evaluate", "infer", "ship", "train"},
     "suspects": {
         "bounds",
         "bundle",

@@ -8,27 +8,27 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import nn
 
 from depthwise.errors import DepthwiseError, UsageError, shown, unknown_name
+from depthwise.finished import Run
 from depthwise.models import CATALOGUE, model_arguments
 from depthwise.places import absolute, find_bundle
-from depthwise.train.options import Options
-from depthwise.words import number_of
+from depthwise.train.options import PATIENCE, Options
 
 if TYPE_CHECKING:
     from depthwise.bundle import Bundle
     from depthwise.data.columns import Columns
     from depthwise.data.dataset import Dataset
-    from depthwise.evaluate.inline import Report
-    from depthwise.infer import Predictor
     from depthwise.train.ending import Result
     from depthwise.train.recipe import Recipe
     from depthwise.train.session import Watcher
+    from depthwise.train.world import World
 
 
 How = Literal["start", "resume", "finish"]
@@ -61,8 +61,23 @@ class Job:
     options: Options = field(default_factory=Options)
 
     def do(self, how: How = "start", *, force: bool = False, watcher: Watcher | None = None) -> Run:
-        """Start the run, resume the one in `out` from its last checkpoint, or finish it: see `train.run.train`."""
+        """Start the run, resume the one in `out` from its last checkpoint, or finish it: see `train.run.train`.
+
+        With `options.processes` it is trained by so many on this machine; where torchrun started this process, by all
+        that it started. One of them leads and does all that concerns files; on the others this returns the same.
+        """
         self._check(how)
+        from depthwise.data.loader import threads_kept
+        from depthwise.train.launch import with_others
+
+        lead = partial(self._lead, how, force=force, watcher=watcher)
+        with threads_kept():
+            return with_others(self.options, lead, partial(_follow, self))
+
+    def _lead(self, how: How, world: World, *, force: bool, watcher: Watcher | None) -> Run:
+        """Do it as the process that leads `world`."""
+        if how == "start" and self._begun_before():
+            how = "resume"
         bundle = before = recipe = None
         if how == "start":
             bundle = self._bundle()
@@ -70,6 +85,9 @@ class Job:
             before, recipe = self._before()
         self._check_settings(recipe.model if recipe else bundle.config.model if bundle else self.model)
         known = before["data"] if before else {}
+        if before and recipe and recipe.virtual_shards > 1 and before["versions"]["threads"].isdecimal():
+            # As many a process as at the start, whatever the number of processes is now.
+            torch.set_num_threads(int(before["versions"]["threads"]))
         from depthwise.recipes import Traits
         from depthwise.ship.starting import recipe_for
         from depthwise.train.progress import TrainProgress
@@ -79,8 +97,11 @@ class Job:
         try:
             self._check_start(how, recipe, bundle, force=force)
             if how == "resume" and recipe and (ended := self._ended(known, recipe, watcher)):
+                world.lead("end", ended.telling())
                 return Run(self, ended)
+            world.lead("open", {"data": known, "threads": torch.get_num_threads()})
             dataset = self.open_data(known, watcher)
+            world.meet()
             chosen = self._settled(recipe or recipe_for(self.recipe, Traits.of(dataset), self.model, bundle))
             if dataset.deep and (text := dataset.deep.note(chosen.preprocess.white_level)):
                 watcher.message(text)
@@ -95,10 +116,19 @@ class Job:
                 force=force,
                 minutes=self.minutes,
                 watcher=watcher,
+                world=world,
             )
         finally:
             watcher.close()
         return Run(self, result)
+
+    def _begun_before(self) -> bool:
+        """Whether the run in `out` is this one, which torchrun has started again after a process failed."""
+        from depthwise.train.files import RunFiles
+        from depthwise.train.world import launch
+
+        files = RunFiles(Path(self.out))
+        return launch() is not None and files.run.is_file() and files.read_run().get("launch") == launch()
 
     def _check(self, how: How) -> None:
         """Refuse what contradicts itself, or is not there, before the images are looked over."""
@@ -304,60 +334,22 @@ class Job:
             raise DepthwiseError(f"{self.out}/run.json: {error}") from None
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A finished run, and what its network is worth.
+def _follow(job: Job, world: World) -> Run:
+    """What a process does that does not lead: the run comes from the leader, and the images from where it says."""
+    from depthwise.ship.starting import network_for
+    from depthwise.train.ending import Result
+    from depthwise.train.run import Silent, follow
 
-    job: what was asked for; result: what came of it.
-    """
-
-    job: Job
-    result: Result
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.out)!r}: {self.summary})"
-
-    def __fspath__(self) -> str:
-        """The directory: a run is given to whatever takes a bundle."""
-        return os.fspath(self.out)
-
-    @property
-    def out(self) -> Path:
-        """Its directory."""
-        return self.result.out
-
-    @property
-    def evaluation(self) -> Any:
-        """What the bundle's weights are worth: of the task's kind, see `Result`."""
-        return self.result.evaluation
-
-    @property
-    def summary(self) -> str:
-        """What the network is worth, in a phrase."""
-        result, evaluation = self.result, self.evaluation
-        images = number_of(evaluation.num_images, f"{result.split} image")
-        of_step = f" of step {result.step:,}" if result.weights == "best" else ""
-        said = evaluation.headline.said(evaluation, images)
-        return f"{said} ({result.weights} weights{of_step}, {result.seconds:,.0f} s)"
-
-    @cached_property
-    def predictor(self) -> Predictor:
-        """What answers for images, see `load`."""
-        from depthwise.ship.load import load
-
-        return load(self.out)
-
-    @property
-    def report(self) -> Report:
-        """The page with curves, confusions and mistakes."""
-        from depthwise.evaluate.inline import Report
-
-        return Report(self.out / "report.html")
-
-    def resume(self, *, force: bool = False, watcher: Watcher | None = None, **settings: Any) -> Run:
-        """Go on with the run, by other `settings` where that changes nothing of what is done: more epochs, say."""
-        job = Job(self.out, self.job.data, settings=tuple(settings.items()), options=self.job.options)
-        return job.do("resume", force=force, watcher=watcher)
+    watcher = Silent()
+    order = world.follow(stopping=False)
+    values = order.values
+    if order.name == "open":
+        torch.set_num_threads(values["threads"])
+        dataset = job.open_data(values["data"], watcher)
+        world.meet()
+        build = partial(network_for, dataset=dataset, bundle=None, tell=watcher.message)
+        values = follow(dataset, build, world, options=job.options)
+    return Run(job, Result.told(Path(job.out), values))
 
 
 def train(
@@ -380,6 +372,8 @@ def train(
     checkpoint_minutes: float = 5.0,
     checkpoint_steps: int = 0,
     device: str = "auto",
+    processes: int = 1,
+    patience: float = PATIENCE,
     watcher: Watcher | None = None,
     **settings: Any,
 ) -> Run:
@@ -394,7 +388,7 @@ def train(
     """
     if resume and finish:
         raise UsageError("--finish takes the run in --out as it is: leave --resume out")
-    options = Options(workers, checkpoint_minutes, checkpoint_steps, device)
+    options = Options(workers, checkpoint_minutes, checkpoint_steps, device, processes, patience)
     reading = (skip_bad, nested, max_pixels, allow_truncated, columns)
     job = Job(out, data, model, recipe, tuple(settings.items()), init, minutes, *reading, options)
     return job.do("resume" if resume else "finish" if finish else "start", force=force, watcher=watcher)

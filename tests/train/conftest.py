@@ -1,12 +1,15 @@
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from tests.train.shared_runs import ONE_LABEL, begin, finish
 from torch import nn
 
 from depthwise.data import open_dataset
 from depthwise.data.dataset import Dataset
+from depthwise.data.export import export
 from depthwise.data.transform import Augment, Preprocess
 from depthwise.models import create_model
 from depthwise.train.loop import Trainer
@@ -47,3 +50,20 @@ def make_trainer(digits: Dataset) -> Callable[..., Trainer]:
         return Trainer(recipe, module, dataset, device=torch.device("cpu"))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 images, one subfolder a class."""
+    root = tmp_path_factory.mktemp("data") / "digits"
+    digits = open_dataset("digits")
+    export(digits.splits["test"], digits.classes, root, prefix="test", limit=200)
+    return root
+
+
+@pytest.fixture(scope="session")
+def unbroken(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process comes to that is never stopped."""
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    finish(begin(folder, out, ONE_LABEL))
+    return out

@@ -65,6 +65,17 @@ def train(
     checkpoint_steps: Annotated[
         int, Bounds(0, 2**40), Parameter(help="And after so many updates; 0 = not by updates.")
     ] = 0,
+    processes: Annotated[
+        int,
+        Bounds(1, 4096),
+        Parameter(
+            help="Processes on this machine that train together, to the same bits as one by the same --set "
+            "virtual_shards=V, by default as many. Several machines: torchrun ... -m depthwise train ..."
+        ),
+    ] = 1,
+    patience: Annotated[
+        float, Bounds(1, 1e6), Parameter(help="Seconds after which a process that says nothing is given up.")
+    ] = 120.0,
     device: Annotated[
         str, Parameter(help="cpu, cuda, mps; auto takes an accelerator if there is one.")
     ] = "auto",
@@ -122,10 +133,20 @@ def train(
         allow_truncated=allow_truncated or None,
         columns=asked(manifest),
         options=Options(
-            workers, checkpoint_minutes, checkpoint_steps, device, command=["depthwise", *sys.argv[1:]]
+            workers,
+            checkpoint_minutes,
+            checkpoint_steps,
+            device,
+            processes,
+            patience,
+            command=["depthwise", *sys.argv[1:]],
         ),
     )
     run = job.do("resume" if resume else "finish" if finish else "start", force=force)
+    from depthwise.train.world import leads
+
+    if not leads():
+        return
     if json:
         result = run.result
         document = {

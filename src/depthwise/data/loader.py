@@ -45,19 +45,26 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch computes on this thread alone inside. What is done to small images is too little to divide: on a busy
-    machine the wait for the other threads takes up to fifty times as long as the work."""
+def threads_kept() -> Iterator[None]:
+    """However many threads torch is given inside, afterwards it has as many as before."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
 
 
-Task = tuple[int, int, list[int], list[Any]]
-"""Epoch, number of the batch, the indices of its images, and the reader's keys for them."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes on this thread alone inside. What is done to small images is too little to divide: on a busy
+    machine the wait for the other threads takes up to fifty times as long as the work."""
+    with threads_kept():
+        torch.set_num_threads(1)
+        yield
+
+
+Task = tuple[int, int, int, list[int], list[Any]]
+"""Epoch, number of the batch, number of its shard, the indices of the images, and the reader's keys for them."""
 Bad = dict[str, list[int]]
 """Which images of a batch cannot be read, by the reason: an answer of a worker must never fill a pipe."""
 
@@ -75,18 +82,22 @@ class _Filler:
     augment: Augment | None
     seed: int
 
-    def fill(self, epoch: int, k: int, indices: list[int], keys: list[Any], out: Tensor) -> Bad:
+    def seed_of(self, epoch: int, k: int, shard: int, what: str) -> int:
+        """What the images of a shard are drawn from; the first draws as the whole batch of one shard does."""
+        return mix_seed(self.seed, epoch, k, what, *([shard] if shard else []))
+
+    def fill(self, epoch: int, k: int, shard: int, indices: list[int], keys: list[Any], out: Tensor) -> Bad:
         """Writes the images that can be read to the first places of `out`, uint8 [batch_size, h, w, C]."""
         bad: Bad = {}
         if self.arrays is not None:
             out[: len(indices)] = self.preprocess.pixels(self.arrays[indices]).permute(0, 2, 3, 1)
         else:
-            with seeded(mix_seed(self.seed, epoch, k, "images")):
+            with seeded(self.seed_of(epoch, k, shard, "images")):
                 bad = self._fill_singly(indices, keys, out)
         num_kept = len(indices) - sum(map(len, bad.values()))
         if self.augment and num_kept:
             pixels = out[:num_kept].permute(0, 3, 1, 2)
-            generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, k, "batch"))
+            generator = torch.Generator().manual_seed(self.seed_of(epoch, k, shard, "batch"))
             changed = self.augment.batch(pixels, self.preprocess, generator)
             if changed is not pixels:
                 pixels.copy_(changed)
@@ -117,6 +128,9 @@ class Batches:
     Training leaves out the last batch of an epoch if it is not full, unless it is the only one. `workers` processes
     decode and augment, and live on from epoch to epoch until `close`; 0 does it here. `prepare` makes each batch ready
     for its task. A file that cannot be read is left out of its batch and named in `bad`.
+
+    A batch is cut into `num_shards` parts, which differ by an image at most; of each batch those of `shards` come one
+    after another, by default all. What is drawn for a shard depends on its number, not on which others come.
     """
 
     def __init__(
@@ -129,6 +143,8 @@ class Batches:
         augment: Augment | None = None,
         prepare: Prepare | None = None,
         workers: int = 0,
+        num_shards: int = 1,
+        shards: range | None = None,
     ) -> None:
         if batch_size < 1:
             raise DepthwiseError(f"batch_size {batch_size}: a batch has at least 1 image")
@@ -144,6 +160,7 @@ class Batches:
         arrays = split.images if isinstance(split, ArraySplit) and not singly else None
         self._filler = _Filler(self._split.reader, arrays, preprocess, augment, seed)
         self._prepare = prepare
+        self._num_shards, self._shards = num_shards, shards or range(num_shards)
         self._workers = workers if arrays is None else 0  # arrays are faster here than sent around
         self._pool: Pool | None = None
 
@@ -151,9 +168,9 @@ class Batches:
         """Batches an epoch."""
         return len(self._order)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on; only one epoch at a time where there are workers."""
-        tasks = self._tasks(epoch, start)
+    def epoch(self, epoch: int, start: int = 0, every: int = 1) -> Iterator[Batch]:
+        """Batches start, start + every, ... of an epoch; only one epoch at a time where there are workers."""
+        tasks = self._tasks(epoch, start, every)
         for batch in self._run_here(tasks) if self._workers == 0 else self._run_in_pool(tasks):
             if len(batch.indices) or self._filler.augment:
                 yield batch
@@ -164,10 +181,11 @@ class Batches:
             self._pool.close()
         self._pool = None
 
-    def _tasks(self, epoch: int, start: int) -> Iterator[Task]:
-        for k in range(start, len(self)):
-            indices = self._order.indices(epoch, k).tolist()
-            yield epoch, k, indices, [self._split.key(index) for index in indices]
+    def _tasks(self, epoch: int, start: int, every: int = 1) -> Iterator[Task]:
+        for k in range(start, len(self), every):
+            for shard in self._shards:
+                indices = self._order.indices(epoch, k, shard, self._num_shards).tolist()
+                yield epoch, k, shard, indices, [self._split.key(index) for index in indices]
 
     def _run_here(self, tasks: Iterator[Task]) -> Iterator[Batch]:
         place = torch.empty(self._shape, dtype=torch.uint8)
@@ -184,10 +202,10 @@ class Batches:
     @property
     def _shape(self) -> tuple[int, int, int, int]:
         channels, height, width = self._filler.preprocess.shape
-        return min(self.batch_size, len(self._split)), height, width, channels
+        return -(-min(self.batch_size, len(self._split)) // self._num_shards), height, width, channels
 
     def _finish(self, task: Task, bad: Bad, place: Tensor) -> Batch:
-        epoch, k, wanted, _ = task
+        epoch, k, shard, wanted, _ = task
         lost = {index: reason for reason, indices in bad.items() for index in indices}
         for index in filter(lost.__contains__, wanted):
             image = BadImage(self._split.name(index), lost[index])
@@ -197,7 +215,7 @@ class Batches:
         images = self._filler.preprocess.normalise(place[: len(kept)].permute(0, 3, 1, 2))
         targets = self._split.targets(indices)
         if self._prepare and kept:
-            with seeded(mix_seed(self._filler.seed, epoch, k, "mix")):
+            with seeded(self._filler.seed_of(epoch, k, shard, "mix")):
                 images, targets = self._prepare(images, targets)
             images = images.contiguous(memory_format=torch.channels_last)
         return Batch(images, targets, indices)

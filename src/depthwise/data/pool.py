@@ -27,7 +27,7 @@ from depthwise.stops import STOPS, held_back
 
 # A worker starts from a clean process: one forked from a program in which torch's threads run may wait forever for a
 # lock that one of them held. The server from which it is forked instead has this package loaded already.
-_CONTEXT = (
+CONTEXT = (
     multiprocessing.get_context("forkserver")
     if "forkserver" in multiprocessing.get_all_start_methods()
     else multiprocessing.get_context("spawn")
@@ -50,12 +50,12 @@ class Pool:
         self._connections: list[Connection] = []
         self._processes = []
         _require_files(workers)
-        _CONTEXT.set_forkserver_preload(["depthwise.data.loader"])
+        CONTEXT.set_forkserver_preload(["depthwise.data.loader"])
         try:
-            with _stops_held_back(), _script_left_alone(fill):
+            with stops_held_back(), script_left_alone(fill):
                 for _ in range(workers):
-                    ours, theirs = _CONTEXT.Pipe()
-                    process = _CONTEXT.Process(target=_work, args=(theirs, fill, self._places), daemon=True)
+                    ours, theirs = CONTEXT.Pipe()
+                    process = CONTEXT.Process(target=_work, args=(theirs, fill, self._places), daemon=True)
                     process.start()
                     theirs.close()
                     self._connections.append(ours)
@@ -142,7 +142,7 @@ class Pool:
 
 
 @contextmanager
-def _stops_held_back() -> Iterator[None]:
+def stops_held_back() -> Iterator[None]:
     """Ctrl-C reaches every process of a terminal, and some managers stop whole groups; the main program alone answers,
     and ends the workers. What it starts inside inherits that these signals wait: a server or a worker that is just
     importing would otherwise die of them."""
@@ -153,7 +153,7 @@ def _stops_held_back() -> Iterator[None]:
 
 
 @contextmanager
-def _script_left_alone(fill: Fill) -> Iterator[None]:
+def script_left_alone(fill: Fill) -> Iterator[None]:
     """What is started inside does not run the script of this program again, as multiprocessing has it, unless `fill` is
     made of something that the script defines: so a script needs no `if __name__ == "__main__":`."""
     script = sys.modules["__main__"]

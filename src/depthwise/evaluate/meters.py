@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
@@ -121,24 +122,41 @@ def run_meters(
         UsageError: `precision` is neither of the two.
         DepthwiseError: there is no image, or what the network answers is not what the meters count.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r} is not known: use {' or '.join(PRECISIONS)}")
-    device = torch.device(device)
-    with in_mode(module, training=False), torch.inference_mode():
+    with answering(module, device, precision) as answer:
         for done, batch in enumerate(batches.epoch(0), start=1):
             if not len(batch.targets):  # every file of it turned out to be unreadable
                 continue
-            images = batch.images.to(device, non_blocking=True)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                output = module(images)
-            meters.update(output, batch.targets, batch.indices)
+            meters.update(answer(batch.images), batch.targets, batch.indices)
             if progress:
                 progress(done, len(batches))
+    return evaluation_of(meters)
+
+
+def evaluation_of(meters: Meters[E_co]) -> E_co:
+    """What `meters` have counted. Raises DepthwiseError if that is nothing."""
     if not meters.num_images:
         raise DepthwiseError(
             "there is no image to evaluate: the split is empty or none of its files can be read"
         )
     return meters.compute()
+
+
+@contextmanager
+def answering(
+    module: nn.Module, device: str | torch.device, precision: str
+) -> Iterator[Callable[[Tensor], Any]]:
+    """What `module` answers to images, without gradients and in evaluation mode, as a function; see `run_meters`."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is not known: use {' or '.join(PRECISIONS)}")
+    device = torch.device(device)
+
+    def answer(images: Tensor) -> Any:
+        images = images.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return module(images)
+
+    with in_mode(module, training=False), torch.inference_mode():
+        yield answer
 
 
 def finite(value: float) -> float | None:

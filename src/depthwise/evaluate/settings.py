@@ -22,6 +22,7 @@ _OFF = (
 )
 _WITH = {"magnitude": "randaugment", "erase_size": "erase"}
 _CROPS = {"scale": "resized", "ratio": "resized", "shift": "shift"}
+_OF_SHARDS = ("virtual_shards", "reduction")
 _THEIR_OWN = ("norm_momentum", "model_args")
 
 
@@ -34,10 +35,12 @@ def groups(recipe: Mapping[str, Any], preprocess: Mapping[str, Any]) -> list[Gro
 def outline(values: Mapping[str, Any]) -> list[Group]:
     """A nested dictionary as groups of (name, value in words); what stands at the top is the group ""."""
     flat = [name for name, value in values.items() if not isinstance(value, dict) or not value]
+    if values.get("virtual_shards", 1) in (0, 1):
+        flat = [name for name in flat if name not in _OF_SHARDS]
     top = [(name, _said(name, values[name])) for name in flat]
     found = [("", top)] if top else []
     for name, value in values.items():
-        if name not in flat:
+        if isinstance(value, dict) and value:
             kinds = {key: said for key, said in value.items() if (key, said) != ("kind", name)}
             found.append((name, _flat(kinds)))
     return found
@@ -77,6 +80,8 @@ def _counts(name: str, values: Mapping[str, Any]) -> bool:
 def _said(name: str, value: Any) -> str:
     if name in _OFF and value == 0:
         return "off"
+    if (name, value) == ("reduction", "all-reduce"):
+        return "all-reduce, whose bits depend on the number of processes"
     if name in _THEIR_OWN and value in (None, {}):
         return "the network's own"
     return in_words(value)

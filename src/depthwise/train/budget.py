@@ -22,6 +22,8 @@ from depthwise.evaluate.meters import run_meters
 from depthwise.train.loop import Trainer, for_evaluation
 from depthwise.train.optimizer import Clock
 from depthwise.train.recipe import MAX_EPOCHS, MAX_EVALUATIONS, Recipe
+from depthwise.train.together import wanted
+from depthwise.train.world import ALONE, World
 from depthwise.words import number_of
 
 Minutes = Annotated[float, Bounds(0, 1_000_000, above=True)]
@@ -114,14 +116,17 @@ def lay_out(
     workers: int,
     began: float,
     tell: Callable[[str], None] = lambda _: None,
+    world: World = ALONE,
 ) -> tuple[Recipe, Budget]:
     """`recipe` with the epochs that fit into `minutes` since the time `began`, its schedule stretched to them.
 
     Training, evaluations and the last measurement are all in it. `module` stays as it is. `tell` hears what is being
-    measured. Raises UsageError if not even one update fits.
+    measured. The others of `world` train along. Raises UsageError if not even one update fits.
     """
     budget = 60 * minutes
-    pace, clock, every = measure(recipe, module, dataset, budget, device=device, workers=workers, tell=tell)
+    pace, clock, every = measure(
+        recipe, module, dataset, budget, device=device, workers=workers, tell=tell, world=world
+    )
     spent = time.monotonic() - began
     left = budget - spent - pace.final
     most = int(min(MAX_EPOCHS * clock.steps_per_epoch, MAX_EVALUATIONS * every))
@@ -153,26 +158,30 @@ def measure(
     device: torch.device,
     workers: int,
     tell: Callable[[str], None],
+    world: World = ALONE,
 ) -> tuple[Pace, Clock, float]:
     """The pace of a copy of `module`, the run's clock, and the updates from one evaluation to the next; takes a tenth
     of `seconds` at most, and longer only where single updates and batches do."""
     limit = min(SHARE * seconds, MOST_SECONDS)
     tell(f"measuring updates, about {limit:.2g} s")
-    trainer = Trainer(recipe, copy.deepcopy(module), dataset, device=device, workers=workers)
+    world.lead("rehearse", wanted(recipe, dataset))
+    trainer = Trainer(recipe, copy.deepcopy(module), dataset, device=device, workers=workers, world=world)
     try:
         first, update = _update_seconds(trainer, limit)
+        world.lead("end")
         kinds = 2 if trainer.average else 1
 
         def pass_over(name: str, split: Split, precision: str) -> float:
             tell(f"measuring evaluations on the {name} part in {precision}, at most about {limit / 2:.2g} s")
-            return _pass_seconds(trainer, dataset, split, precision, workers=workers, limit=limit / 2)
+            alone = _pass_seconds(trainer, dataset, split, precision, workers=workers, limit=limit / 2)
+            return alone / world.size  # which each answer their share of it
 
         evaluation = kinds * pass_over(*val_split(dataset), recipe.precision)
         # The best weights alone are measured in the end, others with those that they are compared with.
         final = (1 if recipe.keep == "best" else kinds) * pass_over(*test_split(dataset), "float32")
         return Pace(first, update, evaluation, final + LAST_SECONDS), trainer.clock, trainer.evaluation_steps
     finally:
-        trainer.batches.close()
+        trainer.close()
 
 
 def _update_seconds(trainer: Trainer, limit: float) -> tuple[float, float]:

@@ -31,11 +31,16 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `path` whole or not at all; raises what `written_whole` does."""
+    with written_whole(path) as file:
+        file.write(packed(checkpoint))
+
+
+def packed(checkpoint: Checkpoint) -> bytes:
+    """The bytes of a checkpoint's file."""
     dense = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
     state = json.dumps(checkpoint.state)
     metadata = {"format": str(FORMAT), "state": state, "digest": _digest(state, dense)}
-    with written_whole(path) as file:
-        file.write(safetensors.torch.save(dense, metadata=metadata))
+    return safetensors.torch.save(dense, metadata=metadata)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

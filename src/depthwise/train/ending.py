@@ -36,6 +36,22 @@ class Result:
     evaluation: Any
     seconds: float
 
+    def telling(self) -> dict[str, Any]:
+        """What another process needs to know the same but for single images: plain values."""
+        evaluation = self.evaluation
+        return {
+            **{name: getattr(self, name) for name in ("split", "weights", "step", "seconds")},
+            "evaluation": evaluation.to_json(),
+            "headline": asdict(evaluation.headline),
+        }
+
+    @staticmethod
+    def told(out: Path, values: Mapping[str, Any]) -> "Result":
+        """What `telling` told, of the run in `out`."""
+        evaluation = Recorded(values["evaluation"], Headline(**values["headline"]))
+        split, weights, step, seconds = (values[name] for name in ("split", "weights", "step", "seconds"))
+        return Result(out, split, weights, step, evaluation, seconds)
+
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
@@ -70,7 +86,12 @@ def what_is_left(files: RunFiles, recipe: Recipe) -> Result | None:
         return None
     try:
         config, state = read_bundle(files.bundle).config, load_checkpoint(files.checkpoint).state
-        if differences(Recipe.from_json(state["recipe"]).to_json(), recipe.to_json()):
+        # Both may be of a version that had no shards, which is one.
+        done, asked = (
+            {**r.to_json(), "virtual_shards": r.virtual_shards or 1}
+            for r in (Recipe.from_json(state["recipe"]), recipe)
+        )
+        if differences(done, asked):
             return None
         step, scores = state["step"], Progress(**state["progress"]).scores
         whole = config.training["steps"] == step
@@ -104,7 +125,8 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
     kind, evaluation = list(measured.items())[-1]
     kept = session.kept
     numbers = {"split": name, "weights": kind, "kept": kept, **evaluation.to_json()}
-    seconds = session.seconds
+    result = Result(files.root, name, kind, kept["step"], evaluation, session.seconds)
+    session.let_go(result.telling())  # the report may take long
     config = BundleConfig(
         model=recipe.model,
         model_args=recipe.model_args,
@@ -122,7 +144,7 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
             "columns": dataset.columns and dataset.columns.to_json(),
             "steps": session.trainer.step,
             "total_steps": session.trainer.total_steps,
-            "seconds": round(seconds, 1),
+            "seconds": round(result.seconds, 1),
             **{key: numbers[key] for key in ("split", "weights", "kept", *evaluation.numbers)},
         },
     )
@@ -136,7 +158,7 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
         session.watcher.evaluated(session.write_line("test", values))
     write_report(_report(session, facts, task, evaluation, name, split), files.report)
     session.say_findings()
-    return Result(files.root, name, kind, kept["step"], evaluation, seconds)
+    return result
 
 
 def _report(

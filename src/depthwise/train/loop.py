@@ -12,7 +12,7 @@ from depthwise.data.dataset import Dataset, Split
 from depthwise.data.loader import Batch, Batches
 from depthwise.data.order import mix_seed
 from depthwise.doctor.signals import MOST_IMAGES, View, examine, structure
-from depthwise.errors import DepthwiseError, DivergedError
+from depthwise.errors import DepthwiseError, DivergedError, UsageError
 from depthwise.tasks import Task, find_task
 from depthwise.train.average import PolyakAverage
 from depthwise.train.checkpoint import (
@@ -24,6 +24,9 @@ from depthwise.train.checkpoint import (
 )
 from depthwise.train.optimizer import Clock
 from depthwise.train.recipe import Recipe
+from depthwise.train.sums import ShardSums
+from depthwise.train.world import ALONE, World, shares
+from depthwise.words import number_of
 
 EVALUATION_BATCH = 250
 
@@ -50,20 +53,37 @@ class Trainer:
     """
 
     def __init__(
-        self, recipe: Recipe, module: nn.Module, dataset: Dataset, *, device: torch.device, workers: int = 0
+        self,
+        recipe: Recipe,
+        module: nn.Module,
+        dataset: Dataset,
+        *,
+        device: torch.device,
+        workers: int = 0,
+        world: World = ALONE,
     ) -> None:
         self.recipe, self.device = recipe, device
         self.module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         train = dataset.splits["train"]
         self.task = find_task(dataset.task, dataset.classes)
+        self.world, num_shards = world, recipe.virtual_shards or 1
+        batch_size = min(recipe.batch_size, len(train))
+        if batch_size < num_shards:
+            raise UsageError(
+                f"virtual_shards={num_shards} cut a batch of {number_of(batch_size, 'image')}: take a larger batch_size"
+            )
+        share = shares(num_shards, world.size)[world.rank]
+        self.shards = range(share.first, share.first + share.count)
         self.batches = Batches(
             train,
             recipe.preprocess.for_channels(dataset.channels),
-            batch_size=min(recipe.batch_size, len(train)),
+            batch_size=batch_size,
             seed=recipe.seed,
             augment=recipe.augment,
             prepare=self.task.prepare(recipe.augment),
             workers=workers,
+            num_shards=num_shards,
+            shards=self.shards,
         )
         self.steps_per_epoch = len(self.batches) // recipe.accumulate
         if not self.steps_per_epoch:
@@ -89,12 +109,22 @@ class Trainer:
         self.counts = self.task.counts(train)
         self._guess = _guess(self.task, train, self.counts, recipe.class_weights)
         self._window = torch.zeros(3, device=device)
-        self._stream: Iterator[list[Batch]] | None = None
+        self._stream: Iterator[list[list[Batch]]] | None = None
+        self._sums = (
+            ShardSums(self.module, num_shards, world, all_reduce=recipe.reduction == "all-reduce")
+            if num_shards > 1
+            else None
+        )
 
     @property
     def clock(self) -> Clock:
         """Where the run is."""
         return Clock(self.step, self.steps_per_epoch, self.samples_per_step, self.total_steps)
+
+    @property
+    def weights(self) -> dict[str, nn.Module]:
+        """The network as trained, and its average if the recipe has one: what is evaluated on the way."""
+        return {"raw": self.module} | ({"averaged": self.average.module} if self.average else {})
 
     @property
     def evaluation_steps(self) -> float:
@@ -113,16 +143,10 @@ class Trainer:
 
     def update(self) -> Batch | None:
         """Do one update of the weights; the images of its first pass, None if not one of them could be read."""
+        if self.world.rank == 0:
+            self.world.lead("update")
         self._stream = self._stream or self._passes()
-        passes = next(self._stream)
-        torch.manual_seed(mix_seed(self.recipe.seed, self.step, "dropout"))
-        self._train_mode()
-        self.optimizer.zero_grad()
-        passes = [batch for batch in passes if len(batch.targets)]  # 0 where no file of it could be read
-        normalisers = [self._objective.normaliser(batch.targets) for batch in passes]
-        whole, samples = sum(normalisers), sum(len(batch.targets) for batch in passes)
-        for batch, normaliser in zip(passes, normalisers, strict=True):
-            self._pass(batch, normaliser / whole, samples)
+        first = self._gradient(next(self._stream))
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
         for group in self.optimizer.param_groups:
@@ -131,7 +155,19 @@ class Trainer:
         self.step += 1
         if self.average:
             self.average.update(self.step)
-        return passes[0] if passes else None
+        return first
+
+    def undo(self) -> None:
+        """After an update that was broken off: the network as it was before, which no gradient has moved yet."""
+        if self._sums:
+            self._sums.undo()
+        self._stream = None
+
+    def close(self) -> None:
+        """End what works for the training, and let the module be without it."""
+        self.batches.close()
+        if self._sums:
+            self._sums.close()
 
     def look(self, batch: Batch) -> dict[str, float]:
         """What the network as it is makes of a few images of a `batch`; see `doctor/signals.py`."""
@@ -184,16 +220,52 @@ class Trainer:
         self.step = checkpoint.state["step"]
         self._stream = None
 
-    def _passes(self) -> Iterator[list[Batch]]:
-        accumulate = self.recipe.accumulate
+    def _passes(self) -> Iterator[list[list[Batch]]]:
+        """The passes of each update, for each of them the shards that this process holds."""
+        accumulate, held = self.recipe.accumulate, len(self.shards)
         while True:
             epoch, done = divmod(self.step, self.steps_per_epoch)
             stream = self.batches.epoch(epoch, done * accumulate)
             for _ in range(self.steps_per_epoch - done):
-                yield [next(stream) for _ in range(accumulate)]
+                yield [[next(stream) for _ in range(held)] for _ in range(accumulate)]
 
-    def _pass(self, batch: Batch, share: float, samples_in_update: int) -> None:
-        """Add the gradient of a batch's loss times `share`, its part in the update's."""
+    def _gradient(self, passes: list[list[Batch]]) -> Batch | None:
+        """Let the parameters have the gradient of an update's mean loss; of its images here, the first pass's."""
+        # Without those of which no file could be read.
+        shards = [[batch for batch in shard if len(batch.targets)] for shard in zip(*passes, strict=True)]
+        normalisers = [[self._objective.normaliser(batch.targets) for batch in shard] for shard in shards]
+        own = [
+            (sum(n), sum(len(batch.targets) for batch in s)) for n, s in zip(normalisers, shards, strict=True)
+        ]
+        sums = self.world.numbers([number for pair in own for number in pair])
+        whole, samples = sum(sums[::2]), sum(sums[1::2])
+        self._train_mode()
+        self.optimizer.zero_grad()
+        if self._sums:
+            self._sums.begin_update()
+        for number, batches, theirs in zip(self.shards, shards, normalisers, strict=True):
+            parts = [(batch, normaliser / whole) for batch, normaliser in zip(batches, theirs, strict=True)]
+            self._shard(number, parts, samples)
+        if self._sums:
+            self._window.copy_(self._sums.finish())
+        return next((batch for shard in shards for batch in shard), None)
+
+    def _shard(self, number: int, parts: list[tuple[Batch, float]], samples: float) -> None:
+        """Add the gradient of a shard: of each of its batches' losses, times its part in the update's."""
+        torch.manual_seed(mix_seed(self.recipe.seed, self.step, "dropout", *([number] if number else [])))
+        window = self._window
+        if self._sums:
+            self._sums.begin(number)
+            window = torch.zeros_like(window) if number else window.clone()
+        for place, (batch, share) in enumerate(parts, start=1):
+            if self._sums and place == len(parts):
+                self._sums.last_pass()
+            self._pass(batch, share, samples, window)
+        if self._sums:
+            self._sums.end(window)
+
+    def _pass(self, batch: Batch, share: float, samples: float, window: Tensor) -> None:
+        """Add the gradient of a batch's loss times `share`; `samples` are the images of the update."""
         images = batch.images.to(self.device, non_blocking=True)
         targets = batch.targets.to(self.device, non_blocking=True)
         with self._precision():
@@ -202,9 +274,7 @@ class Trainer:
         (loss * share).backward()
         with torch.no_grad():
             hits = self.task.hits(answer, targets)
-            self._window += torch.stack(
-                [loss * (share * samples_in_update), hits, torch.full_like(loss, len(targets))]
-            )
+            window += torch.stack([loss * (share * samples), hits, torch.full_like(loss, len(targets))])
 
     def _loss(self, output: Tensor | tuple[Tensor, ...], targets: Tensor) -> tuple[Tensor, Tensor]:
         """What the network answers, and its loss, with those of auxiliary towers."""

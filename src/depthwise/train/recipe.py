@@ -49,7 +49,11 @@ class Recipe:
 
     name: the published recipe it came from. model, model_args: the network and its builder's arguments.
     preprocess: how images go into the network; its channels None takes the data set's own.
-    batch_size: images a forward pass; accumulate: passes an update. clip_norm: the gradient's largest norm, 0 = off.
+    batch_size: images a forward pass; accumulate: passes an update. virtual_shards: parts, a power of two, that each
+    pass is cut into, which as many processes may share, or fewer, to the same bits; batch norm sees a part at a time.
+    0 = as many as there are processes when the run begins, rounded up. reduction: how the parts' gradients are added,
+    "tree" in one order whatever the processes, "all-reduce" by the framework, whose bits depend on them.
+    clip_norm: the gradient's largest norm, 0 = off.
     averaging: Polyak's decay, 0 = off. norm_momentum: batch norm's, in PyTorch's convention, None = the network's own.
     loss: "cross-entropy", and for images of any number of labels "focal" or "asymmetric", see `tasks/losses.py`.
     class_weights: "balanced" weighs each class's loss by the inverse of its share. freeze: only the classifier learns,
@@ -70,6 +74,8 @@ class Recipe:
     samples: Annotated[int, Bounds(0, 10**15)] = 0
     batch_size: Count = 32
     accumulate: Count = 1
+    virtual_shards: Annotated[int, Bounds(0, 4096)] = 0
+    reduction: Annotated[str, OneOf("tree", "all-reduce")] = "tree"
     optimizer: Optimizer = SGD()
     schedule: Schedule = Constant()
     clip_norm: Annotated[float, Bounds(0, 1e6)] = 0.0
@@ -93,6 +99,10 @@ class Recipe:
         if self.keep == "averaged" and not self.averaging:
             raise UsageError(
                 "keep=averaged needs an average, and averaging is 0: set for example averaging=0.998"
+            )
+        if self.virtual_shards & (self.virtual_shards - 1):
+            raise UsageError(
+                f"virtual_shards={self.virtual_shards} is no power of two: take {1 << self.virtual_shards.bit_length()}"
             )
         if not self.samples and self.eval_unit == "epochs":
             self.check_evaluations(self.epochs / self.eval_every)

@@ -52,6 +52,7 @@ def changed_recipe(
     """
     # A recipe of an older version has not all the fields of today's.
     old, new = Recipe.from_json(checkpoint.state.get("recipe", recipe)), trainer.recipe
+    old = replace(old, virtual_shards=old.virtual_shards or 1)
     changed = [f"recipe.{difference}" for difference in differences(old.to_json(), new.to_json())]
     if force:
         return changed

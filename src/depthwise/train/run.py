@@ -1,7 +1,8 @@
 """A whole training run: from a recipe and a data set to a directory with bundle, metrics and report."""
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -33,6 +34,9 @@ from depthwise.train.resume import changed_recipe, refuse_changes
 from depthwise.train.selection import check_selection
 from depthwise.train.session import Session, Watcher
 from depthwise.train.signals import StopRequest
+from depthwise.train.together import begin_alike, wanted
+from depthwise.train.together import follow as follow_leader
+from depthwise.train.world import ALONE, World, launch
 from depthwise.words import going_on, number_of
 from depthwise.writing import disk_full
 
@@ -68,6 +72,7 @@ def train(
     force: bool = False,
     minutes: float | None = None,
     watcher: Watcher | None = None,
+    world: World = ALONE,
 ) -> Result:
     """Train `module` on `dataset` by `recipe` and leave bundle, metrics and report in the directory `out`.
 
@@ -76,7 +81,8 @@ def train(
     bundle and report from the last checkpoint instead, which stays as it is. `force` then accepts any other recipe,
     data set or version, and without either replaces the run that is there. `minutes` lays a new run out over so much
     time, in epochs of its own: see `train/budget.py`. `module` comes out with the last
-    weights, its batch norms with `recipe.norm_momentum`, and in all else as it went in.
+    weights, its batch norms with `recipe.norm_momentum`, and in all else as it went in. This process leads `world`,
+    whose others `follow`.
 
     Raises:
         DepthwiseError: `out` holds a run (or none to go on with), another process has it, one of its files is damaged,
@@ -92,23 +98,27 @@ def train(
     device = choose_device(options.device)
     check_selection(recipe, dataset)
     check_minutes(minutes, resume=resume or finish)
-    recipe = replace(recipe, precision=choose_precision(recipe.precision, device))
-    white_level = recipe.preprocess.white_level
-    splits = {name: with_white_level(split, white_level) for name, split in dataset.splits.items()}
-    dataset = replace(dataset, splits=splits)
+    # A run of an older version had one; it goes on with as many.
+    num_shards = 1 if resume or finish else 1 << (world.size - 1).bit_length()
+    recipe = replace(
+        recipe,
+        precision=choose_precision(recipe.precision, device),
+        virtual_shards=recipe.virtual_shards or num_shards,
+    )
+    dataset = _in_white_level(dataset, recipe)
     native.tune_allocator()
     budget = None
     if minutes is not None:
         files.check_free(force=force)  # before anybody waits for a measurement
         watcher.message(f"measuring how fast this machine trains, to fill {number_of(minutes, 'minute')}")
         recipe, budget = lay_out(
-            recipe, module, dataset, minutes, device, options.workers, began, watcher.message
+            recipe, module, dataset, minutes, device, options.workers, began, watcher.message, world
         )
         watcher.message(f"an update takes {budget.pace.update:.3g} s: {recipe.epochs:g} epochs fit")
     facts = _facts(recipe, module, dataset, options, device, budget)
     with _full_disk_said(files), in_place(module), in_mode(module, training=True):
         # Before anything is replaced: what cannot be trained does not cost the run that is there.
-        trainer = Trainer(recipe, module, dataset, device=device, workers=options.workers)
+        trainer = Trainer(recipe, module, dataset, device=device, workers=options.workers, world=world)
         try:
             with files.locked() as held:
                 if not held:
@@ -116,8 +126,42 @@ def train(
                 how = {"resume": resume, "finish": finish, "force": force}
                 return _carry_out(trainer, dataset, files, facts, options, watcher, **how)
         finally:
-            trainer.batches.close()
+            trainer.close()
             watcher.close()
+
+
+def follow(
+    dataset: Dataset, build: Callable[[Recipe], nn.Module], world: World, *, options: Options
+) -> dict[str, Any]:
+    """Train with the leader of `world`, which is in `train`, on the same images, first for a measurement if it wants
+    one; what it says the run came to.
+
+    build: a network by the leader's recipe, whose weights come from the leader. Raises EndedError where the run was
+    stopped, LostProcessError, and DepthwiseError if the images here are others than the leader's.
+    """
+    while True:
+        order = world.follow(stopping=False)
+        values, recipe = order.values, Recipe.from_json(order.values["recipe"])
+        require_trainable(dataset)
+        images = _in_white_level(as_before(dataset, values["data"]), recipe)
+        if images.fingerprint != values["fingerprint"]:
+            raise DepthwiseError(
+                f"{dataset.name} holds other images here than where process 0 runs: give every process the same"
+            )
+        device = choose_device(options.device)
+        native.tune_allocator()
+        trainer = Trainer(recipe, build(recipe), images, device=device, workers=options.workers, world=world)
+        try:
+            told = follow_leader(trainer, images, workers=options.workers)
+        finally:
+            trainer.close()
+        if order.name == "train":
+            return told
+
+
+def _in_white_level(dataset: Dataset, recipe: Recipe) -> Dataset:
+    level = recipe.preprocess.white_level
+    return replace(dataset, splits={name: with_white_level(s, level) for name, s in dataset.splits.items()})
 
 
 def _facts(
@@ -141,6 +185,7 @@ def _facts(
         "command": list(options.command),
         "resumes": [],
         "budget": budget and budget.to_json(),
+        "launch": launch(),
     }
 
 
@@ -169,7 +214,7 @@ def _carry_out(
     force: bool,
 ) -> Result:
     """Begin the run in `files`, or go on with it, to its end, or with `finish` only make what is made at the end."""
-    checkpoint, changed = None, []
+    checkpoint, changed, before = None, [], None
     if resume or finish:
         files.sweep()
         before = files.read_run()
@@ -206,6 +251,14 @@ def _carry_out(
             budget=Budget.from_json(facts["budget"]) if facts.get("budget") else None,
         ) as session,
     ):
+        world = trainer.world
+        if not world.alone:
+            if trainer.recipe.reduction != "tree":
+                watcher.message(
+                    "gradients are added up by the framework's all-reduce: the bits depend on the number of processes"
+                )
+            world.lead("train", wanted(trainer.recipe, dataset, before.get("data") if before else None))
+            begin_alike(trainer)
         if finish:
             return finish_run(session, facts)
         if resume:
@@ -241,12 +294,16 @@ def _has_ended_at(files: RunFiles, step: int) -> bool:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" is an accelerator if there is one, else the CPU.
+    """The device called `name`; "auto" is an accelerator if there is one, else the CPU. Of several GPUs torchrun's
+    LOCAL_RANK says which one is this process's.
 
     Raises UsageError for one that is not there.
     """
     if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        found = torch.accelerator.current_accelerator(check_available=True)
+        name = found.type if found else "cpu"
+    if name == "cuda" and (local := os.environ.get("LOCAL_RANK")):
+        name = f"cuda:{local}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

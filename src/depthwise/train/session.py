@@ -14,7 +14,7 @@ from depthwise.doctor.case import Case
 from depthwise.doctor.causes import Finding, diagnose
 from depthwise.doctor.signals import Weights, moments
 from depthwise.errors import DepthwiseError
-from depthwise.evaluate.meters import finite, run_meters
+from depthwise.evaluate.meters import finite
 from depthwise.tasks import Task
 from depthwise.train.budget import Budget
 from depthwise.train.checkpoint import (
@@ -25,10 +25,12 @@ from depthwise.train.checkpoint import (
     save_checkpoint,
 )
 from depthwise.train.files import RunFiles, write_text
-from depthwise.train.loop import Trainer, Window, for_evaluation
+from depthwise.train.loop import Trainer, Window
 from depthwise.train.record import known_lines, read_lines
 from depthwise.train.selection import Best, Scores, candidates, ended_early, is_enough
 from depthwise.train.signals import StopRequest
+from depthwise.train.together import measure
+from depthwise.train.world import ALONE, LostProcessError
 from depthwise.words import going_on
 
 SHOW_SECONDS = 2.0
@@ -131,12 +133,6 @@ class Session:
         """Time in all the run's processes, evaluations and checkpoints included."""
         return self.progress.seconds + time.monotonic() - self._started
 
-    @property
-    def weights(self) -> dict[str, nn.Module]:
-        """The network as trained, and its average if the recipe has one: what is evaluated on the way."""
-        weights = {"raw": self.trainer.module}
-        return weights | ({"averaged": self.trainer.average.module} if self.trainer.average else {})
-
     def final_weights(self) -> dict[str, nn.Module]:
         """What is measured in the end, with the recipe's choice, which the bundle gets, last."""
         if self.trainer.recipe.keep == "best" and self.progress.best:
@@ -145,8 +141,8 @@ class Session:
             return {"best": best}
         kept = candidates(self.trainer.recipe)[0]
         return {
-            **{kind: self.weights[kind] for kind in self.weights if kind != kept},
-            kept: self.weights[kept],
+            **{kind: self.trainer.weights[kind] for kind in self.trainer.weights if kind != kept},
+            kept: self.trainer.weights[kept],
         }
 
     @property
@@ -166,8 +162,19 @@ class Session:
     def run(self) -> None:
         """Do what is left of the updates, and the evaluations and checkpoints that fall due on the way.
 
-        Raises KeyboardInterrupt, after a checkpoint, when a stop was requested.
+        Raises, after a checkpoint, KeyboardInterrupt when a stop was requested and LostProcessError.
         """
+        try:
+            self._run()
+        except LostProcessError as error:
+            self.trainer.undo()
+            self.save()
+            kept = f"nothing of the {self.trainer.step} updates is lost"
+            raise LostProcessError(
+                f"{error.args[0]}; {kept}, go on with: {going_on(self.files.root)}"
+            ) from None
+
+    def _run(self) -> None:
         trainer = self.trainer
         due = self._evaluation_steps()
         self.watcher.start(trainer.total_steps, trainer.step, trainer.task.hits_name)
@@ -214,10 +221,11 @@ class Session:
             self.files.next_best.replace(self.files.best)
 
     def answer_stop(self, *_: Any) -> None:
-        """If a stop was requested: save, and raise KeyboardInterrupt with the way to go on. Also an evaluation's
-        callback: it changes nothing, so a checkpoint inside it is one from before it."""
-        if self.stop.requested:
+        """If a stop was requested: save, and raise KeyboardInterrupt. Also an evaluation's callback: a checkpoint
+        inside it is one from before it."""
+        if self.stop.requested or self.trainer.world.stop_asked:
             self.save()
+            self.trainer.world.lead("stop")
             raise KeyboardInterrupt(
                 f"stopped at step {self.trainer.step} of {self.trainer.total_steps}, nothing is lost; go on with: "
                 f"{going_on(self.files.root)}"
@@ -225,19 +233,21 @@ class Session:
 
     def measure(self, split: Split, module: nn.Module, precision: str, task: Task | None = None) -> Any:
         """What `module` is worth on `split`: an evaluation of the task's own kind."""
-        task = task or self.trainer.task
-        batches = for_evaluation(self.trainer.recipe, self.dataset, task, split, self.workers)
-        try:
-            return run_meters(
-                module,
-                batches,
-                task.meters(),
-                device=self.trainer.device,
-                precision=precision,
-                progress=self.answer_stop,
-            )
-        finally:
-            batches.close()
+        return measure(
+            self.trainer,
+            self.dataset,
+            split,
+            module,
+            (task or self.trainer.task).meters(),
+            precision=precision,
+            workers=self.workers,
+            progress=self.answer_stop,
+        )
+
+    def let_go(self, values: dict[str, Any]) -> None:
+        """Tell the other processes what the run came to; this one does the rest alone."""
+        self.trainer.world.lead("end", values)
+        self.trainer.world = ALONE
 
     def write_line(self, kind: str, values: dict[str, Any]) -> dict[str, Any]:
         """Append a line to metrics.jsonl and its numbers to TensorBoard's events."""
@@ -326,7 +336,7 @@ class Session:
         # Both are measured before either is written: an interrupted evaluation leaves no line, and is done again.
         measured = {
             weights: self.measure(split, module, self.trainer.recipe.precision)
-            for weights, module in self.weights.items()
+            for weights, module in self.trainer.weights.items()
         }
         scores = self.progress.scores.after(
             self.trainer.step,
@@ -335,7 +345,7 @@ class Session:
         )
         best = scores.best.to_json(self.trainer.task.headline.key) if scores.best else None
         if best and best != self.progress.best and self.trainer.recipe.keep == "best":
-            tensors = module_tensors("model", self.weights[best["weights"]])
+            tensors = module_tensors("model", self.trainer.weights[best["weights"]])
             save_checkpoint(self.files.next_best, Checkpoint(best, tensors))
         for weights, evaluation in measured.items():
             values = {"split": name, "weights": weights, **evaluation.numbers}
