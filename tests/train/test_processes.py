@@ -12,7 +12,7 @@ from tests import processes
 from tests.train.shared_runs import MANY_LABELS, ONE_LABEL, begin, finish, go_on, left
 from torch import nn
 
-from depthwise.data.dataset import ArraySplit, Dataset
+from depthwise.data.dataset import ArraySplit, BadImage, Dataset
 from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import UsageError
 from depthwise.evaluate.meters import run_meters
@@ -20,7 +20,7 @@ from depthwise.models import create_model
 from depthwise.train.launch import started
 from depthwise.train.loop import Trainer, for_evaluation
 from depthwise.train.recipe import Recipe
-from depthwise.train.together import follow, measure
+from depthwise.train.together import all_bad_images, follow, measure
 from depthwise.train.world import ALONE, World
 
 
@@ -175,6 +175,30 @@ def test_three_processes_evaluate_as_one() -> None:
     assert together.num_images == 10_001
     assert together.to_json() == alone.to_json()
     assert together.probability.equal(alone.probability)
+
+
+def find_one_bad(world: World) -> None:
+    trainer = small_trainer(world, virtual_shards=4)
+    trainer.batches.bad = [BadImage("b.jpg", "it is cut off"), BadImage("a.jpg", "it is cut off")]
+    follow(trainer, made_up(10_001), workers=0)
+
+
+def test_images_that_any_process_could_not_read_are_named() -> None:
+    with started(2, find_one_bad, patience=60) as world:
+        trainer = small_trainer(world, virtual_shards=4)
+        trainer.batches.bad = [BadImage("a.jpg", "it is cut off")]
+        found = all_bad_images(trainer)
+        world.lead("end")
+    assert found == [BadImage("a.jpg", "it is cut off"), BadImage("b.jpg", "it is cut off")]
+
+
+def test_minutes_are_filled_by_all(folder: Path, tmp_path: Path) -> None:
+    """An all-reduce is said, and parts of few images."""
+    words = begin(folder, tmp_path / "run", ["size=8", "width=0.1", "reduction=all-reduce"])
+    done = processes.command(*words, "--processes", "2", "--minutes", "0.2", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert "epochs fit" in done.stderr
+    assert "all-reduce: the bits depend on the number of processes" in done.stderr
 
 
 def test_shards_without_batch_norm_are_the_plain_loop() -> None:

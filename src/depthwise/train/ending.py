@@ -18,6 +18,7 @@ from depthwise.train.recipe import Recipe, differences
 from depthwise.train.record import read_lines
 from depthwise.train.selection import is_enough, told
 from depthwise.train.session import Progress, Session
+from depthwise.train.together import all_bad_images
 from depthwise.words import number_of
 
 
@@ -126,6 +127,7 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
     kept = session.kept
     numbers = {"split": name, "weights": kind, "kept": kept, **evaluation.to_json()}
     result = Result(files.root, name, kind, kept["step"], evaluation, session.seconds)
+    bad = all_bad_images(session.trainer)
     session.let_go(result.telling())  # the report may take long
     config = BundleConfig(
         model=recipe.model,
@@ -152,7 +154,7 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
     write_bundle(files.bundle, config, final[kind].state_dict(), raw, overwrite=True)
     write_json(files.evaluation, numbers)
     write_json(files.run, {**facts, "kept": kept})
-    files.write_bad_images((*dataset.bad, *session.trainer.batches.bad))
+    files.write_bad_images((*dataset.bad, *bad))
     for weights, tested in measured.items():
         values = {"split": name, "weights": weights, **tested.numbers}
         session.watcher.evaluated(session.write_line("test", values))

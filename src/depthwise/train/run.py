@@ -40,6 +40,9 @@ from depthwise.train.world import ALONE, World, launch
 from depthwise.words import going_on, number_of
 from depthwise.writing import disk_full
 
+FEW_IN_A_SHARD = 16
+"""Images of a part of the batch below which batch norm's statistics are noisy (Wu 2018, arXiv 1803.08494, figure 1)."""
+
 IN_TABLES = ", in parquet and tars as well"
 """What decodes JPEG in a run that cuts crops out of such: an older version decoded them whole."""
 
@@ -253,10 +256,8 @@ def _carry_out(
     ):
         world = trainer.world
         if not world.alone:
-            if trainer.recipe.reduction != "tree":
-                watcher.message(
-                    "gradients are added up by the framework's all-reduce: the bits depend on the number of processes"
-                )
+            for text in _remarks(trainer):
+                watcher.message(text)
             world.lead("train", wanted(trainer.recipe, dataset, before.get("data") if before else None))
             begin_alike(trainer)
         if finish:
@@ -270,6 +271,20 @@ def _carry_out(
             session.save()
         session.run()
         return finish_run(session, facts)
+
+
+def _remarks(trainer: Trainer) -> Iterator[str]:
+    """What a person should know of a training on several processes."""
+    if trainer.recipe.reduction != "tree":
+        yield "gradients are added by the framework's all-reduce: the bits depend on the number of processes"
+    part = trainer.batches.batch_size // trainer.recipe.virtual_shards
+    norms = any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in trainer.module.modules())
+    if norms and part < FEW_IN_A_SHARD:
+        yield (
+            f"batch norm sees {number_of(part, 'image')} at a time, a batch of {trainer.batches.batch_size} in "
+            f"{trainer.recipe.virtual_shards} parts: a larger batch_size gives it more, and mostly takes a larger "
+            f"optimizer.lr, which nothing here changes by itself"
+        )
 
 
 def _refuse_finish(files: RunFiles, step: int, total: int) -> None:

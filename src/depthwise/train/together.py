@@ -1,6 +1,7 @@
 """What the processes of a run do together beside its updates: begin from one state, and measure a network."""
 
 import copy
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from depthwise.data.dataset import Dataset, Split
+from depthwise.data.dataset import BadImage, Dataset, Split
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate.meters import answering, evaluation_of, run_meters
 from depthwise.train.checkpoint import Checkpoint, packed
@@ -80,6 +81,17 @@ def measure(
     return evaluation_of(meters)
 
 
+def all_bad_images(trainer: Trainer) -> list[BadImage]:
+    """On the leader, the images of the training that any process could not read."""
+    trainer.world.lead("bad")
+    return _told_bad(trainer)
+
+
+def _told_bad(trainer: Trainer) -> list[BadImage]:
+    texts = trainer.world.texts(json.dumps([[bad.path, bad.reason] for bad in trainer.batches.bad]))
+    return list(dict.fromkeys(BadImage(*bad) for text in texts for bad in json.loads(text)))
+
+
 def follow(trainer: Trainer, dataset: Dataset, *, workers: int) -> dict[str, Any]:
     """Do what the leader says, until it says what the run has come to.
 
@@ -95,6 +107,8 @@ def follow(trainer: Trainer, dataset: Dataset, *, workers: int) -> dict[str, Any
             elif order.name == "begin":
                 tensors = safetensors.torch.load(world.share_bytes(bytes(values["bytes"])))
                 trainer.restore(Checkpoint({"step": values["step"]}, tensors))
+            elif order.name == "bad":
+                _told_bad(trainer)
             elif order.name == "measure":
                 _answer(trainer, dataset, values, workers, stop)
             elif _is_end(order):
