@@ -69,9 +69,9 @@ def chance_plateau(setting: Setting) -> Experiment:
         arms=tuple(Arm(name, recipe) for name, recipe in recipes.items()),
         claims=(
             Better("Residual connections get a deep network going.", "residual", "no residual", BEGINS),
-            Better("So does less depth.", "no residual, shallow", "no residual", BEGINS),
-            Better("So does a lower rate.", "no residual, a tenth of the rate", "no residual", BEGINS),
-            Better("So does warm-up.", "no residual, warm-up", "no residual", BEGINS),
+            Better("Less depth gets a deep network going.", "no residual, shallow", "no residual", BEGINS),
+            Better("A lower rate gets it going.", "no residual, a tenth of the rate", "no residual", BEGINS),
+            Better("Warm-up gets a deep network going.", "no residual, warm-up", "no residual", BEGINS),
             Better(
                 "He's start gets VGG-16 going.",
                 "VGG-16, He's start, a tenth of the rate",
