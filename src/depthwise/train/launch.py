@@ -15,7 +15,6 @@ from depthwise.data.pool import CONTEXT, script_left_alone, stops_held_back
 from depthwise.errors import DepthwiseError
 from depthwise.stops import released
 from depthwise.train.options import Options
-from depthwise.train.run import choose_device
 from depthwise.train.world import ALONE, LostProcessError, World, address, join, join_at, launched
 
 GRACE, SHORT_GRACE = 10.0, 1.0
@@ -32,7 +31,7 @@ def with_others(options: Options, lead: Callable[[World], T], follow: Callable[[
             return lead(world)
     if not launched():
         return lead(ALONE)
-    world = join(choose_device(options.device), options.patience)
+    world = join(options.patience)
     try:
         return follow(world) if world.rank else lead(world)
     finally:
@@ -88,6 +87,7 @@ def _other(
     )  # Ctrl-C reaches every process of a terminal: the leader answers
     released()
     torch.set_num_threads(threads)
+    os.environ["LOCAL_RANK"] = str(rank)  # which of several GPUs is its own
     code = 0
     try:
         follow(join_at(port, rank, size, patience))

@@ -225,24 +225,23 @@ def launch() -> str | None:
     return name if name != "none" or again else None
 
 
-def join(device: torch.device, patience: float = PATIENCE) -> World:
+def join(patience: float = PATIENCE) -> World:
     """The world that this process was started in; ALONE if by nobody.
 
-    The process group is the one that there is, or the one that torchrun's environment describes: gloo on CPUs, NCCL on
-    GPUs with gloo for what the CPU has. Raises LostProcessError if the others do not come.
+    The process group is the one that there is, or the one that torchrun's environment describes. Raises
+    LostProcessError if the others do not come.
     """
     if not launched():
         return ALONE
     if dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size(), patience)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     limit = timedelta(seconds=patience)
     with _found(int(os.environ["WORLD_SIZE"]), patience):
         store, rank, size = next(dist.rendezvous("env://", timeout=limit))
         # torchrun keeps the store when it starts processes again, with the addresses of those that are gone.
         attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} of {size}"
         store = dist.PrefixStore(f"depthwise/{attempt}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+        dist.init_process_group(_backend(), store=store, rank=rank, world_size=size, timeout=limit)
     return World(rank, size, patience)
 
 
@@ -259,8 +258,13 @@ def join_at(port: int, rank: int, size: int, patience: float) -> World:
     with _found(size, patience):
         store = dist.TCPStore("127.0.0.1", port, size, timeout=timedelta(seconds=patience))
         limit = timedelta(seconds=patience)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
+        dist.init_process_group(_backend(), store=store, rank=rank, world_size=size, timeout=limit)
     return World(rank, size, patience)
+
+
+def _backend() -> str:
+    """What carries tensors: gloo those of CPUs, NCCL those of GPUs."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
 
 
 @contextmanager
