@@ -25,6 +25,7 @@ from depthwise.cli import (
     export,
     import_,
     models,
+    plan,
     predict,
     suspects,
     train,
@@ -70,6 +71,7 @@ app.command(command(compile.compile))
 app.command(command(bench.bench))
 app.command(command(models.models))
 app.command(command(cost.cost))
+app.command(command(plan.plan))
 app.command(command(draw.draw))
 data.app.command(command(suspects.suspects))
 app.command(data.app)

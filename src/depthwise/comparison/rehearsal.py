@@ -1,7 +1,7 @@
 """What an experiment would take, from a few updates of each arm on made-up images of the set's shape."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from depthwise.comparison.jobs import Share
 from depthwise.comparison.setting import Setting
 from depthwise.comparison.speed import trainer_of
 from depthwise.timing import seconds
+from depthwise.train.recipe import Recipe
 from depthwise.train.run import choose_device, choose_precision
 
 UPDATES = 10
@@ -71,13 +72,24 @@ def rehearsed(
 
 
 def _rehearsed(arm: Arm, setting: Setting, share: Share) -> Rehearsed:
-    recipe, device = arm.recipe, choose_device(share.device)
+    recipe = arm.recipe
     batch = min(recipe.batch_size, setting.traits.num_train)
-    trainer = trainer_of(recipe, setting, device, choose_precision(recipe.precision, device), batch)
-    try:
-        taken = [seconds(trainer.update) for _ in range(UPDATES)]
-    finally:
-        trainer.batches.close()
+    taken = update_seconds(replace(recipe, batch_size=batch), setting, choose_device(share.device), UPDATES)
     samples = batch * recipe.accumulate
     updates = recipe.total_steps(max(1, setting.traits.num_train // samples), samples)
-    return Rehearsed(arm.name, setting.cost(recipe)["parameters"], updates, median(taken))
+    return Rehearsed(arm.name, setting.cost(recipe)["parameters"], updates, taken)
+
+
+def update_seconds(recipe: Recipe, setting: Setting, device: torch.device, updates: int) -> float:
+    """The median of so many updates by the `recipe`, images included, which are made up and read in this process."""
+    precision = choose_precision(recipe.precision, device)
+    trainer = trainer_of(recipe, setting, device, precision, recipe.batch_size)
+
+    def update() -> None:
+        trainer.update()
+        _ = trainer.window  # waits for an accelerator
+
+    try:
+        return median(seconds(update) for _ in range(updates))
+    finally:
+        trainer.batches.close()

@@ -8,7 +8,7 @@ sends the sum to all, which is as much as an all-reduce moves.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
@@ -68,6 +68,16 @@ class _Bucket:
             place += parameter.numel()
 
 
+def in_buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Those of a network's `parameters` that travel together, in the order in which gradients are made, about."""
+    parts: list[list[nn.Parameter]] = [[]]
+    for parameter in reversed(parameters):
+        if parts[-1] and sum(p.numel() for p in parts[-1]) + parameter.numel() > BUCKET:
+            parts.append([])
+        parts[-1].append(parameter)
+    return [part for part in parts if part]
+
+
 class ShardSums:
     """Adds up what the shards of an update come to: gradients, batch norm's running statistics, and the window.
 
@@ -83,7 +93,10 @@ class ShardSums:
         self.share: Share = shares(num_shards, world.size)[world.rank]
         self._counts = [share.count for share in shares(num_shards, world.size)]
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._buckets = self._filled(list(reversed(self._parameters)))
+        self._buckets = [
+            _Bucket(part, -(-sum(p.numel() for p in part) // world.size) * world.size)
+            for part in in_buckets(self._parameters)
+        ]
         self._place = {parameter: place for place, parameter in enumerate(self._parameters)}
         self._of = {parameter: bucket for bucket in self._buckets for parameter in bucket.parameters}
         self._hooks = [p.register_post_accumulate_grad_hook(self._ready) for p in self._parameters]
@@ -169,16 +182,6 @@ class ShardSums:
     @property
     def _old_counters(self) -> list[Tensor]:
         return self._before[len(self._buffers) :]
-
-    def _filled(self, parameters: list[nn.Parameter]) -> list[_Bucket]:
-        """In the order in which a backward pass makes gradients, about."""
-        parts: list[list[nn.Parameter]] = [[]]
-        for parameter in parameters:
-            if parts[-1] and sum(p.numel() for p in parts[-1]) + parameter.numel() > BUCKET:
-                parts.append([])
-            parts[-1].append(parameter)
-        size = self.world.size
-        return [_Bucket(part, -(-sum(p.numel() for p in part) // size) * size) for part in parts if part]
 
     def _ready(self, parameter: nn.Parameter) -> None:
         """A backward pass has added to the gradient of a parameter."""
