@@ -62,7 +62,7 @@ def plan(
             "--device]."
         ),
     ] = None,
-    batch_size: Annotated[Count, Parameter(help="Images of a step: a virtual shard's, a push's.")] = 32,
+    batch_size: Annotated[Count, Parameter(help="Images of a step: of a virtual shard, of a push.")] = 32,
     virtual_shards: Annotated[
         Count | None,
         Parameter(
