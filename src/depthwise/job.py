@@ -6,7 +6,7 @@ What cannot be is refused before that which takes long is imported.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from depthwise.errors import DepthwiseError, UsageError, shown, unknown_name
+from depthwise.errors import DepthwiseError, UsageError, unknown_name
 from depthwise.finished import Run
 from depthwise.models import CATALOGUE, model_arguments
-from depthwise.places import absolute, find_bundle
+from depthwise.places import absolute, check_types, find_bundle
+from depthwise.train.asynchronous.asking import check_asked, order_asked
+from depthwise.train.asynchronous.simulation import Simulation
 from depthwise.train.options import PATIENCE, Options
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class Job:
     init: the bundle whose network and weights to start from. minutes: instead of epochs, see `train/budget.py`.
     skip_bad: leave out any number of unreadable images. nested: classes are paths.
     max_pixels, allow_truncated: see `Decoding`; None as the run in `out` has it. columns: how a manifest is read.
+    simulate: asynchronous workers that are made up. replay: the log of an asynchronous run that is done again.
     """
 
     out: str | os.PathLike[str]
@@ -59,6 +62,8 @@ class Job:
     allow_truncated: bool | None = None
     columns: Columns | None = None
     options: Options = field(default_factory=Options)
+    simulate: Simulation | None = None
+    replay: str | os.PathLike[str] | None = None
 
     def do(self, how: How = "start", *, force: bool = False, watcher: Watcher | None = None) -> Run:
         """Start the run, resume the one in `out` from its last checkpoint, or finish it: see `train.run.train`.
@@ -78,9 +83,10 @@ class Job:
         """Do it as the process that leads `world`."""
         if how == "start" and self._begun_before():
             how = "resume"
-        bundle = before = recipe = None
+        bundle = before = recipe = order = None
         if how == "start":
             bundle = self._bundle()
+            order, recipe = order_asked(self.simulate, self.replay, alone=world.alone)
         else:
             before, recipe = self._before()
         self._check_settings(recipe.model if recipe else bundle.config.model if bundle else self.model)
@@ -117,6 +123,7 @@ class Job:
                 minutes=self.minutes,
                 watcher=watcher,
                 world=world,
+                order=order,
             )
         finally:
             watcher.close()
@@ -132,8 +139,10 @@ class Job:
 
     def _check(self, how: How) -> None:
         """Refuse what contradicts itself, or is not there, before the images are looked over."""
-        self._check_types()
+        check_types(self.out, self.data, self.model, self.recipe)
         names = [key for key, _ in self.settings]
+        chosen = bool(self.recipe or self.model or names)
+        check_asked(self.simulate, self.replay, how=how, minutes=self.minutes, chosen=chosen)
         if how == "finish" and (self.recipe or self.model or self.init or names):
             raise UsageError(
                 "--finish takes the run in --out as it is: leave --resume, --init, --recipe, --model and settings out"
@@ -152,22 +161,6 @@ class Job:
             raise UsageError(
                 "--freeze trains the classifier alone, on a network that knows nothing: add --init BUNDLE"
             )
-
-    def _check_types(self) -> None:
-        """Refuse what no command line could give: this is asked for in Python, too."""
-        if not isinstance(self.out, str | os.PathLike):
-            raise UsageError(f"out={shown(self.out)} is no path: name the directory of the run")
-        if not isinstance(self.data, str | os.PathLike | None) and not hasattr(self.data, "splits"):
-            raise UsageError(
-                f"data={shown(self.data)} is no data set: give a folder of images, a manifest, digits, fashion-mnist "
-                f"or a Dataset"
-            )
-        if not isinstance(self.model, str | None):
-            raise UsageError(
-                f"model={shown(self.model)} is no name: give one that depthwise.list_models() has"
-            )
-        if not isinstance(self.recipe, str | None) and not hasattr(self.recipe, "with_settings"):
-            raise UsageError(f"recipe={shown(self.recipe)} is no recipe: give the name of one, or a Recipe")
 
     def _check_resumed(self) -> None:
         if self.recipe or self.model:
@@ -271,7 +264,8 @@ class Job:
         if not isinstance(self.recipe, str | None):
             named["--recipe"] = self.recipe.name
         words = ["depthwise", "train", "--out", os.fspath(self.out)]
-        for option, value in {**named, "--minutes": self.minutes, "--max-pixels": self.max_pixels}.items():
+        numbers = {"--minutes": self.minutes, "--max-pixels": self.max_pixels}
+        for option, value in {**named, "--replay": self.replay, **numbers}.items():
             words += [] if value is None else [option, str(value)]
         flags = {
             "--skip-bad": self.skip_bad,
@@ -281,6 +275,7 @@ class Job:
         }
         words += [option for option, given in flags.items() if given]
         words += self.columns.words() if self.columns else []
+        words += ["--simulate", *self.simulate.words.split()] if self.simulate else []
         return words + [word for key, value in self.settings for word in ("--set", f"{key}={value}")]
 
     def open_data(self, known: dict[str, Any], watcher: Watcher) -> Dataset:
@@ -368,6 +363,8 @@ def train(
     max_pixels: int | None = None,
     allow_truncated: bool | None = None,
     columns: Columns | None = None,
+    simulate: Mapping[str, Any] | None = None,
+    replay: str | os.PathLike[str] | None = None,
     workers: int = 2,
     checkpoint_minutes: float = 5.0,
     checkpoint_steps: int = 0,
@@ -381,8 +378,9 @@ def train(
 
     data: a folder of images, a manifest (read by its `columns`), a built-in set's name, or a `Dataset`. settings:
     fields of the recipe (epochs=20), of its parts (**{"optimizer.lr": 0.1}) and arguments of the network (width=0.5).
-    watcher: who is told how far the run is, by default the terminal, notebook or log. The others are the command's
-    options.
+    simulate: made-up asynchronous workers, as {"workers": 60, "slow": 4}. replay: the log of an asynchronous run that
+    is done again. watcher: who is told how far the run is, by default the terminal, notebook or log. The others are
+    the command's options.
 
     Raises DepthwiseError with the command's sentences, and KeyboardInterrupt, after a checkpoint, for Ctrl-C.
     """
@@ -390,5 +388,7 @@ def train(
         raise UsageError("--finish takes the run in --out as it is: leave --resume out")
     options = Options(workers, checkpoint_minutes, checkpoint_steps, device, processes, patience)
     reading = (skip_bad, nested, max_pixels, allow_truncated, columns)
-    job = Job(out, data, model, recipe, tuple(settings.items()), init, minutes, *reading, options)
+    made_up = None if simulate is None else Simulation.of(simulate.items())
+    asked = (tuple(settings.items()), init, minutes, *reading, options, made_up, replay)
+    job = Job(out, data, model, recipe, *asked)
     return job.do("resume" if resume else "finish" if finish else "start", force=force, watcher=watcher)

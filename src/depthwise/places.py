@@ -110,3 +110,17 @@ def previous(path: Path) -> Path:
     """Where the bundle `path` stands for the instant in which its successor takes its name."""
     path = path.resolve()
     return path.parent / f".{path.name}.previous"
+
+
+def check_types(out: object, data: object, model: object, recipe: object) -> None:
+    """Raise UsageError for what a run is asked for in Python and no command line could give."""
+    if not isinstance(out, str | os.PathLike):
+        raise UsageError(f"out={shown(out)} is no path: name the directory of the run")
+    if not isinstance(data, str | os.PathLike | None) and not hasattr(data, "splits"):
+        raise UsageError(
+            f"data={shown(data)} is no data set: give a folder of images, a manifest, digits, fashion-mnist or a Dataset"
+        )
+    if not isinstance(model, str | None):
+        raise UsageError(f"model={shown(model)} is no name: give one that depthwise.list_models() has")
+    if not isinstance(recipe, str | None) and not hasattr(recipe, "with_settings"):
+        raise UsageError(f"recipe={shown(recipe)} is no recipe: give the name of one, or a Recipe")

@@ -232,14 +232,15 @@ def test_nothing_of_the_length_of_a_set_is_sent_to_a_worker() -> None:
     for split in (files, chosen, arrays):
         batches = Batches(split, Preprocess((8, 8), 3), batch_size=32, augment=Augment(), workers=2)
         assert len(ForkingPickler.dumps(batches._filler)) < 4_000
-        task = next(batches._tasks(epoch=0, start=1))
+        task = next(batches._tasks([(0, 1)]))
         assert len(ForkingPickler.dumps(task)) < 4_000
 
 
 def test_a_run_of_the_pool_takes_tasks_as_it_has_room_for_them(files: FileSplit, batches: Open) -> None:
     training = batches(files, Augment(), batch_size=1, workers=2)
     taken = []
-    tasks = (taken.append(task[1]) or task for task in training._tasks(0, 0))  # type: ignore[func-returns-value]
+    places = [(0, k) for k in range(len(training))]
+    tasks = (taken.append(task[1]) or task for task in training._tasks(places))  # type: ignore[func-returns-value]
     running = training._run_in_pool(tasks)
     for _ in range(3):
         next(running)

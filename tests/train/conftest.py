@@ -12,7 +12,7 @@ from depthwise.data.dataset import Dataset
 from depthwise.data.export import export
 from depthwise.data.transform import Augment, Preprocess
 from depthwise.models import create_model
-from depthwise.train.loop import Trainer
+from depthwise.train.loop import Descent, Trainer
 from depthwise.train.optimizer import SGD, Linear
 from depthwise.train.recipe import Recipe
 
@@ -42,12 +42,17 @@ def digits() -> Dataset:
 def make_trainer(digits: Dataset) -> Callable[..., Trainer]:
     """make_trainer(field=value, ...) builds a Trainer of a tiny Xception on digits with RECIPE so changed."""
 
-    def make(module: nn.Module | None = None, dataset: Dataset = digits, **changes: object) -> Trainer:
+    def make(
+        module: nn.Module | None = None,
+        dataset: Dataset = digits,
+        descent: Descent | None = None,
+        **changes: object,
+    ) -> Trainer:
         recipe = replace(RECIPE, **changes)
         if module is None:
             torch.manual_seed(recipe.seed)
             module = create_model("xception", num_classes=10, in_channels=1, **recipe.model_args)
-        return Trainer(recipe, module, dataset, device=torch.device("cpu"))
+        return Trainer(recipe, module, dataset, device=torch.device("cpu"), descent=descent)
 
     return make
 

@@ -46,6 +46,21 @@ def train(
         ),
     ] = None,
     seed: Annotated[int | None, Parameter(help="Short for --set seed=S.")] = None,
+    simulate: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            consume_multiple=True,
+            help="Asynchronous descent with made-up workers, key=value, any number: workers=60; speed=constant, or "
+            "lognormal with spread=0.5 and a seed=0; slow=4, the last takes 4 times as long; bound=80, the largest "
+            "staleness that counts; divide=true, the learning rate is divided by the staleness; or backup=4, "
+            "synchronous descent that waits for the first 60 of 64.",
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        Parameter(help="Do an asynchronous run again, to the same bits, by its pushes.jsonl."),
+    ] = None,
     init: Annotated[
         str | None, Parameter(help="Start from this bundle's network and weights; the classes may be others.")
     ] = None,
@@ -117,6 +132,7 @@ def train(
             find_bundle(init)
     from depthwise.bounds import parse_setting
     from depthwise.job import Job
+    from depthwise.train.asynchronous.simulation import Simulation
     from depthwise.train.options import Options
 
     job = Job(
@@ -141,6 +157,8 @@ def train(
             patience,
             command=["depthwise", *sys.argv[1:]],
         ),
+        simulate=None if simulate is None else Simulation.of(map(parse_setting, simulate)),
+        replay=replay,
     )
     run = job.do("resume" if resume else "finish" if finish else "start", force=force)
     from depthwise.train.world import leads

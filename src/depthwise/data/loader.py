@@ -1,6 +1,6 @@
 """Images as batches: decoded, augmented and normalised, here or in worker processes, with the same bits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -169,8 +169,12 @@ class Batches:
         return len(self._order)
 
     def epoch(self, epoch: int, start: int = 0, every: int = 1) -> Iterator[Batch]:
-        """Batches start, start + every, ... of an epoch; only one epoch at a time where there are workers."""
-        tasks = self._tasks(epoch, start, every)
+        """Batches start, start + every, ... of an epoch; only one stream at a time where there are workers."""
+        return self.at((epoch, k) for k in range(start, len(self), every))
+
+    def at(self, places: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+        """Batches by epoch and number, in whatever order; only one such stream at a time where there are workers."""
+        tasks = self._tasks(places)
         for batch in self._run_here(tasks) if self._workers == 0 else self._run_in_pool(tasks):
             if len(batch.indices) or self._filler.augment:
                 yield batch
@@ -181,8 +185,8 @@ class Batches:
             self._pool.close()
         self._pool = None
 
-    def _tasks(self, epoch: int, start: int, every: int = 1) -> Iterator[Task]:
-        for k in range(start, len(self), every):
+    def _tasks(self, places: Iterable[tuple[int, int]]) -> Iterator[Task]:
+        for epoch, k in places:
             for shard in self._shards:
                 indices = self._order.indices(epoch, k, shard, self._num_shards).tolist()
                 yield epoch, k, shard, indices, [self._split.key(index) for index in indices]

@@ -154,6 +154,12 @@ function drawPrecision(curves) {
   Plotly.react("chart-precision", traces, { ...layout(across, { title: { text: "precision", standoff: 8, font: { size: 12 } }, range: [0, 1.04], ...percent }), hovermode: "closest" }, CONFIG);
 }
 
+function drawStaleness({ staleness, gradients }) {
+  Plotly.react("chart-staleness", [{
+    type: "bar", x: staleness, y: gradients, marker: { color: colour("averaged") }, hovertemplate: "%{y:,} gradients were %{x:,} updates old<extra></extra>",
+  }], { ...layout({ title: "updates", range: [-0.5, Math.max(...staleness) + 0.5] }, { rangemode: "tozero" }), hovermode: "closest" }, CONFIG);
+}
+
 const NUM_COLOURS = 6;
 const lineOf = (curve, k) => curve.together ? "ink" : `line-${(k - 1) % NUM_COLOURS}`;
 
@@ -162,6 +168,7 @@ function draw() {
   if ($("#learning")) drawLearning();
   if (charts.precision) drawPrecision(charts.precision);
   if (charts.certainty) drawCertainty(charts.certainty);
+  if (charts.staleness) drawStaleness(charts.staleness);
 }
 
 async function unpackPlotly() {

@@ -69,7 +69,8 @@ class ReportData:
     `input_shape` (C, H, W); `preprocess` are the values that images were prepared with; `command` is what began the
     run, `resumes` what it went on with: of each the `command`, the `step`, and what had `changed` by then. `data` has
     `spec`, `fingerprint`, `split_source` and `bad`, the number of images left out as unreadable; `selection` says what
-    evaluations on the way decided.
+    evaluations on the way decided. `asynchronous` has `how` the gradients of an asynchronous run came in its own words,
+    the `staleness` of those that counted, with `gradients` of each, and how many were `dropped`.
     """
 
     title: str
@@ -89,6 +90,7 @@ class ReportData:
     selection: str = ""
     preprocess: dict[str, Any] = field(default_factory=dict)
     resumes: Sequence[Mapping[str, Any]] = ()
+    asynchronous: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_report(data: ReportData, path: str | PathLike[str]) -> None:
@@ -130,7 +132,12 @@ def render(data: ReportData) -> str:
         command=command_line(data.command),
         resumes=[{**resume, "command": command_line(resume["command"])} for resume in data.resumes],
         data=data.data,
-        charts={"curves": learning["curves"], **page.charts},
+        charts={
+            "curves": learning["curves"],
+            **({"staleness": data.asynchronous} if data.asynchronous else {}),
+            **page.charts,
+        },
+        asynchronous=data.asynchronous and sections.staleness(data.asynchronous),
         tables={"names": data.classes, "columns": tables} if tables else {},
         style=page_part("report.css"),
         script=page_part("report.js") + page_part("report_tables.js"),

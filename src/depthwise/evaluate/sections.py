@@ -1,7 +1,7 @@
 """What each section of the report says: plain values worked out from an evaluation, for the template to lay out."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from unicodedata import combining
 
@@ -70,6 +70,19 @@ def learning(history: Iterable[dict[str, Any]], key: str) -> dict[str, Any]:
             | {"score": finite(line.get(key))}
             for line in evaluations
         ],
+    }
+
+
+def staleness(asynchronous: Mapping[str, Any]) -> dict[str, Any]:
+    """How an asynchronous run went, in numbers: of the gradients that counted, and of their staleness."""
+    pairs = list(zip(asynchronous["staleness"], asynchronous["gradients"], strict=True))
+    counted = sum(gradients for _, gradients in pairs)
+    return {
+        "how": asynchronous["how"],
+        "counted": counted,
+        "dropped": asynchronous["dropped"],
+        "mean": sum(stale * gradients for stale, gradients in pairs) / max(1, counted),
+        "most": max(asynchronous["staleness"], default=0),
     }
 
 

@@ -12,6 +12,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.evaluate.meters import Headline
 from depthwise.evaluate.report import ReportData, write_report
 from depthwise.tasks import Task
+from depthwise.train.asynchronous.order import asynchrony
 from depthwise.train.checkpoint import load_checkpoint
 from depthwise.train.files import RunFiles, write_json
 from depthwise.train.recipe import Recipe, differences
@@ -200,4 +201,5 @@ def _report(
         preprocess=asdict(recipe.preprocess.for_channels(dataset.channels)),
         resumes=facts.get("resumes", ()),
         page=task.page,
+        asynchronous=asynchrony(files.pushes, facts.get("asynchronous")),
     )

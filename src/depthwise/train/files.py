@@ -37,6 +37,11 @@ class RunFiles:
         return self.root / "metrics.jsonl"
 
     @property
+    def pushes(self) -> Path:
+        """Of an asynchronous run: what workers brought, in the order in which it counted."""
+        return self.root / "pushes.jsonl"
+
+    @property
     def checkpoint(self) -> Path:
         return self.root / "checkpoints" / "last.safetensors"
 
@@ -174,8 +179,8 @@ class RunFiles:
     @property
     def _names(self) -> set[str]:
         """What is written whole: its leftovers are known by these names."""
-        files = (self.run, self.metrics, self.evaluation, self.report, self.bad_images, self.bundle)
-        return {file.name for file in (*files, self.checkpoint, self.best, self.next_best)}
+        files = (self.run, self.metrics, self.pushes, self.evaluation, self.report, self.bad_images)
+        return {file.name for file in (*files, self.bundle, self.checkpoint, self.best, self.next_best)}
 
     def _is_own(self, path: Path) -> bool:
         """Whether a run writes `path`, in the directory; run.json and what marks its start apart."""

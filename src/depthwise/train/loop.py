@@ -1,7 +1,7 @@
 """The training loop: one update after another, each a function of the state before it and of its own number."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from depthwise.train.checkpoint import (
     restore_module,
     restore_optimizer,
 )
+from depthwise.train.descent import Descent, Passes, Synchronous
 from depthwise.train.optimizer import Clock
 from depthwise.train.recipe import Recipe
 from depthwise.train.sums import ShardSums
@@ -61,7 +62,9 @@ class Trainer:
         device: torch.device,
         workers: int = 0,
         world: World = ALONE,
+        descent: Descent | None = None,
     ) -> None:
+        self.descent: Descent = descent or Synchronous()
         self.recipe, self.device = recipe, device
         self.module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         train = dataset.splits["train"]
@@ -85,12 +88,14 @@ class Trainer:
             num_shards=num_shards,
             shards=self.shards,
         )
-        self.steps_per_epoch = len(self.batches) // recipe.accumulate
+        passes = self.descent.needed * recipe.accumulate
+        self.steps_per_epoch = len(self.batches) // passes
         if not self.steps_per_epoch:
-            raise DepthwiseError(
-                f"accumulate={recipe.accumulate} is more than the {len(self.batches)} batches of an epoch: lower it"
-            )
-        self.samples_per_step = self.batches.batch_size * recipe.accumulate
+            needs = f"accumulate={recipe.accumulate} is"
+            if self.descent.needed > 1:
+                needs = f"{self.descent.needed} workers with accumulate={recipe.accumulate} need"
+            raise DepthwiseError(f"{needs} more than the {len(self.batches)} batches of an epoch: lower it")
+        self.samples_per_step = self.batches.batch_size * passes
         self.total_steps = recipe.total_steps(self.steps_per_epoch, self.samples_per_step)
         self.log_every = min(recipe.log_every, max(1, self.total_steps // LEAST_LINES))
         self.step = 0
@@ -109,7 +114,6 @@ class Trainer:
         self.counts = self.task.counts(train)
         self._guess = _guess(self.task, train, self.counts, recipe.class_weights)
         self._window = torch.zeros(3, device=device)
-        self._stream: Iterator[list[list[Batch]]] | None = None
         self._sums = (
             ShardSums(self.module, num_shards, world, all_reduce=recipe.reduction == "all-reduce")
             if num_shards > 1
@@ -145,23 +149,37 @@ class Trainer:
         """Do one update of the weights; the images of its first pass, None if not one of them could be read."""
         if self.world.rank == 0:
             self.world.lead("update")
-        self._stream = self._stream or self._passes()
-        first = self._gradient(next(self._stream))
-        if self.recipe.clip_norm:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
+        return self.descent.update(self)
+
+    def passes(self, batches: Sequence[int]) -> Iterator[tuple[int, Passes]]:
+        """The images of each of `batches`, numbers of gradients from 0 on in the run, with that number.
+
+        Only the last stream that was begun may be read.
+        """
+        accumulate, needed, held = self.recipe.accumulate, self.descent.needed, len(self.shards)
+
+        def places() -> Iterator[tuple[int, int]]:
+            for batch in batches:
+                epoch, place = divmod(batch, self.steps_per_epoch * needed)
+                yield from ((epoch, place * accumulate + number) for number in range(accumulate))
+
+        stream = self.batches.at(places())
+        for batch in batches:
+            yield batch, [[next(stream) for _ in range(held)] for _ in range(accumulate)]
+
+    def apply(self, rate: float = 1.0) -> None:
+        """Let the parameters take a step along their gradients, at `rate` times the learning rate."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.optimizer.lr * self.recipe.schedule.factor(self.clock)
+            group["lr"] = self.recipe.optimizer.lr * self.recipe.schedule.factor(self.clock) * rate
         self.optimizer.step()
         self.step += 1
         if self.average:
             self.average.update(self.step)
-        return first
 
     def undo(self) -> None:
         """After an update that was broken off: the network as it was before, which no gradient has moved yet."""
         if self._sums:
             self._sums.undo()
-        self._stream = None
 
     def close(self) -> None:
         """End what works for the training, and let the module be without it."""
@@ -208,7 +226,11 @@ class Trainer:
         tensors = module_tensors("model", self.module) | optimizer_tensors(self.optimizer, self.module)
         if self.average:
             tensors |= module_tensors("averaged", self.average.module)
-        return Checkpoint({**state, "step": self.step}, {**tensors, "window": self._window})
+        further = self.descent.checkpoint()
+        return Checkpoint(
+            {**state, **further.state, "step": self.step},
+            {**tensors, **further.tensors, "window": self._window},
+        )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back, or forward, to where `checkpoint` was taken."""
@@ -218,21 +240,21 @@ class Trainer:
             restore_module("averaged", self.average.module, checkpoint.tensors)
         self._window.copy_(checkpoint.tensors["window"])
         self.step = checkpoint.state["step"]
-        self._stream = None
+        self.descent.restore(self, checkpoint)
 
-    def _passes(self) -> Iterator[list[list[Batch]]]:
-        """The passes of each update, for each of them the shards that this process holds."""
-        accumulate, held = self.recipe.accumulate, len(self.shards)
-        while True:
-            epoch, done = divmod(self.step, self.steps_per_epoch)
-            stream = self.batches.epoch(epoch, done * accumulate)
-            for _ in range(self.steps_per_epoch - done):
-                yield [[next(stream) for _ in range(held)] for _ in range(accumulate)]
+    def gradient(self, drawn: Sequence[tuple[int, Passes]]) -> Batch | None:
+        """Let the parameters have the clipped gradient, at the weights as they are, of the mean loss over what `passes`
+        gave; of its images here, the first pass's.
 
-    def _gradient(self, passes: list[list[Batch]]) -> Batch | None:
-        """Let the parameters have the gradient of an update's mean loss; of its images here, the first pass's."""
+        Batch norm's running statistics move, and the window counts it. Dropout follows from the seed and the number.
+        """
+        numbers = [(batch, shard) for batch, _ in drawn for shard in self.shards]
         # Without those of which no file could be read.
-        shards = [[batch for batch in shard if len(batch.targets)] for shard in zip(*passes, strict=True)]
+        shards = [
+            [batch for batch in shard if len(batch.targets)]
+            for _, passes in drawn
+            for shard in zip(*passes, strict=True)
+        ]
         normalisers = [[self._objective.normaliser(batch.targets) for batch in shard] for shard in shards]
         own = [
             (sum(n), sum(len(batch.targets) for batch in s)) for n, s in zip(normalisers, shards, strict=True)
@@ -243,16 +265,18 @@ class Trainer:
         self.optimizer.zero_grad()
         if self._sums:
             self._sums.begin_update()
-        for number, batches, theirs in zip(self.shards, shards, normalisers, strict=True):
+        for (place, number), batches, theirs in zip(numbers, shards, normalisers, strict=True):
             parts = [(batch, normaliser / whole) for batch, normaliser in zip(batches, theirs, strict=True)]
-            self._shard(number, parts, samples)
+            self._shard(place, number, parts, samples)
         if self._sums:
             self._window.copy_(self._sums.finish())
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
         return next((batch for shard in shards for batch in shard), None)
 
-    def _shard(self, number: int, parts: list[tuple[Batch, float]], samples: float) -> None:
+    def _shard(self, place: int, number: int, parts: list[tuple[Batch, float]], samples: float) -> None:
         """Add the gradient of a shard: of each of its batches' losses, times its part in the update's."""
-        torch.manual_seed(mix_seed(self.recipe.seed, self.step, "dropout", *([number] if number else [])))
+        torch.manual_seed(mix_seed(self.recipe.seed, place, "dropout", *([number] if number else [])))
         window = self._window
         if self._sums:
             self._sums.begin(number)

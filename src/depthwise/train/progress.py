@@ -14,7 +14,7 @@ LOG_INTERVAL = 10.0  # seconds between two lines about steps where there is no t
 # So many steps and seconds after the first news the time left is estimated; the first steps are slow ones.
 SURE_STEPS, SURE_SECONDS = 5, 5.0
 # What a line of metrics has beside fractions of the images, and what some of those are called.
-NO_FRACTIONS = ("epoch", "seconds", "loss")
+NO_FRACTIONS = ("epoch", "seconds", "time", "loss")
 NAMES = {
     **{"top1": "top-1", "top5": "top-5"},
     **{"map_at_100": "MAP@100", "macro_ap": "mAP", "micro_f1": "micro F1"},

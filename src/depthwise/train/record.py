@@ -82,6 +82,7 @@ class _Run:
     command: Texts
     resumes: tuple[Any, ...] = ()
     budget: dict[str, Any] | None = None
+    asynchronous: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check(self)

@@ -74,6 +74,8 @@ def _other_past(old: Recipe, step: int, trainer: Trainer) -> str:
     if clock.total_steps < step:
         return f"which are {clock.total_steps} updates, and {step} are done"
     total = old.total_steps(clock.steps_per_epoch, clock.samples_per_step)
+    if trainer.descent.fixed and total != clock.total_steps:
+        return "for the order of an asynchronous run's pushes depends on how many there are"
     for number in range(step):
         before = old.schedule.factor(replace(clock, step=number, total_steps=total))
         if before != new.schedule.factor(replace(clock, step=number)):

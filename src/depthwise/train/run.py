@@ -22,6 +22,7 @@ from depthwise.data.sources.stored import holds_jpeg
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.modes import in_mode, in_place
 from depthwise.tasks import Task, find_task
+from depthwise.train.asynchronous.order import Order, kept_order, order_json, ordered
 from depthwise.train.budget import Budget, check_minutes, lay_out
 from depthwise.train.checkpoint import load_checkpoint
 from depthwise.train.ending import Result, finish_run
@@ -76,6 +77,7 @@ def train(
     minutes: float | None = None,
     watcher: Watcher | None = None,
     world: World = ALONE,
+    order: Order | None = None,
 ) -> Result:
     """Train `module` on `dataset` by `recipe` and leave bundle, metrics and report in the directory `out`.
 
@@ -85,7 +87,8 @@ def train(
     data set or version, and without either replaces the run that is there. `minutes` lays a new run out over so much
     time, in epochs of its own: see `train/budget.py`. `module` comes out with the last
     weights, its batch norms with `recipe.norm_momentum`, and in all else as it went in. This process leads `world`,
-    whose others `follow`.
+    whose others `follow`. `order` makes the run an asynchronous one, see `train/asynchronous`; with `resume` it is that
+    of the run.
 
     Raises:
         DepthwiseError: `out` holds a run (or none to go on with), another process has it, one of its files is damaged,
@@ -97,7 +100,8 @@ def train(
     options, watcher, files = options or Options(), watcher or Silent(), RunFiles(Path(out))
     require_trainable(dataset)
     if resume or finish:
-        dataset = as_before(dataset, files.read_run().get("data"))
+        before = files.read_run()
+        dataset, order = as_before(dataset, before.get("data")), kept_order(before.get("asynchronous"))
     device = choose_device(options.device)
     check_selection(recipe, dataset)
     check_minutes(minutes, resume=resume or finish)
@@ -119,9 +123,13 @@ def train(
         )
         watcher.message(f"an update takes {budget.pace.update:.3g} s: {recipe.epochs:g} epochs fit")
     facts = _facts(recipe, module, dataset, options, device, budget)
+    facts["asynchronous"] = order and order_json(order)
+    descent = ordered(order, recipe, dataset.fingerprint, files.pushes) if order else None
     with _full_disk_said(files), in_place(module), in_mode(module, training=True):
         # Before anything is replaced: what cannot be trained does not cost the run that is there.
-        trainer = Trainer(recipe, module, dataset, device=device, workers=options.workers, world=world)
+        trainer = Trainer(
+            recipe, module, dataset, device=device, workers=options.workers, world=world, descent=descent
+        )
         try:
             with files.locked() as held:
                 if not held:

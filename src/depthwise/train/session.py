@@ -256,6 +256,7 @@ class Session:
             "step": clock.step,
             "epoch": round(clock.now("epochs"), 6),
             "samples": int(clock.now("samples")),
+            **self.trainer.descent.position,
         }
         line = {"kind": kind, **position, "seconds": round(self.seconds, 3), **values}
         text = json.dumps(line) + "\n"
@@ -385,6 +386,7 @@ class Session:
             "accuracy": window.accuracy,
             "lr": lr,
             "images_per_second": round(rate, 2),
+            **self.trainer.descent.take_window(),
         }
         self.write_line("train", values)
         recipe = self.trainer.recipe
