@@ -12,7 +12,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.train.asynchronous.descent import Asynchronous
 from depthwise.train.asynchronous.pushes import PushLog, read_log
 from depthwise.train.asynchronous.simulation import Simulation, simulated
-from depthwise.train.asynchronous.state import copied, put, take_statistics
+from depthwise.train.asynchronous.state import copied, momenta, put, take_statistics
 from depthwise.train.checkpoint import load_checkpoint, save_checkpoint
 from depthwise.train.loop import Trainer
 from depthwise.train.optimizer import SGD, AdamW, Optimizer, RMSprop
@@ -133,7 +133,7 @@ def test_statistics_of_a_push_move_the_present_ones_as_if_they_had_been_computed
         norm(batch)
     pushed = copied(norm)
     put(norm, present)
-    take_statistics(norm, pulled, pushed)
+    take_statistics(dict(norm.named_buffers()), momenta(norm), pulled, pushed)
     dumb = nn.BatchNorm2d(4, momentum=momentum)
     for batch in images:
         dumb(batch)

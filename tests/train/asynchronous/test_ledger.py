@@ -5,7 +5,7 @@ import random
 import pytest
 
 from depthwise.errors import UsageError
-from depthwise.train.asynchronous.ledger import Account, Ledger, account_of
+from depthwise.train.asynchronous.ledger import Account, Lease, Ledger, account_of
 
 
 def test_a_batch_is_leased_to_one_worker_and_counts_once() -> None:
@@ -14,36 +14,34 @@ def test_a_batch_is_leased_to_one_worker_and_counts_once() -> None:
     assert first
     assert second
     assert (first.batch, second.batch, first.pulled, second.pulled) == (0, 1, 0, 0)
-    assert ledger.push(0, 1) is None  # not its own
-    assert ledger.push(1, 1) == 1
-    assert ledger.push(1, 1) is None  # again
+    assert ledger.push(0, second) is None  # not its own
+    assert ledger.push(1, second) == 1
+    assert ledger.push(1, second) is None  # again
     assert (ledger.version, ledger.ended) == (1, False)
 
 
 def test_what_a_dead_worker_had_is_leased_again() -> None:
     ledger = Ledger(2)
-    ledger.lease(0)
-    ledger.lease(1)
+    first, second = ledger.lease(0), ledger.lease(1)
+    assert first
+    assert second
     ledger.give_back(0)
-    assert ledger.push(0, 0) is None  # it was not dead after all
-    again = ledger.lease(2)
-    assert again
-    assert again.batch == 0
+    assert ledger.push(0, first) is None  # it was not dead after all
+    assert ledger.lease(2) == first
     assert ledger.lease(3) is None
-    assert [ledger.push(2, 0), ledger.push(1, 1), ledger.ended] == [1, 2, True]
+    assert [ledger.push(2, first), ledger.push(1, second), ledger.ended] == [1, 2, True]
 
 
 def test_a_worker_further_behind_than_the_bound_must_pull_again() -> None:
     ledger = Ledger(5, bound=1)
-    ledger.lease(0)
+    behind = ledger.lease(0)
+    assert behind
     for version in (1, 2):
         lease = ledger.lease(1)
         assert lease
-        assert ledger.push(1, lease.batch) == version
-    assert ledger.push(0, 0) is None
-    again = ledger.lease(1)
-    assert again
-    assert (again.batch, again.pulled) == (0, 2)
+        assert ledger.push(1, lease) == version
+    assert ledger.push(0, behind) is None
+    assert ledger.lease(1) == Lease(batch=0, pulled=2)
 
 
 @pytest.mark.parametrize("needed", [1, 3])
@@ -54,7 +52,7 @@ def test_kills_of_workers_and_of_the_server_lose_and_double_nothing(
     chance, batches = random.Random(fuzz_seed), 60
     ledger = Ledger(batches, bound=bound, needed=needed)
     kept, counted = (ledger.account(), list[int]()), list[int]()
-    held: dict[int, int] = {}
+    held: dict[int, Lease] = {}
     waiting: list[int] = []
     while not ledger.ended:
         worker, what = chance.randrange(5), chance.random()
@@ -67,14 +65,14 @@ def test_kills_of_workers_and_of_the_server_lose_and_double_nothing(
             ledger.give_back(worker)
             held.pop(worker, None)
         elif worker in held:
-            batch, version = held.pop(worker), ledger.version
-            if ledger.push(worker, batch):
-                waiting.append(batch)
+            lease, version = held.pop(worker), ledger.version
+            if ledger.push(worker, lease):
+                waiting.append(lease.batch)
             if ledger.version > version:
                 counted, waiting = [*counted, *waiting], []
                 kept = (ledger.account(), list(counted))
-        elif lease := ledger.lease(worker):
-            held[worker] = lease.batch
+        elif new := ledger.lease(worker):
+            held[worker] = new
     assert sorted(counted) == list(range(batches))
     assert ledger.account() == Account(batches // needed, batches, ())
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from depthwise.data.loader import Batch
 from depthwise.errors import DepthwiseError
 from depthwise.train.asynchronous.pushes import Push, PushLog
-from depthwise.train.asynchronous.state import State, copied, put, take_statistics
+from depthwise.train.asynchronous.state import State, copied, momenta, put, take_statistics
 from depthwise.train.checkpoint import Checkpoint
 from depthwise.train.descent import Passes
 from depthwise.train.loop import Trainer
@@ -153,4 +153,4 @@ def _older(module: nn.Module, pulled: State) -> Iterator[None]:
         pushed = copied(module)
     finally:
         put(module, present)
-    take_statistics(module, pulled, pushed)
+    take_statistics(dict(module.named_buffers()), momenta(module), pulled, pushed)

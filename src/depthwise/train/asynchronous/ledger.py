@@ -79,16 +79,15 @@ class Ledger:
         self._held[worker] = Lease(batch, self.version)
         return self._held[worker]
 
-    def push(self, worker: int, batch: int) -> int | None:
-        """The version that the worker's gradient of its batch goes into; None: it is dropped, and the worker must pull.
+    def push(self, worker: int, lease: Lease) -> int | None:
+        """The version that the worker's gradient goes into; None: it is dropped, and the worker must pull.
 
-        A gradient counts if the worker still has the lease; so none counts twice, whoever died in between.
+        It counts if the worker still has the lease; so no batch counts twice, whoever died in between.
         """
-        lease = self._held.get(worker)
-        if lease is None or lease.batch != batch:
+        if self._held.get(worker) != lease:
             return None
         del self._held[worker]
-        self._collected.append(batch)
+        self._collected.append(lease.batch)
         written = self.version + 1
         if len(self._collected) == self.needed:
             self._collected = []

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from depthwise.bounds import Bounds, OneOf, check
 from depthwise.data.order import mix_seed
 from depthwise.errors import UsageError, unknown_name
-from depthwise.train.asynchronous.ledger import Ledger
+from depthwise.train.asynchronous.ledger import Lease, Ledger
 from depthwise.train.asynchronous.pushes import Push
 
 SPREAD = 0.5
@@ -93,7 +93,7 @@ def simulated(simulation: Simulation, num_updates: int) -> Iterator[Push]:
     no batch is left waits for one to be returned.
     """
     ledger, clocks = simulation.ledger(num_updates), _Clocks(simulation)
-    under_way: list[tuple[float, int, int, int]] = []
+    under_way: list[tuple[float, int, Lease]] = []
     idle = list(range(simulation.num_workers))
     now = 0.0
 
@@ -103,17 +103,17 @@ def simulated(simulation: Simulation, num_updates: int) -> Iterator[Push]:
         for worker in idle:
             if lease := ledger.lease(worker):
                 time = now + clocks.seconds(worker)
-                heapq.heappush(under_way, (time, worker, lease.batch, lease.pulled))
+                heapq.heappush(under_way, (time, worker, lease))
             else:
                 left.append(worker)
         idle[:] = left
 
     pull()
     while under_way:
-        now, worker, batch, pulled = heapq.heappop(under_way)
+        now, worker, lease = heapq.heappop(under_way)  # a worker has but one: leases are never compared
         version = ledger.version
-        written = ledger.push(worker, batch)
-        yield Push(worker, batch, pulled, written, round(now, 6))
+        written = ledger.push(worker, lease)
+        yield Push(worker, lease.batch, lease.pulled, written, round(now, 6))
         idle.append(worker)
         if written is None or ledger.version > version:
             pull()

@@ -28,28 +28,36 @@ def put(module: nn.Module, state: State) -> None:
         value.copy_(state[name])
 
 
-@torch.no_grad()
-def take_statistics(module: nn.Module, pulled: State, pushed: State) -> None:
-    """Let the module's buffers take what a worker made of `pulled` ones, `pushed`.
+def momenta(module: nn.Module) -> dict[str, float | None]:
+    """The momentum of each batch norm that has running statistics, by what their names begin with; None: it takes the
+    mean of all batches."""
+    return {
+        f"{name}." if name else "": part.momentum
+        for name, part in module.named_modules()
+        if isinstance(part, _BatchNorm) and part.num_batches_tracked is not None
+    }
 
-    Running means and variances move towards the worker's batches by the norm's momentum m, as if the module had seen
-    them: with k batches pushed - (1-m)^k pulled is what they bring, and it is added to (1-m)^k times the present ones.
+
+@torch.no_grad()
+def take_statistics(
+    buffers: State, momentum: Mapping[str, float | None], pulled: State, pushed: State
+) -> None:
+    """Let `buffers` take what a worker made of `pulled` ones, `pushed`; `momentum` as `momenta` gives it.
+
+    Running means and variances move towards the worker's batches by the norm's momentum m, as if they had been computed
+    there: with k batches pushed - (1-m)^k pulled is what they bring, and it is added to (1-m)^k times the present ones.
     Counters move as far as the worker's. Of any other buffer the last push is right. If nothing has come between, the
     buffers are the worker's to the last bit.
     """
-    left = dict(module.named_buffers())
-    for prefix, part in module.named_modules():
-        if not isinstance(part, _BatchNorm) or part.num_batches_tracked is None:
-            continue
-        before = f"{prefix}." if prefix else ""
-        start = int(pulled[f"{before}num_batches_tracked"])
-        batches = int(pushed[f"{before}num_batches_tracked"]) - start
-        keep = start / max(1, start + batches) if part.momentum is None else (1 - part.momentum) ** batches
-        for name in ("running_mean", "running_var"):
-            present = left.pop(before + name)
+    left = dict(buffers)
+    for norm, m in momentum.items():
+        start = int(pulled[f"{norm}num_batches_tracked"])
+        batches = int(pushed[f"{norm}num_batches_tracked"]) - start
+        keep = start / max(1, start + batches) if m is None else (1 - m) ** batches
+        for name in (f"{norm}running_mean", f"{norm}running_var"):
+            present = left.pop(name)
             if batches:
-                was, now = pulled[before + name], pushed[before + name]
-                present.copy_(torch.add(now, present - was, alpha=keep))
+                present.copy_(torch.add(pushed[name], present - pulled[name], alpha=keep))
     for name, present in left.items():
         if present.is_floating_point():
             present.copy_(pushed[name])
