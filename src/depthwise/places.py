@@ -118,7 +118,8 @@ def check_types(out: object, data: object, model: object, recipe: object) -> Non
         raise UsageError(f"out={shown(out)} is no path: name the directory of the run")
     if not isinstance(data, str | os.PathLike | None) and not hasattr(data, "splits"):
         raise UsageError(
-            f"data={shown(data)} is no data set: give a folder of images, a manifest, digits, fashion-mnist or a Dataset"
+            f"data={shown(data)} is no data set: give a folder of images, a manifest, digits, fashion-mnist "
+            f"or a Dataset"
         )
     if not isinstance(model, str | None):
         raise UsageError(f"model={shown(model)} is no name: give one that depthwise.list_models() has")

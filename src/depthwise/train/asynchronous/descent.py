@@ -26,8 +26,8 @@ class Asynchronous:
     TensorFlow, whose workers updated the moving averages where the parameters were.
 
     A gradient is clipped and the loss weighted by the worker; schedule, optimiser and Polyak average count the server's
-    updates. Momentum is not corrected: asynchrony itself adds some, 1 - 1/n in expectation with n equal workers
-    (Mitliagkas 2016, arXiv 1605.09774), so the recipe's should be lower, for many workers 0.
+    updates. Momentum is not corrected: asynchrony itself adds some, 1 - 1/n in expectation with n workers of
+    exponential times (Mitliagkas 2016, arXiv 1605.09774), so the recipe's should be lower, for many workers 0.
 
     pushes: those of a run of so many updates. needed: gradients in an update. divide: the learning rate is divided by
     the staleness, from 2 on.
