@@ -92,13 +92,8 @@ class Session:
         checkpoint: Checkpoint | None,
         budget: Budget | None = None,
     ) -> None:
-        self.trainer, self.dataset, self.files, self.stop, self.watcher = (
-            trainer,
-            dataset,
-            files,
-            stop,
-            watcher,
-        )
+        self.trainer, self.dataset, self.files = trainer, dataset, files
+        self.stop, self.watcher = stop, watcher
         self.workers, self.budget = workers, budget
         self.checkpoint_minutes, self.checkpoint_steps = checkpoint_minutes, checkpoint_steps
         self.progress = Progress()

@@ -98,7 +98,7 @@ def test_what_it_leaves_says_how_stale_gradients_were(whole: Path, browser: Brow
     assert trained[-1]["time"] == counted[-1]["time"]
     page = browser.new_page()
     page.goto(f"file://{whole / 'report.html'}")
-    section = page.locator("#asynchrony")
+    section = page.locator("#workers")
     assert "made-up workers: workers=6 speed=lognormal slow=3.0 bound=9" in section.inner_text()
     bars = page.locator("#chart-staleness .bars .point")
     bars.first.wait_for(state="attached")
