@@ -60,13 +60,14 @@ class Asynchronous:
         counted = [push for push in arrived if push.written]
         pulled, version = counted[0].pulled, trainer.step
         self._uses[pulled] -= len(counted)
+        present = copied(trainer.module) if self._uses[version] or pulled < version else {}
         if self._uses[version]:
-            self._kept[version] = copied(trainer.module)
+            self._kept[version] = present
         drawn = sorted((next(self._stream) for _ in counted), key=lambda pair: pair[0])
         if pulled == version:
             first = trainer.gradient(drawn)
         else:
-            with _older(trainer.module, self._kept[pulled]):
+            with _older(trainer.module, self._kept[pulled], present):
                 first = trainer.gradient(drawn)
             if not self._uses[pulled]:
                 del self._kept[pulled]
@@ -144,13 +145,13 @@ class Asynchronous:
 
 
 @contextmanager
-def _older(module: nn.Module, pulled: State) -> Iterator[None]:
-    """The module has the state `pulled` inside, and afterwards its own, whose buffers take what was made of those."""
-    present, pushed = copied(module), pulled
+def _older(module: nn.Module, pulled: State, present: State) -> Iterator[None]:
+    """The module has the state `pulled` inside, and afterwards `present`, whose buffers take what was made of those."""
+    buffers, pushed = dict(module.named_buffers()), pulled
     put(module, pulled)
     try:
         yield
-        pushed = copied(module)
+        pushed = {name: buffer.clone() for name, buffer in buffers.items()}
     finally:
         put(module, present)
-    take_statistics(dict(module.named_buffers()), momenta(module), pulled, pushed)
+    take_statistics(buffers, momenta(module), pulled, pushed)

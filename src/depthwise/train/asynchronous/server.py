@@ -63,8 +63,8 @@ class Transport(Protocol):
 
 
 class Worker:
-    """Computes gradients for a server by a trainer of its own, with the run's recipe and images; where the recipe freezes
-    the backbone, which is not pulled, also with its weights."""
+    """Computes gradients for a server by a trainer of its own, which has the run's recipe and images, and the weights
+    of a frozen backbone, which are not pulled."""
 
     def __init__(self, number: int, trainer: Trainer, server: Transport) -> None:
         self.number, self.trainer, self.server = number, trainer, server
