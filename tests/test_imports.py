@@ -30,7 +30,7 @@ IMPORTS: dict[str, set[str]] = {
     "analysis": {"bounds", "layers", "modes"},
     "analysis.match": {"bounds", "layers", "models", "modes", "timing"},
     "draw": {"analysis", "layers", "modes"},
-    "data": {"bounds", "places", "reading", "stops", "writing"},
+    "data": {"bounds", "modes", "places", "reading", "stops", "writing"},
     "evaluate": {"data", "modes", "writing"},
     "tasks": {"bounds", "data", "evaluate"},
     "doctor": {"evaluate", "modes"},
@@ -70,7 +70,7 @@ IMPORTS: dict[str, set[str]] = {
     },
     "comparison.worker": {"data", "job", "stops", "telemetry", "train"},
     "experiments": {"bounds", "comparison", "data", "layers", "models", "recipes", "train"},
-    "job": {"bundle", "data", "finished", "models", "places", "recipes", "ship", "train"},
+    "job": {"bundle", "data", "finished", "models", "modes", "places", "recipes", "ship", "train"},
     "finished": {"evaluate", "infer", "ship", "train"},
     "suspects": {
         "bounds",

@@ -72,8 +72,8 @@ class Job:
         that it started. One of them leads and does all that concerns files; on the others this returns the same.
         """
         self._check(how)
-        from depthwise.data.loader import threads_kept
-        from depthwise.train.launch import with_others
+        from depthwise.modes import threads_kept
+        from depthwise.train.world import with_others
 
         lead = partial(self._lead, how, force=force, watcher=watcher)
         with threads_kept():
@@ -131,11 +131,14 @@ class Job:
 
     def _begun_before(self) -> bool:
         """Whether the run in `out` is this one, which torchrun has started again after a process failed."""
-        from depthwise.train.files import RunFiles
         from depthwise.train.world import launch
 
+        if launch() is None:
+            return False
+        from depthwise.train.files import RunFiles
+
         files = RunFiles(Path(self.out))
-        return launch() is not None and files.run.is_file() and files.read_run().get("launch") == launch()
+        return files.run.is_file() and files.read_run().get("launch") == launch()
 
     def _check(self, how: How) -> None:
         """Refuse what contradicts itself, or is not there, before the images are looked over."""

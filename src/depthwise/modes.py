@@ -45,3 +45,13 @@ def in_place(module: nn.Module) -> Iterator[None]:
             if tensor.device != device or tensor.stride() != stride:
                 moved = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=device)
                 tensor.data = moved.copy_(tensor.detach())
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """However many threads torch is given inside, afterwards it has as many as before."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -15,6 +15,7 @@ from depthwise.data.order import Order, mix_seed
 from depthwise.data.pool import Pool
 from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import DepthwiseError
+from depthwise.modes import threads_kept
 
 
 class Batch(NamedTuple):
@@ -42,16 +43,6 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         torch.default_generator.set_state(state)
-
-
-@contextmanager
-def threads_kept() -> Iterator[None]:
-    """However many threads torch is given inside, afterwards it has as many as before."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -7,35 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from depthwise.data.pool import CONTEXT, script_left_alone, stops_held_back
 from depthwise.errors import DepthwiseError
 from depthwise.stops import released
-from depthwise.train.options import Options
-from depthwise.train.world import ALONE, LostProcessError, World, address, join, join_at, launched
+from depthwise.train.world import LostProcessError, World, address, join_at
 
 GRACE, SHORT_GRACE = 10.0, 1.0
 """Seconds that the others have to end by themselves, and if one of them does not answer."""
-
-T = TypeVar("T")
-
-
-def with_others(options: Options, lead: Callable[[World], T], follow: Callable[[World], T]) -> T:
-    """What `lead` gives in the process that leads, and `follow`, which is pickled, in the others: those that
-    `options.processes` asks for, which are started here, or those that torchrun has started."""
-    if options.processes > 1:
-        with started(options.processes, follow, patience=options.patience) as world:
-            return lead(world)
-    if not launched():
-        return lead(ALONE)
-    world = join(options.patience)
-    try:
-        return follow(world) if world.rank else lead(world)
-    finally:
-        world.close()
 
 
 @contextmanager

@@ -6,11 +6,11 @@ nothing that is decided by a clock, a file or a signal is decided twice.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.train.options import PATIENCE
+from depthwise.train.options import PATIENCE, Options
 
 LONGEST = 1800.0
 """Seconds in which all processes must have opened the images."""
@@ -277,3 +277,23 @@ def _found(size: int, patience: float) -> Iterator[None]:
             f"the {size} processes did not find each other within {patience:g} s ({reason:.200}): start all of them, "
             f"where each can reach the first"
         ) from None
+
+
+T = TypeVar("T")
+
+
+def with_others(options: Options, lead: Callable[[World], T], follow: Callable[[World], T]) -> T:
+    """What `lead` gives in the process that leads, and `follow`, which is pickled, in the others: those that
+    `options.processes` asks for, which are started here, or those that torchrun has started."""
+    if options.processes > 1:
+        from depthwise.train.launch import started
+
+        with started(options.processes, follow, patience=options.patience) as world:
+            return lead(world)
+    if not launched():
+        return lead(ALONE)
+    world = join(options.patience)
+    try:
+        return follow(world) if world.rank else lead(world)
+    finally:
+        world.close()
