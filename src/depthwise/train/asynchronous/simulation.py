@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any
 
 from depthwise.bounds import Bounds, OneOf, check
-from depthwise.data.order import mix_seed
 from depthwise.errors import UsageError, unknown_name
 from depthwise.train.asynchronous.ledger import Lease, Ledger
 from depthwise.train.asynchronous.pushes import Push
@@ -125,6 +124,8 @@ class _Clocks:
     """How long each worker takes for its next batch."""
 
     def __init__(self, simulation: Simulation) -> None:
+        from depthwise.data.order import mix_seed  # with which torchvision comes
+
         self._simulation = simulation
         last = simulation.num_workers - 1
         self._factors = {last: simulation.slow}
