@@ -257,10 +257,10 @@ class _Courier:
             raise failed
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread; one that waits for a process that is gone is left to itself."""
         if self._thread:
             self._queue.put(None)
-            self._thread.join()
+            self._thread.join(timeout=1)
             self._thread = None
 
     def _work(self) -> None:
