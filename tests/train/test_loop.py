@@ -267,3 +267,11 @@ def test_evaluations_are_counted_in_what_the_recipe_says(make_trainer: MakeTrain
         UsageError, match=r"samples=\d+ with eval_every=1 samples are more than 100,000 evaluations"
     ):
         make_trainer(samples=10**9, eval_every=1, eval_unit="samples")
+
+
+def test_a_trainer_goes_on_after_its_last_update(make_trainer: MakeTrainer) -> None:
+    """As measurements of its speed do."""
+    trainer = make_trainer(epochs=0.1)
+    for _ in range(trainer.total_steps + 3):
+        assert trainer.update()
+    assert trainer.step == trainer.total_steps + 3

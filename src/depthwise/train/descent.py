@@ -46,10 +46,16 @@ class Synchronous:
         self._stream: Iterator[tuple[int, Passes]] | None = None
 
     def update(self, trainer: "Trainer") -> Batch | None:
-        self._stream = self._stream or trainer.passes(range(trainer.step, trainer.total_steps))
-        first = trainer.gradient([next(self._stream)])
+        first = trainer.gradient([self._drawn(trainer)])
         trainer.apply()
         return first
+
+    def _drawn(self, trainer: "Trainer") -> tuple[int, Passes]:
+        drawn = next(self._stream, None) if self._stream else None
+        if drawn is None:  # also after the last update, where a measurement goes on
+            self._stream = trainer.passes(range(trainer.step, max(trainer.total_steps, trainer.step + 1)))
+            drawn = next(self._stream)
+        return drawn
 
     def take_window(self) -> dict[str, Any]:
         return {}
