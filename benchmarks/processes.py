@@ -1,11 +1,12 @@
 """Training on several processes: what it costs, and twenty kills against the run that was never broken.
 
-    python benchmarks/processes.py speed [--rounds 8]
+    python benchmarks/processes.py speed [--rounds 8] [--width W]
     python benchmarks/processes.py kills [--kills 20]
 
 speed: the recipe `small` on Fashion-MNIST, one process with two threads beside two with one thread each, in turns, by
 updates after a few that are not counted; the two once with the fixed tree and once with the framework's all-reduce.
-Of the time that gradients travel, the part that the backward pass does not hide is what the process waits for.
+--width: of a network that is so many times as wide. Of the time that gradients travel, the part that the backward
+pass does not hide is what the process waits for.
 
 kills: a run on digits with four virtual shards goes on with 1, 2, 3 or 4 processes after each of these: -9, SIGTERM or
 Ctrl-C to a drawn process or to all, and stop and continue. Then its weights, averaged weights and metrics are compared
@@ -46,11 +47,12 @@ CPU = torch.device("cpu")
 SETTINGS = ("epochs=12", "width=0.1", "eval_every=1.3", "virtual_shards=4", "batch_size=32", "log_every=5")
 
 
-def trainer(data: Dataset, world: World, num_shards: int, reduction: str) -> Trainer:
+def trainer(data: Dataset, world: World, num_shards: int, reduction: str, width: float) -> Trainer:
     """One of the recipe `small`."""
     recipe = find_recipe("small")(Traits.of(data))
     recipe = replace(
         recipe,
+        model_args={**recipe.model_args, "width": recipe.model_args["width"] * width},
         precision=choose_precision("auto", CPU),
         virtual_shards=num_shards,
         reduction=reduction,
@@ -58,10 +60,10 @@ def trainer(data: Dataset, world: World, num_shards: int, reduction: str) -> Tra
     return Trainer(recipe, network_for(recipe, data, None, lambda _: None), data, device=CPU, world=world)
 
 
-def follow_with(reduction: str, world: World) -> None:
+def follow_with(reduction: str, width: float, world: World) -> None:
     """What the second process does."""
     data = open_dataset("fashion-mnist")
-    follow(trainer(data, world, world.size, reduction), data, workers=0)
+    follow(trainer(data, world, world.size, reduction, width), data, workers=0)
 
 
 def timed(work: Trainer) -> dict[str, float]:
@@ -84,16 +86,16 @@ def timed(work: Trainer) -> dict[str, float]:
     }
 
 
-def speed(rounds: int) -> dict[str, Any]:
+def speed(rounds: int, width: float) -> dict[str, Any]:
     """Ratios of the same round."""
     data = open_dataset("fashion-mnist")
     found: dict[str, list[dict[str, float]]] = {"one": [], "tree": [], "all-reduce": []}
     for _ in range(rounds):
         torch.set_num_threads(2)
-        found["one"].append(timed(trainer(data, ALONE, 1, "tree")))
+        found["one"].append(timed(trainer(data, ALONE, 1, "tree", width)))
         for reduction in ("tree", "all-reduce"):
-            with started(2, partial(follow_with, reduction), patience=120) as world:
-                found[reduction].append(timed(trainer(data, world, 2, reduction)))
+            with started(2, partial(follow_with, reduction, width), patience=120) as world:
+                found[reduction].append(timed(trainer(data, world, 2, reduction, width)))
                 world.lead("end")
     ratios = {
         name: [
@@ -104,6 +106,7 @@ def speed(rounds: int) -> dict[str, Any]:
     }
     return {
         "rounds": rounds,
+        "width": width,
         "images_per_second": {
             name: round(statistics.median(each["images_per_second"] for each in runs), 1)
             for name, runs in found.items()
@@ -209,10 +212,12 @@ def main() -> None:
     parser.add_argument("what", choices=["speed", "kills"])
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--width", type=float, default=1.0)
     options = parser.parse_args()
-    found = speed(options.rounds) if options.what == "speed" else kills(options.kills)
+    found = speed(options.rounds, options.width) if options.what == "speed" else kills(options.kills)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"processes-{options.what}.json").write_text(json.dumps(found, indent=1) + "\n")
+    name = options.what if options.width == 1 else f"{options.what}-{options.width:g}-times-as-wide"
+    (RESULTS / f"processes-{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
 
