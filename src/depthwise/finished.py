@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ class Run:
 
     def resume(self, *, force: bool = False, watcher: Watcher | None = None, **settings: Any) -> Run:
         """Go on with the run, by other `settings` where that changes nothing of what is done: more epochs, say."""
-        start = {"model": None, "recipe": None, "init": None, "minutes": None}
-        job = replace(self.job, **start, settings=tuple(settings.items()))
+        settled = tuple(settings.items())
+        job = type(self.job)(self.out, self.job.data, settings=settled, options=self.job.options)
         run: Run = job.do("resume", force=force, watcher=watcher)
         return run

@@ -12,6 +12,7 @@ from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested,
 from depthwise.cli.output import print_json, say
 from depthwise.errors import UsageError
 from depthwise.places import find_bundle, locate
+from depthwise.train.options import PATIENCE
 from depthwise.words import printable, quote_path
 
 
@@ -90,7 +91,7 @@ def train(
     ] = 1,
     patience: Annotated[
         float, Bounds(1, 1e6), Parameter(help="Seconds after which a process that says nothing is given up.")
-    ] = 120.0,
+    ] = PATIENCE,
     device: Annotated[
         str, Parameter(help="cpu, cuda, mps; auto takes an accelerator if there is one.")
     ] = "auto",

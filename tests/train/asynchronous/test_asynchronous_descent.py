@@ -10,7 +10,7 @@ from torch import nn
 
 from depthwise.errors import DepthwiseError
 from depthwise.train.asynchronous.descent import Asynchronous
-from depthwise.train.asynchronous.pushes import PushLog, read_log
+from depthwise.train.asynchronous.pushes import Push, PushLog, read_log
 from depthwise.train.asynchronous.simulation import Simulation, simulated
 from depthwise.train.asynchronous.state import copied, momenta, put, take_statistics
 from depthwise.train.checkpoint import load_checkpoint, save_checkpoint
@@ -28,7 +28,10 @@ def _quick(one_thread: None) -> None: ...
 
 def made_up(log: PushLog | None = None, **settings: object) -> Asynchronous:
     simulation = Simulation(**settings)
-    pushes = lambda updates: list(simulated(simulation, updates))  # noqa: E731
+
+    def pushes(updates: int) -> list[Push]:
+        return list(simulated(simulation, updates))
+
     return Asynchronous(pushes, needed=simulation.needed, divide=simulation.divide, log=log)
 
 

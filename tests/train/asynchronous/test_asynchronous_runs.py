@@ -11,6 +11,9 @@ import pytest
 from playwright.sync_api import Browser
 from tests import processes
 
+import depthwise
+from depthwise.train.run import Silent
+
 NETWORK = ("stem=small", "width=0.05", "entry=(128,)", "middle=(128,)", "exit=(128,256)", "dropout=0.2")
 SETTINGS = (
     *NETWORK,
@@ -128,3 +131,11 @@ def test_what_asynchronous_runs_cannot_have_is_refused(
 def test_a_longer_run_has_other_pushes(whole: Path) -> None:
     said = checked(processes.start("train", "--resume", "--out", str(whole), "--epochs", "5"), code=1)
     assert "the order of an asynchronous run's pushes depends on how many there are" in said
+
+
+def test_what_was_made_up_resumes_in_python_too(tmp_path: Path) -> None:
+    settings = {"epochs": 0.2, "width": 0.05, "middle": (), "size": 16, "stem": "small"}
+    run = depthwise.train(
+        "digits", out=tmp_path / "run", simulate={"workers": 2}, workers=0, watcher=Silent(), **settings
+    )
+    assert run.resume(watcher=Silent()).evaluation.top1 == run.evaluation.top1
