@@ -108,6 +108,7 @@ def test_stopped_by_a_signal_to_one_or_to_all(folder: Path, unbroken: Path, tmp_
         process = stopped(words, out, number, whom=whom)
         assert process.code() == 130
         assert "nothing is lost; go on with: depthwise train --out" in process.printed[1]
+        assert "error: " not in process.printed[1]  # of those that follow: the leader has said it
         assert "Traceback" not in process.printed[1]
         words = go_on(out, 2)
     finish(words)

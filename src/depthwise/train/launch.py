@@ -64,9 +64,8 @@ def threads_each(processes: int) -> int:
 def _other(
     follow: Callable[[World], Any], port: int, rank: int, size: int, patience: float, threads: int
 ) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches every process of a terminal: the leader answers
+    # Ctrl-C reaches every process of a terminal: the leader answers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     released()
     torch.set_num_threads(threads)
     os.environ["LOCAL_RANK"] = str(rank)  # which of several GPUs is its own

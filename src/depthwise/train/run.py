@@ -147,8 +147,8 @@ def follow(
     """Train with the leader of `world`, which is in `train`, on the same images, first for a measurement if it wants
     one; what it says the run came to.
 
-    build: a network by the leader's recipe, whose weights come from the leader. Raises EndedError where the run was
-    stopped, LostProcessError, and DepthwiseError if the images here are others than the leader's.
+    build: a network by the leader's recipe, whose weights come from the leader. Raises KeyboardInterrupt where the
+    run was stopped, LostProcessError, and DepthwiseError if the images here are others than the leader's.
     """
     while True:
         order = world.follow(stopping=False)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.data.dataset import BadImage, Dataset, Split
-from depthwise.errors import DepthwiseError
 from depthwise.evaluate.meters import answering, evaluation_of, run_meters
 from depthwise.train.checkpoint import Checkpoint, packed
 from depthwise.train.loop import Trainer, for_evaluation
@@ -19,10 +18,6 @@ from depthwise.train.signals import StopRequest
 from depthwise.train.world import Order
 
 Turn = Callable[[], None]
-
-
-class EndedError(DepthwiseError):
-    """The leader has stopped the run, as it was asked to."""
 
 
 def wanted(recipe: Recipe, dataset: Dataset, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -95,7 +90,7 @@ def _told_bad(trainer: Trainer) -> list[BadImage]:
 def follow(trainer: Trainer, dataset: Dataset, *, workers: int) -> dict[str, Any]:
     """Do what the leader says, until it says what the run has come to.
 
-    Raises EndedError where it was stopped before, and LostProcessError.
+    Raises KeyboardInterrupt where the leader was stopped before, and LostProcessError.
     """
     world = trainer.world
     with StopRequest() as stop:
@@ -132,7 +127,7 @@ def _answer(
 
 def _is_end(order: Order) -> bool:
     if order.name == "stop":
-        raise EndedError("the run was stopped")
+        raise KeyboardInterrupt("process 0 has stopped the run, and says how to go on")
     return order.name == "end"
 
 
