@@ -29,10 +29,11 @@ HEAD = """# The paper, run again
 What Chollet (2017), and the papers around it, say of their networks, and what becomes of it in minutes on two CPU
 cores: {number} at the scale `mini`, with three seeds each. `benchmarks/paper.py` runs them and writes this.
 
-Networks have 0.17 million parameters unless said, and see 180,000 images of 28x28 (three epochs of Fashion-MNIST). That
-is a small part of the paper's work, so what cannot be told here may well be true there; each verdict is one for this
-scale. A verdict's rule was fixed before anything ran (`depthwise experiment show NAME`), and goes by the paired
-differences of runs that share a seed: the 95% interval of their mean is Student's. Three seeds make wide intervals.
+Networks have 0.17 million parameters unless said, and see 180,000 images of 28x28 (three epochs of Fashion-MNIST), or
+as many as stand beside the experiment's command. That is a small part of the paper's work, so what cannot be told here
+may well be true there; each verdict is one for this scale. A verdict's rule was fixed before anything ran (`depthwise
+experiment show NAME`), and goes by the paired differences of runs that share a seed: the 95% interval of their mean is
+Student's. Three seeds make wide intervals.
 
 """
 
@@ -117,7 +118,8 @@ def section(name: str, results: dict[str, Any]) -> str:
     lines += ["", *(f"![{name}](paper/{figure.name})" for figure in figures)]
     minutes = sum(sum(arm["seconds"]) for arm in results["arms"]) / 60
     runs = results["runs"]
-    took = f", {minutes:,.0f} min of training in all, on one thread a run" if minutes else ""
+    images = f"{results['recipe']['samples']:,} images each"
+    took = f", {images}, {minutes:,.0f} min of training in all, on one thread a run" if minutes else ""
     lines += ["", f"`{results['command']}` ({runs['finished']} of {runs['planned']} runs{took})", ""]
     return "\n".join(lines)
 

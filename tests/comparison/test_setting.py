@@ -1,8 +1,11 @@
 """Arms come to one budget, at every scale."""
 
+from dataclasses import replace
+
 import pytest
 
-from depthwise.analysis.match import Match
+from depthwise.analysis.match import Match, NoWidthError
+from depthwise.comparison.budgets import at_each, best_at_each
 from depthwise.comparison.setting import CLOSE, SCALES, Setting, find_scale
 from depthwise.errors import DepthwiseError, UsageError
 
@@ -39,3 +42,34 @@ def test_what_no_width_reaches_is_said() -> None:
         SETTING.matched(SETTING.network("resnet152"), "parameters", 1000)
     with pytest.raises(UsageError, match="unknown scale 'mni': use one of mini"):
         find_scale("mni")
+
+
+def test_what_no_width_brings_to_a_budget_has_no_arm_there_and_again_none() -> None:
+    setting = Setting(SCALES["mini"], SCALES["mini"].data, channels=1)
+    base = replace(setting.recipe, model_args={**setting.recipe.model_args, "width": 1 / 64})
+
+    def brought(name: str, by, budget: float):
+        if by == "milliseconds" or name == "xception":
+            return base
+        return setting.matched(setting.network(name), by, budget)
+
+    setting.kept[f"milliseconds of {setting._called(base)}"] = 1.0
+    for _ in range(2):  # again by what was kept, as when an experiment goes on
+        arms, left_out = at_each(setting, base, ("xception", "resnet152"), brought)
+        found = [arm.name for arm in arms if arm.name.startswith("resnet152")]
+        assert found == ["resnet152, equal multiply-adds", "resnet152, equal time"]
+        assert left_out[0] == "resnet152 is left out at equal parameters: no width brings it there"
+    claims = best_at_each(arms, "xception", "At {} it is.", setting.metric)
+    assert [len(claim.arms) for claim in claims] == [1, 2, 2]
+    with pytest.raises(NoWidthError):
+        brought("resnet152", "parameters", setting.cost(base)["parameters"])
+
+
+def test_a_shortened_recipe_has_its_schedule_in_proportion() -> None:
+    whole, part = SETTING.recipe, SETTING.shortened(3)
+    assert (part.samples, part.schedule.warmup) == (60_000, whole.schedule.warmup / 3)
+    assert part.eval_every == part.samples == 2 * SETTING.shortened(3, evaluations=2).eval_every
+    night = Setting(SCALES["small"], SCALES["small"].data, channels=1)
+    assert night.shortened(4).epochs == night.shortened(4).eval_every == night.recipe.epochs / 4
+    paper = Setting(SCALES["paper"], SCALES["paper"].data)
+    assert paper.shortened(3) == paper.recipe

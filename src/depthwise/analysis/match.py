@@ -32,6 +32,10 @@ MultiplyAdds = Annotated[float, Bounds(0, 1e15, above=True)]
 Milliseconds = Annotated[float, Bounds(0, 1e6, above=True)]
 
 
+class NoWidthError(DepthwiseError):
+    """A budget that the narrowest network exceeds."""
+
+
 @dataclass(frozen=True)
 class Match:
     """The widest network that was found within the budget, and what it costs; `milliseconds` if that was measured.
@@ -67,7 +71,8 @@ def match(
     Milliseconds are medians of runs in which the candidates take turns. Widths around the answer that differ by
     less than the machine's noise are not told apart.
 
-    Raises UsageError unless exactly one budget is given, within its bounds, DepthwiseError for one that no width meets.
+    Raises UsageError unless exactly one budget is given, within its bounds, NoWidthError for one that the narrowest
+    network exceeds, DepthwiseError for one beyond the widest.
     """
     budgets = {"parameters": parameters, "macs": macs, "milliseconds": milliseconds}
     given = {key: value for key, value in budgets.items() if value is not None}
@@ -153,7 +158,7 @@ def _widest(count: Callable[[float], _Found], kind: str, budget: float, wanted: 
         low /= 2
         if low < NARROWEST:
             least = getattr(count(2 * low), kind)
-            raise DepthwiseError(
+            raise NoWidthError(
                 f"there is no {wanted}: at width {2 * low:.3g} it has {least:,} and hardly less below, "
                 f"so give a larger budget or take a smaller network"
             )
@@ -199,7 +204,7 @@ def _fastest(
         else:  # the machine has slowed down, or the narrowest is too slow
             found, low, high = (0.0, 0.0), low / 2, low
             if low < NARROWEST:
-                raise DepthwiseError(
+                raise NoWidthError(
                     f"there is no {wanted} on this machine: at width {widths[0]:g} it takes {times[0]:.3g} ms, "
                     f"so give a larger budget or a smaller size, or take a smaller network"
                 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from depthwise.analysis.match import NoWidthError
 from depthwise.comparison.claims import Best
 from depthwise.comparison.experiment import Arm
 from depthwise.comparison.outcome import Metric
@@ -23,15 +24,23 @@ def at_each(
     names: Sequence[str],
     brought: Callable[[str, Budget, float], Recipe],
     place: Callable[[str, Recipe], float] = lambda name, recipe: 0.0,
-) -> tuple[Arm, ...]:
-    """An arm for each of `names` at each budget, which is what `base` takes: brought(name, by, budget)."""
-    arms = []
+) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+    """An arm for each of `names` at each budget, which is what `base` takes: brought(name, by, budget).
+
+    The second is a sentence for each that no width brings to the budget, which has no arm there: how fast the narrowest
+    network is depends on the machine.
+    """
+    arms, left_out = [], []
     for by, group in GROUPS.items():
         budget = setting.budget(base, by)
         for name in names:
-            recipe = brought(name, by, budget)
+            try:
+                recipe = brought(name, by, budget)
+            except NoWidthError:
+                left_out.append(f"{name} is left out at {group}: no width brings it there")
+                continue
             arms.append(Arm(called(name, by), recipe, group, place(name, recipe)))
-    return tuple(arms)
+    return tuple(arms), tuple(left_out)
 
 
 def called(name: str, by: Budget) -> str:
@@ -39,9 +48,14 @@ def called(name: str, by: Budget) -> str:
     return f"{name}, {GROUPS[by]}"
 
 
-def best_at_each(names: Sequence[str], expected: str, text: str, metric: Metric) -> tuple[Best, ...]:
+def best_at_each(arms: Sequence[Arm], expected: str, text: str, metric: Metric) -> tuple[Best, ...]:
     """At each budget, the arm of the name `expected` is the best. text: a sentence with a place for the budget."""
     return tuple(
-        Best(text.format(group), tuple(called(name, by) for name in names), (called(expected, by),), metric)
+        Best(
+            text.format(group),
+            tuple(arm.name for arm in arms if arm.group == group),
+            (called(expected, by),),
+            metric,
+        )
         for by, group in GROUPS.items()
     )

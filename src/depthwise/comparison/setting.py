@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from depthwise.analysis.cost import multiply_adds
-from depthwise.analysis.match import latencies, match
+from depthwise.analysis.match import NoWidthError, latencies, match
 from depthwise.comparison.outcome import MAP_AT_100, TOP1, Metric
 from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import DepthwiseError, unknown_name
@@ -110,6 +110,19 @@ class Setting:
         """The scale's own, of Xception."""
         return self.scale.recipe(self.traits)
 
+    def shortened(self, parts: int, evaluations: int = 1) -> Recipe:
+        """`recipe` with one of `parts` of its images, and so many `evaluations`: for arms that are many or slow.
+        At the paper's scale it is whole."""
+        whole = self.recipe
+        if self.is_paper:
+            return whole
+        schedule = replace(whole.schedule, warmup=whole.schedule.warmup / parts)
+        if whole.samples:
+            samples = whole.samples // parts
+            return replace(whole, samples=samples, eval_every=samples // evaluations, schedule=schedule)
+        epochs = whole.epochs / parts
+        return replace(whole, epochs=epochs, eval_every=epochs / evaluations, schedule=schedule)
+
     @property
     def metric(self) -> Metric:
         """What runs are judged by: top-1, and of label sets MAP@100."""
@@ -165,14 +178,20 @@ class Setting:
         """`recipe` with its network as wide as the budget allows, of parameters or multiply-adds within 1% below it.
 
         Channels stay multiples of 8 where that comes as close. Where no width does, the nearest below is taken.
-        Milliseconds are measured here, once, as in `budget`.
+        Milliseconds are measured here, once, as in `budget`. Raises NoWidthError where the narrowest takes more.
         """
         given = {key: value for key, value in recipe.model_args.items() if key != "width"}
         recipe = replace(recipe, model_args=given)
         key = f"{self._called(recipe)} {by}={budget:.9g}"
         if key not in self.kept:
             steps = STEPS[:1] if by == "milliseconds" else STEPS
-            self.kept[key] = self._width(recipe, by, budget, steps)
+            try:
+                self.kept[key] = self._width(recipe, by, budget, steps)
+            except NoWidthError:
+                self.kept[key] = None
+                raise
+        if self.kept[key] is None:
+            raise NoWidthError(f"no width of {recipe.model} has {budget:,.9g} {by}: choose a larger budget")
         return replace(recipe, model_args={**given, "width": self.kept[key]})
 
     def _called(self, recipe: Recipe) -> str:

@@ -11,6 +11,8 @@ from depthwise.comparison.claims import Better
 from depthwise.comparison.experiment import Arm, Costs, Dots, Experiment
 from depthwise.comparison.setting import Setting
 
+PARTS = 3  # a run has one of them of the scale's images: there are twelve arms, some slow for their size
+
 # Arm: (network, its arguments); each pair of a claim differs in one thing.
 CONVOLUTIONS = {
     "3x3": "regular",
@@ -41,7 +43,7 @@ CLAIMS = (
 
 def factorisation(setting: Setting) -> Experiment:
     """Twelve networks of the scale's number of parameters."""
-    base, metric = setting.recipe, setting.metric
+    base, metric = setting.shortened(PARTS), setting.metric
     budget = setting.cost(base)["parameters"]
     recipes = {name: setting.variant(base, conv=conv) for name, conv in CONVOLUTIONS.items()}
     recipes |= {name: setting.network(network, base, **given) for name, (network, given) in NETWORKS.items()}

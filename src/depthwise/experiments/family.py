@@ -4,8 +4,6 @@ Papers compare their network with others as those were published, of other sizes
 trains all of them, brought to one budget each time; so this is how their blocks compare, not how each does at its best.
 """
 
-from dataclasses import replace
-
 from depthwise.comparison.budgets import MATCHED, at_each, best_at_each
 from depthwise.comparison.experiment import Costs, Dots, Experiment, Speed
 from depthwise.comparison.setting import BATCH, Budget, Setting
@@ -24,26 +22,22 @@ FAMILIES = {
     "NIN": "nin",
 }
 FIRST = "Xception"
-SHARE = 2  # of the scale's images: there are thirty arms
+PARTS = 3  # a run has one of them of the scale's images: there are thirty arms
 
 
 def family(setting: Setting) -> Experiment:
     """Ten families at three budgets, those of the scale's Xception."""
-    base, metric = setting.recipe, setting.metric
-    if not setting.is_paper:
-        if base.samples:
-            base = replace(base, samples=base.samples // SHARE)
-        else:
-            base = replace(base, epochs=base.epochs / SHARE)
+    base, metric = setting.shortened(PARTS), setting.metric
 
     def brought(name: str, by: Budget, budget: float) -> Recipe:
         return base if name == FIRST else setting.matched(setting.network(FAMILIES[name], base), by, budget)
 
+    arms, left_out = at_each(setting, base, [*FAMILIES], brought)
     return Experiment(
         question="Which family is best at equal parameters, at equal multiply-adds, and at equal time?",
         source="the papers of the families",
-        arms=at_each(setting, base, [*FAMILIES], brought),
-        claims=best_at_each([*FAMILIES], FIRST, "At {} Xception is the best.", metric),
+        arms=arms,
+        claims=best_at_each(arms, FIRST, "At {} Xception is the best.", metric),
         metrics=(metric,),
         matched=MATCHED,
         figures=(
@@ -53,4 +47,5 @@ def family(setting: Setting) -> Experiment:
             Dots("Final accuracy", metric),
         ),
         speed=Speed(batch=BATCH, training=False),
+        notes=left_out,
     )

@@ -14,12 +14,13 @@ from depthwise.comparison.setting import Setting
 WIDTHS = {1.0: 0.706, 0.75: 0.684, 0.5: 0.637, 0.25: 0.506}
 SIDES = {192: 0.691, 160: 0.672, 128: 0.644}
 WHOLE = 224
+PARTS = 3  # a run has one of them of the scale's images, for networks are four times as large
 LARGER = 4  # times the scale's parameters, so that a quarter of the width is still a network
 
 
 def multipliers(setting: Setting) -> Experiment:
     """Four widths at the whole size, and three more sizes at the whole width."""
-    base, metric = setting.recipe, setting.metric
+    base, metric = setting.shortened(PARTS), setting.metric
     recipe = setting.network("mobilenet_v1", base)
     factor = 1.0
     if not setting.is_paper:
