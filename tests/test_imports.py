@@ -72,6 +72,7 @@ IMPORTS: dict[str, set[str]] = {
     "experiments": {"bounds", "comparison", "data", "layers", "models", "recipes", "train"},
     "job": {"bundle", "data", "finished", "models", "modes", "places", "recipes", "ship", "train"},
     "finished": {"evaluate", "infer", "ship", "train"},
+    "cluster": set(),
     "suspects": {
         "bounds",
         "bundle",
