@@ -45,20 +45,13 @@ class Raylets:
     def start(self, *words: str) -> None:
         """Another node."""
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-        memory = ["--object-store-memory", str(100 * 2**20)]
+        size = ["--num-cpus", str(CPUS), "--object-store-memory", str(100 * 2**20)]
+        place = ["--node-ip-address", f"127.0.0.{2 + len(self.nodes)}"]
         if self.nodes:
             words = (*words, "--address", self.address)
         self.nodes.append(
             subprocess.Popen(
-                [
-                    *command,
-                    "--node-ip-address",
-                    f"127.0.0.{2 + len(self.nodes)}",
-                    "--num-cpus",
-                    str(CPUS),
-                    *memory,
-                    *words,
-                ],
+                [*command, *place, *size, *words],
                 env={**os.environ, **QUIET},
                 stdout=subprocess.DEVNULL,
                 stderr=(self.folder / f"node{len(self.nodes)}.log").open("wb"),

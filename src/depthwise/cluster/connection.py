@@ -39,8 +39,8 @@ def connected(address: str) -> Iterator[Cluster]:
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         raise DepthwiseError(
-            f"--ray {address}: no cluster can be used ({reason:.200}): start one by Ray's own command, ray start, with the same "
-            f"versions of Ray and Python"
+            f"--ray {address}: no cluster can be used ({reason:.200}): start one by Ray's own command, ray start, with "
+            f"the same versions of Ray and Python"
         ) from None
     try:
         found = ray.cluster_resources()
