@@ -17,12 +17,13 @@ CPUS = 4  # of each node, more than there are: processes may share cores here
 ROOT = Path(__file__).parents[2]
 
 CLOSED = "http://127.0.0.1:9"
+HERE = ",".join(["localhost", "127.0.0.0/8", *(f"127.0.0.{number}" for number in range(1, 10))])
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # A head asks clouds' metadata addresses, and tells that it tells nothing: all of that goes by this proxy.
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), CLOSED),
-    "no_proxy": "127.0.0.0/8,127.0.0.1,127.0.0.2,127.0.0.3,localhost",
-    "NO_PROXY": "127.0.0.0/8,127.0.0.1,127.0.0.2,127.0.0.3,localhost",
+    "no_proxy": HERE,
+    "NO_PROXY": HERE,
     "RAY_DEDUP_LOGS": "0",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
@@ -32,6 +33,8 @@ QUIET = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }
+NO_ROUTE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""For a head, which is told its address: it asks the system for no route to 8.8.8.8 then."""
 
 
 @dataclass
@@ -43,8 +46,9 @@ class Raylets:
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, *words: str) -> None:
-        """Another node."""
+        """Begin another node; `wait` for it."""
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+        command += ["--include-log-monitor", "false"]
         size = ["--num-cpus", str(CPUS), "--object-store-memory", str(100 * 2**20)]
         place = ["--node-ip-address", f"127.0.0.{2 + len(self.nodes)}"]
         if self.nodes:
@@ -52,17 +56,27 @@ class Raylets:
         self.nodes.append(
             subprocess.Popen(
                 [*command, *place, *size, *words],
-                env={**os.environ, **QUIET},
-                stdout=subprocess.DEVNULL,
-                stderr=(self.folder / f"node{len(self.nodes)}.log").open("wb"),
+                env={**os.environ, **QUIET, **({} if self.nodes else NO_ROUTE)},
+                stdin=subprocess.DEVNULL,
+                stdout=(self.folder / f"node{len(self.nodes)}.log").open("wb"),
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         )
 
+    def wait(self, node: int = -1, seconds: float = 120) -> None:
+        """Until the node, by default the last that was begun, belongs to the cluster."""
+        log = self.folder / f"node{range(len(self.nodes))[node]}.log"
+        end = time.monotonic() + seconds
+        while "Ray runtime started" not in log.read_text():
+            if self.nodes[node].poll() is not None or time.monotonic() > end:
+                raise RuntimeError(log.read_text())
+            time.sleep(0.05)
+
     def kill(self, node: int) -> None:
         """A whole node, as if its power had failed."""
-        self.nodes[node].kill()  # of a session of its own, and so are none of its children
-        for pid in descendants(self.nodes[node].pid):
+        # Found before anything is killed: who has lost its parent is nobody's child.
+        for pid in (self.nodes[node].pid, *descendants(self.nodes[node].pid)):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.nodes[node].wait()
@@ -98,22 +112,15 @@ def cluster(nodes: int = 2) -> Iterator[Raylets]:
     folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # short: Ray has sockets there
     raylets = Raylets(f"127.0.0.2:{port}", folder)
     try:
-        raylets.start("--head", "--port", str(port), "--include-dashboard=false", "--temp-dir", str(folder))
-        wait_for_port(port)
+        own = ["--include-dashboard=false", "--no-monitor", "--temp-dir", str(folder)]
+        raylets.start("--head", "--port", str(port), *own)
+        raylets.wait()
         for _ in range(nodes - 1):
             raylets.start()
+        for node in range(1, nodes):
+            raylets.wait(node)
         yield raylets
     finally:
         for node in range(len(raylets.nodes)):
             raylets.kill(node)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_for_port(port: int, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.2", port), 1).close()
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing listens at {port}")
