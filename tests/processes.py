@@ -27,6 +27,7 @@ _IMPORTED = [
     "depthwise.evaluate.report",
     "depthwise.job",
     "depthwise.recipes",
+    "depthwise.serve.server",
     "depthwise.ship.load",
     "depthwise.train.run",
     "sklearn.datasets",

@@ -284,7 +284,7 @@ def interrupted(*arguments: str) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    Predictor._prediction = interrupt  # type: ignore[method-assign]
+    Predictor.prediction = interrupt  # type: ignore[method-assign]
     sys.exit(run(list(arguments)))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from depthwise.cli.output import console, table, to_json
+from depthwise.serve.schema import document
 
 if TYPE_CHECKING:
     from depthwise.infer import Prediction
@@ -65,7 +66,7 @@ def as_csv(results: Iterable[Result], write: Write, spell: Callable[[str], str])
 
 def as_json(results: Iterable[Result], write: Write) -> int:
     """One document."""
-    images = [_document(*result) for result in results]
+    images = [document(*result) for result in results]
     write(to_json({"images": images}, indent=2) + "\n")
     return sum("error" in image for image in images)
 
@@ -75,12 +76,5 @@ def as_json_lines(results: Iterable[Result], write: Write) -> int:
     num_bad = 0
     for name, prediction, reason in results:
         num_bad += prediction is None
-        write(to_json(_document(name, prediction, reason)) + "\n")
+        write(to_json(document(name, prediction, reason)) + "\n")
     return num_bad
-
-
-def _document(name: str, prediction: "Prediction | None", reason: str) -> dict[str, Any]:
-    if prediction is None:
-        return {"image": name, "error": reason}
-    answers = zip(prediction.classes, prediction.indices, prediction.probabilities, strict=True)
-    return {"image": name, "predictions": [{"class": c, "index": i, "probability": p} for c, i, p in answers]}

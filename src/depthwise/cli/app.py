@@ -27,6 +27,7 @@ from depthwise.cli import (
     models,
     plan,
     predict,
+    serve,
     suspects,
     train,
 )
@@ -65,6 +66,7 @@ app.command(command(train.train))
 app.command(command(evaluate.evaluate), name="eval")
 app.command(command(doctor.doctor))
 app.command(command(predict.predict))
+app.command(command(serve.serve))
 app.command(command(import_.import_), name="import")
 app.command(command(export.export))
 app.command(command(compile.compile))

@@ -32,6 +32,7 @@ from depthwise.data.formats import (
     without_strips,
 )
 from depthwise.data.orientation import as_stored, orientation, upright
+from depthwise.data.unreadable import TooManyPixelsError, UnreadableImageError
 from depthwise.errors import DepthwiseError, unknown_name
 from depthwise.reading import read_regular
 
@@ -39,6 +40,7 @@ __all__ = [
     "CHANNELS",
     "Decoding",
     "ImageInput",
+    "TooManyPixelsError",
     "UnreadableImageError",
     "decode",
     "decode_bytes",
@@ -51,14 +53,6 @@ MAX_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb: 5
 BYTES_A_PIXEL = 8
 
 _GREY_MODES = ("1", "L", "LA", "La")
-
-
-class UnreadableImageError(DepthwiseError):
-    """An image that cannot be decoded; `reason` is the sentence without the image's name."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name}: {reason}")
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -226,7 +220,7 @@ def check_size(
     memory = width * height * bytes_a_pixel
     counted = max(width * height, math.ceil(memory / BYTES_A_PIXEL))
     if counted > decoding.max_pixels:
-        raise UnreadableImageError(
+        raise TooManyPixelsError(
             name,
             f"{width} x {height} pixels of {kind}, which take {memory / 1e9:.2f} GB to decode, are over the limit of "
             f"{decoding.max_pixels} pixels of {BYTES_A_PIXEL} bytes, as in a decompression bomb: scale it down, or "

@@ -192,7 +192,7 @@ class Predictor:
             def begun() -> list[_Image]:
                 part = list(islice(numbered, batch_size))
                 started = readers.start if ahead or len(part) > 1 else _later
-                return [(_name(number, image), started(self._pixels, image)) for number, image in part]
+                return [(_name(number, image), started(self.pixels, image)) for number, image in part]
 
             batch = begun()
             while batch:
@@ -200,7 +200,7 @@ class Predictor:
                 yield from self._answers(batch, topk, threshold)
                 batch = begun() if following is None else following
 
-    def _pixels(self, image: Given) -> Tensor | DepthwiseError:
+    def pixels(self, image: Given) -> Tensor | DepthwiseError:
         """uint8 [C, h, w], or why there are none."""
         try:
             given = image() if callable(image) else image
@@ -213,22 +213,26 @@ class Predictor:
     ) -> Iterator[Prediction | BadImage]:
         read = [(name, image()) for name, image in batch]
         pixels = [image for _, image in read if isinstance(image, Tensor)]
-        rows = iter(self._likelihoods(torch.stack(pixels)) if pixels else ())
+        rows = iter(self.task.answer(self.outputs(torch.stack(pixels))) if pixels else ())
         for name, image in read:
             if isinstance(image, Tensor):
-                yield self._prediction(name, next(rows), topk, threshold)
+                yield self.prediction(name, next(rows), topk, threshold)
             else:
                 reason = image.reason if isinstance(image, UnreadableImageError) else str(image)
                 yield BadImage(name, reason)
 
-    def _likelihoods(self, pixels: Tensor) -> Tensor:
-        """uint8 [N, C, h, w] -> float32 [N, K] on the CPU."""
+    def outputs(self, pixels: Tensor) -> Tensor:
+        """uint8 [N, C, h, w], as `pixels` gives them, to what the network makes of them, on the CPU."""
         with torch.inference_mode():
-            return self.task.answer(self.module(self.preprocess.normalise(pixels.to(self.device)))).cpu()
+            return self.module(self.preprocess.normalise(pixels.to(self.device))).cpu()
 
-    def _prediction(
-        self, name: str, probabilities: Tensor, topk: int | None, threshold: float | None
+    def prediction(
+        self, name: str, probabilities: Tensor, topk: int | None = None, threshold: float | None = None
     ) -> Prediction:
+        """What is named of an image with these `probabilities`, float32 [K]; `topk` and `threshold` as in a call.
+
+        Raises DepthwiseError if they are not finite.
+        """
         if not probabilities.isfinite().all():
             raise DepthwiseError(
                 f"the network's answer for {name} is not finite, its training diverged or its weights are "

@@ -1,0 +1,107 @@
+"""`depthwise serve`: bundles as a service over HTTP."""
+
+import os
+import signal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from depthwise.bounds import Bounds
+from depthwise.cli.options import EngineOption, MaxPixels, PrecisionOption
+from depthwise.cli.output import note, say
+from depthwise.errors import DepthwiseError, UsageError
+from depthwise.places import find_bundle
+
+LIBRARIES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+
+
+def serve(
+    bundle: Annotated[
+        list[str],
+        Parameter(
+            negative="",
+            help="Bundle folders or directories of training runs, NAME=PATH to name them; the first answers where a "
+            "request names none.",
+        ),
+    ],
+    /,
+    *,
+    host: Annotated[
+        str, Parameter(help="The address to listen on; 0.0.0.0 is all of this machine's.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Bounds(0, 65535), Parameter(help="The port; 0 takes any that is free.")] = 8000,
+    topk: Annotated[
+        int | None,
+        Bounds(1, 1_000_000),
+        Parameter(help="How many classes to name where a request does not say."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        Bounds(1, 1024),
+        Parameter(help="For decoding and network together; by default one a core."),
+    ] = None,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = None,
+    max_batch: Annotated[
+        int, Bounds(1, 1024), Parameter(help="Images that go through the network at once.")
+    ] = 16,
+    max_queue: Annotated[
+        int,
+        Bounds(1, 65536),
+        Parameter(help="Images that may wait; requests over that are refused with 503."),
+    ] = 128,
+    max_images: Annotated[int, Bounds(1, 4096), Parameter(help="Images in one request.")] = 64,
+    max_bytes: Annotated[int, Bounds(1, 2**30), Parameter(help="Of a request's body.")] = 32 * 2**20,
+    max_pixels: MaxPixels = 2**26,
+    seconds: Annotated[
+        float, Bounds(0, 3600, above=True), Parameter(help="From a request to its answer; then it is 504.")
+    ] = 10.0,
+) -> int:
+    """Answer requests over HTTP with trained networks; needs depthwise[serve].
+
+    Ctrl-C or SIGTERM ends it when all that was taken is answered. /docs describes what it answers.
+
+    Example: depthwise serve runs/first --port 8000
+    """
+    missing = [name for name in LIBRARIES if find_spec(name) is None]
+    if missing:
+        raise DepthwiseError(f"serving needs {', '.join(missing)}: pip install 'depthwise[serve]'")
+    paths = named(bundle)
+    for path in paths.values():
+        find_bundle(path)  # before anything heavy is imported
+    from depthwise.serve.limits import Limits
+    from depthwise.serve.metrics import Metrics
+    from depthwise.serve.models import Loading, Models
+    from depthwise.serve.server import Address, bound, run
+    from depthwise.serve.service import Service
+
+    limits = Limits(max_bytes, max_pixels or 2**26, max_images, seconds, max_queue, max_batch)
+    address = Address(host, port)
+    listening = bound(address)
+    metrics = Metrics()
+    models = Models(paths, Loading(limits, threads or os.cpu_count() or 1, engine, precision), metrics.watch)
+    service = Service(models, limits, metrics, topk)
+    stopped = run(service, address, listening, lambda url: say(f"{', '.join(paths)} at {url}"))
+    if stopped == signal.SIGINT:
+        raise KeyboardInterrupt("all that was taken is answered")
+    note("stopped, all that was taken is answered")
+    return 0
+
+
+def named(bundles: list[str]) -> dict[str, str]:
+    """The paths by the models' names: what stands before =, or else the run's or the bundle's own."""
+    paths: dict[str, str] = {}
+    for given in bundles:
+        name, equals, path = given.partition("=")
+        if not equals or os.path.exists(given):
+            path = given
+            folder = Path(given).resolve()
+            name = folder.parent.name if folder.name == "bundle" else folder.name
+        if not name or "/" in name or len(name) > 200:
+            raise UsageError(f"{given!r} gives no name that an address can have: write NAME=PATH, without /")
+        if name in paths:
+            raise UsageError(f"two models are called {name!r}: name them apart, as NAME=PATH")
+        paths[name] = path
+    return paths

@@ -1,0 +1,250 @@
+"""From encoded images to a network's outputs: decoded in threads, and run through the network in batches.
+
+The network never waits while an image is ready: a batch is whatever was decoded while it was busy with the last one.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Condition, Event, Thread
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from depthwise.errors import DepthwiseError
+from depthwise.infer import Predictor
+from depthwise.serve.limits import Limits, RefusedError
+
+Source = bytes | Tensor
+"""An encoded image; uint8 pixels [C, H, W] of any size; or float32 [C, h, w], which go into the network as they are."""
+
+logger = logging.getLogger("depthwise.serve")
+
+
+class Watch(Protocol):
+    """Who is told what images wait for and cost, in seconds; from several threads."""
+
+    def decoded(self, seconds: float) -> None: ...
+
+    def batch(self, images: int, waited: Sequence[float], seconds: float) -> None: ...
+
+    def dropped(self, images: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Threads:
+    """How many decode images, how many the network has while they do, and how many when none is to be decoded."""
+
+    decoding: int
+    network: int
+    alone: int
+
+
+def sizes(most: int) -> list[int]:
+    """The numbers of images that batches have: powers of two, up to `most`."""
+    return [2**power for power in range(most.bit_length())]
+
+
+def nothing(predictor: Predictor, images: int) -> Tensor:
+    """As many black images as the network takes them, uint8 [N, C, h, w]."""
+    return torch.zeros((images, *predictor.preprocess.shape), dtype=torch.uint8)
+
+
+@dataclass(eq=False)
+class _Item:
+    source: Source
+    deadline: float
+    taken: float
+    future: "Future[Tensor]" = field(default_factory=Future)
+    pixels: Tensor | None = None
+
+
+class Batcher:
+    """Runs the `predictor`'s network on what `submit` takes, in the order in which it was decoded.
+
+    At most `limits.max_queue` images are taken and not answered. An image whose future was cancelled, or whose deadline
+    has passed, is dropped before it is decoded and again before the network. One that cannot be decoded, or on which
+    the network fails, fails alone. Batches have a power of two of images: a plan keeps memory for each size.
+    """
+
+    def __init__(self, predictor: Predictor, limits: Limits, threads: Threads, watch: Watch) -> None:
+        self.predictor, self.limits, self.threads, self.watch = predictor, limits, threads, watch
+        self._ready: deque[_Item] = deque()
+        self._changed = Condition()
+        self._pending = 0
+        self._decoding = 0
+        self._closed = False
+        self._decoders = ThreadPoolExecutor(threads.decoding, "depthwise-decode")
+        self._warm = Event()
+        self._network = Thread(target=self._run, name="depthwise-network", daemon=True)
+        self._network.start()
+        self._warm.wait()
+
+    @property
+    def pending(self) -> int:
+        """Images that were taken and have left neither with an answer nor without."""
+        return self._pending
+
+    def submit(self, sources: Sequence[Source], deadline: float) -> "list[Future[Tensor]]":
+        """A future of the network's output, float32 [outputs], for each of the sources; all are taken or none.
+
+        deadline: by `time.monotonic`. Raises RefusedError with 503 if there is no room for them.
+        """
+        now = time.monotonic()
+        items = [_Item(source, deadline, now) for source in sources]
+        with self._changed:
+            if self._closed:
+                raise RefusedError(503, "the service is ending: ask another", {"Retry-After": "1"})
+            if self._pending + len(items) > self.limits.max_queue:
+                raise RefusedError(
+                    503,
+                    f"{self._pending} images are waiting and at most {self.limits.max_queue} may: ask again later",
+                    {"Retry-After": "1"},
+                )
+            self._pending += len(items)
+            self._decoding += len(items)
+        for item in items:
+            self._decoders.submit(self._decode, item)
+        return [item.future for item in items]
+
+    def close(self) -> None:
+        """Finish what was taken, and take nothing more; waits."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._network.join()
+        self._decoders.shutdown()
+
+    def _decode(self, item: _Item) -> None:
+        try:
+            if not self._alive(item):
+                self._left(1, decoded=1)
+                return
+            begun = time.monotonic()
+            item.pixels = self._pixels(item.source)
+            item.source = b""
+            self.watch.decoded(time.monotonic() - begun)
+        except BaseException as error:
+            _say(error)
+            _fail(item.future, error)
+            self._left(1, decoded=1)
+            return
+        with self._changed:
+            self._ready.append(item)
+            self._decoding -= 1
+            self._changed.notify_all()
+
+    def _pixels(self, source: Source) -> Tensor:
+        if isinstance(source, Tensor) and source.is_floating_point():
+            return source
+        pixels = self.predictor.pixels(source)
+        if isinstance(pixels, DepthwiseError):
+            raise pixels
+        return pixels
+
+    def _alive(self, item: _Item) -> bool:
+        """Whether somebody still waits for it, and may; whoever waits too long is told."""
+        if item.future.cancelled():
+            self.watch.dropped(1)
+            return False
+        if time.monotonic() > item.deadline:
+            self.watch.dropped(1)
+            _fail(item.future, self.limits.too_late())
+            return False
+        return True
+
+    def _left(self, images: int, decoded: int = 0) -> None:
+        with self._changed:
+            self._pending -= images
+            self._decoding -= decoded
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        threads = 0
+        try:
+            self._take_memory()
+        finally:
+            self._warm.set()
+        while batch := self._next():
+            wanted = self.threads.network if self._decoding else self.threads.alone
+            if wanted != threads:
+                torch.set_num_threads(threads := wanted)
+            try:
+                self._answer(batch)
+            finally:
+                self._left(len(batch))
+
+    def _take_memory(self) -> None:
+        """Have the plan take what it keeps for each size of batch, in the thread that will run it."""
+        for threads in {self.threads.network, self.threads.alone}:
+            torch.set_num_threads(threads)
+            for size in sizes(self.limits.max_batch):
+                self.predictor.outputs(nothing(self.predictor, size))
+
+    def _next(self) -> list[_Item]:
+        """The next batch as soon as there is one; empty when all is done and no more will come."""
+        with self._changed:
+            while not self._closed or self._pending:
+                items: list[_Item] = []
+                while self._ready and len(items) < self.limits.max_batch:
+                    if not self._alive(self._ready[0]):
+                        self._ready.popleft()
+                        self._left(1)
+                    elif items and _kind(self._ready[0]) != _kind(items[0]):
+                        break
+                    else:
+                        items.append(self._ready.popleft())
+                if items:
+                    size = sizes(len(items))[-1]
+                    self._ready.extendleft(reversed(items[size:]))
+                    return items[:size]
+                if not self._closed or self._pending:
+                    self._changed.wait()
+        return []
+
+    def _answer(self, items: list[_Item]) -> None:
+        now = time.monotonic()
+        waited = [now - item.taken for item in items]
+        try:
+            outputs = self._outputs(items)
+        except Exception as error:
+            if len(items) == 1:
+                _say(error)
+                _fail(items[0].future, error)
+            else:
+                for item in items:
+                    self._answer([item])
+            return
+        self.watch.batch(len(items), waited, time.monotonic() - now)
+        for item, output in zip(items, outputs, strict=True):
+            _succeed(item.future, output)
+
+    def _outputs(self, items: list[_Item]) -> Tensor:
+        pixels = torch.stack([item.pixels for item in items if item.pixels is not None])
+        if pixels.dtype == torch.uint8:
+            return self.predictor.outputs(pixels).reshape(len(items), -1)
+        with torch.inference_mode():
+            return self.predictor.module(pixels).reshape(len(items), -1)
+
+
+def _kind(item: _Item) -> torch.dtype | None:
+    return None if item.pixels is None else item.pixels.dtype
+
+
+def _say(error: BaseException) -> None:
+    if not isinstance(error, DepthwiseError):
+        logger.error("an image failed", exc_info=error)
+
+
+def _fail(future: "Future[Tensor]", error: BaseException) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_exception(error)
+
+
+def _succeed(future: "Future[Tensor]", output: Tensor) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_result(output)

@@ -1,0 +1,176 @@
+"""The models that a service has, by name: each with its predictor and its batcher, replaced while requests come in."""
+
+import hashlib
+import io
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from depthwise.bundle import CONFIG, find_bundle
+from depthwise.data.image import Decoding
+from depthwise.errors import DepthwiseError, shown
+from depthwise.infer import Predictor
+from depthwise.infer.eventual import FEW
+from depthwise.reading import read_regular
+from depthwise.serve.batcher import Batcher, Source, Threads, Watch, nothing, sizes
+from depthwise.serve.limits import Limits, RefusedError
+from depthwise.ship.load import Engine, load
+
+PHOTOGRAPH = (500, 375)
+"""Width and height of the JPEG that decoding is measured on: ImageNet's median."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How bundles are loaded: `engine` and `precision` as in `load`, `threads` of each model, and the limits."""
+
+    limits: Limits
+    threads: int
+    engine: Engine = "auto"
+    precision: Literal["fp32", "bf16"] | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle at work. version: of its config, which has the other files' digests. stamp: what changes with them."""
+
+    name: str
+    path: Path
+    version: str
+    stamp: tuple[int, ...]
+    predictor: Predictor
+    batcher: Batcher
+
+
+def open_model(name: str, path: str | os.PathLike[str], loading: Loading, watch: Watch) -> Model:
+    """The bundle or run `path`, loaded and run once on each size of batch. Raises DepthwiseError."""
+    stamp, version = stamp_of(path), _version(path)
+    decoding = Decoding(max_pixels=loading.limits.max_pixels)
+    predictor = load(path, engine=loading.engine, precision=loading.precision, decoding=decoding)
+    network_seconds = _warm(predictor, loading.limits.max_batch)
+    threads = divided(loading.threads, _decoding_seconds(predictor), network_seconds)
+    return Model(
+        name, Path(path), version, stamp, predictor, Batcher(predictor, loading.limits, threads, watch)
+    )
+
+
+def divided(threads: int, decoding: float, network: float) -> Threads:
+    """`threads` shared out by the seconds that an image takes one thread, both shares rounded up: no core idles."""
+    share = decoding / (decoding + network)
+    return Threads(max(1, math.ceil(threads * share)), max(1, math.ceil(threads * (1 - share))), threads)
+
+
+def _warm(predictor: Predictor, max_batch: int) -> float:
+    """Have the plan made; the seconds of an image on one thread."""
+    images = nothing(predictor, sizes(max_batch)[-1])
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seen = 0
+        while seen <= FEW:  # until `load` has decided which engine it is to be
+            seen += len(images)
+            predictor.outputs(images)
+        return _seconds(lambda: predictor.outputs(images)) / len(images)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _decoding_seconds(predictor: Predictor) -> float:
+    generator = torch.Generator().manual_seed(0)
+    width, height = PHOTOGRAPH
+    noise = torch.rand((height // 8, width // 8, 3), generator=generator).mul(255).to(torch.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise.numpy()).resize(PHOTOGRAPH).save(file, "JPEG")
+    return _seconds(lambda: predictor.pixels(file.getvalue()))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The shorter of two times."""
+    times = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+def stamp_of(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """What changes when the bundle's files are replaced, without reading them."""
+    status = (find_bundle(path) / CONFIG).stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _version(path: str | os.PathLike[str]) -> str:
+    try:
+        return hashlib.sha256(read_regular(find_bundle(path) / CONFIG)).hexdigest()[:12]
+    except OSError as error:
+        raise DepthwiseError(f"{path}: {error.strerror}: give a bundle that can be read") from error
+
+
+def unknown_model(name: str | None, models: "Iterable[Model]") -> RefusedError:
+    known = ", ".join(model.name for model in models)
+    return RefusedError(404, f"there is no model {shown(name)}: ask for one of {known}")
+
+
+class Models:
+    """The models by name, the first of them the one that is meant where none is named."""
+
+    def __init__(self, paths: Mapping[str, str], loading: Loading, watch: Callable[[str], Watch]) -> None:
+        self.paths, self.loading, self.watch = paths, loading, watch
+        self._models = {name: open_model(name, path, loading, watch(name)) for name, path in paths.items()}
+        self._alone = threading.Lock()
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(list(self._models.values()))
+
+    def get(self, name: str | None = None) -> Model | None:
+        """The model of this name as it is now, or the first; None if there is none."""
+        return self._models.get(next(iter(self._models)) if name is None else name)
+
+    def submit(
+        self, name: str | None, sources: Sequence[Source], deadline: float
+    ) -> "tuple[Model, list[Future[Tensor]]]":
+        """The model as it is now, and a future of its batcher for each source; raises RefusedError as that does."""
+        while True:
+            model = self.get(name)
+            if model is None:
+                raise unknown_model(name, self)
+            try:
+                return model, model.batcher.submit(sources, deadline)
+            except RefusedError:
+                if self.get(name) is model:
+                    raise  # else another has just taken its place
+
+    def reload(self, *, changed_only: bool) -> list[str]:
+        """Load anew what is on disk and put it in the place of what runs, which finishes what it took.
+
+        Takes as long as loading does. What cannot be loaded is left as it runs: returns a sentence for each.
+        """
+        failed = []
+        with self._alone:
+            for name, model in list(self._models.items()):
+                try:
+                    if changed_only and stamp_of(model.path) == model.stamp:
+                        continue
+                    after = open_model(name, self.paths[name], self.loading, self.watch(name))
+                except (DepthwiseError, OSError) as error:
+                    failed.append(f"{name} was not loaded anew and answers as before: {error}")
+                    continue
+                self._models[name] = after
+                model.batcher.close()
+        return failed
+
+    def close(self) -> None:
+        """Finish what was taken."""
+        for model in self:
+            model.batcher.close()

@@ -1,0 +1,155 @@
+"""Images on their way through the batcher: together, alone, too late, and not at all."""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+import pytest
+import torch
+from tests.serve.serving import png
+
+from depthwise.infer import Predictor
+from depthwise.serve.batcher import Batcher, Threads, sizes
+from depthwise.serve.limits import Limits, RefusedError, refusal_of
+from depthwise.serve.models import divided
+from depthwise.ship.load import load
+
+
+class Seen:
+    """What a batcher tells."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.num_dropped = self.num_decoded = 0
+
+    def decoded(self, seconds: float) -> None:
+        self.num_decoded += 1
+
+    def batch(self, images: int, waited: Sequence[float], seconds: float) -> None:
+        self.batches.append(images)
+
+    def dropped(self, images: int) -> None:
+        self.num_dropped += images
+
+
+class Held:
+    """A network that waits to be let go, as one does that is busy with a large batch; NaN from a white image."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.free, self.busy = threading.Event(), threading.Event()
+        self.module = predictor.module
+        predictor.module = torch.nn.Identity()
+        predictor.module.forward = self.run  # type: ignore[method-assign]
+        self.free.set()
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        self.busy.set()
+        assert self.free.wait(60)
+        if (x > 0.99).all(dim=(1, 2, 3)).any():
+            raise RuntimeError("poisoned")
+        return self.module(x)
+
+
+@pytest.fixture
+def predictor(tiny_bundle: Path) -> Predictor:
+    return load(tiny_bundle, engine="torch")
+
+
+def soon() -> float:
+    return time.monotonic() + 60
+
+
+def test_what_came_while_the_network_was_busy_goes_together(predictor: Predictor) -> None:
+    held, seen = Held(predictor), Seen()
+    batcher = Batcher(predictor, Limits(max_batch=8), Threads(1, 1, 1), seen)
+    held.free.clear()
+    held.busy.clear()
+    first = batcher.submit([png(0)], soon())
+    assert held.busy.wait(60)  # an idle network does not wait for company
+    others = batcher.submit([png(number) for number in range(1, 12)], soon())
+    while seen.num_decoded < 12:
+        time.sleep(0.01)
+    assert batcher.pending == 12
+    held.free.set()
+    outputs = torch.stack([future.result(60) for future in first + others])
+    batcher.close()
+    assert seen.batches == [1, 8, 2, 1]
+    assert batcher.pending == 0
+    pixels = torch.stack([predictor.pixels(png(number)) for number in range(12)])  # type: ignore[arg-type]
+    torch.testing.assert_close(outputs, predictor.outputs(pixels))
+
+
+def test_who_is_not_waited_for_any_more_costs_nothing(predictor: Predictor) -> None:
+    held, seen = Held(predictor), Seen()
+    batcher = Batcher(predictor, Limits(max_batch=8), Threads(1, 1, 1), seen)
+    held.free.clear()
+    held.busy.clear()
+    first = batcher.submit([png(0)], soon())
+    assert held.busy.wait(60)
+    late = batcher.submit([png(1), png(2)], time.monotonic() + 0.2)
+    gone = batcher.submit([png(3), png(4)], soon())
+    last = batcher.submit([png(5)], soon())
+    assert all(future.cancel() for future in gone)
+    time.sleep(0.3)
+    held.free.set()
+    for future in late:
+        with pytest.raises(RefusedError, match="no answer within 10 s") as refused:
+            future.result(60)
+        assert refused.value.status == 504
+    for future in gone:
+        with pytest.raises(CancelledError):
+            future.result(60)
+    assert (first + last)[1].result(60).shape == (3,)
+    batcher.close()
+    assert (seen.batches, seen.num_dropped) == ([1, 1], 4)
+
+
+def test_a_poisoned_image_fails_alone(predictor: Predictor) -> None:
+    held, seen = Held(predictor), Seen()
+    batcher = Batcher(predictor, Limits(max_batch=8), Threads(1, 1, 1), seen)
+    held.free.clear()
+    held.busy.clear()
+    white = torch.full((3, 32, 32), 255, dtype=torch.uint8)
+    futures = batcher.submit([png(0)], soon())
+    assert held.busy.wait(60)
+    futures += batcher.submit([png(1), white, b"broken", png(2), torch.zeros(3, 32, 32)], soon())
+    while batcher._decoding:
+        time.sleep(0.01)
+    held.free.set()
+    found = [future.exception(60) for future in futures]
+    assert [error and refusal_of(error).status for error in found] == [None, None, 500, 422, None, None]
+    assert "unexpected RuntimeError: look into the service's log" in str(refusal_of(found[2] or SystemExit()))
+    batcher.close()
+
+
+def test_beyond_its_queue_all_or_nothing_is_taken(predictor: Predictor) -> None:
+    held = Held(predictor)
+    batcher = Batcher(predictor, Limits(max_queue=3), Threads(1, 1, 1), Seen())
+    held.free.clear()
+    futures = batcher.submit([png(0), png(1)], soon())
+    with pytest.raises(
+        RefusedError, match="2 images are waiting and at most 3 may: ask again later"
+    ) as refused:
+        batcher.submit([png(2), png(3)], soon())
+    assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
+    futures += batcher.submit([png(2)], soon())
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    while not batcher._closed:
+        time.sleep(0.01)
+    with pytest.raises(RefusedError, match="the service is ending"):
+        batcher.submit([png(4)], soon())
+    held.free.set()
+    closing.join()
+    assert [future.result(0).shape for future in futures] == [(3,)] * 3
+
+
+def test_threads_go_where_the_time_goes() -> None:
+    assert divided(1, 0.003, 0.003) == Threads(1, 1, 1)
+    assert divided(2, 0.003, 0.003) == Threads(1, 1, 2)
+    assert divided(2, 0.006, 0.035) == Threads(1, 2, 2)
+    assert divided(16, 0.003, 0.009) == Threads(4, 12, 16)
+    assert sizes(1) == [1]
+    assert sizes(12) == [1, 2, 4, 8]
