@@ -1,5 +1,6 @@
 """A cluster is there, or a sentence says what is missing."""
 
+import signal
 import socket
 import sys
 
@@ -15,10 +16,19 @@ def enter(address: str) -> None:
         pass
 
 
-def test_all_nodes_are_seen(raylets: Raylets) -> None:
+def test_connected_and_left(raylets: Raylets) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     with connected(raylets.address) as cluster:
         assert cluster.cpus == 2 * CPUS
         assert cluster.gpus == 0
+        # As in a program that has connected itself.
+        enter("auto")
+        enter(raylets.address)
+        with pytest.raises(DepthwiseError, match=f"is connected to the cluster at {raylets.address} already"):
+            enter("127.0.0.9:1")
+        assert cluster.ray.is_initialized()
+    assert not cluster.ray.is_initialized()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize("address", ["local", "ray://127.0.0.1:10001", "127.0.0.1", "127.0.0.1:port", ""])

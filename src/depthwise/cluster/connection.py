@@ -2,7 +2,9 @@
 
 import logging
 import re
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,13 +29,33 @@ class Cluster:
 def connected(address: str) -> Iterator[Cluster]:
     """This process as a driver of the cluster at `address`, "auto" or HOST:PORT, inside the `with`.
 
-    "auto" is the cluster of this machine, or the one that RAY_ADDRESS names. What workers print stays in Ray's logs.
+    "auto" is the cluster of this machine, or the one that RAY_ADDRESS names. What workers print stays in Ray's logs. A
+    connection that there is already is used, and stays. The handler of SIGTERM stays too.
+
     Raises UsageError for another kind of address, DepthwiseError where Ray is not installed or nobody answers.
     """
     host, port = _parts(address)
     ray = _ray()
-    if host:
-        _reach(host, port, address)
+    own = not ray.is_initialized()
+    if own:
+        if host:
+            _reach(host, port, address)
+        _connect(ray, address)
+    try:
+        there = ray.get_runtime_context().gcs_address
+        if host and not own and there != address:
+            raise DepthwiseError(
+                f"--ray {address}: this program is connected to the cluster at {there} already: give that one, or auto"
+            )
+        found = ray.cluster_resources()
+        yield Cluster(ray, int(found.get("CPU", 0)), int(found.get("GPU", 0)))
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="depthwise")
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
@@ -42,11 +64,10 @@ def connected(address: str) -> Iterator[Cluster]:
             f"--ray {address}: no cluster can be used ({reason:.200}): start one by Ray's own command, ray start, with "
             f"the same versions of Ray and Python"
         ) from None
-    try:
-        found = ray.cluster_resources()
-        yield Cluster(ray, int(found.get("CPU", 0)), int(found.get("GPU", 0)))
     finally:
-        ray.shutdown()
+        # Ray puts one of its own there, from the main thread. None is one that Python does not know.
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _parts(address: str) -> tuple[str, int]:
