@@ -73,7 +73,7 @@ IMPORTS: dict[str, set[str]] = {
     "job": {"bundle", "data", "finished", "models", "modes", "places", "recipes", "ship", "train"},
     "finished": {"evaluate", "infer", "ship", "train"},
     "cluster": set(),
-    "serve": {"bounds", "bundle", "data", "infer", "reading", "ship"},
+    "serve": {"bounds", "bundle", "data", "infer", "reading", "ship", "tasks"},
     "suspects": {
         "bounds",
         "bundle",

@@ -55,6 +55,14 @@ def serve(
     max_images: Annotated[int, Bounds(1, 4096), Parameter(help="Images in one request.")] = 64,
     max_bytes: Annotated[int, Bounds(1, 2**30), Parameter(help="Of a request's body.")] = 32 * 2**20,
     max_pixels: MaxPixels = 2**26,
+    allow_urls: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            help="Hosts, HOST or HOST:PORT, from which images are fetched by URL, if their addresses are public; by "
+            "default none.",
+        ),
+    ] = None,
     seconds: Annotated[
         float, Bounds(0, 3600, above=True), Parameter(help="From a request to its answer; then it is 504.")
     ] = 10.0,
@@ -82,7 +90,7 @@ def serve(
     listening = bound(address)
     metrics = Metrics()
     models = Models(paths, Loading(limits, threads or os.cpu_count() or 1, engine, precision), metrics.watch)
-    service = Service(models, limits, metrics, topk)
+    service = Service(models, limits, metrics, topk, frozenset(host.lower() for host in allow_urls or ()))
     stopped = run(service, address, listening, lambda url: say(f"{', '.join(paths)} at {url}"))
     if stopped == signal.SIGINT:
         raise KeyboardInterrupt("all that was taken is answered")

@@ -1,10 +1,10 @@
 """The service as an ASGI application: its addresses, its OpenAPI document, and how refusals are said."""
 
+import asyncio
 import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from html import escape
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -13,10 +13,13 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 import depthwise
+from depthwise.serve import hugging_face, inference_protocol
 from depthwise.serve.bodies import Named, images_of
 from depthwise.serve.limits import RefusedError
-from depthwise.serve.schema import DOCUMENT, ERROR, IMAGES, document
+from depthwise.serve.openapi import BODY, answers, described
+from depthwise.serve.schema import DOCUMENT, document
 from depthwise.serve.service import Service
+from depthwise.serve.urls import fetched
 
 access = logging.getLogger("depthwise.serve.access")
 
@@ -25,43 +28,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-REFUSED: dict[int | str, dict[str, Any]] = {
-    code: {"description": what, "content": {"application/json": {"schema": ERROR}}}
-    for code, what in {
-        400: "The request cannot be read.",
-        404: "There is no such model.",
-        408: "The body came too slowly.",
-        413: "Too many bytes, pixels or images.",
-        422: "The image cannot be read, or a parameter is out of its bounds.",
-        500: "The network failed on the image.",
-        503: "Too much is waiting; Retry-After says for how long.",
-        504: "The deadline has passed.",
-    }.items()
-}
-
-BODY = {
-    "required": True,
-    "content": {
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        "image/*": {"schema": {"type": "string", "format": "binary"}},
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-            }
-        },
-        "application/json": {"schema": IMAGES},
-    },
-}
-
-
-def answers(schema: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """The responses of an operation whose answer is of `schema`, for its OpenAPI description."""
-    return {
-        200: {"description": "The answer.", "content": {"application/json": {"schema": schema}}},
-        **REFUSED,
-    }
 
 
 def build(service: Service) -> Application:
@@ -75,7 +41,9 @@ def build(service: Service) -> Application:
     )
     _add_errors(app)
     _add_predict(app, service)
-    _add_health(app, service)
+    inference_protocol.add(app, service)
+    hugging_face.add(app, service)
+    _add_metrics(app, service)
     _add_docs(app)
     return counted(app, service)
 
@@ -137,7 +105,7 @@ async def predicted(
     """The document of a request's images."""
     async with service.body(request) as body:
         images = await images_of(body, service.limits)
-        sources = [await source_of(service, image) for image in images]
+        sources = [await source_of(service, image, body.deadline) for image in images]
         model, outputs = await service.outputs(request, name, sources, body.deadline)
     documents = []
     for image, output in zip(images, outputs, strict=True):
@@ -155,22 +123,17 @@ async def predicted(
     return JSONResponse({"images": documents})
 
 
-async def source_of(service: Service, image: Named) -> bytes | RefusedError:
-    """The image's file."""
-    if image.url is not None:
-        return RefusedError(400, "images by URL are not fetched here: send the file itself")
-    return image.data
+async def source_of(service: Service, image: Named, deadline: float) -> bytes | RefusedError:
+    """The image's file, fetched if it is given by a URL and its host is allowed."""
+    if image.url is None:
+        return image.data
+    try:
+        return await asyncio.to_thread(fetched, image.url, service.hosts, service.limits.max_bytes, deadline)
+    except RefusedError as refused:
+        return refused
 
 
-def _add_health(app: FastAPI, service: Service) -> None:
-    @app.get("/v2/health/live", summary="Whether the service runs")
-    async def live() -> dict[str, bool]:
-        return {"live": True}
-
-    @app.get("/v2/health/ready", summary="Whether requests are to be sent here")
-    async def ready() -> Response:
-        return JSONResponse({"ready": not service.ending}, 503 if service.ending else 200)
-
+def _add_metrics(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", summary="Counters for Prometheus")
     async def metrics() -> Response:
         depths = [(model.name, model.batcher.pending) for model in service.models]
@@ -181,27 +144,6 @@ def _add_docs(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return HTMLResponse(described(app.openapi()))
-
-
-def described(openapi: dict[str, Any]) -> str:
-    """The OpenAPI document as a page without scripts."""
-    parts = []
-    for path, operations in openapi["paths"].items():
-        for method, operation in operations.items():
-            more = {
-                key: operation[key] for key in ("parameters", "requestBody", "responses") if key in operation
-            }
-            parts.append(
-                f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(operation['summary'])}. "
-                f"{escape(operation.get('description', ''))}</p><details><summary>Details</summary>"
-                f"<pre>{escape(json.dumps(more, indent=1))}</pre></details>"
-            )
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>depthwise</title><style>body{font:1rem/1.5 '
-        "system-ui;max-width:50rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}</style>"
-        f"<h1>depthwise {escape(openapi['info']['version'])}</h1><p>{escape(openapi['info']['description'])} "
-        f'The same for programs: <a href="openapi.json">openapi.json</a>.</p>{"".join(parts)}</html>'
-    )
 
 
 def counted(app: Application, service: Service) -> Application:

@@ -23,12 +23,14 @@ Output = Tensor | RefusedError
 
 @dataclass
 class Service:
-    """What all requests share. topk: of a request that does not say. ending: nothing new is to be sent here."""
+    """What all requests share. topk: of a request that does not say. hosts: from which
+    images are fetched. ending: nothing new is to be sent here."""
 
     models: Models
     limits: Limits
     metrics: Metrics
     topk: int | None = None
+    hosts: frozenset[str] = frozenset()
     ending: bool = False
     room: Room = field(init=False)
 
