@@ -73,6 +73,7 @@ IMPORTS: dict[str, set[str]] = {
     "job": {"bundle", "data", "finished", "models", "modes", "places", "recipes", "ship", "train"},
     "finished": {"evaluate", "infer", "ship", "train"},
     "cluster": set(),
+    "cluster.asynchronous": {"train"},
     "serve": {"bounds", "bundle", "data", "infer", "reading", "ship", "tasks"},
     "suspects": {
         "bounds",

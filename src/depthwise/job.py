@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from depthwise.finished import Run
 from depthwise.models import CATALOGUE, model_arguments
 from depthwise.places import absolute, check_types, find_bundle
 from depthwise.train.asynchronous.asking import check_asked, order_asked
+from depthwise.train.asynchronous.service import Service
 from depthwise.train.asynchronous.simulation import Simulation
 from depthwise.train.options import PATIENCE, Options
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from depthwise.bundle import Bundle
     from depthwise.data.columns import Columns
     from depthwise.data.dataset import Dataset
+    from depthwise.train.asynchronous.crew import Hire
     from depthwise.train.ending import Result
     from depthwise.train.recipe import Recipe
     from depthwise.train.session import Watcher
@@ -46,7 +49,8 @@ class Job:
     init: the bundle whose network and weights to start from. minutes: instead of epochs, see `train/budget.py`.
     skip_bad: leave out any number of unreadable images. nested: classes are paths.
     max_pixels, allow_truncated: see `Decoding`; None as the run in `out` has it. columns: how a manifest is read.
-    simulate: asynchronous workers that are made up. replay: the log of an asynchronous run that is done again.
+    simulate: asynchronous workers that are made up. asynchronous: real ones, on the Ray cluster at the address `ray`.
+    replay: the log of an asynchronous run that is done again.
     """
 
     out: str | os.PathLike[str]
@@ -64,6 +68,8 @@ class Job:
     options: Options = field(default_factory=Options)
     simulate: Simulation | None = None
     replay: str | os.PathLike[str] | None = None
+    asynchronous: Service | None = None
+    ray: str | None = None
 
     def do(self, how: How = "start", *, force: bool = False, watcher: Watcher | None = None) -> Run:
         """Start the run, resume the one in `out` from its last checkpoint, or finish it: see `train.run.train`.
@@ -75,31 +81,40 @@ class Job:
         from depthwise.modes import threads_kept
         from depthwise.train.world import with_others
 
-        lead = partial(self._lead, how, force=force, watcher=watcher)
-        with threads_kept():
+        with threads_kept(), self._hiring() as hire:
+            lead = partial(self._lead, how, force=force, watcher=watcher, hire=hire)
             return with_others(self.options, lead, partial(_follow, self))
 
-    def _lead(self, how: How, world: World, *, force: bool, watcher: Watcher | None) -> Run:
+    def _hiring(self) -> AbstractContextManager[Hire | None]:
+        """What makes the crew of an asynchronous run on a cluster, which is there from now on."""
+        if self.ray is None:
+            return nullcontext()
+        from depthwise.ship.helping import hiring
+
+        return hiring(self.ray, self.open_data, self.options)
+
+    def _lead(
+        self, how: How, world: World, *, force: bool, watcher: Watcher | None, hire: Hire | None
+    ) -> Run:
         """Do it as the process that leads `world`."""
         if how == "start" and self._begun_before():
             how = "resume"
         bundle = before = recipe = order = None
         if how == "start":
             bundle = self._bundle()
-            order, recipe = order_asked(self.simulate, self.replay, alone=world.alone)
+            order, recipe = order_asked(self.simulate, self.asynchronous, self.replay, alone=world.alone)
         else:
             before, recipe = self._before()
         self._check_settings(recipe.model if recipe else bundle.config.model if bundle else self.model)
         known = before["data"] if before else {}
-        if before and recipe and recipe.virtual_shards > 1 and before["versions"]["threads"].isdecimal():
-            # As many a process as at the start, whatever the number of processes is now.
-            torch.set_num_threads(int(before["versions"]["threads"]))
         from depthwise.recipes import Traits
+        from depthwise.ship.helping import set_threads
         from depthwise.ship.starting import recipe_for
         from depthwise.train.progress import TrainProgress
         from depthwise.train.run import train as carry_out
 
         watcher = watcher or TrainProgress()
+        set_threads(self.asynchronous, before)
         try:
             self._check_start(how, recipe, bundle, force=force)
             if how == "resume" and recipe and (ended := self._ended(known, recipe, watcher)):
@@ -124,6 +139,7 @@ class Job:
                 watcher=watcher,
                 world=world,
                 order=order,
+                hire=hire,
             )
         finally:
             watcher.close()
@@ -131,21 +147,18 @@ class Job:
 
     def _begun_before(self) -> bool:
         """Whether the run in `out` is this one, which torchrun has started again after a process failed."""
+        from depthwise.train.files import RunFiles
         from depthwise.train.world import launch
 
-        if launch() is None:
-            return False
-        from depthwise.train.files import RunFiles
-
-        files = RunFiles(Path(self.out))
-        return files.run.is_file() and files.read_run().get("launch") == launch()
+        return launch() is not None and RunFiles(Path(self.out)).begun_by(launch())
 
     def _check(self, how: How) -> None:
         """Refuse what contradicts itself, or is not there, before the images are looked over."""
         check_types(self.out, self.data, self.model, self.recipe)
         names = [key for key, _ in self.settings]
         chosen = bool(self.recipe or self.model or names)
-        check_asked(self.simulate, self.replay, how=how, minutes=self.minutes, chosen=chosen)
+        orders = (self.simulate, self.asynchronous, self.replay, self.ray)
+        check_asked(*orders, how=how, minutes=self.minutes, chosen=chosen)
         if how == "finish" and (self.recipe or self.model or self.init or names):
             raise UsageError(
                 "--finish takes the run in --out as it is: leave --resume, --init, --recipe, --model and settings out"
@@ -158,20 +171,16 @@ class Job:
             raise UsageError(
                 f"--minutes takes as many epochs as fit, and {length.pop()} asks for a number: leave one of them out"
             )
-        if how != "start":
-            self._check_resumed()
-        elif dict(self.settings).get("freeze") is True and not self.init:
+        if how != "start" and (self.recipe or self.model):
+            raise UsageError(
+                "--resume goes on with the run's recipe and network: leave --recipe and --model out"
+            )
+        if how != "start" and self.init:
+            raise UsageError("--resume goes on with the run's own weights: leave --init out")
+        if how == "start" and dict(self.settings).get("freeze") is True and not self.init:
             raise UsageError(
                 "--freeze trains the classifier alone, on a network that knows nothing: add --init BUNDLE"
             )
-
-    def _check_resumed(self) -> None:
-        if self.recipe or self.model:
-            raise UsageError(
-                "--resume goes on with the run's own recipe and network: leave --recipe and --model out"
-            )
-        if self.init:
-            raise UsageError("--resume goes on with the run's own weights: leave --init out")
 
     def _bundle(self) -> Bundle | None:
         """What a new run starts from. What takes the least to find out is refused first."""
@@ -268,7 +277,7 @@ class Job:
             named["--recipe"] = self.recipe.name
         words = ["depthwise", "train", "--out", os.fspath(self.out)]
         numbers = {"--minutes": self.minutes, "--max-pixels": self.max_pixels}
-        for option, value in {**named, "--replay": self.replay, **numbers}.items():
+        for option, value in {**named, "--replay": self.replay, "--ray": self.ray, **numbers}.items():
             words += [] if value is None else [option, str(value)]
         flags = {
             "--skip-bad": self.skip_bad,
@@ -279,6 +288,7 @@ class Job:
         words += [option for option, given in flags.items() if given]
         words += self.columns.words() if self.columns else []
         words += ["--simulate", *self.simulate.words.split()] if self.simulate else []
+        words += ["--asynchronous", *self.asynchronous.words.split()] if self.asynchronous else []
         return words + [word for key, value in self.settings for word in ("--set", f"{key}={value}")]
 
     def open_data(self, known: dict[str, Any], watcher: Watcher) -> Dataset:
@@ -333,21 +343,11 @@ class Job:
 
 
 def _follow(job: Job, world: World) -> Run:
-    """What a process does that does not lead: the run comes from the leader, and the images from where it says."""
-    from depthwise.ship.starting import network_for
+    """What a process does that does not lead."""
+    from depthwise.ship.helping import train_along
     from depthwise.train.ending import Result
-    from depthwise.train.run import Silent, follow
 
-    watcher = Silent()
-    order = world.follow(stopping=False)
-    values = order.values
-    if order.name == "open":
-        torch.set_num_threads(values["threads"])
-        dataset = job.open_data(values["data"], watcher)
-        world.meet()
-        build = partial(network_for, dataset=dataset, bundle=None, tell=watcher.message)
-        values = follow(dataset, build, world, options=job.options)
-    return Run(job, Result.told(Path(job.out), values))
+    return Run(job, Result.told(Path(job.out), train_along(job.open_data, job.options, world)))
 
 
 def train(
@@ -367,6 +367,8 @@ def train(
     allow_truncated: bool | None = None,
     columns: Columns | None = None,
     simulate: Mapping[str, Any] | None = None,
+    asynchronous: Mapping[str, Any] | None = None,
+    ray: str | None = None,
     replay: str | os.PathLike[str] | None = None,
     workers: int = 2,
     checkpoint_minutes: float = 5.0,
@@ -381,9 +383,9 @@ def train(
 
     data: a folder of images, a manifest (read by its `columns`), a built-in set's name, or a `Dataset`. settings:
     fields of the recipe (epochs=20), of its parts (**{"optimizer.lr": 0.1}) and arguments of the network (width=0.5).
-    simulate: made-up asynchronous workers, as {"workers": 60, "slow": 4}. replay: the log of an asynchronous run that
-    is done again. watcher: who is told how far the run is, by default the terminal, notebook or log. The others are
-    the command's options.
+    simulate: made-up asynchronous workers, as {"workers": 60, "slow": 4}. asynchronous: real ones, {"workers": 3}, on
+    the Ray cluster at the address `ray`. replay: the log of an asynchronous run that is done again. watcher: who is
+    told how far the run is, by default the terminal, notebook or log. The others are the command's options.
 
     Raises DepthwiseError with the command's sentences, and KeyboardInterrupt, after a checkpoint, for Ctrl-C.
     """
@@ -392,6 +394,7 @@ def train(
     options = Options(workers, checkpoint_minutes, checkpoint_steps, device, processes, patience)
     reading = (skip_bad, nested, max_pixels, allow_truncated, columns)
     made_up = None if simulate is None else Simulation.of(simulate.items())
-    asked = (tuple(settings.items()), init, minutes, *reading, options, made_up, replay)
+    real = None if asynchronous is None else Service.of(asynchronous.items())
+    asked = (tuple(settings.items()), init, minutes, *reading, options, made_up, replay, real, ray)
     job = Job(out, data, model, recipe, *asked)
     return job.do("resume" if resume else "finish" if finish else "start", force=force, watcher=watcher)

@@ -18,9 +18,11 @@ from depthwise.analysis.scaling import (
     enough_servers,
     exchanged_bytes,
     server_bytes,
+    shared_out,
     synchronous,
     traffic,
 )
+from depthwise.errors import UsageError
 from depthwise.models import create_model
 from depthwise.train.launch import started
 from depthwise.train.sums import ShardSums, in_buckets
@@ -121,7 +123,9 @@ def test_servers_share_whole_tensors_by_their_bytes() -> None:
     whole = Traffic((), 0, (3, 9, 5, 6), 2)
     assert server_bytes(whole, 3) == (36, 32, 32)
     assert server_bytes(whole, 1) == (100,)
-    assert max(server_bytes(whole, 9)) == 36
+    assert shared_out([3, 9, 5, 6], 2, 3) == [[1], [3, 4], [2, 0]]
+    with pytest.raises(UsageError, match=r"9 servers for 4 parameters: take fewer"):
+        server_bytes(whole, 9)
 
 
 def test_enough_servers_are_the_fewest() -> None:

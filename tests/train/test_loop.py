@@ -273,5 +273,6 @@ def test_a_trainer_goes_on_after_its_last_update(make_trainer: MakeTrainer) -> N
     """As measurements of its speed do."""
     trainer = make_trainer(epochs=0.1)
     for _ in range(trainer.total_steps + 3):
-        assert trainer.update()
+        trainer.update()
+        assert trainer.first
     assert trainer.step == trainer.total_steps + 3

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from depthwise.analysis.cost import Cost
+from depthwise.errors import UsageError
+from depthwise.words import number_of
 
 NUMBER_BYTES = 4
 """Of a float32, as everything travels."""
@@ -219,19 +221,36 @@ def asynchronous(traffic: Traffic, step: Step, link: Link, *, workers: int, serv
 
 
 def server_bytes(traffic: Traffic, servers: int) -> tuple[int, ...]:
-    """What each parameter server holds: whole tensors, the largest first, each to who has least so far."""
-    loads = [0] * servers
-    for numbers in sorted((*traffic.tensors, traffic.buffers), reverse=True):
-        place = loads.index(min(loads))
-        loads[place] += numbers * NUMBER_BYTES
-    return tuple(loads)
+    """What each parameter server holds."""
+    numbers = (*traffic.tensors, traffic.buffers)
+    return tuple(
+        NUMBER_BYTES * sum(numbers[place] for place in places)
+        for places in shared_out(traffic.tensors, traffic.buffers, servers)
+    )
+
+
+def shared_out(tensors: Sequence[int], rest: int, servers: int) -> list[list[int]]:
+    """Which of the `tensors`, by their places, each parameter server holds: the largest first, each to who has least so
+    far; then the `rest`, whose place is the one after the last, likewise.
+
+    tensors: the size of each that learns. Raises UsageError if a server would have none.
+    """
+    if servers > len(tensors):
+        raise UsageError(f"{servers} servers for {number_of(len(tensors), 'parameter')}: take fewer")
+    sizes, loads = [*tensors, rest], [0] * servers
+    found: list[list[int]] = [[] for _ in range(servers)]
+    for place in [*sorted(range(len(tensors)), key=lambda place: -sizes[place]), len(tensors)]:
+        server = loads.index(min(loads))
+        found[server].append(place)
+        loads[server] += sizes[place]
+    return found
 
 
 def enough_servers(traffic: Traffic, step: Step, link: Link, workers: int) -> int:
     """The fewest servers that let so many workers go on at their own pace, if any number does; else the fewest after
     which more change nothing, for one tensor fills a link."""
     largest = NUMBER_BYTES * max((*traffic.tensors, traffic.buffers))
-    for servers in range(1, min(len(traffic.tensors) + 1, MOST_SERVERS) + 1):
+    for servers in range(1, min(len(traffic.tensors), MOST_SERVERS) + 1):
         found = asynchronous(traffic, step, link, workers=workers, servers=servers)
         if found.load < 1 or found.fullest_bytes == largest:
             return servers

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -14,6 +14,9 @@ from depthwise.errors import UsageError
 from depthwise.places import find_bundle, locate
 from depthwise.train.options import PATIENCE
 from depthwise.words import printable, quote_path
+
+if TYPE_CHECKING:
+    from depthwise.finished import Run
 
 
 def train(
@@ -56,6 +59,21 @@ def train(
             "lognormal with spread=0.5 and a seed=0; slow=4, the last takes 4 times as long; bound=80, the largest "
             "staleness that counts; divide=true, the learning rate is divided by the staleness; or backup=4, "
             "synchronous descent that waits for the first 60 of 64.",
+        ),
+    ] = None,
+    asynchronous: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            consume_multiple=True,
+            help="Asynchronous descent with real workers, on the cluster of --ray, key=value, any number: workers=3; "
+            "servers=2, which share the network out; bound and divide as in --simulate.",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        Parameter(
+            help="The address of a Ray cluster, HOST:PORT, or auto for the one that this machine is in."
         ),
     ] = None,
     replay: Annotated[
@@ -133,6 +151,7 @@ def train(
             find_bundle(init)
     from depthwise.bounds import parse_setting
     from depthwise.job import Job
+    from depthwise.train.asynchronous.service import Service
     from depthwise.train.asynchronous.simulation import Simulation
     from depthwise.train.options import Options
 
@@ -160,12 +179,19 @@ def train(
         ),
         simulate=None if simulate is None else Simulation.of(map(parse_setting, simulate)),
         replay=replay,
+        asynchronous=None if asynchronous is None else Service.of(map(parse_setting, asynchronous)),
+        ray=ray,
     )
     run = job.do("resume" if resume else "finish" if finish else "start", force=force)
     from depthwise.train.world import leads
 
     if not leads():
         return
+    _show(run, json=json)
+
+
+def _show(run: "Run", *, json: bool) -> None:
+    """What came of a run."""
     if json:
         result = run.result
         document = {

@@ -18,7 +18,8 @@ class Descent(Protocol):
 
     needed: the gradients, each of `accumulate` passes, of which an update is the mean. position, take_window: what
     lines of metrics say beside, of where the run is, and of the updates since the last line. fixed: whether what is
-    done depends on how many updates are still to come.
+    done depends on how many updates are still to come. first: the images of the last update's first pass, None if not
+    one of them could be read. settle: lets the trainer have the state after its last update, where that is elsewhere.
     """
 
     needed: int
@@ -27,13 +28,19 @@ class Descent(Protocol):
     @property
     def position(self) -> dict[str, Any]: ...
 
-    def update(self, trainer: "Trainer") -> Batch | None: ...
+    def update(self, trainer: "Trainer") -> None: ...
+
+    def first(self, trainer: "Trainer") -> Batch | None: ...
+
+    def settle(self, trainer: "Trainer") -> None: ...
 
     def take_window(self) -> dict[str, Any]: ...
 
     def checkpoint(self) -> Checkpoint: ...
 
     def restore(self, trainer: "Trainer", checkpoint: Checkpoint) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Synchronous:
@@ -44,11 +51,16 @@ class Synchronous:
     def __init__(self) -> None:
         self.position: dict[str, Any] = {}
         self._stream: Iterator[tuple[int, Passes]] | None = None
+        self._first: Batch | None = None
 
-    def update(self, trainer: "Trainer") -> Batch | None:
-        first = trainer.gradient([self._drawn(trainer)])
+    def update(self, trainer: "Trainer") -> None:
+        self._first = trainer.gradient([self._drawn(trainer)])
         trainer.apply()
-        return first
+
+    def first(self, trainer: "Trainer") -> Batch | None:
+        return self._first
+
+    def settle(self, trainer: "Trainer") -> None: ...
 
     def _drawn(self, trainer: "Trainer") -> tuple[int, Passes]:
         drawn = next(self._stream, None) if self._stream else None
@@ -65,3 +77,5 @@ class Synchronous:
 
     def restore(self, trainer: "Trainer", checkpoint: Checkpoint) -> None:
         self._stream = None
+
+    def close(self) -> None: ...

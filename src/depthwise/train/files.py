@@ -75,6 +75,10 @@ class RunFiles:
         """Whether the run left all that it should: the report is written last."""
         return self.report.is_file() and (self.bundle / CONFIG).is_file()
 
+    def begun_by(self, launch: str | None) -> bool:
+        """Whether the run that is here was begun by this `launch` of several processes."""
+        return self.run.is_file() and self.read_run().get("launch") == launch
+
     @property
     def starting(self) -> Path:
         """What marks a run that was begun and has no checkpoint yet; see `create`."""

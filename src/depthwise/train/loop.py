@@ -145,11 +145,20 @@ class Trainer:
         """The learning rate of the last update."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def update(self) -> Batch | None:
-        """Do one update of the weights; the images of its first pass, None if not one of them could be read."""
+    def update(self) -> None:
+        """Do one update of the weights."""
         if self.world.rank == 0:
             self.world.lead("update")
-        return self.descent.update(self)
+        self.descent.update(self)
+
+    @property
+    def first(self) -> Batch | None:
+        """The images of the last update's first pass; None if not one of them could be read."""
+        return self.descent.first(self)
+
+    def settle(self) -> None:
+        """Have, in the network and beside it, the state after the last update, wherever that was done."""
+        self.descent.settle(self)
 
     def passes(self, batches: Sequence[int]) -> Iterator[tuple[int, Passes]]:
         """The images of each of `batches`, numbers of gradients from 0 on in the run, with that number.
@@ -169,12 +178,17 @@ class Trainer:
 
     def apply(self, rate: float = 1.0) -> None:
         """Let the parameters take a step along their gradients, at `rate` times the learning rate."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.optimizer.lr * self.recipe.schedule.factor(self.clock) * rate
+        self.next_lr(rate)
         self.optimizer.step()
         self.step += 1
         if self.average:
             self.average.update(self.step)
+
+    def next_lr(self, rate: float = 1.0) -> float:
+        """The learning rate of the next update, which is the last one from now on."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.optimizer.lr * self.recipe.schedule.factor(self.clock) * rate
+        return self.last_lr
 
     def undo(self) -> None:
         """After an update that was broken off: the network as it was before, which no gradient has moved yet."""
@@ -184,6 +198,7 @@ class Trainer:
     def close(self) -> None:
         """End what works for the training, and let the module be without it."""
         self.batches.close()
+        self.descent.close()
         if self._sums:
             self._sums.close()
 
@@ -206,6 +221,15 @@ class Trainer:
         loss, hits, samples = self._window.tolist()
         return Window(loss / max(samples, 1), hits / max(samples, 1), int(samples))
 
+    @property
+    def totals(self) -> Tensor:
+        """float32 [3], what the window is made of: losses, summed over images, hits, and images."""
+        return self._window
+
+    def count(self, totals: Tensor) -> None:
+        """Let the window have another trainer's `totals`, too."""
+        self._window += totals.to(self.device)
+
     def restart_window(self) -> None:
         """Let the window begin anew, whatever it came to."""
         self._window.zero_()
@@ -223,6 +247,7 @@ class Trainer:
 
     def checkpoint(self, state: dict[str, Any]) -> Checkpoint:
         """Everything that the rest of the run depends on, with the caller's own `state`."""
+        self.settle()
         tensors = module_tensors("model", self.module) | optimizer_tensors(self.optimizer, self.module)
         if self.average:
             tensors |= module_tensors("averaged", self.average.module)
@@ -234,13 +259,17 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back, or forward, to where `checkpoint` was taken."""
-        restore_module("model", self.module, checkpoint.tensors)
-        restore_optimizer(self.optimizer, self.module, checkpoint.tensors)
-        if self.average:
-            restore_module("averaged", self.average.module, checkpoint.tensors)
+        self.put(checkpoint.tensors)
         self._window.copy_(checkpoint.tensors["window"])
         self.step = checkpoint.state["step"]
         self.descent.restore(self, checkpoint)
+
+    def put(self, tensors: dict[str, Tensor]) -> None:
+        """Have the weights, averages and slots of a checkpoint's `tensors`."""
+        restore_module("model", self.module, tensors)
+        restore_optimizer(self.optimizer, self.module, tensors)
+        if self.average:
+            restore_module("averaged", self.average.module, tensors)
 
     def gradient(self, drawn: Sequence[tuple[int, Passes]]) -> Batch | None:
         """Let the parameters have the clipped gradient, at the weights as they are, of the mean loss over what `passes`

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,7 +22,9 @@ from depthwise.data.sources.stored import holds_jpeg
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.modes import in_mode, in_place
 from depthwise.tasks import Task, find_task
+from depthwise.train.asynchronous.crew import Hire, LostServerError
 from depthwise.train.asynchronous.order import Order, kept_order, order_json, ordered
+from depthwise.train.asynchronous.service import Service
 from depthwise.train.budget import Budget, check_minutes, lay_out
 from depthwise.train.checkpoint import load_checkpoint
 from depthwise.train.ending import Result, finish_run
@@ -36,13 +38,15 @@ from depthwise.train.selection import check_selection
 from depthwise.train.session import Session, Watcher
 from depthwise.train.signals import StopRequest
 from depthwise.train.together import begin_alike, wanted
-from depthwise.train.together import follow as follow_leader
 from depthwise.train.world import ALONE, World, launch
 from depthwise.words import going_on, number_of
 from depthwise.writing import disk_full
 
 FEW_IN_A_SHARD = 16
 """Images of a part of the batch below which batch norm's statistics are noisy (Wu 2018, arXiv 1803.08494, figure 1)."""
+
+MOST_LOSSES = 5
+"""Times that servers are lost with no checkpoint between; one more, and others would be lost, too."""
 
 IN_TABLES = ", in parquet and tars as well"
 """What decodes JPEG in a run that cuts crops out of such: an older version decoded them whole."""
@@ -78,6 +82,7 @@ def train(
     watcher: Watcher | None = None,
     world: World = ALONE,
     order: Order | None = None,
+    hire: Hire | None = None,
 ) -> Result:
     """Train `module` on `dataset` by `recipe` and leave bundle, metrics and report in the directory `out`.
 
@@ -88,7 +93,8 @@ def train(
     time, in epochs of its own: see `train/budget.py`. `module` comes out with the last
     weights, its batch norms with `recipe.norm_momentum`, and in all else as it went in. This process leads `world`,
     whose others `follow`. `order` makes the run an asynchronous one, see `train/asynchronous`; with `resume` it is that
-    of the run.
+    of the run. Real workers are what `hire` makes of `wanted` and the number of workers; when their servers are lost,
+    the run goes on from the last checkpoint with others.
 
     Raises:
         DepthwiseError: `out` holds a run (or none to go on with), another process has it, one of its files is damaged,
@@ -99,8 +105,8 @@ def train(
     began = time.monotonic()
     options, watcher, files = options or Options(), watcher or Silent(), RunFiles(Path(out))
     require_trainable(dataset)
-    if resume or finish:
-        before = files.read_run()
+    before = files.read_run() if resume or finish else None
+    if before:
         dataset, order = as_before(dataset, before.get("data")), kept_order(before.get("asynchronous"))
     device = choose_device(options.device)
     check_selection(recipe, dataset)
@@ -112,7 +118,7 @@ def train(
         precision=choose_precision(recipe.precision, device),
         virtual_shards=recipe.virtual_shards or num_shards,
     )
-    dataset = _in_white_level(dataset, recipe)
+    dataset = in_white_level(dataset, recipe)
     native.tune_allocator()
     budget = None
     if minutes is not None:
@@ -124,7 +130,13 @@ def train(
         watcher.message(f"an update takes {budget.pace.update:.3g} s: {recipe.epochs:g} epochs fit")
     facts = _facts(recipe, module, dataset, options, device, budget)
     facts["asynchronous"] = order and order_json(order)
-    descent = ordered(order, recipe, dataset.fingerprint, files.pushes) if order else None
+    descent = None
+    if order:
+        crew = None
+        if hire and isinstance(order, Service):
+            told = wanted(recipe, dataset, before.get("data") if before else None)
+            crew = hire(told, order.workers)
+        descent = ordered(order, recipe, dataset.fingerprint, files.pushes, crew)
     with _full_disk_said(files), in_place(module), in_mode(module, training=True):
         # Before anything is replaced: what cannot be trained does not cost the run that is there.
         trainer = Trainer(
@@ -135,42 +147,14 @@ def train(
                 if not held:
                     watcher.message(f"{files.root} cannot be locked: start no second process on it")
                 how = {"resume": resume, "finish": finish, "force": force}
-                return _carry_out(trainer, dataset, files, facts, options, watcher, **how)
+                return _until_done(trainer, dataset, files, facts, options, watcher, **how)
         finally:
             trainer.close()
             watcher.close()
 
 
-def follow(
-    dataset: Dataset, build: Callable[[Recipe], nn.Module], world: World, *, options: Options
-) -> dict[str, Any]:
-    """Train with the leader of `world`, which is in `train`, on the same images, first for a measurement if it wants
-    one; what it says the run came to.
-
-    build: a network by the leader's recipe, whose weights come from the leader. Raises KeyboardInterrupt where the
-    run was stopped, LostProcessError, and DepthwiseError if the images here are others than the leader's.
-    """
-    while True:
-        order = world.follow(stopping=False)
-        values, recipe = order.values, Recipe.from_json(order.values["recipe"])
-        require_trainable(dataset)
-        images = _in_white_level(as_before(dataset, values["data"]), recipe)
-        if images.fingerprint != values["fingerprint"]:
-            raise DepthwiseError(
-                f"{dataset.name} holds other images here than where process 0 runs: give every process the same"
-            )
-        device = choose_device(options.device)
-        native.tune_allocator()
-        trainer = Trainer(recipe, build(recipe), images, device=device, workers=options.workers, world=world)
-        try:
-            told = follow_leader(trainer, images, workers=options.workers)
-        finally:
-            trainer.close()
-        if order.name == "train":
-            return told
-
-
-def _in_white_level(dataset: Dataset, recipe: Recipe) -> Dataset:
+def in_white_level(dataset: Dataset, recipe: Recipe) -> Dataset:
+    """The images as the recipe's preprocessing has them."""
     level = recipe.preprocess.white_level
     return replace(dataset, splits={name: with_white_level(s, level) for name, s in dataset.splits.items()})
 
@@ -210,6 +194,34 @@ def _full_disk_said(files: RunFiles) -> Iterator[None]:
         raise DepthwiseError(
             f"no space is left for {files.root}: free some, then go on with: {going_on(files.root)}"
         ) from error
+
+
+def _until_done(
+    trainer: Trainer,
+    dataset: Dataset,
+    files: RunFiles,
+    facts: dict[str, Any],
+    options: Options,
+    watcher: Watcher,
+    **how: bool,
+) -> Result:
+    """`_carry_out`, again from the last checkpoint each time that the servers of an asynchronous run are lost."""
+    losses, lost_at = 0, None
+    while True:
+        try:
+            return _carry_out(trainer, dataset, files, facts, options, watcher, **how)
+        except LostServerError as error:
+            step = load_checkpoint(files.checkpoint).state["step"]
+            losses, lost_at = losses + 1 if step == lost_at else 1, step
+            if losses > MOST_LOSSES:
+                raise DepthwiseError(
+                    f"{error.args[0]}, as were {losses - 1} before it since the checkpoint of step {step}: go on from "
+                    f"there with: {going_on(files.root)}"
+                ) from None
+            watcher.message(
+                f"{error.args[0]}: the run goes on from the checkpoint of step {step}, with others"
+            )
+            how = {"resume": True, "finish": False, "force": False}
 
 
 def _carry_out(

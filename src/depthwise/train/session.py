@@ -328,6 +328,7 @@ class Session:
 
     def _evaluate(self) -> None:
         began = time.monotonic()
+        self.trainer.settle()
         name, split = val_split(self.dataset)
         # Both are measured before either is written: an interrupted evaluation leaves no line, and is done again.
         measured = {
@@ -356,10 +357,12 @@ class Session:
         if self.trainer.step + 1 not in self._moments:
             self.trainer.update()
             return {}
+        self.trainer.settle()
         weights = Weights(self.trainer.module)
-        batch = self.trainer.update()
+        self.trainer.update()
         began = time.monotonic()
-        seen = weights.movement() | (self.trainer.look(batch) if batch else {})
+        self.trainer.settle()
+        seen = weights.movement() | (self.trainer.look(batch) if (batch := self.trainer.first) else {})
         self._window_started += time.monotonic() - began
         return {
             "total_steps": self.trainer.total_steps,

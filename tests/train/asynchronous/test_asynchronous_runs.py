@@ -118,7 +118,7 @@ def test_what_it_leaves_says_how_stale_gradients_were(whole: Path, browser: Brow
             ("--simulate", "workers=2", "--replay", "x"),
             "--replay does a run again as it was: leave --simulate out",
         ),
-        (("--simulate", "workers=2", "--processes", "2"), "train in one process: leave --processes out"),
+        (("--simulate", "workers=2", "--processes", "2"), "led by one process"),
         (("--simulate", "workers=2", "--set", "virtual_shards=2"), "virtual_shards=2 cut an update's batch"),
     ],
 )

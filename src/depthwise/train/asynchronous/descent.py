@@ -51,9 +51,10 @@ class Asynchronous:
         self._stream: Iterator[tuple[int, Passes]] | None = None
         self._kept: dict[int, dict[str, Tensor]] = {}
         self._window = [0, 0]
+        self._first: Batch | None = None
 
-    def update(self, trainer: Trainer) -> Batch | None:
-        """Do the next update of the trainer's weights; what `Trainer.update` returns."""
+    def update(self, trainer: Trainer) -> None:
+        """Do the next update of the trainer's weights."""
         if self._stream is None:
             self._stream = self._begin(trainer)
         arrived = self._next(trainer)
@@ -65,10 +66,10 @@ class Asynchronous:
             self._kept[version] = present
         drawn = sorted((next(self._stream) for _ in counted), key=lambda pair: pair[0])
         if pulled == version:
-            first = trainer.gradient(drawn)
+            self._first = trainer.gradient(drawn)
         else:
             with _older(trainer.module, self._kept[pulled], present):
-                first = trainer.gradient(drawn)
+                self._first = trainer.gradient(drawn)
             if not self._uses[pulled]:
                 del self._kept[pulled]
         staleness = counted[0].staleness
@@ -76,7 +77,16 @@ class Asynchronous:
         self._window = [self._window[0] + staleness, self._window[1] + 1]
         if self.log:
             self.log.add(arrived)
-        return first
+
+    def first(self, trainer: Trainer) -> Batch | None:
+        """The images of the last update's first pass."""
+        return self._first
+
+    def settle(self, trainer: Trainer) -> None:
+        """The trainer has all."""
+
+    def close(self) -> None:
+        """Nothing is elsewhere."""
 
     @property
     def position(self) -> dict[str, Any]:

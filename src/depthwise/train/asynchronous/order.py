@@ -1,4 +1,4 @@
-"""Where the order of an asynchronous run's pushes comes from: made-up workers, or the log of another run."""
+"""Where the order of an asynchronous run's pushes comes from: made-up workers, real ones, or the log of another run."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.train.asynchronous.crew import Crew
 from depthwise.train.asynchronous.descent import Asynchronous
 from depthwise.train.asynchronous.pushes import Log, Push, PushLog, read_log
+from depthwise.train.asynchronous.served import Served
+from depthwise.train.asynchronous.service import Service
 from depthwise.train.asynchronous.simulation import Simulation, simulated
 from depthwise.train.recipe import Recipe, differences
 from depthwise.train.resume import FREE
 
-Order = Simulation | Log
+Order = Simulation | Service | Log
 
 
 def order_json(order: Order) -> dict[str, Any]:
     """What run.json keeps of it."""
     if isinstance(order, Simulation):
         return {"simulate": asdict(order)}
+    if isinstance(order, Service):
+        return {"service": asdict(order)}
     return {"replay": {"log": str(order.path.absolute()), "sha256": order.sha256}}
 
 
@@ -30,6 +35,8 @@ def kept_order(values: Mapping[str, Any] | None) -> Order | None:
     try:
         if "simulate" in values:
             return Simulation.of(values["simulate"].items())
+        if "service" in values:
+            return Service.of(values["service"].items())
         path, sha256 = Path(values["replay"]["log"]), values["replay"]["sha256"]
     except (LookupError, TypeError, AttributeError, UsageError) as error:
         raise DepthwiseError(
@@ -43,8 +50,10 @@ def kept_order(values: Mapping[str, Any] | None) -> Order | None:
     return log
 
 
-def ordered(order: Order, recipe: Recipe, fingerprint: str, path: Path) -> Asynchronous:
-    """The descent of a run by `recipe`, which writes its log to `path`.
+def ordered(
+    order: Order, recipe: Recipe, fingerprint: str, path: Path, crew: Crew | None = None
+) -> Asynchronous | Served:
+    """The descent of a run by `recipe`, which writes its log to `path`. crew: the real workers, if they are at hand.
 
     Raises UsageError for a recipe that cuts its batches, and for one, or a data set, that is not the repeated run's.
     """
@@ -54,7 +63,7 @@ def ordered(order: Order, recipe: Recipe, fingerprint: str, path: Path) -> Async
             f"worker has a whole one: leave them out"
         )
     values = recipe.to_json()
-    if isinstance(order, Simulation):
+    if isinstance(order, Simulation | Service):
         needed, divide = order.needed, order.divide
     else:
         needed, divide = order.head.needed, order.head.divide
@@ -62,16 +71,14 @@ def ordered(order: Order, recipe: Recipe, fingerprint: str, path: Path) -> Async
         if order.path.absolute() == path.absolute():
             raise UsageError(f"{path} is the log of the run in --out itself: choose another --out")
     head = {"needed": needed, "divide": divide, "recipe": values, "fingerprint": fingerprint}
+    log = PushLog(path, head)
+    if isinstance(order, Service):
+        return Served(order, crew, log)
 
     def pushes(updates: int) -> Sequence[Push]:
         return list(simulated(order, updates)) if isinstance(order, Simulation) else order.pushes
 
-    return Asynchronous(
-        pushes,
-        needed=needed,
-        divide=divide,
-        log=PushLog(path, head),
-    )
+    return Asynchronous(pushes, needed=needed, divide=divide, log=log)
 
 
 def asynchrony(path: Path, values: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -84,9 +91,14 @@ def asynchrony(path: Path, values: Mapping[str, Any] | None) -> dict[str, Any]:
     pushes = read_log(path).pushes
     counts = Counter(push.staleness for push in pushes if push.written)
     stale = sorted(counts)
-    how = f"repeats {values['replay']['log']}" if "replay" in values else ""
+    if "replay" in values:
+        how = f"repeats {values['replay']['log']}"
+    elif "service" in values:
+        how = f"real workers: {Service.of(values['service'].items()).words}"
+    else:
+        how = f"made-up workers: {Simulation.of(values['simulate'].items()).words}"
     return {
-        "how": how or f"made-up workers: {Simulation.of(values['simulate'].items()).words}",
+        "how": how,
         "staleness": stale,
         "gradients": [counts[value] for value in stale],
         "dropped": len(pushes) - counts.total(),

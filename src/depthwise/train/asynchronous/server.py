@@ -1,240 +1,149 @@
-"""A parameter server and its workers, whatever carries tensors between them: calls, processes, or Ray's actors.
+"""A parameter server in shards, alike in bytes, which may be on several machines.
 
-Parameters lie in shards, alike in bytes, which may be on several machines. One front puts pushes in order and hands
-each to all shards before the next, so there is one version for all: a worker pulls weights of one version, staleness is
-a number, and a line of the log says all that a replay needs. With a counter for each shard, as TensorFlow's servers
-had, a pull may get some tensors with a push and some without, and a line would need as many numbers as there are
-shards. Nobody waits for that order: a shard that does what one caller asks in the order of asking, as an actor does, is
-always right.
+One front (`served.py`) puts pushes in order and hands each to all shards before the next, so there is one version for
+all: a worker pulls weights of one version, staleness is a number, and a line of the log says all that a replay needs.
+With a counter for each shard, as TensorFlow's servers had, a pull may get some tensors with a push and some without,
+and a line would need as many numbers as there are shards. Nobody waits for that order: a shard that does what the front
+asks in the order of asking, as an actor does, is always right, and says so if it is not.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from depthwise.errors import UsageError
-from depthwise.train.asynchronous.ledger import Lease, Ledger, account_of
-from depthwise.train.asynchronous.pushes import Push, PushLog
-from depthwise.train.asynchronous.state import State, copied, momenta, put, take_statistics
+from depthwise.analysis.scaling import shared_out
+from depthwise.errors import DepthwiseError
+from depthwise.train.asynchronous.state import State, copied, momenta, take_statistics
 from depthwise.train.average import PolyakAverage
 from depthwise.train.checkpoint import (
-    Checkpoint,
     module_tensors,
     optimizer_tensors,
     restore_module,
     restore_optimizer,
 )
-from depthwise.train.loop import Trainer, Window
 from depthwise.train.recipe import Recipe
-from depthwise.words import number_of
 
 
 @dataclass(frozen=True, eq=False)
-class Pulled:
-    """What a worker gets: a batch's place among those of the run, and weights and buffers after `version` updates."""
+class Piece:
+    """A shard's part of what a worker brings: by name, the clipped gradient of each parameter that has one, and the
+    buffers as they were pulled and as the batch left them."""
 
-    batch: int
-    version: int
-    state: State
-
-
-@dataclass(frozen=True, eq=False)
-class Gradient:
-    """What a worker pushes for a batch, taken at `version`: by name, the clipped gradient of each parameter that has
-    one, and buffers as they were pulled and as the batch left them. window: what its images came to."""
-
-    batch: int
-    version: int
     gradients: State
     pulled: State
     buffers: State
-    window: Window
 
 
-class Transport(Protocol):
-    """What a worker knows of the server."""
+@dataclass(frozen=True, eq=False)
+class Holding:
+    """What a shard is made of, by the names in the network: parameters that learn, others, buffers, and the momentum of
+    each batch norm whose statistics are among these (see `momenta`)."""
 
-    def pull(self, worker: int) -> Pulled | None: ...
+    learning: State
+    frozen: State
+    buffers: State
+    momenta: Mapping[str, float | None]
 
-    def push(self, worker: int, gradient: Gradient) -> int | None: ...
-
-
-class Worker:
-    """Computes gradients for a server by a trainer of its own, which has the run's recipe and images, and the weights
-    of a frozen backbone, which are not pulled."""
-
-    def __init__(self, number: int, trainer: Trainer, server: Transport) -> None:
-        self.number, self.trainer, self.server = number, trainer, server
-
-    def work(self) -> bool:
-        """Pull, compute and push; False if no batch is left that nobody has."""
-        pulled = self.server.pull(self.number)
-        if pulled is None:
-            return False
-        self.server.push(self.number, self.compute(pulled))
-        return True
-
-    def compute(self, pulled: Pulled) -> Gradient:
-        """The gradient of the batch at the weights that were pulled."""
-        trainer = self.trainer
-        put(trainer.module, pulled.state)
-        trainer.restart_window()
-        trainer.gradient([next(trainer.passes([pulled.batch]))])
-        parameters, buffers = dict(trainer.module.named_parameters()), dict(trainer.module.named_buffers())
-        return Gradient(
-            batch=pulled.batch,
-            version=pulled.version,
-            gradients={name: p.grad.clone() for name, p in parameters.items() if p.grad is not None},
-            pulled={name: pulled.state[name] for name in buffers},
-            buffers={name: buffer.clone() for name, buffer in buffers.items()},
-            window=trainer.window,
-        )
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all its tensors."""
+        return (*self.learning, *self.frozen, *self.buffers)
 
 
-def partition(module: nn.Module, num_shards: int) -> list[list[str]]:
-    """The names of each shard's tensors: each parameter that learns, the largest first, goes to the shard with the
-    fewest bytes; all else, which is little, to the first. Raises UsageError for more shards than parameters.
+def holdings(module: nn.Module, num_shards: int) -> list[Holding]:
+    """What each of so many shards holds of `module`: parameters that learn are shared out by their bytes, and one has
+    all else, which is little. Raises UsageError for more shards than such parameters.
     """
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    learning = [name for name, tensor in tensors.items() if tensor.requires_grad]
-    if num_shards > len(learning):
-        raise UsageError(f"{num_shards} shards for {number_of(len(learning), 'parameter')}: take fewer")
-    rest = [name for name, tensor in tensors.items() if not tensor.requires_grad]
-    held = [sum(tensors[name].nbytes for name in rest)] + [0] * (num_shards - 1)
-    learns: list[list[str]] = [[] for _ in range(num_shards)]
-    for name in sorted(learning, key=lambda name: -tensors[name].nbytes):
-        # None stays without a parameter, whatever the rest comes to.
-        place = min(range(num_shards), key=lambda k: (bool(learns[k]), held[k]))
-        learns[place].append(name)
-        held[place] += tensors[name].nbytes
-    return [rest + learns[0], *learns[1:]]
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    learning = {name: parameters[name] for name, p in module.named_parameters() if p.requires_grad}
+    frozen = {name: value for name, value in parameters.items() if name not in learning}
+    buffers, norms = dict(module.named_buffers()), momenta(module)
+    rest = sum(tensor.nbytes for tensor in (*frozen.values(), *buffers.values()))
+    names = [*learning]
+    found = []
+    for places in shared_out([learning[name].nbytes for name in names], rest, num_shards):
+        own = {names[place]: learning[names[place]] for place in places if place < len(names)}
+        all_else = len(names) in places
+        found.append(Holding(own, *((frozen, buffers, norms) if all_else else ({}, {}, {}))))
+    return found
 
 
 class Shard:
-    """The tensors `names` of a network, with their part of the recipe's optimiser and Polyak average.
+    """Copies of the tensors of a `holding`, with their part of the recipe's optimiser and Polyak average.
 
-    In one process the shards of a module are parts of it; elsewhere the module is a copy, in which the rest is idle.
+    It is asked for one version after another, where a version is the number of pushes that it has applied. Raises
+    DepthwiseError if it is asked out of order.
     """
 
-    def __init__(self, module: nn.Module, names: Sequence[str], recipe: Recipe) -> None:
-        self._part = _part(module, names)
-        self._momenta = {norm: m for norm, m in momenta(module).items() if f"{norm}running_mean" in names}
+    def __init__(self, holding: Holding, recipe: Recipe) -> None:
+        # The layout of a Trainer's network, in which sums of vectors round alike.
+        self._part: nn.Module = _part(holding).to(memory_format=torch.channels_last)
+        self._momenta = holding.momenta
         self._optimizer = recipe.optimizer.build(self._part)
         self._average = PolyakAverage(self._part, recipe.averaging) if recipe.averaging else None
+        self._version = 0
 
-    def apply(self, gradient: Gradient, lr: float, num_updates: int) -> None:
-        """Take a step along the gradient at the learning rate `lr`; it is update number `num_updates`, from 1."""
+    def apply(self, piece: Piece, lr: float, version: int) -> None:
+        """Take a step along the gradient at the learning rate `lr`, which makes `version`."""
+        self._check(version - 1)
         for name, parameter in self._part.named_parameters():
-            parameter.grad = gradient.gradients.get(_spoken(name))
+            gradient = piece.gradients.get(_spoken(name))
+            parameter.grad = None if gradient is None else torch.empty_like(parameter).copy_(gradient)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         buffers = {_spoken(name): buffer for name, buffer in self._part.named_buffers()}
-        take_statistics(buffers, self._momenta, gradient.pulled, gradient.buffers)
+        take_statistics(buffers, self._momenta, piece.pulled, piece.buffers)
         self._optimizer.step()
         if self._average:
-            self._average.update(num_updates)
+            self._average.update(version)
+        self._version = version
 
-    def read(self) -> dict[str, Tensor]:
+    def read(self, version: int) -> dict[str, Tensor]:
         """What a worker pulls of it."""
+        self._check(version)
         return {_spoken(name): value for name, value in copied(self._part).items()}
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self, version: int) -> dict[str, Tensor]:
         """What a checkpoint has of it; those of all shards together are those of a Trainer."""
+        self._check(version)
         found = module_tensors("model", self._part) | optimizer_tensors(self._optimizer, self._part)
         if self._average:
             found |= module_tensors("averaged", self._average.module)
         return {_spoken(key): value.detach().clone() for key, value in found.items()}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back its own of what the shards of a run, in whatever number, gave."""
-        own = {name for name, _ in self._part.state_dict().items()}
-        kept = {}
-        for key, value in tensors.items():
-            kind, _, rest = key.partition(".")
-            name, slash, slot = rest.partition("/")
-            if (hidden := name.replace(".", _DOT)) in own:
-                kept[f"{kind}.{hidden}{slash}{slot}"] = value
+    def restore(self, tensors: Mapping[str, Tensor], version: int) -> None:
+        """Be as at `version`, by what a Trainer's checkpoint, or its part that `own_part` gives, has of it."""
+        own = {_spoken(name): name for name in self._part.state_dict()}
+        kept = {_hidden(key, own): value for key, value in own_part(tensors, tuple(own)).items()}
         restore_module("model", self._part, kept)
         restore_optimizer(self._optimizer, self._part, kept)
         if self._average:
             restore_module("averaged", self._average.module, kept)
+        self._version = version
+
+    def _check(self, version: int) -> None:
+        if version != self._version:
+            raise DepthwiseError(f"a server was asked for version {version} and has {self._version}")
 
 
-class ShardLike(Protocol):
-    """A Shard, here or elsewhere, that does what it is asked in the order in which it is asked."""
-
-    def apply(self, gradient: Gradient, lr: float, num_updates: int) -> None: ...
-
-    def read(self) -> dict[str, Tensor]: ...
-
-    def tensors(self) -> dict[str, Tensor]: ...
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None: ...
+def own_part(tensors: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """Of a Trainer's checkpoint what is of the network's tensors `names`: they, their averages, their slots."""
+    wanted = {*names}
+    return {key: value for key, value in tensors.items() if _tensor_of(key)[1] in wanted}
 
 
-class Server:
-    """The front: decides by a ledger which pushes count, writes them to a log, and lets the shards apply them.
+def _tensor_of(key: str) -> tuple[str, str, str]:
+    """Its kind, the name in the network and "/" with the optimiser's slot of a checkpoint's `key`."""
+    kind, _, rest = key.partition(".")
+    name, slash, slot = rest.partition("/")
+    return kind, name, slash + slot
 
-    rate: the learning rate after so many updates. divide: it is divided by the staleness, from 2 on (Zhang 2016).
-    seconds: since the run began, for the log.
-    """
 
-    def __init__(
-        self,
-        shards: Sequence[ShardLike],
-        ledger: Ledger,
-        log: PushLog,
-        rate: Callable[[int], float],
-        *,
-        divide: bool = False,
-        seconds: Callable[[], float] = time.monotonic,
-    ) -> None:
-        if ledger.needed > 1:
-            raise UsageError(
-                "a server applies each push by itself, and no mean: give it a ledger of one gradient"
-            )
-        self.shards, self.ledger, self.log = shards, ledger, log
-        self._rate, self._divide, self._seconds = rate, divide, seconds
-
-    def pull(self, worker: int) -> Pulled | None:
-        """A batch for the worker, and the weights as they are; None if there is none that nobody has."""
-        lease = self.ledger.lease(worker)
-        if lease is None:
-            return None
-        state = {name: value for shard in self.shards for name, value in shard.read().items()}
-        return Pulled(lease.batch, lease.pulled, state)
-
-    def push(self, worker: int, gradient: Gradient) -> int | None:
-        """The version that the worker's gradient makes; None: it was dropped, and its batch is another's or will be."""
-        written = self.ledger.push(worker, Lease(gradient.batch, gradient.version))
-        push = Push(worker, gradient.batch, gradient.version, written, round(self._seconds(), 6))
-        if written:
-            rate = 1 / max(1, push.staleness) if self._divide else 1.0
-            for shard in self.shards:
-                shard.apply(gradient, self._rate(written - 1) * rate, written)
-        self.log.add([push])
-        return written
-
-    def lost(self, worker: int) -> None:
-        """The worker is dead: its batch is leased again."""
-        self.ledger.give_back(worker)
-
-    def checkpoint(self) -> Checkpoint:
-        """All that a server in another process goes on from; workers must pull anew there."""
-        account = vars(self.ledger.account())
-        state = {"ledger": account, "lines": self.log.num_lines, "sha256": self.log.digest}
-        return Checkpoint(state, {k: v for shard in self.shards for k, v in shard.tensors().items()})
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint, of any number of shards; what came after it is forgotten, in the log too."""
-        state: Mapping[str, Any] = checkpoint.state
-        self.ledger.restore(account_of(state["ledger"]))
-        self.log.restore(state["lines"], state["sha256"])
-        for shard in self.shards:
-            shard.restore(checkpoint.tensors)
+def _hidden(key: str, own: Mapping[str, str]) -> str:
+    kind, name, slot = _tensor_of(key)
+    return f"{kind}.{own[name]}{slot}"
 
 
 _DOT = ":"
@@ -245,13 +154,14 @@ def _spoken(name: str) -> str:
     return name.replace(_DOT, ".")
 
 
-def _part(module: nn.Module, names: Sequence[str]) -> nn.Module:
-    """A module that holds the tensors `names` of `module`, the same ones."""
+def _part(holding: Holding) -> nn.Module:
+    """A module of copies of the holding's tensors."""
     part = nn.Module()
-    parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-    for name in names:
-        if name in parameters:
-            part.register_parameter(name.replace(".", _DOT), parameters[name])
-        else:
-            part.register_buffer(name.replace(".", _DOT), buffers[name])
+    for learns, tensors in ((True, holding.learning), (False, holding.frozen)):
+        for name, value in tensors.items():
+            part.register_parameter(
+                name.replace(".", _DOT), nn.Parameter(value.clone(), requires_grad=learns)
+            )
+    for name, value in holding.buffers.items():
+        part.register_buffer(name.replace(".", _DOT), value.clone())
     return part

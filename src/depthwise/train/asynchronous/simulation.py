@@ -6,13 +6,14 @@ The order depends on these values alone, not on weights or clocks, so it is know
 import heapq
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from depthwise.bounds import Bounds, OneOf, check
-from depthwise.errors import UsageError, unknown_name
+from depthwise.errors import UsageError
 from depthwise.train.asynchronous.ledger import Lease, Ledger
 from depthwise.train.asynchronous.pushes import Push
+from depthwise.train.asynchronous.service import known_settings, words_of
 
 SPREAD = 0.5
 
@@ -52,12 +53,7 @@ class Simulation:
     @staticmethod
     def of(settings: Iterable[tuple[str, Any]]) -> "Simulation":
         """From pairs of a field and its value; raises UsageError, naming the nearest, for a field that is none."""
-        given = dict(settings)
-        known = [field.name for field in fields(Simulation)]
-        for name in given:
-            if name not in known:
-                raise unknown_name("setting of --simulate", name, known)
-        return Simulation(**given)
+        return Simulation(**known_settings(Simulation, "--simulate", settings))
 
     @property
     def needed(self) -> int:
@@ -72,12 +68,7 @@ class Simulation:
     @property
     def words(self) -> str:
         """It as it is typed."""
-        plain = asdict(Simulation())
-        return " ".join(
-            f"{name}={value}"
-            for name, value in asdict(self).items()
-            if name == "workers" or value != plain[name]
-        )
+        return words_of(self, "workers")
 
     def ledger(self, num_updates: int) -> Ledger:
         """That of a run of so many updates."""
