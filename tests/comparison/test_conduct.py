@@ -16,11 +16,13 @@ import pytest
 import depthwise
 from depthwise.cli.app import run as command
 from depthwise.comparison.conduct import Order, Printed, conduct
+from depthwise.comparison.experiment import Experiment
 from depthwise.comparison.jobs import Assignment, Share, do_all
 from depthwise.comparison.plan import place_of
-from depthwise.comparison.setting import mini
+from depthwise.comparison.setting import Setting, mini
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.experiments.own import built, parsed, to_json
+from depthwise.experiments.sync_async import sync_async
 from depthwise.recipes import Traits
 
 ARMS = (
@@ -276,3 +278,28 @@ def test_another_question_takes_nothing_of_the_one_that_it_replaces(unbroken: Pa
     assert all(file.exists() for file in old)
     assert command(["experiment", "run", *other, "--force"]) == 0
     assert not any(file.exists() for file in old)
+
+
+def test_arms_whose_workers_are_made_up_are_judged_by_their_time(tmp_path: Path) -> None:
+    names = ("asynchronous, 4", "synchronous, 4")
+
+    def build(setting: Setting) -> Experiment:
+        whole = sync_async(setting)
+        arms = [
+            replace(arm, recipe=replace(arm.recipe, samples=640, eval_every=640, log_every=1))
+            for arm in whole.arms
+            if arm.name in names
+        ]
+        return replace(whole, arms=tuple(arms), claims=whole.claims[1:2])
+
+    order, place = Order("sync-async", build, "mini", "digits", seeds=2), place_of(tmp_path / "e")
+    results = conduct(order, place, Share(), Printed())
+    arms = {arm["name"]: arm for arm in results.to_json()["arms"]}
+    scores = {name: arms[name]["scores"] for name in names}
+    assert arms[names[0]]["differs"] == ["simulate: workers=4 speed=lognormal"]
+    # 20 batches: 5 each, or 5 times that of the slowest of four.
+    assert 4 < scores[names[0]]["time"]["mean"] < scores[names[1]]["time"]["mean"] < 12
+    assert len({*scores[names[0]]["time"]["by_seed"]}) == 2
+    assert scores[names[0]]["staleness"]["mean"] > 2 > scores[names[1]]["staleness"]["mean"] == 0
+    assert [outcome.lines[-1]["step"] for outcome in results.outcomes] == [20, 5, 20, 5]
+    assert len([*place.figures.glob("*.svg")]) == 5

@@ -21,7 +21,7 @@ from depthwise.train.recipe import differences
 
 PAPER = Setting(SCALES["paper"], IMAGENET)
 MINI = Setting(SCALES["mini"], FASHION_MNIST, channels=1)
-QUICK = ("activation", "order", "table3", "multipliers", "chance-plateau")
+QUICK = ("activation", "order", "table3", "multipliers", "chance-plateau", "sync-async")
 
 
 def leads(experiment: Experiment) -> list[str]:
@@ -126,6 +126,15 @@ def test_equal_arms_of_several_experiments_are_one_run(tmp_path) -> None:
     assert len(shared) == 2
     other = replace(asked, environment={"threads": "2"})
     assert not {run.out for run in planned(find_experiment("order")(MINI), other, tmp_path)} & shared
+
+
+def test_workers_alone_are_what_arms_of_sync_async_differ_in(tmp_path) -> None:
+    facts = {"fingerprint": "f", "channels": 1, "traits": vars(FASHION_MNIST), "environment": {}}
+    experiment = find_experiment("sync-async")(MINI)
+    runs = planned(experiment, Asked("sync-async", "mini", "fashion-mnist", seeds=2, **facts), tmp_path)
+    assert len({run.out for run in runs}) == len(runs) == 2 * len(experiment.arms)
+    assert {run.simulate.seed for run in runs if run.simulate} == {0, 1}
+    assert {arm.recipe.optimizer.momentum for arm in experiment.arms} == {0.0}
 
 
 def test_times_stand_beside_the_papers() -> None:

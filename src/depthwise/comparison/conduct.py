@@ -232,7 +232,9 @@ def _do_runs(runs: Sequence[Planned], asked: Asked, share: Share, watcher: Watch
         lost.append(f"{run.called} ({run.out}): {sentence}")
         watcher.message(lost[-1])
 
-    left_to_do = [Assignment(run.called, run.out, asked.data, run.recipe, columns) for run in left]
+    left_to_do = [
+        Assignment(run.called, run.out, asked.data, run.recipe, columns, run.simulate) for run in left
+    ]
     do_all(left_to_do, share, ended, progress, diverged)
     return lost
 

@@ -7,15 +7,17 @@ from typing import Literal
 from depthwise.comparison.claims import Claim
 from depthwise.comparison.outcome import TOP1, Metric
 from depthwise.comparison.setting import Setting
+from depthwise.train.asynchronous.simulation import Simulation
 from depthwise.train.recipe import Recipe
 
-Axis = Literal["updates", "seconds", "macs"]
+Axis = Literal["updates", "samples", "seconds", "time", "macs"]
 
 
 @dataclass(frozen=True)
 class Arm:
     """One of the things compared: a recipe, of which each seed makes a run.
 
+    simulate: what makes it an asynchronous run, see `train/asynchronous`; speeds are drawn by the run's seed.
     group: arms of one group are drawn as one line, in the order of `place`, a number on the figure's axis.
     paper: what was published of it, by a metric's key. note: what a reader should know.
     """
@@ -26,12 +28,14 @@ class Arm:
     place: float = 0.0
     paper: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    simulate: Simulation | None = None
 
 
 @dataclass(frozen=True)
 class Curves:
-    """A metric of the evaluations on the way against updates, seconds, or multiply-adds spent; a line an arm, the mean
-    over seeds, in the range of them. key: of evaluation lines of the weights that the bundle keeps."""
+    """A metric of the evaluations on the way against updates, images, seconds, a simulation's time, or multiply-adds
+    spent; a line an arm, the mean over seeds, in the range of them. key: of evaluation lines of the weights that the
+    bundle keeps."""
 
     title: str
     x: Axis = "updates"

@@ -22,7 +22,9 @@ STYLES = ("-", "--", ":", "-.")
 
 AXES: dict[Axis, str] = {
     "updates": "updates",
+    "samples": "images",
     "seconds": "seconds of training",
+    "time": "time, in batches of an ordinary worker",
     "macs": "multiply-adds spent",
 }
 UNITS = {"parameters": "parameters", "macs": "multiply-adds an image", "milliseconds": "ms an image"}
@@ -165,7 +167,9 @@ def _on_the_way(outcome: Outcome, figure: Curves) -> tuple[np.ndarray, np.ndarra
     spent = BACKWARD * outcome.macs
     x = {
         "updates": [line["step"] for line in lines],
+        "samples": [line["samples"] for line in lines],
         "seconds": [line["seconds"] for line in lines],
+        "time": [line.get("time", 0.0) for line in lines],
         "macs": [line["samples"] * spent for line in lines],
     }
     return np.array(x[figure.x], dtype=float), np.array([line[figure.key] for line in lines])

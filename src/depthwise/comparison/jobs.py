@@ -8,12 +8,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from depthwise.errors import DepthwiseError
 from depthwise.stops import held_back
+from depthwise.train.asynchronous.simulation import Simulation
 from depthwise.train.recipe import Recipe
 from depthwise.train.run import choose_device
 
@@ -40,13 +41,14 @@ def share_of(jobs: int | None, workers: int, device: str, scale: str) -> Share:
 @dataclass(frozen=True)
 class Assignment:
     """A run to be done: what it is `called`, its directory, what its data are called, and its recipe. columns: how a
-    manifest is read."""
+    manifest is read. simulate: what makes it an asynchronous one."""
 
     called: str
     out: Path
     data: str
     recipe: Recipe
     columns: dict[str, Any] | None = None
+    simulate: Simulation | None = None
 
 
 Progress = Callable[[Assignment, int, int], None]
@@ -133,6 +135,7 @@ class _Worker:
             "workers": share.workers,
             "device": share.device,
             "columns": run.columns,
+            "simulate": run.simulate and asdict(run.simulate),
         }
         assert self._process.stdin
         with suppress(BrokenPipeError):  # which `_hear` tells, too

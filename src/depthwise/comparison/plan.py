@@ -11,6 +11,7 @@ from depthwise.comparison.experiment import Experiment
 from depthwise.comparison.setting import Setting, find_scale
 from depthwise.errors import DepthwiseError
 from depthwise.recipes import Traits
+from depthwise.train.asynchronous.simulation import Simulation
 from depthwise.train.files import write_json
 from depthwise.train.recipe import Recipe
 
@@ -107,12 +108,13 @@ def place_of(root: Path, runs: Path | None = None) -> Place:
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of an arm, and its directory, which it shares with every equal run."""
+    """A run of an arm, and its directory, which it shares with every equal run. simulate: of an asynchronous one."""
 
     arm: str
     seed: int
     recipe: Recipe
     out: Path
+    simulate: Simulation | None = None
 
     @property
     def called(self) -> str:
@@ -125,16 +127,18 @@ def planned(experiment: Experiment, asked: Asked, runs: Path) -> list[Planned]:
     for seed in range(asked.seeds):
         for arm in experiment.arms if experiment.trains else ():
             recipe = replace(arm.recipe, seed=seed)
-            out = runs / f"{recipe.model}-{digest(recipe, asked)}"
-            found.append(Planned(arm.name, seed, recipe, out))
+            simulate = arm.simulate and replace(arm.simulate, seed=seed)
+            out = runs / f"{recipe.model}-{digest(recipe, asked, simulate)}"
+            found.append(Planned(arm.name, seed, recipe, out, simulate))
     return found
 
 
-def digest(recipe: Recipe, asked: Asked) -> str:
+def digest(recipe: Recipe, asked: Asked, simulate: Simulation | None = None) -> str:
     """The same for runs that are equal to the bit: of the recipe, the data and all else that bits depend on."""
     # The recipe's name is where it came from, and changes nothing.
     values = {**recipe.to_json(), "name": ""}
-    text = json.dumps([values, asked.fingerprint, dict(asked.environment)], sort_keys=True)
+    facts = [values, asked.fingerprint, dict(asked.environment), *([asdict(simulate)] if simulate else [])]
+    text = json.dumps(facts, sort_keys=True)
     return sha256(text.encode()).hexdigest()[:16]
 
 

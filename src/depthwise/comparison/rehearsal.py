@@ -75,9 +75,10 @@ def _rehearsed(arm: Arm, setting: Setting, share: Share) -> Rehearsed:
     recipe = arm.recipe
     batch = min(recipe.batch_size, setting.traits.num_train)
     taken = update_seconds(replace(recipe, batch_size=batch), setting, choose_device(share.device), UPDATES)
-    samples = batch * recipe.accumulate
+    needed = arm.simulate.needed if arm.simulate else 1  # gradients in an update
+    samples = batch * recipe.accumulate * needed
     updates = recipe.total_steps(max(1, setting.traits.num_train // samples), samples)
-    return Rehearsed(arm.name, setting.cost(recipe)["parameters"], updates, taken)
+    return Rehearsed(arm.name, setting.cost(recipe)["parameters"], updates, taken * needed)
 
 
 def update_seconds(recipe: Recipe, setting: Setting, device: torch.device, updates: int) -> float:

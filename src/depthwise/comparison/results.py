@@ -112,7 +112,10 @@ class Results:
             "note": arm.note,
             "model": arm.recipe.model,
             "model_args": dict(arm.recipe.to_json()["model_args"]),
-            "differs": differences(first, arm.recipe.to_json()),
+            "differs": [
+                *differences(first, arm.recipe.to_json()),
+                *([f"simulate: {arm.simulate.words}"] if arm.simulate else []),
+            ],
             **self.cost(arm),
             "paper": dict(arm.paper),
             "scores": {

@@ -1,9 +1,9 @@
 """A process that does runs of an experiment, one after the other, until nobody asks for more.
 
-Standard input: a line of JSON a run, {"out", "data", "recipe", "workers", "device", "columns"}. Standard output: lines
-of JSON, {"step", "of"} on the way, then {"ended": true}, {"failed": the sentence} or {"diverged": the sentence}. When
-standard input ends, and so when the program that asked is gone however it went, the run under way is stopped at its
-next update.
+Standard input: a line of JSON a run, {"out", "data", "recipe", "workers", "device", "columns", "simulate"}. Standard
+output: lines of JSON, {"step", "of"} on the way, then {"ended": true}, {"failed": the sentence} or {"diverged": the
+sentence}. When standard input ends, and so when the program that asked is gone however it went, the run under way is
+stopped at its next update.
 """
 
 import json
@@ -57,6 +57,7 @@ def _listen(asked: "queue.SimpleQueue[str]") -> None:
 def _done(run: dict[str, Any], answers: TextIO) -> dict[str, Any]:
     from depthwise.data.columns import Columns
     from depthwise.job import Job
+    from depthwise.train.asynchronous.simulation import Simulation
     from depthwise.train.options import Options
     from depthwise.train.recipe import Recipe
 
@@ -68,7 +69,10 @@ def _done(run: dict[str, Any], answers: TextIO) -> dict[str, Any]:
             Job(out, run["data"], options=options).do("resume", watcher=_Told(answers))
         else:
             recipe = Recipe.from_json(run["recipe"])
-            job = Job(out, run["data"], recipe=recipe, columns=columns, options=options)
+            simulate = run["simulate"] and Simulation(**run["simulate"])
+            job = Job(
+                out, run["data"], recipe=recipe, columns=columns, options=options, simulate=simulate or None
+            )
             job.do(watcher=_Told(answers))
     except DivergedError as error:
         return {"diverged": str(error)}

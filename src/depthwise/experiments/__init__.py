@@ -21,6 +21,7 @@ from depthwise.experiments.order import order
 from depthwise.experiments.regularisation import regularisation
 from depthwise.experiments.residual import residual
 from depthwise.experiments.spectrum import spectrum
+from depthwise.experiments.sync_async import sync_async
 from depthwise.experiments.table1 import table1
 from depthwise.experiments.table2 import table2
 from depthwise.experiments.table3 import table3
@@ -44,6 +45,7 @@ EXPERIMENTS = MappingProxyType(
         "factorisation": factorisation,
         "regularisation": regularisation,
         "chance-plateau": chance_plateau,
+        "sync-async": sync_async,
     }
 )
 """Whoever adds one adds a file and a line here."""
