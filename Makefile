@@ -29,7 +29,7 @@ demo: $(VENV)/installed
 	@echo "   $(BIN)/depthwise train --data FOLDER --model xception --out runs/mine"
 
 test: $(VENV)/installed-dev
-	@.ci/debian-packages dataset-fashion-mnist chromium g++ libjpeg-dev strace
+	@.ci/debian-packages dataset-fashion-mnist chromium g++ libjpeg-dev openssl strace
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/installed-dev

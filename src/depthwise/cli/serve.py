@@ -1,5 +1,6 @@
 """`depthwise serve`: bundles as a service over HTTP."""
 
+import logging
 import os
 import signal
 from importlib.util import find_spec
@@ -9,10 +10,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from depthwise.bounds import Bounds
-from depthwise.cli.options import EngineOption, MaxPixels, PrecisionOption
+from depthwise.cli.options import EngineOption, MaxPixels, PrecisionOption, flag
 from depthwise.cli.output import note, say
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.places import find_bundle
+from depthwise.reading import read_regular
 
 LIBRARIES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
@@ -63,6 +65,15 @@ def serve(
             "default none.",
         ),
     ] = None,
+    watch: Annotated[
+        bool, flag("Load bundles anew when they are replaced on disk; SIGHUP does it once.")
+    ] = False,
+    token_file: Annotated[
+        Path | None, Parameter(help="A file with a token a line; requests without one of them get 401.")
+    ] = None,
+    certificate: Annotated[Path | None, Parameter(help="A certificate's PEM file, for https.")] = None,
+    key: Annotated[Path | None, Parameter(help="The PEM file of its key.")] = None,
+    access_log: Annotated[bool, flag("Print a line of JSON for each request on standard error.")] = False,
     seconds: Annotated[
         float, Bounds(0, 3600, above=True), Parameter(help="From a request to its answer; then it is 504.")
     ] = 10.0,
@@ -79,23 +90,51 @@ def serve(
     paths = named(bundle)
     for path in paths.values():
         find_bundle(path)  # before anything heavy is imported
+    if (certificate is None) != (key is None):
+        raise UsageError("--certificate and --key belong together: give both, or none")
+    tokens = _tokens(token_file) if token_file else ()
     from depthwise.serve.limits import Limits
     from depthwise.serve.metrics import Metrics
     from depthwise.serve.models import Loading, Models
-    from depthwise.serve.server import Address, bound, run
+    from depthwise.serve.server import Address, Told, bound, check_certificate, run
     from depthwise.serve.service import Service
 
     limits = Limits(max_bytes, max_pixels or 2**26, max_images, seconds, max_queue, max_batch)
-    address = Address(host, port)
+    address = Address(host, port, *(None if path is None else str(path) for path in (certificate, key)))
+    check_certificate(address)
     listening = bound(address)
     metrics = Metrics()
     models = Models(paths, Loading(limits, threads or os.cpu_count() or 1, engine, precision), metrics.watch)
-    service = Service(models, limits, metrics, topk, frozenset(host.lower() for host in allow_urls or ()))
-    stopped = run(service, address, listening, lambda url: say(f"{', '.join(paths)} at {url}"))
+    hosts = frozenset(name.lower() for name in allow_urls or ())
+    service = Service(models, limits, metrics, topk, hosts, tokens)
+    if access_log:
+        _print_lines("depthwise.serve.access")
+    told = Told(lambda url: say(f"{', '.join(paths)} at {url}"), note)
+    stopped = run(service, address, listening, told, watch=watch)
     if stopped == signal.SIGINT:
         raise KeyboardInterrupt("all that was taken is answered")
     note("stopped, all that was taken is answered")
     return 0
+
+
+def _tokens(path: Path) -> tuple[bytes, ...]:
+    try:
+        tokens = tuple(line.strip() for line in read_regular(path).splitlines() if line.strip())
+    except OSError as error:
+        raise DepthwiseError(
+            f"{path} cannot be read ({error.strerror}): name a file with a token a line"
+        ) from None
+    if not tokens or not all(token.isascii() and b" " not in token for token in tokens):
+        raise DepthwiseError(f"{path} has no tokens: write one a line, in ASCII and without spaces")
+    return tokens
+
+
+def _print_lines(name: str) -> None:
+    """What is logged under this name goes to standard error as it is."""
+    logger = logging.getLogger(name)
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def named(bundles: list[str]) -> dict[str, str]:

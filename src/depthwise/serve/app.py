@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 import depthwise
 from depthwise.serve import hugging_face, inference_protocol
-from depthwise.serve.bodies import Named, images_of
+from depthwise.serve.bodies import CLOSE, Named, images_of
 from depthwise.serve.limits import RefusedError
 from depthwise.serve.openapi import BODY, answers, described
 from depthwise.serve.schema import DOCUMENT, document
@@ -146,6 +146,12 @@ def _add_docs(app: FastAPI) -> None:
         return HTMLResponse(described(app.openapi()))
 
 
+async def _unknown(scope: Scope, receive: Receive, send: Send) -> None:
+    sentence = "this service asks for a token: send Authorization: Bearer TOKEN"
+    headers = {"WWW-Authenticate": "Bearer", **CLOSE}
+    await JSONResponse({"error": sentence}, 401, headers)(scope, receive, send)
+
+
 def counted(app: Application, service: Service) -> Application:
     """The `app`, whose requests are counted, timed and logged."""
 
@@ -162,7 +168,7 @@ def counted(app: Application, service: Service) -> Application:
             await send(message)
 
         try:
-            await app(scope, receive, sent)
+            await (app if service.admits(scope) else _unknown)(scope, receive, sent)
         finally:
             seconds = time.monotonic() - begun
             path = getattr(scope.get("route"), "path", "other")

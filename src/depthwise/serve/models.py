@@ -20,7 +20,7 @@ from depthwise.bundle import CONFIG, find_bundle
 from depthwise.data.image import Decoding
 from depthwise.errors import DepthwiseError, shown
 from depthwise.infer import Predictor
-from depthwise.infer.eventual import FEW
+from depthwise.infer.eventual import Eventual
 from depthwise.reading import read_regular
 from depthwise.serve.batcher import Batcher, Source, Threads, Watch, nothing, sizes
 from depthwise.serve.limits import Limits, RefusedError
@@ -76,9 +76,7 @@ def _warm(predictor: Predictor, max_batch: int) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        seen = 0
-        while seen <= FEW:  # until `load` has decided which engine it is to be
-            seen += len(images)
+        while isinstance(predictor.module, Eventual) and not predictor.module.decided:
             predictor.outputs(images)
         return _seconds(lambda: predictor.outputs(images)) / len(images)
     finally:
@@ -129,6 +127,7 @@ class Models:
         self.paths, self.loading, self.watch = paths, loading, watch
         self._models = {name: open_model(name, path, loading, watch(name)) for name, path in paths.items()}
         self._alone = threading.Lock()
+        self._failed: dict[str, tuple[int, ...]] = {}
 
     def __iter__(self) -> Iterator[Model]:
         return iter(list(self._models.values()))
@@ -152,23 +151,29 @@ class Models:
                     raise  # else another has just taken its place
 
     def reload(self, *, changed_only: bool) -> list[str]:
-        """Load anew what is on disk and put it in the place of what runs, which finishes what it took.
+        """Load anew what is on disk, or only what has changed there, in the place of what runs; that finishes first.
 
-        Takes as long as loading does. What cannot be loaded is left as it runs: returns a sentence for each.
+        Takes as long as loading does. Returns a sentence for each model: it was loaded, or could not be and answers as
+        before; with `changed_only` once for each state of its files.
         """
-        failed = []
+        said = []
         with self._alone:
             for name, model in list(self._models.items()):
                 try:
-                    if changed_only and stamp_of(model.path) == model.stamp:
+                    stamp = stamp_of(model.path)
+                    if changed_only and stamp in (model.stamp, self._failed.get(name)):
                         continue
+                    self._failed[name] = stamp
                     after = open_model(name, self.paths[name], self.loading, self.watch(name))
                 except (DepthwiseError, OSError) as error:
-                    failed.append(f"{name} was not loaded anew and answers as before: {error}")
+                    if not (changed_only and isinstance(error, OSError)):  # it is being replaced
+                        said.append(f"{name} was not loaded anew and answers as before: {error}")
                     continue
                 self._models[name] = after
+                del self._failed[name]
                 model.batcher.close()
-        return failed
+                said.append(f"{name} was loaded anew, version {after.version}")
+        return said
 
     def close(self) -> None:
         """Finish what was taken."""

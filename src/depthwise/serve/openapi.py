@@ -12,6 +12,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
         400: "The request cannot be read.",
         404: "There is no such model.",
         408: "The body came too slowly.",
+        401: "There is no token, or a wrong one.",
         403: "Images are not fetched from there.",
         413: "Too many bytes, pixels or images.",
         422: "The image cannot be read, or a parameter is out of its bounds.",

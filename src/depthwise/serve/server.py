@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -49,10 +50,34 @@ def bound(address: Address) -> socket.socket:
     return one
 
 
-def run(service: Service, address: Address, listening: socket.socket, announce: Callable[[str], None]) -> int:
+def check_certificate(address: Address) -> None:
+    """Raise DepthwiseError unless its certificate and key can be used, or there are none."""
+    if address.certificate is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            address.certificate, address.key, password=lambda: b""
+        )
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DepthwiseError(
+            f"{address.certificate} is no certificate of the key {address.key} ({reason}): give PEM files that "
+            f"belong together"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who is told what: ready, the address once requests are answered there; and sentences on the way."""
+
+    ready: Callable[[str], None]
+    note: Callable[[str], None]
+
+
+def run(service: Service, address: Address, listening: socket.socket, told: Told, *, watch: bool) -> int:
     """Answer requests until a signal comes, and then finish what was taken; which signal it was.
 
-    announce: told the address once requests are answered there.
+    SIGHUP loads the models anew; with `watch` those are that have changed on disk, looked at every second.
     """
     config = uvicorn.Config(
         build(service),
@@ -69,10 +94,12 @@ def run(service: Service, address: Address, listening: socket.socket, announce: 
     server = uvicorn.Server(config)
     stopped: list[int] = []
     before = {number: signal.signal(number, lambda number, _: stopped.append(number)) for number in STOPS}
+    if hasattr(signal, "SIGHUP"):
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: _reload(service, told.note, False))
     try:
         url = address.url(listening.getsockname()[1])
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_serve(server, service, listening, lambda: announce(url)))
+            runner.run(_serve(server, service, listening, told, url, watch))
     finally:
         service.models.close()
         for number, handler in before.items():
@@ -81,13 +108,23 @@ def run(service: Service, address: Address, listening: socket.socket, announce: 
 
 
 async def _serve(
-    server: uvicorn.Server, service: Service, listening: socket.socket, ready: Callable[[], None]
+    server: uvicorn.Server, service: Service, listening: socket.socket, told: Told, url: str, watch: bool
 ) -> None:
-    watching = asyncio.create_task(_watch(server, service, ready))
+    watching = asyncio.create_task(_watch(server, service, lambda: told.ready(url)))
+    looking = asyncio.create_task(_look(service, told.note)) if watch else None
     try:
         await server.serve([listening])  # which passes its signals on to the handlers of before
     finally:
         watching.cancel()
+        if looking:
+            looking.cancel()
+
+
+async def _look(service: Service, note: Callable[[str], None]) -> None:
+    """Load every second what has changed on disk."""
+    while True:
+        await asyncio.sleep(1)
+        await asyncio.to_thread(_reloaded, service, note, True)
 
 
 async def _watch(server: uvicorn.Server, service: Service, ready: Callable[[], None]) -> None:
@@ -119,11 +156,11 @@ def _close_silent(server: uvicorn.Server, since: dict[Any, float], seconds: floa
     return silent
 
 
-def reload_in_thread(service: Service, changed_only: bool, tell: Callable[[str], None]) -> None:
-    """Load the models anew beside the requests; `tell` is told what could not be."""
+def _reload(service: Service, note: Callable[[str], None], changed_only: bool) -> None:
+    """Load the models anew beside the requests."""
+    threading.Thread(target=_reloaded, args=(service, note, changed_only), daemon=True).start()
 
-    def work() -> None:
-        for sentence in service.models.reload(changed_only=changed_only):
-            tell(sentence)
 
-    threading.Thread(target=work, name="depthwise-reload", daemon=True).start()
+def _reloaded(service: Service, note: Callable[[str], None], changed_only: bool) -> None:
+    for sentence in service.models.reload(changed_only=changed_only):
+        note(sentence)

@@ -1,7 +1,8 @@
 """One service: its models, its limits, what it counts, and how a request gets its images answered."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import hmac
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,25 +18,39 @@ from depthwise.serve.limits import Limits, RefusedError, refusal_of
 from depthwise.serve.metrics import Metrics
 from depthwise.serve.models import Model, Models
 
+OPEN = ("/v2/health/live", "/v2/health/ready")
+"""What is answered without a token."""
+
 Output = Tensor | RefusedError
 """What the network made of an image, float32 [outputs], or why it made nothing."""
 
 
 @dataclass
 class Service:
-    """What all requests share. topk: of a request that does not say. hosts: from which
-    images are fetched. ending: nothing new is to be sent here."""
+    """What all requests share.
+
+    topk: of a request that does not say. hosts: from which images are fetched. tokens: whoever has none of them is
+    refused, if there are any. ending: nothing new is to be sent here.
+    """
 
     models: Models
     limits: Limits
     metrics: Metrics
     topk: int | None = None
     hosts: frozenset[str] = frozenset()
+    tokens: tuple[bytes, ...] = ()
     ending: bool = False
     room: Room = field(init=False)
 
     def __post_init__(self) -> None:
         self.room = Room(self.limits.body_bytes)
+
+    def admits(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the request may be answered: it has a token, or asks only how the service is."""
+        if not self.tokens or scope["path"] in OPEN:
+            return True
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        return any(hmac.compare_digest(given, b"Bearer " + token) for token in self.tokens)
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[Body]:
