@@ -70,10 +70,10 @@ IMPORTS: dict[str, set[str]] = {
     },
     "comparison.worker": {"data", "job", "stops", "telemetry", "train"},
     "experiments": {"bounds", "comparison", "data", "layers", "models", "recipes", "train"},
-    "job": {"bundle", "data", "finished", "models", "modes", "places", "recipes", "ship", "train"},
+    "job": {"bundle", "cluster", "data", "finished", "models", "modes", "places", "recipes", "ship", "train"},
+    "training": {"data", "finished", "job", "train"},
     "finished": {"evaluate", "infer", "ship", "train"},
-    "cluster": set(),
-    "cluster.asynchronous": {"train"},
+    "cluster": {"train"},
     "serve": {"bounds", "bundle", "data", "infer", "reading", "ship", "tasks"},
     "suspects": {
         "bounds",

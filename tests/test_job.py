@@ -14,9 +14,10 @@ import depthwise
 from depthwise.cli.app import run as command
 from depthwise.data import Preprocess, open_dataset
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.job import Job, Run, train
+from depthwise.job import Job, Run
 from depthwise.train.recipe import Recipe
 from depthwise.train.run import Silent
+from depthwise.training import train
 
 SMALL: dict[str, Any] = {
     "width": 0.05,

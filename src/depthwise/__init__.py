@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from depthwise.infer import Predictor as Predictor
     from depthwise.infer.ops import separable_conv2d as separable_conv2d
     from depthwise.job import Job as Job
-    from depthwise.job import train as train
     from depthwise.models import create_model as create_model
     from depthwise.models import list_models as list_models
     from depthwise.recipes import RECIPES as RECIPES
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from depthwise.ship.load import load as load
     from depthwise.ship.measuring import evaluate as evaluate
     from depthwise.train.recipe import Recipe as Recipe
+    from depthwise.training import train as train
 
     __version__: str
 
@@ -55,7 +55,7 @@ _HOMES = {
     "match": "depthwise.analysis.match",
     "open_dataset": "depthwise.data",
     "separable_conv2d": "depthwise.infer.ops",
-    "train": "depthwise.job",
+    "train": "depthwise.training",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -6,7 +6,7 @@ What cannot be is refused before that which takes long is imported.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +23,7 @@ from depthwise.places import absolute, check_types, find_bundle
 from depthwise.train.asynchronous.asking import check_asked, order_asked
 from depthwise.train.asynchronous.service import Service
 from depthwise.train.asynchronous.simulation import Simulation
-from depthwise.train.options import PATIENCE, Options
+from depthwise.train.options import Options
 
 if TYPE_CHECKING:
     from depthwise.bundle import Bundle
@@ -78,6 +78,8 @@ class Job:
         that it started. One of them leads and does all that concerns files; on the others this returns the same.
         """
         self._check(how)
+        if self.ray and not self._has_crew(how):
+            return self._on_ray(how, force=force, watcher=watcher)
         from depthwise.modes import threads_kept
         from depthwise.train.world import with_others
 
@@ -92,6 +94,34 @@ class Job:
         from depthwise.ship.helping import hiring
 
         return hiring(self.ray, self.open_data, self.options)
+
+    def _has_crew(self, how: How) -> bool:
+        """Whether what a cluster does for the run is asynchronous."""
+        from depthwise.train.files import RunFiles
+
+        if how == "start":
+            return self.asynchronous is not None
+        return "service" in (RunFiles(Path(self.out)).read_run().get("asynchronous") or {})
+
+    def _on_ray(self, how: How, *, force: bool, watcher: Watcher | None) -> Run:
+        """Do it by processes of the Ray cluster at the address `ray`, which see the same files."""
+        from depthwise.cluster.training import Part, train_on_ray
+        from depthwise.train.ending import Result
+        from depthwise.train.progress import TrainProgress
+
+        there = self.everywhere()
+        part = Part(partial(_lead_and_tell, there, how, force), partial(_follow, there), self.options)
+        watcher = watcher or TrainProgress()
+        try:
+            return Run(self, Result.told(Path(self.out), train_on_ray(self.ray or "", part, watcher)))
+        finally:
+            watcher.close()
+
+    def everywhere(self) -> Job:
+        """The same job from whatever directory of whatever machine that has the same files."""
+        data = absolute(self.data) if isinstance(self.data, str | os.PathLike) else self.data
+        init = None if self.init is None else os.path.abspath(self.init)
+        return replace(self, out=os.path.abspath(self.out), data=data, init=init, ray=None)
 
     def _lead(
         self, how: How, world: World, *, force: bool, watcher: Watcher | None, hire: Hire | None
@@ -157,6 +187,8 @@ class Job:
         check_types(self.out, self.data, self.model, self.recipe)
         names = [key for key, _ in self.settings]
         chosen = bool(self.recipe or self.model or names)
+        if self.options.fewest and not self.ray:
+            raise UsageError("--processes MIN:MAX are those of a cluster: add --ray, or give one number")
         orders = (self.simulate, self.asynchronous, self.replay, self.ray)
         check_asked(*orders, how=how, minutes=self.minutes, chosen=chosen)
         if how == "finish" and (self.recipe or self.model or self.init or names):
@@ -342,59 +374,14 @@ class Job:
             raise DepthwiseError(f"{self.out}/run.json: {error}") from None
 
 
+def _lead_and_tell(job: Job, how: How, force: bool, world: World, watcher: Watcher) -> dict[str, Any]:
+    """What a process does that leads others on other machines; plain values of what came of it."""
+    return job._lead(how, world, force=force, watcher=watcher, hire=None).result.telling()
+
+
 def _follow(job: Job, world: World) -> Run:
     """What a process does that does not lead."""
     from depthwise.ship.helping import train_along
     from depthwise.train.ending import Result
 
     return Run(job, Result.told(Path(job.out), train_along(job.open_data, job.options, world)))
-
-
-def train(
-    data: str | os.PathLike[str] | Dataset | None = None,
-    *,
-    out: str | os.PathLike[str],
-    model: str | None = None,
-    recipe: str | Recipe | None = None,
-    init: str | os.PathLike[str] | None = None,
-    minutes: float | None = None,
-    resume: bool = False,
-    finish: bool = False,
-    force: bool = False,
-    skip_bad: bool = False,
-    nested: bool = False,
-    max_pixels: int | None = None,
-    allow_truncated: bool | None = None,
-    columns: Columns | None = None,
-    simulate: Mapping[str, Any] | None = None,
-    asynchronous: Mapping[str, Any] | None = None,
-    ray: str | None = None,
-    replay: str | os.PathLike[str] | None = None,
-    workers: int = 2,
-    checkpoint_minutes: float = 5.0,
-    checkpoint_steps: int = 0,
-    device: str = "auto",
-    processes: int = 1,
-    patience: float = PATIENCE,
-    watcher: Watcher | None = None,
-    **settings: Any,
-) -> Run:
-    """Train a network on the images `data` and leave a run directory `out`: `depthwise train` in Python.
-
-    data: a folder of images, a manifest (read by its `columns`), a built-in set's name, or a `Dataset`. settings:
-    fields of the recipe (epochs=20), of its parts (**{"optimizer.lr": 0.1}) and arguments of the network (width=0.5).
-    simulate: made-up asynchronous workers, as {"workers": 60, "slow": 4}. asynchronous: real ones, {"workers": 3}, on
-    the Ray cluster at the address `ray`. replay: the log of an asynchronous run that is done again. watcher: who is
-    told how far the run is, by default the terminal, notebook or log. The others are the command's options.
-
-    Raises DepthwiseError with the command's sentences, and KeyboardInterrupt, after a checkpoint, for Ctrl-C.
-    """
-    if resume and finish:
-        raise UsageError("--finish takes the run in --out as it is: leave --resume out")
-    options = Options(workers, checkpoint_minutes, checkpoint_steps, device, processes, patience)
-    reading = (skip_bad, nested, max_pixels, allow_truncated, columns)
-    made_up = None if simulate is None else Simulation.of(simulate.items())
-    real = None if asynchronous is None else Service.of(asynchronous.items())
-    asked = (tuple(settings.items()), init, minutes, *reading, options, made_up, replay, real, ray)
-    job = Job(out, data, model, recipe, *asked)
-    return job.do("resume" if resume else "finish" if finish else "start", force=force, watcher=watcher)

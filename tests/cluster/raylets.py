@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CPUS = 4  # of each node, more than there are: processes may share cores here
+CPUS = 3  # of each node, so that four processes need both; processes may share cores here
 ROOT = Path(__file__).parents[2]
 
 CLOSED = "http://127.0.0.1:9"

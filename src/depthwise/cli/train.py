@@ -12,7 +12,7 @@ from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested,
 from depthwise.cli.output import print_json, say
 from depthwise.errors import UsageError
 from depthwise.places import find_bundle, locate
-from depthwise.train.options import PATIENCE
+from depthwise.train.options import PATIENCE, processes_asked
 from depthwise.words import printable, quote_path
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def train(
     ray: Annotated[
         str | None,
         Parameter(
-            help="The address of a Ray cluster, HOST:PORT, or auto for the one that this machine is in."
+            help="Train on a Ray cluster, at HOST:PORT or auto, that of this machine. Its nodes see the same files."
         ),
     ] = None,
     replay: Annotated[
@@ -100,13 +100,13 @@ def train(
         int, Bounds(0, 2**40), Parameter(help="And after so many updates; 0 = not by updates.")
     ] = 0,
     processes: Annotated[
-        int,
-        Bounds(1, 4096),
+        str,
         Parameter(
             help="Processes on this machine that train together, to the same bits as one by the same --set "
-            "virtual_shards=V, by default as many. Several machines: torchrun ... -m depthwise train ..."
+            "virtual_shards=V, by default as many. Several machines: torchrun ... -m depthwise train ..., or --ray, "
+            "where MIN:MAX are as many as the cluster has room for."
         ),
-    ] = 1,
+    ] = "1",
     patience: Annotated[
         float, Bounds(1, 1e6), Parameter(help="Seconds after which a process that says nothing is given up.")
     ] = PATIENCE,
@@ -155,6 +155,7 @@ def train(
     from depthwise.train.asynchronous.simulation import Simulation
     from depthwise.train.options import Options
 
+    fewest, most = processes_asked(processes)
     job = Job(
         out=out,
         data=data,
@@ -173,9 +174,10 @@ def train(
             checkpoint_minutes,
             checkpoint_steps,
             device,
-            processes,
+            most,
             patience,
             command=["depthwise", *sys.argv[1:]],
+            fewest=fewest,
         ),
         simulate=None if simulate is None else Simulation.of(map(parse_setting, simulate)),
         replay=replay,

@@ -112,7 +112,7 @@ def train(
     check_selection(recipe, dataset)
     check_minutes(minutes, resume=resume or finish)
     # A run of an older version had one; it goes on with as many.
-    num_shards = 1 if resume or finish else 1 << (world.size - 1).bit_length()
+    num_shards = 1 if resume or finish else 1 << (max(world.size, options.processes) - 1).bit_length()
     recipe = replace(
         recipe,
         precision=choose_precision(recipe.precision, device),

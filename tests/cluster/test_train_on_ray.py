@@ -1,0 +1,95 @@
+"""A run on a Ray cluster of two nodes has the bits of one on this machine, whatever is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.cluster.raylets import QUIET, Raylets
+from tests.train.shared_runs import begin, left
+
+SETTINGS = [
+    *("stem=small", "width=0.05", "entry=(128,)", "middle=(128,)", "exit=(128,256)", "dropout=0.2", "size=8"),
+    *("crop_fraction=1.0", "virtual_shards=4", "batch_size=64", "epochs=4", "averaging=0.9", "log_every=2"),
+    *("eval_every=2", "precision=float32"),
+]
+
+
+def words(out: Path, *more: str) -> list[str]:
+    return begin(Path("digits"), out, SETTINGS, "--checkpoint-steps", "5", *more)
+
+
+def start(words: list[str]) -> "subprocess.Popen[str]":
+    """The command as a user gives it, on the machine of the head."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "depthwise", *words],
+        env={**os.environ, **QUIET},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(run: "subprocess.Popen[str]", code: int = 0) -> str:
+    printed, _ = run.communicate(timeout=240)
+    assert run.returncode == code, printed
+    assert "Traceback" not in printed
+    return printed
+
+
+def wait_for_lines(out: Path, number: int, run: "subprocess.Popen[str]") -> None:
+    metrics, end = out / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < end and run.poll() is None:
+        if metrics.exists() and metrics.read_bytes().count(b"\n") >= number:
+            return
+        time.sleep(0.02)
+    raise AssertionError(run.communicate()[0])
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run on this machine, alone."""
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    finish(start(words(out)))
+    return out
+
+
+def test_a_worker_and_a_node_are_killed(raylets: Raylets, unbroken: Path, tmp_path: Path) -> None:
+    """What is left goes on, on fewer processes where MIN:MAX allows it, to the same bits."""
+    out = tmp_path / "run"
+    # More than one node has room for, so that both have some.
+    run = start(words(out, "--ray", raylets.address, "--processes", "2:4", "--patience", "20"))
+    wait_for_lines(out, 4, run)
+    os.kill(raylets.workers(0, "RayTrainWorker")[0], signal.SIGKILL)
+    lines = (out / "metrics.jsonl").read_bytes().count(b"\n")
+    wait_for_lines(out, lines + 6, run)
+    raylets.kill(len(raylets.nodes) - 1)
+    finish(run)
+    raylets.start()
+    assert left(out) == left(unbroken)
+
+
+def test_a_stop_leaves_a_checkpoint(raylets: Raylets, unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = start(words(out, "--ray", raylets.address, "--processes", "2"))
+    wait_for_lines(out, 4, run)
+    run.send_signal(signal.SIGINT)
+    assert "--resume" in finish(run, 130)
+    finish(start(["train", "--out", str(out), "--resume", "--workers", "0"]))
+    assert left(out) == left(unbroken)
+
+
+def test_what_cannot_be_is_one_sentence(raylets: Raylets, unbroken: Path) -> None:
+    """Of the process that finds it out, on another machine or here."""
+    printed = finish(start(words(unbroken, "--ray", raylets.address, "--processes", "2")), 1)
+    assert printed.startswith("error: ")
+    assert "--force" in printed
+    assert printed.count("\n") == 1
+    printed = finish(start(words(unbroken, "--ray", raylets.address, "--processes", "64")), 1)
+    assert "64 processes of 1 thread need 64 CPUs, and the cluster has" in printed
+    printed = finish(start(words(unbroken, "--processes", "1:2")), 2)
+    assert "--processes MIN:MAX are those of a cluster: add --ray, or give one number" in printed
