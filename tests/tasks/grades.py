@@ -15,6 +15,7 @@ from depthwise.errors import UsageError
 from depthwise.evaluate.meters import Headline
 from depthwise.evaluate.report import Page, ReportData, Section, plain_page
 from depthwise.evaluate.tables import Table
+from depthwise.heat import Look
 from depthwise.tasks.losses import Loss
 from depthwise.tasks.single_label import likeliest
 
@@ -140,7 +141,7 @@ class Grades:
     def samples(self, split: Split) -> dict[int, list[Tensor]]:
         return {}
 
-    def findings(self, evaluation: GradeEvaluation, split: Split) -> None:
+    def findings(self, evaluation: GradeEvaluation, split: Split, look: Look | None = None) -> None:
         return None
 
     def page(self, data: ReportData) -> Page:

@@ -20,6 +20,7 @@ from depthwise.cli import (
     data,
     doctor,
     draw,
+    embed,
     evaluate,
     experiment,
     export,
@@ -67,6 +68,8 @@ app.command(command(evaluate.evaluate), name="eval")
 app.command(command(doctor.doctor))
 app.command(command(predict.predict))
 app.command(command(serve.serve))
+app.command(command(embed.embed))
+app.command(command(embed.similar))
 app.command(command(import_.import_), name="import")
 app.command(command(export.export))
 app.command(command(compile.compile))

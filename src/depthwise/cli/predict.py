@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 from cyclopts import Parameter
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from depthwise.data.image import Decoding
     from depthwise.infer import Prediction, Predictor
 
+
+A = TypeVar("A")
 
 SUFFIXES = (".csv", ".json", ".jsonl")
 
@@ -75,7 +77,15 @@ def predict(
             "them as well."
         ),
     ] = None,
-    force: Annotated[bool, flag("Replace the file that --out names.")] = False,
+    cam: Annotated[
+        Path | None,
+        Parameter(
+            help="A folder for a PNG of each picture, where the network looked for the likeliest class laid over it."
+        ),
+    ] = None,
+    force: Annotated[
+        bool, flag("Replace the file that --out names, and write to a folder for --cam that has files.")
+    ] = False,
     engine: EngineOption = "auto",
     precision: PrecisionOption = None,
     path_column: PathColumn = None,
@@ -110,15 +120,15 @@ def predict(
         _check_out(out, force)
     find_bundle(bundle)  # before anything heavy is imported
     reading = decoding(max_pixels, allow_truncated)
-    pictures = expand(image, reading, _columns(path_column, image_root))
+    pictures = expand(image, reading, columns_of(path_column, image_root))
     from depthwise.ship.load import load
 
-    sources = [
-        _standard_input() if picture.image == STANDARD_INPUT else picture.image for picture in pictures
-    ]
+    sources = sources_of(pictures)
     predictor = load(bundle, engine=engine, precision=precision, decoding=reading)
-    answers = _answers(predictor, sources, topk=topk, threshold=threshold, batch_size=batch_size)
-    results = _results([picture.name for picture in pictures], answers)
+    names = [picture.name for picture in pictures]
+    stream = predictor.stream if cam is None else _with_overlays(predictor, names, sources, cam, force)
+    answers = answers_of(stream, sources, topk=topk, threshold=threshold, batch_size=batch_size)
+    results = _results(names, answers)
     spell = str if exact else inert
     if out is not None:
         kept = list(results) if json else results
@@ -205,7 +215,7 @@ def expand(
     return pictures
 
 
-def _columns(path_column: str | None, image_root: Path | None) -> "Columns | None":
+def columns_of(path_column: str | None, image_root: Path | None) -> "Columns | None":
     if path_column is None and image_root is None:
         return None
     from depthwise.data import Columns
@@ -250,6 +260,11 @@ def _matches(pattern: str) -> list[str]:
     )
 
 
+def sources_of(pictures: Sequence[Picture]) -> "list[str | bytes | Callable[[], bytes] | BadImage]":
+    """What is read for each picture; standard input is read now."""
+    return [_standard_input() if picture.image == STANDARD_INPUT else picture.image for picture in pictures]
+
+
 def _standard_input() -> "bytes | BadImage":
     from depthwise.data import BadImage
 
@@ -263,13 +278,29 @@ def _standard_input() -> "bytes | BadImage":
         return BadImage("-", error.strerror or str(error))
 
 
-def _answers(
-    predictor: "Predictor", sources: "Sequence[str | bytes | Callable[[], bytes] | BadImage]", **options: Any
-) -> "Iterator[Prediction | BadImage]":
+def _with_overlays(
+    predictor: "Predictor", names: Sequence[str], sources: Sequence[Any], folder: Path, force: bool
+) -> "Callable[..., Iterator[Prediction | BadImage]]":
+    """What `predictor.stream` does, leaving an overlay of each picture in `folder`."""
+    from depthwise.data import BadImage
+    from depthwise.ship.overlays import check_folder, overlay_files, predict_with_overlays
+
+    check_folder(folder, force)
+    files = zip(overlay_files(folder, names), sources, strict=True)
+    readable = [file for file, source in files if not isinstance(source, BadImage)]
+    return lambda images, **options: predict_with_overlays(predictor, images, readable, **options)
+
+
+def answers_of(
+    stream: "Callable[..., Iterator[A | BadImage]]",
+    sources: "Sequence[str | bytes | Callable[[], bytes] | BadImage]",
+    **options: Any,
+) -> "Iterator[A | BadImage]":
+    """What `stream` gives for those of the `sources` that are images, in the order of all."""
     from depthwise.data import BadImage
 
     images = [source for source in sources if not isinstance(source, BadImage)]
-    answers = predictor.stream(images, **options)
+    answers = stream(images, **options)
     for source in sources:
         yield source if isinstance(source, BadImage) else next(answers)
 

@@ -92,21 +92,34 @@ class Preprocess:
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 [..., C, H, W] of any size and channels -> uint8 [..., channels, h, w]."""
         image = to_channels(image, self.shape[0])
-        height, width = image.shape[-2:]
+        sides = list(image.shape[-2:])
+        kept, resized = self._sizes(*sides)
+        if kept != sides:
+            image = F.center_crop(image, kept)
+        return F.center_crop(self.resize(image, resized), list(self.size))
+
+    def seen(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """What the network sees of an image of this size: (top, left, height, width), in pixels of the image."""
+        spans = []
+        sides = (height, width)
+        for side, kept, resized, size in zip(sides, *self._sizes(height, width), self.size, strict=True):
+            step = kept / resized
+            spans.append((_margin(side, kept) + _margin(resized, size) * step, size * step))
+        (top, tall), (left, wide) = spans
+        return top, left, tall, wide
+
+    def _sizes(self, height: int, width: int) -> tuple[list[int], list[int]]:
+        """What is kept of the middle of an image, and what that is resized to: [height, width] each."""
         cover = self.cover
         if self.stretch:
-            return F.center_crop(self.resize(image, cover), list(self.size))
+            return [height, width], cover
         scale = max(cover[0] / height, cover[1] / width)
         longest = [math.ceil(_LONGEST * side / scale) for side in cover]
-        if height > longest[0] or width > longest[1]:
-            image = F.center_crop(image, [min(height, longest[0]), min(width, longest[1])])
-            height, width = image.shape[-2:]
+        height, width = kept = [min(height, longest[0]), min(width, longest[1])]
         # The longer side is rounded down, as torchvision and timm do.
         if cover[0] * width >= cover[1] * height:
-            resized = [cover[0], cover[0] * width // height]
-        else:
-            resized = [cover[1] * height // width, cover[1]]
-        return F.center_crop(self.resize(image, resized), list(self.size))
+            return kept, [cover[0], cover[0] * width // height]
+        return kept, [cover[1] * height // width, cover[1]]
 
     def resize(self, image: Tensor, size: list[int]) -> Tensor:
         """uint8 [..., C, H, W] -> uint8 [..., C, h, w], antialiased, channels last."""
@@ -146,6 +159,11 @@ class Preprocess:
             raise DepthwiseError(f"preprocessing with {names}: its fields are {', '.join(sorted(known))}")
         fit(data["channels"], Channels, "channels")
         return Preprocess(**data)
+
+
+def _margin(side: int, size: int) -> int:
+    """What torchvision's center_crop leaves out before the `size` of `side` pixels that it takes."""
+    return round((side - size) / 2)
 
 
 def _nearest(side: int, size: int) -> Tensor:

@@ -12,7 +12,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.evaluate import sections
 from depthwise.evaluate.metrics import ClassEvaluation
 from depthwise.evaluate.order import natural_order, reordered
-from depthwise.evaluate.pictures import picture
+from depthwise.evaluate.pictures import picture, veil
 from depthwise.evaluate.report import (
     MOST_ROWS,
     MOST_SAMPLES,
@@ -21,6 +21,7 @@ from depthwise.evaluate.report import (
     Section,
     rendered,
 )
+from depthwise.heat import Heat, Look
 
 MISTAKE_PIXELS = 224
 MOST_LOOKED_AT = 2**18  # images of which samples are chosen
@@ -28,7 +29,8 @@ MOST_LOOKED_AT = 2**18  # images of which samples are chosen
 
 @dataclass(frozen=True, eq=False)
 class Mistake:
-    """An image (uint8 [C, H, W]) that was called something else, and the probabilities of both classes."""
+    """An image (uint8 [C, H, W]) that was called something else, the probabilities of both classes, and where the
+    network looked for what it said."""
 
     name: str
     image: Tensor
@@ -36,6 +38,7 @@ class Mistake:
     predicted: int
     probability: float
     true_probability: float
+    heat: Heat | None = None
 
 
 def class_page(data: ReportData) -> Page:
@@ -56,7 +59,14 @@ def class_page(data: ReportData) -> Page:
         "matrix": sections.matrix(evaluation, classes),
         "pairs": sections.confused_pairs(evaluation, classes),
         "per_class": sections.per_class(evaluation, classes),
-        "mistakes": [(mistake, picture(mistake.image, MISTAKE_PIXELS)) for mistake in mistakes],
+        "mistakes": [
+            (
+                mistake,
+                picture(mistake.image, MISTAKE_PIXELS),
+                None if mistake.heat is None else veil(mistake.heat),
+            )
+            for mistake in mistakes
+        ],
     }
     keys = ["confusion", "mistakes", "classes", *(["certainty"] if certainty else [])]
     shown = [Section(key, key.capitalize(), rendered(f"class_{key}.html", **values)) for key in keys]
@@ -64,7 +74,9 @@ def class_page(data: ReportData) -> Page:
     return Page(result, shown, {"certainty": certainty}, "nats")
 
 
-def collect_mistakes(evaluation: ClassEvaluation, split: Split, limit: int = 24) -> list[Mistake]:
+def collect_mistakes(
+    evaluation: ClassEvaluation, split: Split, look: Look | None = None, *, limit: int = 24
+) -> list[Mistake]:
     """The `limit` mistakes that the network was surest of, the surest first; an image gone since is passed over."""
     wrong = (evaluation.predicted != evaluation.labels).nonzero()[:, 0]
     sure = evaluation.probability[wrong]
@@ -78,7 +90,7 @@ def collect_mistakes(evaluation: ClassEvaluation, split: Split, limit: int = 24)
         except DepthwiseError:
             continue
         odds = float(evaluation.probability[k]), float(evaluation.true_probability[k])
-        found.append(Mistake(split.name(place), image, true, said, *odds))
+        found.append(Mistake(split.name(place), image, true, said, *odds, look and look(image, said)))
     return found
 
 

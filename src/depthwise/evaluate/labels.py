@@ -13,8 +13,9 @@ from depthwise.errors import DepthwiseError
 from depthwise.evaluate import label_sections
 from depthwise.evaluate.label_metrics import Doubt, LabelEvaluation
 from depthwise.evaluate.order import natural_order
-from depthwise.evaluate.pictures import Picture, picture
+from depthwise.evaluate.pictures import Picture, Veil, picture, veil
 from depthwise.evaluate.report import Page, ReportData, Section, rendered
+from depthwise.heat import Heat, Look
 
 PIXELS = 224
 MOST_DOUBTS = 12  # pictures of wrong labels, and as many of missed ones
@@ -26,7 +27,8 @@ MOST_LOOKED_AT = 2**16  # images whose labels are counted together
 class Doubted:
     """An image (uint8 [C, H, W]) with the `label` that the network was wrong about, and the label's probability.
 
-    true, said: the image's labels that the network knows, and those said of it; num_unknown: its other labels.
+    true, said: the image's labels that the network knows, and those said of it; num_unknown: its other labels. heat:
+    where the network looked for the `label`.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Doubted:
     true: tuple[int, ...]
     said: tuple[int, ...]
     num_unknown: int
+    heat: Heat | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,19 +54,21 @@ class LabelFindings:
     missed: Sequence[Doubted]
 
 
-def collect_findings(evaluation: LabelEvaluation, split: Split) -> LabelFindings:
+def collect_findings(evaluation: LabelEvaluation, split: Split, look: Look | None = None) -> LabelFindings:
     """Of the images of `split` that were evaluated."""
     looked_at = torch.tensor(evenly(range(evaluation.num_images), MOST_LOOKED_AT), dtype=torch.int64)
     targets = split.targets(evaluation.indices[looked_at])
     return LabelFindings(
         targets if targets.ndim > 1 else targets[:, None],
         evaluation.said[looked_at],
-        _doubted(evaluation.wrong, evaluation, split),
-        _doubted(evaluation.missed, evaluation, split),
+        _doubted(evaluation.wrong, evaluation, split, look),
+        _doubted(evaluation.missed, evaluation, split, look),
     )
 
 
-def _doubted(doubts: Sequence[Doubt], evaluation: LabelEvaluation, split: Split) -> list[Doubted]:
+def _doubted(
+    doubts: Sequence[Doubt], evaluation: LabelEvaluation, split: Split, look: Look | None
+) -> list[Doubted]:
     """The first MOST_DOUBTS, of each image one; an image gone since is passed over."""
     found: list[Doubted] = []
     seen: set[int] = set()
@@ -82,7 +87,8 @@ def _doubted(doubts: Sequence[Doubt], evaluation: LabelEvaluation, split: Split)
         row = evaluation.said[torch.searchsorted(evaluation.indices, doubt.place)]
         said = row[row >= 0].tolist()
         name, unknown = split.name(doubt.place), len(own) - len(known)
-        found.append(Doubted(name, image, doubt.label, doubt.probability, tuple(known), tuple(said), unknown))
+        odds, heat = doubt.probability, look and look(image, doubt.label)
+        found.append(Doubted(name, image, doubt.label, odds, tuple(known), tuple(said), unknown, heat))
     return found
 
 
@@ -101,6 +107,7 @@ def label_page(
         "evaluation": evaluation,
         "train": train is not None,
         "together": together,
+        "heated": any(doubted.heat for doubted in (*findings.wrong, *findings.missed)),
         "doubts": [
             ("wrong", [_shown(doubted, classes) for doubted in findings.wrong]),
             ("missed", [_shown(doubted, classes) for doubted in findings.missed]),
@@ -133,8 +140,10 @@ def label_page(
     )
 
 
-def _shown(doubted: Doubted, classes: Sequence[str]) -> tuple[Doubted, Picture, dict[str, list[str]]]:
-    """With its picture, and what else the image has and was said to have: some names, and how many more there are."""
+def _shown(
+    doubted: Doubted, classes: Sequence[str]
+) -> tuple[Doubted, Picture, dict[str, list[str]], Veil | None]:
+    """With its picture, what else the image has and was said to have, some names and how many more, and its heat."""
     told = {}
     for key, numbers, unknown in (
         ("is", doubted.true, doubted.num_unknown),
@@ -143,4 +152,4 @@ def _shown(doubted: Doubted, classes: Sequence[str]) -> tuple[Doubted, Picture, 
         others = [classes[k] for k in numbers if k != doubted.label]
         more = max(0, len(others) - MOST_NAMED) + unknown
         told[key] = [*others[:MOST_NAMED], *([f"{more} more"] if more else [])]
-    return doubted, picture(doubted.image, PIXELS), told
+    return doubted, picture(doubted.image, PIXELS), told, None if doubted.heat is None else veil(doubted.heat)

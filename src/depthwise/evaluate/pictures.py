@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
+from depthwise.heat import Heat
+
 PIXELATED_BELOW = 96  # smaller ones are shown enlarged: their pixels should stay squares, not a blur
 
 
@@ -30,7 +32,29 @@ def picture(image: Tensor, largest: int) -> Picture:
     array = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
     shown = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
     shown.thumbnail((largest, largest), Image.Resampling.LANCZOS)
+    return Picture(
+        _uri(shown), shown.width, shown.height, max(shown.size) < PIXELATED_BELOW, shown.mode == "RGBA"
+    )
+
+
+@dataclass(frozen=True)
+class Veil:
+    """Heat as a transparent PNG data URI, and where over the picture it lies: shares of the picture's sides."""
+
+    uri: str
+    top: float
+    left: float
+    height: float
+    width: float
+
+
+def veil(heat: Heat) -> Veil:
+    """What is laid over the picture that the network looked at."""
+    (height, width), (top, left, tall, wide) = heat.size, heat.box
+    return Veil(_uri(heat.veil()), top / height, left / width, tall / height, wide / width)
+
+
+def _uri(image: Image.Image) -> str:
     file = io.BytesIO()
-    shown.save(file, "PNG", optimize=True)
-    uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-    return Picture(uri, shown.width, shown.height, max(shown.size) < PIXELATED_BELOW, shown.mode == "RGBA")
+    image.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

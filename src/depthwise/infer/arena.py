@@ -1,16 +1,17 @@
 """Where the maps of a layout lie in one arena."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from depthwise.infer.layout import Layout
 
 ALIGNMENT = 64
 
 
-def place(layout: Layout, sizes: Mapping[int, int]) -> tuple[dict[int, int], int]:
+def place(layout: Layout, sizes: Mapping[int, int], kept: Iterable[int] = ()) -> tuple[dict[int, int], int]:
     """Where each map starts, so that none lies on another that is still read, and the bytes of all together.
 
-    `sizes`: the bytes, multiples of ALIGNMENT, of each map that has memory of its own. The result is read at the end.
+    `sizes`: the bytes, multiples of ALIGNMENT, of each map that has memory of its own. The result and the maps that are
+    `kept` are read at the end.
     """
     first: dict[int, int] = {}
     last: dict[int, int] = {}
@@ -20,7 +21,7 @@ def place(layout: Layout, sizes: Mapping[int, int]) -> tuple[dict[int, int], int
         for index in (written, step.source, step.residual, step.gate):
             if index is not None:
                 last[index] = time
-    last[layout.result] = len(layout.steps)
+    last |= {layout.maps[index].owner: len(layout.steps) for index in (layout.result, *kept)}
     # Maps take turns in slots. Each lies in the middle of its slot: then the half that a thread writes was last written
     # by the same thread, and need not come from another core's cache.
     slots: list[list[int]] = []

@@ -1,8 +1,9 @@
 """A network that runs on PyTorch for a few images and on the native kernels for many."""
 
 import os
+from collections.abc import Callable
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from depthwise.native.library import library
 
 if TYPE_CHECKING:
     from depthwise.infer.kept import Keeper
+
+T = TypeVar("T")
 
 FEW, FEW_KEPT = 32, 2
 """Images that are not worth a plan: if the network must be traced, which takes seconds, and if its trace is kept."""
@@ -46,15 +49,19 @@ class Eventual(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.using(x, lambda run: run(x))
+
+    def using(self, x: Tensor, work: Callable[[nn.Module], T]) -> T:
+        """What `work` makes of the network that runs the images `x` now, which count as seen."""
         if self.decided:
-            return self.run(x)
+            return work(self.run)
         with _alone:
             self.seen += len(x)
             if not self.decided and self.seen > self.few and tuple(x.shape[1:]) == self.shape:
                 if x.device.type == "cpu":
                     self.run = self._planned(self.run, x)
                 self.decided = True
-            return self.run(x)
+            return work(self.run)
 
     def _planned(self, module: nn.Module, x: Tensor) -> nn.Module:
         try:

@@ -1,7 +1,8 @@
 """A network as the native kernels run it: its weights packed, and memory kept for the runs to come."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -21,6 +22,10 @@ from depthwise.native.library import library
 
 CACHE_BYTES = 8 << 20
 """Of the largest map of all images that run together: more would leave the third-level cache."""
+
+
+_Kind = tuple[int, ...]
+"""Of a workspace: images, threads, and the maps that it keeps."""
 
 
 class Plan:
@@ -58,45 +63,59 @@ class Plan:
             ),
         )
         self.together = max(2, CACHE_BYTES // layout.widest_bytes)
-        self._idle: dict[tuple[int, int], SimpleQueue[Workspace]] = {}
+        self._idle: dict[_Kind, SimpleQueue[Workspace]] = {}
         self._weighted: Graph | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [N, C, H, W] to the network's result."""
+        return self.made(x)[0]
+
+    def made(self, x: Tensor, kept: Sequence[int] = ()) -> list[Tensor]:
+        """The network's result for float32 [N, C, H, W], and the maps `kept` on the way, float32 [N, c, h, w] each.
+
+        A map has the number of the operation that makes it.
+        """
         if library.path != self.kernels or library.handle is None:
             raise DepthwiseError(
                 f"this network was compiled for the {self.kernels} kernels: compile it again"
             )
         check_images(x, self.graph.shapes[0])
         if not len(x):
-            return x.new_zeros(0, *self.graph.shapes[-1][: 1 if self.graph.flat else 3])
+            shapes = [self.graph.shapes[index] for index in (-1, *kept)]
+            return self._formed([x.new_zeros(0, *shape) for shape in shapes])
         if not self.finite:
-            return torch.cat([interpret(self.graph, image.contiguous()) for image in x.split(1)])
-        y, strange = self._run(x)
+            each = [_interpreted(self.graph, image, kept) for image in x.split(1)]
+            return [torch.cat(maps) for maps in zip(*each, strict=True)]
+        maps, strange = self._run(x, kept)
         for images in strange:
             for image in images:
                 alone = x[image : image + 1]
-                if len(images) == 1 or self._run(alone)[1]:
+                if len(images) == 1 or self._run(alone, kept)[1]:
                     self._weighted = graph = self._weighted or self.whole_graph()
-                    y[image] = interpret(graph, alone.contiguous())[0]
-        return y
+                    for made, right in zip(maps, _interpreted(graph, alone, kept), strict=True):
+                        made[image] = right[0]
+        return maps
 
-    def _run(self, x: Tensor) -> tuple[Tensor, list[range]]:
+    def _formed(self, maps: list[Tensor]) -> list[Tensor]:
+        """The result, which comes first, in the shape that the graph says."""
+        return [maps[0].flatten(1), *maps[1:]] if self.graph.flat else maps
+
+    def _run(self, x: Tensor, kept: Sequence[int]) -> tuple[list[Tensor], list[range]]:
         """What the kernels make of images, and which images ran together and met a value that is not finite."""
-        results: list[Tensor] = []
+        results: list[list[Tensor]] = []
         strange: list[range] = []
         done = 0
         for beside, images, threads in self._turns(len(x), torch.get_num_threads()):
-            workspaces = [self._workspace(images, threads) for _ in range(beside)]
+            workspaces = [self._workspace(images, threads, kept) for _ in range(beside)]
             for result, finite in run(workspaces, x[done : done + beside * images].split(images)):
                 results.append(result)
                 if not finite:
                     strange.append(range(done, done + images))
                 done += images
             for workspace in workspaces:
-                self._idle[images, threads].put(workspace)
-        y = results[0] if len(results) == 1 else torch.cat(results)
-        return y.flatten(1) if self.graph.flat else y, strange
+                self._idle[images, threads, *kept].put(workspace)
+        maps = results[0] if len(results) == 1 else [torch.cat(parts) for parts in zip(*results, strict=True)]
+        return self._formed(maps), strange
 
     def release(self) -> None:
         """Let go of the memory of earlier runs."""
@@ -122,6 +141,14 @@ class Plan:
                     operations[number] = made
         return replace(self.graph, operations=tuple(operations))
 
+    @cached_property
+    def classifier(self) -> tuple[Tensor, Tensor]:
+        """The weight [K, M, h, w] and the bias [K] of the last product, which makes the result."""
+        step = self.layout.steps[-1]
+        product = unpack(self.packed[-1], step, self.layout.rounding(step.product))[1]
+        assert product is not None
+        return product.weight, product.bias
+
     def _turns(self, images: int, threads: int) -> Iterator[tuple[int, int, int]]:
         """How images are run, turn by turn: n runs beside each other, and of each run its images and its threads.
 
@@ -134,11 +161,22 @@ class Plan:
         for part in _even_parts(images - own * threads, self.together):
             yield 1, part, threads
 
-    def _workspace(self, images: int, threads: int) -> Workspace:
+    def _workspace(self, images: int, threads: int, kept: Sequence[int]) -> Workspace:
         try:
-            return self._idle.setdefault((images, threads), SimpleQueue()).get_nowait()
+            return self._idle.setdefault((images, threads, *kept), SimpleQueue()).get_nowait()
         except Empty:
-            return Workspace(self.layout, self.packed, images, threads)
+            return Workspace(self.layout, self.packed, images, threads, kept)
+
+
+def _interpreted(graph: Graph, image: Tensor, kept: Sequence[int]) -> list[Tensor]:
+    """What `Plan.made` gives for one image, by PyTorch's operators."""
+    maps: dict[int, Tensor] = {}
+
+    def visit(index: int, read: list[Tensor], made: Tensor) -> None:
+        if index in kept:
+            maps[index] = made
+
+    return [interpret(graph, image.contiguous(), visit), *(maps[index] for index in kept)]
 
 
 def _packed(layout: Layout, step: Step) -> Packed:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from types import MappingProxyType
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from depthwise.data.dataset import BadImage
 from depthwise.data.image import DEFAULT, Decoding, ImageInput, UnreadableImageError, decode
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError, UsageError
+from depthwise.infer import looking
 from depthwise.tasks import DEFAULT as SINGLE_LABEL
 from depthwise.tasks import find_task
 from depthwise.words import number_of
@@ -42,9 +43,11 @@ class Prediction:
     indices: tuple[int, ...]
 
 
-Read = Callable[[], Tensor | DepthwiseError]
-_Image = tuple[str, Read]
-"""An image's name, and a function that waits for its pixels."""
+R = TypeVar("R")
+A = TypeVar("A")
+
+_Image = tuple[str, Callable[[], R | DepthwiseError]]
+"""An image's name, and a function that waits for what is read of it."""
 
 
 class _Readers:
@@ -53,7 +56,7 @@ class _Readers:
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
 
-    def start(self, work: Callable[[Given], Tensor | DepthwiseError], image: Given) -> Read:
+    def start(self, work: Callable[[Given], A], image: Given) -> Callable[[], A]:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(min(MOST_READERS, os.cpu_count() or 1), "depthwise-read")
         return self._pool.submit(work, image).result
@@ -64,9 +67,37 @@ class _Readers:
             self._pool.shutdown(cancel_futures=True)
 
 
-def _later(work: Callable[[Given], Tensor | DepthwiseError], image: Given) -> Read:
-    """The same without a thread: the image is read when its pixels are asked for."""
+def _later(work: Callable[[Given], A], image: Given) -> Callable[[], A]:
+    """The same without a thread: the image is read when that is asked for."""
     return partial(work, image)
+
+
+def _worked(
+    batch: list[_Image[R]], work: Callable[[list[str], list[R]], Iterable[A]]
+) -> Iterator[A | BadImage]:
+    """What `work` makes of the images of a batch that can be read, in order, and a BadImage of each other."""
+    read = [(name, image()) for name, image in batch]
+    good = [(name, image) for name, image in read if not isinstance(image, DepthwiseError)]
+    made = iter(work([name for name, _ in good], [image for _, image in good]) if good else ())
+    for name, image in read:
+        if isinstance(image, DepthwiseError):
+            yield BadImage(name, image.reason if isinstance(image, UnreadableImageError) else str(image))
+        else:
+            yield next(made)
+
+
+def _read_or_raise(answer: A | BadImage) -> A:
+    if isinstance(answer, BadImage):
+        raise DepthwiseError(f"{answer.path} cannot be read: {answer.reason}")
+    return answer
+
+
+def _check(topk: int | None, batch_size: int, threshold: float | None = None) -> None:
+    for name, value in {"topk": topk, "batch_size": batch_size}.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value} and must be at least 1")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UsageError(f"threshold is {threshold} and must be a probability, from 0 to 1")
 
 
 def ready(module: nn.Module, device: str | torch.device) -> nn.Module:
@@ -94,7 +125,8 @@ class Predictor:
     task: by its name, with a bundle's arguments for it; for "single-label" the module gives logits [N, K].
 
     A module that is in evaluation mode, on `device` and channels-last is used as it is; of any other a copy is made
-    that is. decoding: how image files are read; the white level is the preprocessing's own.
+    that is. decoding: how image files are read; the white level is the preprocessing's own. uncompiled: makes the
+    network as PyTorch runs it, on `device`, for features and maps that `module` does not show.
     """
 
     def __init__(
@@ -107,6 +139,7 @@ class Predictor:
         decoding: Decoding = DEFAULT,
         task: str = SINGLE_LABEL,
         task_args: Mapping[str, Any] = MappingProxyType({}),
+        uncompiled: Callable[[], nn.Module] | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.module = module if _is_ready(module, self.device) else ready(copy.deepcopy(module), self.device)
@@ -114,6 +147,7 @@ class Predictor:
         self.decoding = replace(decoding, white_level=preprocess.white_level)
         self.classes = tuple(classes)
         self.task = find_task(task, self.classes, task_args)
+        self._uncompiled = uncompiled
 
     def __repr__(self) -> str:
         classes = number_of(len(self.classes), "class", "classes")
@@ -155,12 +189,64 @@ class Predictor:
         """
         if isinstance(images, SINGLE) or not isinstance(images, Iterable):
             return self([images], topk, batch_size, threshold)[0]
-        predictions = []
-        for answer in self.stream(images, topk, batch_size, threshold):
-            if isinstance(answer, BadImage):
-                raise DepthwiseError(f"{answer.path} cannot be read: {answer.reason}")
-            predictions.append(answer)
-        return predictions
+        return [*map(_read_or_raise, self.stream(images, topk, batch_size, threshold))]
+
+    def features(self, images: Given | Iterable[Given], batch_size: int = 32) -> np.ndarray:
+        """What the network's classifier reads of images: float32 [N, D], or [D] of one image.
+
+        Images as in a call. A compiled network gives them from the same pass as its answers. Raises as a call does.
+        """
+        if isinstance(images, SINGLE) or not isinstance(images, Iterable):
+            return self.features([images])[0]
+        rows = [_read_or_raise(row) for row in self.feature_stream(images, batch_size)]
+        return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
+
+    def feature_stream(
+        self, images: Iterable[Given], batch_size: int = 32
+    ) -> Generator[np.ndarray | BadImage, None, None]:
+        """The features of each image, float32 [D], in their order; an unreadable image gives a BadImage."""
+        _check(None, batch_size)
+        return self._stream(images, batch_size, self.pixels, partial(looking.features, self))
+
+    def cam(
+        self,
+        image: Given,
+        topk: int | None = None,
+        threshold: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> looking.Cam:
+        """The Prediction of an image, and for each class that it names, else the likeliest, where the network looked.
+
+        Each `Heat` has a map, float32 [h, w], as large as the network's last map: what each place adds to the class's
+        logit, which is the mean of the map and the bias ("cam"), or, where hidden layers stand before the logits,
+        Grad-CAM's, which has no unit. `Heat.over_picture()` is float32 [H, W] for the picture, upright, with 0 where
+        the preprocessing's crop left the picture out; `Cam.overlay()` is the picture with it. classes: whose heat is
+        wanted instead.
+
+        Raises as a call does; DepthwiseError if the network has no last map or a class no logit.
+        """
+        return _read_or_raise(next(self.cams([image], topk, threshold, 1, classes)))
+
+    def cams(
+        self,
+        images: Iterable[Given],
+        topk: int | None = None,
+        threshold: float | None = None,
+        batch_size: int = 8,
+        classes: Sequence[str] | None = None,
+    ) -> Generator[looking.Cam | BadImage, None, None]:
+        """What `cam` gives, of each image in their order; an unreadable image gives a BadImage.
+
+        The pictures of a batch are in memory whole.
+        """
+        _check(topk, batch_size, threshold)
+        asked = looking.Asked(topk, threshold, looking.numbers_of(classes, self.classes))
+        return self._stream(images, batch_size, self._picture, partial(looking.cams, self, asked))
+
+    @cached_property
+    def shown(self) -> nn.Module:
+        """The network as PyTorch runs it, for what the engine that runs it does not show."""
+        return self.module if self._uncompiled is None else self._uncompiled()
 
     def stream(
         self,
@@ -173,53 +259,54 @@ class Predictor:
 
         Raises UsageError as a call does, DepthwiseError if an answer is not finite.
         """
-        for name, value in {"topk": topk, "batch_size": batch_size}.items():
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value} and must be at least 1")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise UsageError(f"threshold is {threshold} and must be a probability, from 0 to 1")
-        return self._stream(images, topk, batch_size, threshold)
+        _check(topk, batch_size, threshold)
+
+        def answers(names: list[str], pixels: list[Tensor]) -> Iterator[Prediction]:
+            for name, probabilities in zip(
+                names, self.task.answer(self.outputs(torch.stack(pixels))), strict=True
+            ):
+                yield self.prediction(name, probabilities, topk, threshold)
+
+        return self._stream(images, batch_size, self.pixels, answers)
 
     def _stream(
-        self, images: Iterable[Given], topk: int | None, batch_size: int, threshold: float | None
-    ) -> Generator[Prediction | BadImage, None, None]:
+        self,
+        images: Iterable[Given],
+        batch_size: int,
+        read: Callable[[Given], R | DepthwiseError],
+        work: Callable[[list[str], list[R]], Iterable[A]],
+    ) -> Generator[A | BadImage, None, None]:
+        """What `work` makes of the names of images and of what was `read` of them, a batch at a time."""
         # Of a sequence, the next batch is read while the network runs on this one, and no further batch is in memory.
         # An iterator is not asked for more images before the answers to its last batch were taken.
         ahead = isinstance(images, Sequence) and len(images) > 1
         numbered = enumerate(images)
         with closing(_Readers()) as readers:
 
-            def begun() -> list[_Image]:
+            def begun() -> list[_Image[R]]:
                 part = list(islice(numbered, batch_size))
                 started = readers.start if ahead or len(part) > 1 else _later
-                return [(_name(number, image), started(self.pixels, image)) for number, image in part]
+                return [(_name(number, image), started(read, image)) for number, image in part]
 
             batch = begun()
             while batch:
                 following = begun() if ahead else None
-                yield from self._answers(batch, topk, threshold)
+                yield from _worked(batch, work)
                 batch = begun() if following is None else following
 
     def pixels(self, image: Given) -> Tensor | DepthwiseError:
         """uint8 [C, h, w], or why there are none."""
+        found = self._picture(image)
+        return found if isinstance(found, DepthwiseError) else found[1]
+
+    def _picture(self, image: Given) -> tuple[Tensor, Tensor] | DepthwiseError:
+        """The picture, uint8 [C, H, W], and of it uint8 [C, h, w], or why there are none."""
         try:
             given = image() if callable(image) else image
-            return self.preprocess.pixels(decode(given, self.preprocess.channels, self.decoding))
+            picture = decode(given, self.preprocess.channels, self.decoding)
+            return picture, self.preprocess.pixels(picture)
         except DepthwiseError as error:
             return error
-
-    def _answers(
-        self, batch: "list[_Image]", topk: int | None, threshold: float | None
-    ) -> Iterator[Prediction | BadImage]:
-        read = [(name, image()) for name, image in batch]
-        pixels = [image for _, image in read if isinstance(image, Tensor)]
-        rows = iter(self.task.answer(self.outputs(torch.stack(pixels))) if pixels else ())
-        for name, image in read:
-            if isinstance(image, Tensor):
-                yield self.prediction(name, next(rows), topk, threshold)
-            else:
-                reason = image.reason if isinstance(image, UnreadableImageError) else str(image)
-                yield BadImage(name, reason)
 
     def outputs(self, pixels: Tensor) -> Tensor:
         """uint8 [N, C, h, w], as `pixels` gives them, to what the network makes of them, on the CPU."""

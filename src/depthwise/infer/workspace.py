@@ -16,13 +16,19 @@ from depthwise.native.plans import run_plans, scratch_bytes
 
 
 class Workspace:
-    """Memory for a run of `batch` images on `threads` threads, one run at a time; packed: the steps' numbers."""
+    """Memory for a run of `batch` images on `threads` threads, one run at a time; packed: the steps' numbers.
 
-    def __init__(self, layout: Layout, packed: Sequence[Packed], batch: int, threads: int) -> None:
+    kept: maps that are there after a run, besides the result.
+    """
+
+    def __init__(
+        self, layout: Layout, packed: Sequence[Packed], batch: int, threads: int, kept: Sequence[int] = ()
+    ) -> None:
         self.layout, self.packed, self.batch, self.threads = layout, packed, batch, threads
+        self.kept = kept
         owners = {layout.maps[step.result].owner for step in layout.steps}
         self.sizes = {index: self._bytes(index) for index in owners}
-        self.offsets, maps_bytes = place(layout, self.sizes)
+        self.offsets, maps_bytes = place(layout, self.sizes, kept)
         self.steps = (structs.Step * len(layout.steps))(
             *(self._step(step, numbers) for step, numbers in zip(layout.steps, packed, strict=True))
         )
@@ -40,15 +46,24 @@ class Workspace:
         self.start = -self.arena.data_ptr() % ALIGNMENT
         self.call.arena = self.arena.data_ptr() + self.start
 
-    def result(self) -> Tensor:
-        """A copy of what the last run made, float32 [N, C, H, W]."""
-        made = self.layout.maps[self.layout.result]
-        channels, height, width = made.shape
-        start = self.start + self.offsets[self.layout.result]
-        size = self.batch * height * width * made.channels * made.dtype.itemsize
-        values = self.arena[start : start + size].view(made.dtype)
-        values = values.view(self.batch, height, width, made.channels)[..., :channels]
-        return values.to(torch.float32, copy=True).permute(0, 3, 1, 2)
+    def made(self) -> list[Tensor]:
+        """Copies of what the last run made, the result and the maps that are kept: float32 [N, C, H, W] each."""
+        return [self._values(index) for index in (self.layout.result, *self.kept)]
+
+    def _values(self, index: int) -> Tensor:
+        laid = self.layout.maps[index]
+        owner = self.layout.maps[laid.owner]
+        channels, height, width = laid.shape
+        start, border = self.start + self.offsets[laid.owner], owner.border
+        rows, columns = height + 2 * border, width + 2 * border
+        size = self.batch * rows * columns * owner.channels * owner.dtype.itemsize
+        values = self.arena[start : start + size].view(owner.dtype)
+        values = values.view(self.batch, rows, columns, owner.channels)
+        values = values[:, border : border + height, border : border + width]
+        values = values[..., laid.first : laid.first + channels].to(torch.float32, copy=True)
+        if laid.rounding is not None:
+            values = (values - laid.rounding.zero) * laid.rounding.scale
+        return values.permute(0, 3, 1, 2)
 
     def _map(self, index: int | None, channels: int | None = None, first: int = 0) -> structs.Map:
         """`channels` of map `index`, starting with its channel `first`; all of them by default."""
@@ -111,10 +126,10 @@ class Workspace:
         return -(-size // ALIGNMENT) * ALIGNMENT + ALIGNMENT
 
 
-def run(workspaces: Sequence[Workspace], images: Sequence[Tensor]) -> list[tuple[Tensor, bool]]:
-    """What each workspace makes of its images, and whether all values were finite; of several, each has one thread."""
+def run(workspaces: Sequence[Workspace], images: Sequence[Tensor]) -> list[tuple[list[Tensor], bool]]:
+    """What each workspace made of its images, and whether all values were finite; of several, each has one thread."""
     for workspace, x in zip(workspaces, images, strict=True):
         workspace.call.image = x.data_ptr()
         workspace.call.strides[:] = x.stride()
     finite = run_plans([workspace.call for workspace in workspaces])
-    return [(workspace.result(), each) for workspace, each in zip(workspaces, finite, strict=True)]
+    return [(workspace.made(), each) for workspace, each in zip(workspaces, finite, strict=True)]

@@ -101,12 +101,16 @@ class Network(nn.Module):
         """How many channels each map of `features` has."""
         return {key: stage.channels for key, stage in self._last_of.items()}
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """The features that the classifier looks at: [N, num_features]."""
+    def last_map(self, x: Tensor) -> Tensor:
+        """What the neck reads: [N, C, h, w]."""
         check_input(x, self.in_channels, self.min_size)
         for stage in self.stages.children():
             x = self._run(stage, x)
-        return self.neck(x)
+        return x
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """The features that the classifier looks at: [N, num_features]."""
+        return self.neck(self.last_map(x))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep for the backward pass only what the stages' blocks are given, and compute what is in them again there.

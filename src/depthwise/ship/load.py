@@ -4,6 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.analysis.cost import cost, machine_memory
-from depthwise.bundle import ROUNDINGS, Bundle, read_bundle
+from depthwise.bundle import ROUNDINGS, WEIGHTS, Bundle, BundleConfig, digest, read_bundle
 from depthwise.data.image import DEFAULT, Decoding
 from depthwise.data.names import composed
 from depthwise.errors import DepthwiseError, UsageError, unknown_name
@@ -23,6 +24,7 @@ from depthwise.infer.kept import Keeper
 from depthwise.infer.predictor import ready
 from depthwise.infer.quantize import RoundingError, from_tensors
 from depthwise.models import create_model, list_models
+from depthwise.places import find_bundle
 from depthwise.words import quote_path, spoken
 
 SHOWN_MISMATCHES = 3
@@ -76,7 +78,21 @@ def load(
         decoding=decoding,
         task=bundle.config.task,
         task_args=bundle.config.task_args,
+        uncompiled=partial(_uncompiled, bundle.path, bundle.config, device),
     )
+
+
+def _uncompiled(path: Path, config: BundleConfig, device: str | torch.device) -> nn.Module:
+    """The network of the bundle that had this config, read again: its weights need not stay in memory until then."""
+    bundle = read_bundle(path)
+    if bundle.config != config:
+        raise DepthwiseError(f"{path} was replaced since it was loaded: load it again")
+    return ready(load_module(bundle), device)
+
+
+def weights_digest(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of the weights of a bundle or a run, by which one tells whether two networks are the same."""
+    return digest(find_bundle(path) / WEIGHTS)
 
 
 def load_compiled(

@@ -19,6 +19,7 @@ from depthwise.data.measured import Measured, Network, open_measured
 from depthwise.evaluate import metrics
 from depthwise.evaluate.meters import run_meters
 from depthwise.evaluate.report import ReportData, write_report
+from depthwise.heat import looking
 from depthwise.ship.label_weights import label_weights as weights_of
 from depthwise.ship.load import Engine, load_compiled, load_module
 from depthwise.ship.showing import Showing
@@ -177,7 +178,8 @@ def _report(
 ) -> ReportData:
     config, dataset, split = bundle.config, measured.dataset, measured.split
     shape = config.preprocess.shape
-    bill = cost(load_module(bundle), shape)
+    network = load_module(bundle)
+    bill = cost(network, shape)
     return ReportData(
         title=f"{config.model} on {dataset.name}",
         history=[],
@@ -185,7 +187,7 @@ def _report(
         evaluation=evaluation,
         split=measured.part,
         page=task.page,
-        findings=task.findings(evaluation, split),
+        findings=task.findings(evaluation, split, looking(network, config.preprocess)),
         samples=task.samples(split),
         counts={name: task.counts(images) for name, images in dataset.splits.items()},
         cost={"parameters": bill.parameters, "macs": bill.macs, "input_shape": list(shape)},

@@ -13,6 +13,7 @@ from depthwise.data.loader import Prepare
 from depthwise.data.transform import Augment
 from depthwise.errors import DepthwiseError, shown
 from depthwise.evaluate.meters import Headline, Meters
+from depthwise.heat import Look
 from depthwise.tasks import multi_label
 from depthwise.tasks.losses import Loss
 from depthwise.tasks.multi_label import MultiLabel
@@ -115,8 +116,11 @@ class Task(Protocol):
     def samples(self, split: Split) -> dict[int, list[Tensor]]:
         """A few images of each class, for the report."""
 
-    def findings(self, evaluation: Any, split: Split) -> Any:
-        """What `page` needs of the images of the split themselves, the worst mistakes for one."""
+    def findings(self, evaluation: Any, split: Split, look: Look | None = None) -> Any:
+        """What `page` needs of the images of the split themselves, the worst mistakes for one.
+
+        look: tells where the network looked for one of its outputs, if it can be told.
+        """
 
     def page(self, data: "ReportData") -> "Page":
         """What a report shows of the evaluation."""

@@ -16,6 +16,7 @@ from depthwise.data.transform import Augment
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.evaluate.label_metrics import LabelEvaluation, LabelMeters
 from depthwise.evaluate.meters import Headline
+from depthwise.heat import Look
 from depthwise.tasks.losses import Loss
 from depthwise.tasks.mixing import mixer
 from depthwise.tasks.single_label import likeliest
@@ -251,11 +252,13 @@ class MultiLabel:
 
         return collect_samples(split, self.num_classes)
 
-    def findings(self, evaluation: LabelEvaluation, split: Split) -> "LabelFindings":
+    def findings(
+        self, evaluation: LabelEvaluation, split: Split, look: Look | None = None
+    ) -> "LabelFindings":
         """Labels of images, counted together; the surest of the wrong ones, and the least likely of the missed ones."""
         from depthwise.evaluate.labels import collect_findings
 
-        return collect_findings(evaluation, split)
+        return collect_findings(evaluation, split, look)
 
     def page(self, data: "ReportData") -> "Page":
         """MAP@100, each label's numbers, precision against recall, labels that come together, and mistakes."""

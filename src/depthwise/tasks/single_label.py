@@ -16,6 +16,7 @@ from depthwise.data.transform import Augment
 from depthwise.errors import DepthwiseError, UsageError, shown
 from depthwise.evaluate.meters import Headline
 from depthwise.evaluate.metrics import TOP, ClassEvaluation, ClassMeters
+from depthwise.heat import Look
 from depthwise.tasks.losses import Loss, Plain
 from depthwise.tasks.mixing import mixer
 
@@ -153,11 +154,13 @@ class SingleLabel:
 
         return collect_samples(split, self.num_classes)
 
-    def findings(self, evaluation: ClassEvaluation, split: Split) -> "list[Mistake]":
+    def findings(
+        self, evaluation: ClassEvaluation, split: Split, look: Look | None = None
+    ) -> "list[Mistake]":
         """The mistakes that the network was surest of."""
         from depthwise.evaluate.classes import collect_mistakes
 
-        return collect_mistakes(evaluation, split)
+        return collect_mistakes(evaluation, split, look)
 
     def page(self, data: "ReportData") -> "Page":
         """Accuracy, confusions, mistakes, classes and certainty."""

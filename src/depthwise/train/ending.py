@@ -11,6 +11,7 @@ from depthwise.data.dataset import Split, test_split
 from depthwise.errors import DepthwiseError
 from depthwise.evaluate.meters import Headline
 from depthwise.evaluate.report import ReportData, write_report
+from depthwise.heat import Look, looking
 from depthwise.tasks import Task
 from depthwise.train.asynchronous.order import asynchrony
 from depthwise.train.checkpoint import load_checkpoint
@@ -159,13 +160,20 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
     for weights, tested in measured.items():
         values = {"split": name, "weights": weights, **tested.numbers}
         session.watcher.evaluated(session.write_line("test", values))
-    write_report(_report(session, facts, task, evaluation, name, split), files.report)
+    look = looking(final[kind], config.preprocess)
+    write_report(_report(session, facts, task, evaluation, name, split, look), files.report)
     session.say_findings()
     return result
 
 
 def _report(
-    session: Session, facts: dict[str, Any], task: Task, evaluation: Any, name: str, split: Split
+    session: Session,
+    facts: dict[str, Any],
+    task: Task,
+    evaluation: Any,
+    name: str,
+    split: Split,
+    look: Look | None,
 ) -> ReportData:
     files, dataset, recipe = session.files, session.dataset, session.trainer.recipe
     title = f"{recipe.model} on {dataset.name}"
@@ -182,7 +190,7 @@ def _report(
         classes=dataset.classes,
         evaluation=evaluation,
         split=name,
-        findings=task.findings(evaluation, split),
+        findings=task.findings(evaluation, split, look),
         samples=task.samples(dataset.splits["train"]),
         counts=facts["data"]["counts"],
         cost=facts["cost"],

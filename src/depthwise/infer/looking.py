@@ -1,0 +1,106 @@
+"""What a Predictor shows besides its answers: the features of images, and where the network looked."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from depthwise.errors import DepthwiseError, unknown_name
+from depthwise.heat import Heat, check_classes, heats
+from depthwise.infer.insides import Insides, insides
+
+if TYPE_CHECKING:
+    from depthwise.infer.predictor import Prediction, Predictor
+
+
+@dataclass(frozen=True, eq=False)
+class Cam:
+    """What a network says of a picture, uint8 [C, H, W] upright, and where it looked.
+
+    heats: one for each class of the `prediction` in its order, for the likeliest if it names none, or for those asked
+    for.
+    """
+
+    prediction: "Prediction"
+    picture: Tensor
+    heats: tuple[Heat, ...]
+
+    def overlay(self, number: int = 0) -> Image.Image:
+        """The picture with the heat of that number over it, in RGB."""
+        return self.heats[number].overlay(self.picture)
+
+
+class Asked(NamedTuple):
+    """Which classes a prediction names, and whose heat is wanted, if not theirs."""
+
+    topk: int | None
+    threshold: float | None
+    classes: Sequence[int] | None
+
+
+def numbers_of(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:
+    """The numbers of the classes of these names. Raises UsageError for one that there is not."""
+    for name in names or ():
+        if name not in classes:
+            raise unknown_name("class", name, classes)
+    return None if names is None else [classes.index(name) for name in names]
+
+
+def features(predictor: "Predictor", names: Sequence[str], pixels: Sequence[Tensor]) -> Iterator[np.ndarray]:
+    """Of each image, uint8 [C, h, w]: float32 [D]. Raises DepthwiseError if there are none, or they are not finite."""
+    for name, row in zip(names, _inside(predictor, pixels, last=False).features.float().cpu(), strict=True):
+        if not row.isfinite().all():
+            raise DepthwiseError(
+                f"the features of {name} are not finite, the network's training diverged or its weights are damaged: "
+                f"train again with a lower learning rate"
+            )
+        yield row.numpy()
+
+
+def cams(
+    predictor: "Predictor", asked: Asked, names: Sequence[str], read: Sequence[tuple[Tensor, Tensor]]
+) -> Iterator[Cam]:
+    """Of each picture and its uint8 [C, h, w]. Raises DepthwiseError as `Predictor.cam` does."""
+    found = _inside(predictor, [pixels for _, pixels in read], last=True)
+    last, head = found.last, found.head
+    assert last is not None
+    assert head is not None
+    answers = predictor.task.answer(found.output).float().cpu()
+    for number, (name, (picture, _)) in enumerate(zip(names, read, strict=True)):
+        prediction = predictor.prediction(name, answers[number], asked.topk, asked.threshold)
+        chosen = (
+            asked.classes or prediction.indices or [int(answers[number].sort(descending=True).indices[0])]
+        )
+        check_classes(chosen, found.output.shape[1])
+        size = picture.shape[1], picture.shape[2]
+        made = heats(chosen, last[number], found.output[number], head, size, predictor.preprocess)
+        yield Cam(prediction, picture, tuple(made))
+
+
+def _inside(predictor: "Predictor", pixels: Sequence[Tensor], *, last: bool) -> Insides:
+    """What the network makes of images, uint8 [C, h, w] each; `last`: with its last map."""
+    with torch.inference_mode():
+        x = predictor.preprocess.normalise(torch.stack(list(pixels)).to(predictor.device))
+        found = insides(predictor.module, x)
+        if found is None or (last and found.last is None):
+            if predictor.shown is not predictor.module:
+                _say_once(
+                    f"the compiled network does not show its {'last map' if last else 'features'}: PyTorch computes "
+                    f"{'it' if last else 'them'} from the bundle's weights"
+                )
+            found = insides(predictor.shown, x)
+    if found is None:
+        raise DepthwiseError(
+            f"{type(predictor.module).__name__} has no last map and no features that are known of: load a bundle, or "
+            f"give the network that it was made from"
+        )
+    return found
+
+
+_say_once: Callable[[str], None] = cache(lambda sentence: warnings.warn(sentence, stacklevel=2))
