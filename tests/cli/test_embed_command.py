@@ -12,7 +12,7 @@ from tests.cli.test_predict_command import _own_signals, folder
 
 from depthwise.bundle import read_bundle, write_bundle
 from depthwise.cli.app import run
-from depthwise.data import open_dataset
+from depthwise.data import BadImage, open_dataset
 from depthwise.data.pack import pack
 from depthwise.embeddings.files import read, write
 from depthwise.embeddings.nearest import nearest
@@ -145,6 +145,7 @@ def test_nearest_goes_through_blocks_as_through_one(monkeypatch: pytest.MonkeyPa
             [each.name for each in found] for found in whole
         ]
         monkeypatch.undo()
+        assert write(file, ["a", "b"], [BadImage("image 0", "gone"), rows[0]]) == [BadImage("a", "gone")]
 
 
 def test_overlays_are_one_a_picture_and_replace_nothing(

@@ -19,6 +19,7 @@ from depthwise.evaluate.classes import Mistake, collect_mistakes, collect_sample
 from depthwise.evaluate.metrics import from_logits
 from depthwise.evaluate.pictures import picture
 from depthwise.evaluate.report import ReportData, write_report
+from depthwise.heat import Heat
 
 CHARTS = ("accuracy", "loss", "lr", "rate", "reliability", "coverage")
 
@@ -478,3 +479,30 @@ def test_only_data_and_style_are_allowed_by_its_policy(digits_report: Path) -> N
         r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:|#)([^"')\s>]+)"""
     ).findall
     assert page(re.sub(r'<script type="text/plain".*?</script>', "", text, flags=re.DOTALL)) == []
+
+
+def test_heat_lies_on_what_the_network_saw_and_can_be_switched_off(
+    write: Write, open_page: Open, digits: ReportData
+) -> None:
+    image = torch.zeros(3, 40, 80, dtype=torch.uint8)
+    heat = Heat(
+        1, torch.tensor([[0.0, 0.0], [0.0, 1.0]]), "cam", 1.0, 0.75, (40, 80), (4.0, 24.0, 32.0, 32.0)
+    )
+    mistakes = [Mistake("seen.png", image, 0, 1, 0.9, 0.1, heat), Mistake("plain.png", image, 0, 1, 0.9, 0.1)]
+    page = open_page(write(findings=mistakes))
+    veil = page.locator("#mistakes .heat")
+    expect(veil).to_have_count(1)
+    below, above = page.locator("#mistakes .shot > img").first.bounding_box(), veil.bounding_box()
+    assert below is not None
+    assert above is not None
+    scale = below["width"] / 80
+    assert below["height"] == pytest.approx(40 * scale, abs=0.5)
+    for side, start, extent in (("x", 24, 32), ("y", 4, 32)):
+        assert above[side] - below[side] == pytest.approx(start * scale, abs=0.5)
+        assert above["width" if side == "x" else "height"] == pytest.approx(extent * scale, abs=0.5)
+    pixels = decoded(veil.get_attribute("src") or "")
+    assert pixels.getpixel((4, 4)) == (66, 10, 104, 0)
+    assert pixels.getpixel((60, 60)) == (252, 255, 164, 199)
+    page.get_by_label("heat: where it looked for what it said").uncheck()
+    expect(veil).to_be_hidden()
+    expect(open_page(write(findings=mistakes[1:])).locator(".heat-switch")).to_have_count(0)

@@ -117,6 +117,13 @@ def test_a_plan_shows_what_the_network_makes(name: str, precision: Precision) ->
     assert difference(classifier(found.features), found.output) <= tolerance
     if name in HIDDEN:
         assert (found.last, found.head) == (None, None)
+        alone = Predictor(compiled, Preprocess((24, 32), channels=3), [*"abcdefg"])
+        with pytest.raises(DepthwiseError, match="CompiledModule does not show its last map"):
+            alone.cam(corner_picture(0, marked=True))
+        beside = Predictor(compiled, alone.preprocess, alone.classes, uncompiled=lambda: network)
+        with pytest.warns(UserWarning, match="PyTorch computes it"):
+            seen = beside.cam(corner_picture(0, marked=True))
+        assert {heat.method for heat in seen.heats} == {"grad-cam"}
         return
     if precision == "fp32":
         assert difference(found.last, expected.last) <= 1e-4
@@ -263,15 +270,11 @@ def test_what_a_foreign_engine_does_not_show_comes_of_the_bundles_weights(corner
     foreign = load(corner_bundle, engine="torch", precision="bf16")
     assert isinstance(foreign.module, CompiledModule)
     assert not isinstance(foreign.module.plan, Plan)
-    with pytest.warns(
-        UserWarning, match="does not show its last map: PyTorch computes it from the bundle's weights"
-    ):
+    with pytest.warns(UserWarning, match="PyTorch computes it from the bundle's weights"):
         seen = foreign.cam(picture)
     torch.testing.assert_close(seen.heats[0].map, expected.heats[0].map)
-    with pytest.warns(UserWarning, match="its features"):
-        features = foreign.features(picture)
-    assert np.array_equal(features, load(corner_bundle, engine="torch").features(picture))
-    with pytest.raises(DepthwiseError, match="has no last map and no features"):
+    assert np.array_equal(foreign.features(picture), load(corner_bundle, engine="torch").features(picture))
+    with pytest.raises(DepthwiseError, match="Conv2d does not show its features: load a bundle"):
         Predictor(nn.Conv2d(3, 2, 1), Preprocess((32, 32), channels=3), ("a", "b")).features(picture)
 
 

@@ -216,6 +216,7 @@ def test_a_run_learns_tunes_thresholds_and_keeps_them(trained: Run) -> None:
     assert set(thresholds) != {0.5}
     lines = [json.loads(line) for line in (trained.out / "metrics.jsonl").read_text().splitlines()]
     assert [line["map_at_100"] for line in lines if line["kind"] == "test"] == [evaluation["map_at_100"]]
+    assert '<img class="heat"' in (trained.out / "report.html").read_text()
 
 
 def test_it_resumes_bit_for_bit(trained: Run, digits: Dataset, tmp_path: Path) -> None:

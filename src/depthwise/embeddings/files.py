@@ -61,7 +61,7 @@ def write(
     def readable() -> Iterator[tuple[str, np.ndarray]]:
         for name, row in zip(names, rows, strict=True):
             if isinstance(row, BadImage):
-                bad.append(row)
+                bad.append(BadImage(name, row.reason))
             else:
                 # A file name that is no valid Unicode comes as lone surrogates.
                 yield name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), row
@@ -177,6 +177,10 @@ def _of_parquet(path: Path) -> Embeddings | None:
     def blocks() -> Iterator[Block]:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(BLOCK, columns=["image", "features"]):
+                if batch.column("features").null_count or batch.column("image").null_count:
+                    raise DepthwiseError(
+                        f"{path} has rows without a name or features: write it anew with depthwise embed"
+                    )
                 flat = batch.column("features").flatten().to_numpy(zero_copy_only=False)
                 yield batch.column("image").to_pylist(), flat.reshape(-1, kind.list_size)
 

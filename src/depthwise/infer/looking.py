@@ -1,9 +1,7 @@
 """What a Predictor shows besides its answers: the features of images, and where the network looked."""
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -89,18 +87,10 @@ def _inside(predictor: "Predictor", pixels: Sequence[Tensor], *, last: bool) -> 
         x = predictor.preprocess.normalise(torch.stack(list(pixels)).to(predictor.device))
         found = insides(predictor.module, x)
         if found is None or (last and found.last is None):
-            if predictor.shown is not predictor.module:
-                _say_once(
-                    f"the compiled network does not show its {'last map' if last else 'features'}: PyTorch computes "
-                    f"{'it' if last else 'them'} from the bundle's weights"
-                )
             found = insides(predictor.shown, x)
-    if found is None:
+    if found is None or (last and found.last is None):
         raise DepthwiseError(
-            f"{type(predictor.module).__name__} has no last map and no features that are known of: load a bundle, or "
-            f"give the network that it was made from"
+            f"{type(predictor.module).__name__} does not show its {'last map' if last else 'features'}: load a bundle, "
+            f"or give the network that it was made from"
         )
     return found
-
-
-_say_once: Callable[[str], None] = cache(lambda sentence: warnings.warn(sentence, stacklevel=2))

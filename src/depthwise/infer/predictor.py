@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -245,8 +246,14 @@ class Predictor:
 
     @cached_property
     def shown(self) -> nn.Module:
-        """The network as PyTorch runs it, for what the engine that runs it does not show."""
-        return self.module if self._uncompiled is None else self._uncompiled()
+        """The network as PyTorch runs it, for what the engine that runs it does not show; made when first asked for."""
+        if self._uncompiled is None:
+            return self.module
+        warnings.warn(
+            "the compiled network does not show all that is asked for: PyTorch computes it from the bundle's weights",
+            stacklevel=2,
+        )
+        return self._uncompiled()
 
     def stream(
         self,
