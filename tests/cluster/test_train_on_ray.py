@@ -50,6 +50,14 @@ def wait_for_lines(out: Path, number: int, run: "subprocess.Popen[str]") -> None
     raise AssertionError(run.communicate()[0])
 
 
+def wait_for_none(raylets: Raylets) -> None:
+    """Until no process of a run is left on any node, which Ray ends when the driver is gone."""
+    end = time.monotonic() + 60
+    while any(raylets.workers(node, "RayTrain") for node in range(len(raylets.nodes))):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run on this machine, alone."""
@@ -79,6 +87,7 @@ def test_a_stop_leaves_a_checkpoint(raylets: Raylets, unbroken: Path, tmp_path: 
     wait_for_lines(out, 4, run)
     run.send_signal(signal.SIGINT)
     assert "--resume" in finish(run, 130)
+    wait_for_none(raylets)
     finish(start(["train", "--out", str(out), "--resume", "--workers", "0"]))
     assert left(out) == left(unbroken)
 
