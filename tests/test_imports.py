@@ -71,7 +71,7 @@ IMPORTS: dict[str, set[str]] = {
         "train",
         "writing",
     },
-    "comparison.worker": {"data", "job", "stops", "telemetry", "train"},
+    "comparison.worker": {"data", "job", "stops", "telemetry", "train", "writing"},
     "experiments": {"bounds", "comparison", "data", "layers", "models", "recipes", "train"},
     "job": {"bundle", "cluster", "data", "finished", "models", "modes", "places", "recipes", "ship", "train"},
     "training": {"data", "finished", "job", "train"},

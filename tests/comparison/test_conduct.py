@@ -303,3 +303,16 @@ def test_arms_whose_workers_are_made_up_are_judged_by_their_time(tmp_path: Path)
     assert scores[names[0]]["staleness"]["mean"] > 2 > scores[names[1]]["staleness"]["mean"] == 0
     assert [outcome.lines[-1]["step"] for outcome in results.outcomes] == [20, 5, 20, 5]
     assert len([*place.figures.glob("*.svg")]) == 5
+
+
+def test_a_full_disk_names_the_experiments_own_command(tmp_path: Path) -> None:
+    out = tmp_path / "e"
+    out.mkdir()
+    script = f'mount -t tmpfs -o size=1m tmpfs {out} && exec "$@"'
+    isolated = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    words = [*isolated, sys.executable, "-m", "depthwise", *ASKED, "--out", str(out)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "no space is left: free some, then give the command again, and it goes on there" in last
+    assert "--resume" not in last

@@ -21,6 +21,7 @@ from depthwise import telemetry
 from depthwise.errors import DepthwiseError, DivergedError
 from depthwise.stops import released
 from depthwise.words import in_a_shell
+from depthwise.writing import disk_full
 
 SAY_SECONDS = 1.0
 POLL_SECONDS = 0.1
@@ -77,6 +78,12 @@ def _done(run: dict[str, Any], answers: TextIO) -> dict[str, Any]:
     except DivergedError as error:
         return {"diverged": str(error)}
     except DepthwiseError as error:
+        if isinstance(error.__cause__, OSError) and disk_full(
+            error.__cause__
+        ):  # which names `train --resume`
+            return {
+                "failed": "no space is left: free some, then give the command again, and it goes on there"
+            }
         return {"failed": str(error)}
     except KeyboardInterrupt:
         return {"stopped": True}

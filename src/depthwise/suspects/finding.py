@@ -35,6 +35,7 @@ from depthwise.train.files import RunFiles
 from depthwise.train.recipe import Recipe
 from depthwise.train.record import read_run
 from depthwise.train.run import choose_device
+from depthwise.train.signals import StopRequest
 from depthwise.words import number_of, quote_path
 
 TRAIN = "train"
@@ -215,13 +216,16 @@ def _judge_folds(
             f"fold {number} of {len(folds)}: {number_of(len(fold.learned), 'image')} to learn from, "
             f"{len(fold.held_out):,} to judge"
         )
-        place = folder / str(number)
+        place, of = folder / str(number), f"fold {number} of {len(folds)}"
         try:
-            train_fold(fold, recipe, place, command, workers=looked.workers, force=force)
+            with StopRequest() as stop:
+                train_fold(fold, recipe, place, command, workers=looked.workers, force=force)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"fold {number} of {len(folds)} is at its last checkpoint: give the command again, and it goes on there"
+                f"{of} is at its last checkpoint: give the command again, and it goes on there"
             ) from None
+        if stop.requested:  # when the run had nothing more to stop before
+            raise KeyboardInterrupt(f"{of} is done: give the command again, and the next begins")
         before = len(looked.answers)
         looked.add(read_bundle(place), TRAIN, fold)
         # Of a class that the fold has no other image of its network knows nothing.

@@ -9,7 +9,10 @@ from depthwise.words import spoken
 
 
 class StopRequest:
-    """Inside the `with`, the first SIGINT or SIGTERM sets `requested`; a second one interrupts at once."""
+    """Inside the `with`, the first SIGINT or SIGTERM sets `requested`; a second one interrupts at once.
+
+    Inside another one, what nobody has answered when the `with` ends is asked of that one.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -21,9 +24,12 @@ class StopRequest:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, StopRequest) and self.requested and kind is None:
+                outer.requested = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
