@@ -1,4 +1,4 @@
-"""One Ray cluster for all tests of this folder: it takes seconds to start."""
+"""A Ray cluster for each file of tests: one that stays costs every other test."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 from tests.cluster.raylets import Raylets, cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def raylets() -> Iterator[Raylets]:
     """Two nodes on this machine. A test that kills one starts another."""
     with cluster() as running:
