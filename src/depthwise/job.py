@@ -177,10 +177,13 @@ class Job:
 
     def _begun_before(self) -> bool:
         """Whether the run in `out` is this one, which torchrun has started again after a process failed."""
-        from depthwise.train.files import RunFiles
         from depthwise.train.world import launch
 
-        return launch() is not None and RunFiles(Path(self.out)).begun_by(launch())
+        if launch() is None:
+            return False
+        from depthwise.train.files import RunFiles
+
+        return RunFiles(Path(self.out)).begun_by(launch())
 
     def _check(self, how: How) -> None:
         """Refuse what contradicts itself, or is not there, before the images are looked over."""
