@@ -1,11 +1,13 @@
 """Words for people: a command that can be pasted into a shell, text that steers no terminal and runs in no spreadsheet,
 a number with its noun."""
 
+import json
 import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 FLAGS = (
     "allow-drop",
@@ -133,6 +135,11 @@ def number_of(number: float, noun: str, plural: str | None = None) -> str:
 def pace(number: float) -> str:
     """How many a second: 1,234; 12.3; 0.505."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON in ASCII, control characters spelled out, of which Python leaves one."""
+    return json.dumps(value, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def _spelled(c: str) -> str:

@@ -111,13 +111,13 @@ def test_stopped_and_taken_up_it_ends_the_same(unbroken: Path, tmp_path: Path, s
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not any(_lines(file) for file in out.glob("runs/*/metrics.jsonl")):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(stop)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=240)
     finally:
         process.kill()
     if stop == signal.SIGINT:
@@ -136,7 +136,7 @@ def _wait_until_free(out: Path) -> None:
     """Workers end at their next update once the program that asked is gone."""
     from depthwise.train.files import RunFiles
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     for run in (out / "runs").iterdir():
         while run.is_dir():
             try:
@@ -228,7 +228,7 @@ def test_an_arm_that_cannot_be_is_named_before_anything_is_kept(
 
 def test_a_run_that_fails_is_said_to_be_of_which_arm(tmp_path: Path) -> None:
     recipe = mini(Traits(num_train=10, num_classes=2, height=8, width=8))
-    lost = Assignment("a, seed 0", tmp_path / "run", str(tmp_path / "lost"), recipe)
+    lost = Assignment("a, seed 0", tmp_path / "run", str(tmp_path / "lost"), recipe.to_json())
     with pytest.raises(DepthwiseError, match=r"^a, seed 0 \(.*lost"):
         do_all([lost], Share(), lambda run: None, lambda run, step, of: None, lambda run, why: None)
 

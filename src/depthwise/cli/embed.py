@@ -21,7 +21,7 @@ from depthwise.cli.options import (
     flag,
 )
 from depthwise.cli.output import console, counting, note, print_json, table
-from depthwise.cli.predict import answers_of, columns_of, expand, sources_of
+from depthwise.cli.pictures import answers_of, columns_of, expand
 from depthwise.places import find_bundle
 from depthwise.words import number_of
 from depthwise.writing import check_free
@@ -80,7 +80,7 @@ def embed(
     files.check_suffix(out)
     predictor = load(bundle, engine=engine, precision=precision, decoding=reading)
     with counting("embedding") as progress:
-        rows = answers_of(predictor.feature_stream, sources_of(pictures), batch_size=batch_size)
+        rows = answers_of(predictor.feature_stream, pictures, batch_size=batch_size)
         shown = _told(rows, len(pictures), progress)
         bad = files.write(out, [picture.name for picture in pictures], shown, weights_digest(bundle))
     for each in bad:
@@ -136,13 +136,13 @@ def similar(
     known = files.read(embeddings)
     check_same_network(known, weights_digest(bundle))
     predictor = load(bundle, engine=engine, precision=precision, decoding=reading)
-    names, sources = [picture.name for picture in pictures], sources_of(pictures)
-    found = alike(known, names, answers_of(predictor.feature_stream, sources), topk)
+    names = [picture.name for picture in pictures]
+    found = alike(known, names, answers_of(predictor.feature_stream, pictures), topk)
     if out is not None:
         held: dict[str, Any] = {each.name: each.image for each in expand(source or [], reading)}
         shown = [
             (name, image, neighbours)
-            for name, image, neighbours in zip(names, sources, found, strict=True)
+            for (name, image), neighbours in zip(pictures, found, strict=True)
             if not isinstance(neighbours, BadImage) and not isinstance(image, BadImage)
         ]
         write_page(out, shown, held, embeddings, predictor, ["depthwise", *sys.argv[1:]])

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from depthwise.bounds import Bounds
 from depthwise.cli.manifest import Manifest, asked
-from depthwise.cli.options import Json, command, flag
+from depthwise.cli.options import Json, RayAddress, command, flag
 from depthwise.cli.output import console, note, print_json, say, status, table
 from depthwise.errors import UsageError, unknown_name
 from depthwise.places import locate
@@ -119,7 +119,10 @@ def run(
     jobs: Annotated[
         int | None,
         Bounds(1, 256),
-        Parameter(help="Runs at once [default: one a core for small pictures, else one]."),
+        Parameter(
+            help="Runs at once [default: one a core for small pictures, else one; with --ray as many as there are CPUs "
+            "for, each with as many as here]."
+        ),
     ] = None,
     workers: Annotated[
         int, Bounds(0, 256), Parameter(help="Processes that read image files, of each run.")
@@ -135,6 +138,7 @@ def run(
         Literal["parameters", "macs"] | None,
         Parameter(help="For compare: widths are found at which all arms have those of the first."),
     ] = None,
+    ray: RayAddress = None,
     dry_run: Annotated[
         bool,
         flag("Train nothing: ten updates of each arm on made-up images, and how long all would take here."),
@@ -145,7 +149,8 @@ def run(
 ) -> None:
     """Run an experiment to its report: every arm with every seed, or what of it is not finished yet.
 
-    Ctrl-C stops it with checkpoints; the same command goes on. Runs that are equal are done once.
+    Ctrl-C stops it with checkpoints; the same command goes on. Runs that are equal are done once. With --ray a cluster
+    does the runs, whose directory its nodes must share.
 
     Example: depthwise experiment run residual --scale mini --data fashion-mnist --seeds 3 --out runs/residual
     """
@@ -161,6 +166,8 @@ def run(
         data = "fashion-mnist"
     share = share_of(jobs, workers, device, found.name)
     if dry_run:
+        if ray is not None:
+            raise UsageError("--dry-run measures here, and --ray is for runs: leave one of them out")
         with _Watcher() as watcher:
             rehearsal = rehearsed(build, setting_for(found, data, asked(manifest), watcher), share, watcher)
         _say_rehearsal(rehearsal, seeds, json)
@@ -173,8 +180,17 @@ def run(
         )
     locate(data)
     order = Order(name, build, scale, data, seeds, asked(manifest), arms)
-    with _Watcher() as watcher:
-        results = conduct(order, place_of(out, runs), share, watcher, force=force)
+    with ExitStack() as stack:
+        carry = None
+        if ray is not None:
+            from depthwise.cluster.connection import connected
+            from depthwise.cluster.experiments import by_tasks, share_on
+
+            cluster = stack.enter_context(connected(ray))
+            share = share_on(cluster, jobs, share_of(None, workers, device, found.name))
+            carry = by_tasks(cluster, note)
+        watcher = stack.enter_context(_Watcher())
+        results = conduct(order, place_of(out, runs), share, watcher, force=force, carry=carry)
     _say(results, out, json)
 
 

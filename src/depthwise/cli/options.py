@@ -75,6 +75,14 @@ IgnoreUnknown = Annotated[bool, flag("Leave out images of classes that the netwo
 
 BundlePath = Annotated[str, Parameter(help="A bundle folder, or the directory of a training run.")]
 
+RayAddress = Annotated[
+    str | None,
+    Parameter(
+        name="--ray",
+        help="Work on a Ray cluster, at HOST:PORT or auto, that of this machine. Its nodes see the same files.",
+    ),
+]
+
 EngineOption = Annotated[
     Literal["auto", "bundle", "native", "torch", "openvino", "onnxruntime"],
     Parameter(

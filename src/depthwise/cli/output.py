@@ -4,13 +4,12 @@ All that is printed goes through here, where control characters are spelled out:
 not steer the terminal.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from depthwise.words import printable
+from depthwise.words import printable, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,11 +22,6 @@ if TYPE_CHECKING:
 def print_json(document: Any) -> None:
     """The one JSON document of a command, on standard output."""
     print(to_json(document, indent=2))
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
-    """`value` as JSON in ASCII, control characters spelled out, of which Python leaves one."""
-    return json.dumps(value, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def say(text: str) -> None:

@@ -1,18 +1,16 @@
-"""`depthwise predict`: classes and probabilities for files, folders, patterns and standard input."""
+"""`depthwise predict`: classes and probabilities for files, folders, patterns, shards and standard input."""
 
-import glob
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
 
+from depthwise.batch import forms
+from depthwise.batch.forms import Document
 from depthwise.bounds import Bounds
-from depthwise.cli import answers as forms
-from depthwise.cli.answers import Result
+from depthwise.cli.answers import as_table
 from depthwise.cli.manifest import ImageRoot, PathColumn
 from depthwise.cli.options import (
     STANDARD_INPUT,
@@ -23,25 +21,24 @@ from depthwise.cli.options import (
     Json,
     MaxPixels,
     PrecisionOption,
+    RayAddress,
     decoding,
     flag,
 )
-from depthwise.cli.output import note
+from depthwise.cli.output import counting, note, print_json
+from depthwise.cli.pictures import answers_of, columns_of, find
 from depthwise.errors import UsageError
 from depthwise.places import find_bundle
-from depthwise.reading import read_bounded
 from depthwise.words import inert, number_of, printable
 from depthwise.writing import check_free, written_whole
 
 if TYPE_CHECKING:
-    from depthwise.data import BadImage, Columns
-    from depthwise.data.image import Decoding
+    from depthwise.batch.kept import Kept
+    from depthwise.batch.pictures import Picture, Pictures
+    from depthwise.batch.run import Carry
+    from depthwise.batch.work import Asked
+    from depthwise.data import BadImage
     from depthwise.infer import Prediction, Predictor
-
-
-A = TypeVar("A")
-
-SUFFIXES = (".csv", ".json", ".jsonl")
 
 
 def predict(
@@ -73,9 +70,14 @@ def predict(
     out: Annotated[
         Path | None,
         Parameter(
-            help="Write the answers here instead: FILE.csv, FILE.json or FILE.jsonl, a line an image; --json prints "
-            "them as well."
+            help="Write the answers here instead: FILE.csv, FILE.json, FILE.jsonl or FILE.parquet, or without a suffix "
+            "a folder, in it a file for each shard or for every 1,000 images. Stopped or killed, the same command goes "
+            "on. --json prints them as well, of a folder how many they are."
         ),
+    ] = None,
+    form: Annotated[
+        Literal["jsonl", "csv", "parquet"] | None,
+        Parameter(help="Of the files in a folder that --out names [default: jsonl]."),
     ] = None,
     cam: Annotated[
         Path | None,
@@ -84,8 +86,14 @@ def predict(
         ),
     ] = None,
     force: Annotated[
-        bool, flag("Replace the file that --out names, and write to a folder for --cam that has files.")
+        bool, flag("Replace what --out names, and write to a folder for --cam that has files.")
     ] = False,
+    ray: RayAddress = None,
+    jobs: Annotated[
+        int | None,
+        Bounds(1, 65536),
+        Parameter(help="With --ray: pieces at once, each on one CPU [default: as many as there are CPUs]."),
+    ] = None,
     engine: EngineOption = "auto",
     precision: PrecisionOption = None,
     path_column: PathColumn = None,
@@ -108,6 +116,34 @@ def predict(
 
     Example: depthwise predict runs/first holiday/ 'scans/*.png' --topk 3
     """
+    _check_forms(image, out, json, as_csv)
+    _check_pieces(out, form, ray, jobs, cam)
+    if out is not None:
+        _check_out(out, force)
+    find_bundle(bundle)  # before anything heavy is imported
+    reading = decoding(max_pixels, allow_truncated)
+    found = find(image, reading, columns_of(path_column, image_root))
+    total = sum(map(len, found))
+    options: dict[str, Any] = {"topk": topk, "threshold": threshold, "batch_size": batch_size}
+    how: dict[str, Any] = {"engine": engine, "precision": precision, "decoding": reading}
+    if out is None or cam is not None:
+        documents = _documents(bundle, found, cam, force, how, options)
+        shown = Shown(out, json, as_csv, str if exact else inert, threshold)
+        num_bad = _print(documents, shown)
+        if out is not None:
+            note(f"{number_of(total, 'image')} in {out}")
+    else:
+        from depthwise.batch.work import asked_of
+
+        asked = asked_of(bundle, total, form=form or "jsonl", exact=exact, **how, **options)
+        num_bad = _write(asked, found, out, force, _carry(ray, jobs), json)
+    if num_bad:
+        where = "" if out is None else f", the reasons are in {out}"
+        note(f"{num_bad} of {number_of(total, 'image')} could not be read{where}")
+    return 1 if num_bad else 0
+
+
+def _check_forms(image: Sequence[str], out: Path | None, json: bool, as_csv: bool) -> None:
     if json and as_csv:
         raise UsageError("--json and --csv exclude each other: give one of them")
     if as_csv and out is not None:
@@ -116,197 +152,147 @@ def predict(
         )
     if image.count(STANDARD_INPUT) > 1:
         raise UsageError("standard input (-) is named twice: it holds one image")
-    if out is not None:
-        _check_out(out, force)
-    find_bundle(bundle)  # before anything heavy is imported
-    reading = decoding(max_pixels, allow_truncated)
-    pictures = expand(image, reading, columns_of(path_column, image_root))
-    from depthwise.ship.load import load
 
-    sources = sources_of(pictures)
-    predictor = load(bundle, engine=engine, precision=precision, decoding=reading)
-    names = [picture.name for picture in pictures]
-    stream = predictor.stream if cam is None else _with_overlays(predictor, names, sources, cam, force)
-    answers = answers_of(stream, sources, topk=topk, threshold=threshold, batch_size=batch_size)
-    results = _results(names, answers)
-    spell = str if exact else inert
-    if out is not None:
-        kept = list(results) if json else results
-        num_bad = _write(out, kept, spell)
-        note(f"{number_of(len(pictures), 'image')} in {out}")
-        results = iter(kept)
-    if json:
-        num_bad = forms.as_json(results, sys.stdout.write)
-    elif as_csv:
-        shown = (lambda text: printable(spell(text))) if sys.stdout.isatty() else spell
-        num_bad = forms.as_csv(results, sys.stdout.write, shown)
-    elif out is None:
-        num_bad = forms.as_table(results, threshold)
-    if num_bad:
-        where = "" if out is None else f", the reasons are in {out}"
-        note(f"{num_bad} of {number_of(len(pictures), 'image')} could not be read{where}")
-    return 1 if num_bad else 0
+
+def _check_pieces(
+    out: Path | None, form: str | None, ray: str | None, jobs: int | None, cam: Path | None
+) -> None:
+    if ray is not None and out is None:
+        raise UsageError("--ray answers into files: name them with --out")
+    if jobs is not None and ray is None:
+        raise UsageError("--jobs says how many pieces a cluster answers at once: name the cluster with --ray")
+    if form is not None and (out is None or not _is_folder(out)):
+        raise UsageError("--form is for a folder of answers: name one with --out, without a suffix")
+    if cam is not None and (ray is not None or (out is not None and _is_folder(out))):
+        raise UsageError("--cam makes pictures here, as images come: leave out --ray, and give --out a file")
 
 
 def _check_out(out: Path, force: bool) -> None:
     """Before anything is read."""
-    if out.suffix.lower() not in SUFFIXES:
+    if _is_folder(out):
+        return
+    if out.suffix.lower() not in forms.FOR_FILES:
         raise UsageError(
-            f"{out} ends in none of {', '.join(SUFFIXES)}, which are what is written: name it {out.stem}.csv, for "
-            f"example"
+            f"{out} ends in none of {', '.join(forms.FOR_FILES)}, which are what is written: name it {out.stem}.csv, "
+            f"for example, or without a suffix for a folder"
         )
     check_free(out, force)
 
 
-def _write(out: Path, results: Iterable[Result], spell: Callable[[str], str]) -> int:
-    with written_whole(out) as file:
-
-        def write(text: str) -> None:
-            file.write(text.encode(errors="surrogateescape"))
-
-        match out.suffix.lower():
-            case ".csv":
-                return forms.as_csv(results, write, spell)
-            case ".json":
-                return forms.as_json(results, write)
-            case _:
-                return forms.as_json_lines(results, write)
+def _is_folder(out: Path) -> bool:
+    return not out.suffix or (out.is_dir() and out.suffix.lower() not in forms.FOR_FILES)
 
 
-class Picture(NamedTuple):
-    """An image and what a person calls it: a path, a function that gives it when its turn has come, or why there is
-    none."""
+class Shown(NamedTuple):
+    """How answers are shown: in a file `out`, as JSON, CSV or a table. spell: a cell of text in CSV."""
 
-    name: str
-    image: "str | Callable[[], bytes] | BadImage"
+    out: Path | None
+    json: bool
+    as_csv: bool
+    spell: Callable[[str], str]
+    threshold: float | None
 
 
-def expand(
-    arguments: list[str], reading: "Decoding | None" = None, columns: "Columns | None" = None
-) -> list[Picture]:
-    """The images that the command's arguments mean, in order: folders and patterns replaced by their files, shards and
-    manifests by their images.
+def _print(documents: Iterator[Document], how: Shown) -> int:
+    """Show the answers as they come; returns how many images have none."""
+    num_bad = 0
 
-    reading: how a manifest's files are looked over; columns: where it has their paths. A file that does not exist
-    stays in the list, to be reported among the others. Raises UsageError for a folder or a pattern without images.
-    """
-    from depthwise.data.sources.listing import images_below
+    def counted() -> Iterator[Document]:
+        nonlocal num_bad
+        for each in documents:
+            num_bad += "error" in each
+            yield each
 
-    pictures: list[Picture] = []
-    for argument in arguments:
-        if argument != STANDARD_INPUT and _is_table(Path(argument)):
-            pictures += _pictures_of(argument, reading, columns)
-            continue
-        if os.path.isdir(argument):
-            found = images_below(argument)
-        elif argument != STANDARD_INPUT and not os.path.lexists(argument) and glob.has_magic(argument):
-            found = [
-                name
-                for match in _matches(argument)
-                for name in (images_below(match) if os.path.isdir(match) else [match])
-            ]
-        else:
-            found = [argument]
-        if not found:
-            raise UsageError(
-                f"{argument!r} holds no image: name an image file, or a folder or a pattern with some"
+    shown: Iterable[Document] = counted()
+    if how.out is not None:
+        shown = list(shown) if how.json else shown
+        with written_whole(how.out) as file:
+            forms.write_as(how.out.suffix.lower().lstrip("."), shown, file, how.spell)
+    if how.json:
+        forms.as_json(shown, sys.stdout.write)
+    elif how.as_csv:
+        spell = how.spell
+        forms.as_csv(
+            shown, sys.stdout.write, (lambda text: printable(spell(text))) if sys.stdout.isatty() else spell
+        )
+    elif how.out is None:
+        as_table(shown, how.threshold)
+    return num_bad
+
+
+def _write(
+    asked: "Asked", found: "Sequence[Pictures]", out: Path, force: bool, carry: "Carry", json: bool
+) -> int:
+    """How many images there is no answer for."""
+    from depthwise.batch.kept import kept_in
+    from depthwise.batch.pieces import cut
+    from depthwise.batch.run import answer_all, documents_in, hidden_for, joined
+
+    is_file = not _is_folder(out)
+    folder = hidden_for(out) if is_file else out
+    pieces, digests = cut(found), [pictures.digest for pictures in found]
+    with kept_in(folder, asked, pieces, digests, afresh=force and not is_file, hidden=is_file) as kept:
+        _say_found(kept)
+        with counting("images") as progress:
+            num_bad = answer_all(kept, found, carry, progress)
+        total = number_of(sum(map(len, pieces)), "image")
+        if is_file:
+            documents = list(documents_in(kept)) if json else documents_in(kept)
+            joined(kept, out, documents)
+            note(f"{total} in {out}")
+            if json:
+                forms.as_json(documents, sys.stdout.write)
+            return num_bad
+        note(f"{total} in {number_of(len(pieces), 'file')} in {out}")
+        if json:
+            files = {kept.file(piece).name: len(piece) for piece in pieces}
+            print_json(
+                {"out": str(out), "images": sum(files.values()), "unreadable": num_bad, "files": files}
             )
-        pictures += (Picture("-" if name == STANDARD_INPUT else name, name) for name in found)
-    return pictures
+        return num_bad
 
 
-def columns_of(path_column: str | None, image_root: Path | None) -> "Columns | None":
-    if path_column is None and image_root is None:
-        return None
-    from depthwise.data import Columns
-
-    return Columns(path_column=path_column, image_root=None if image_root is None else str(image_root))
+def _say_found(kept: "Kept") -> None:
+    if done := len(kept.num_bad):
+        note(f"{done:,} of {number_of(len(kept.pieces), 'piece')} answered already, and taken as they are")
 
 
-def _is_table(path: Path) -> bool:
-    """Whether it is shards, or a manifest."""
-    from depthwise.data.sources.manifest import SUFFIXES as TABLES
-    from depthwise.data.sources.shard_manifest import is_shards
+def _carry(ray: str | None, jobs: int | None) -> "Carry":
+    if ray is None:
+        from depthwise.batch.run import here
 
-    return is_shards(path) if path.is_dir() else path.suffix.lower() in TABLES and path.is_file()
+        return here
+    from depthwise.cluster.answers import on_cluster
 
-
-def _pictures_of(spec: str, reading: "Decoding | None", columns: "Columns | None") -> list[Picture]:
-    """The images of a data set, labelled or not, in its order, and after them what of it cannot be read."""
-    from depthwise.data.dataset import encoded
-    from depthwise.data.image import DEFAULT
-    from depthwise.data.sources.open import open_images
-
-    found = open_images(spec, decoding=reading or DEFAULT, columns=columns)
-    for text in found.notes:
-        note(text)
-    images = [
-        Picture(split.name(index), partial(encoded, split, index))
-        for split in found.splits.values()
-        for index in range(len(split))
-    ]
-    return images + [Picture(bad.path, bad) for bad in found.bad]
+    return on_cluster(ray, jobs, note)
 
 
-def _matches(pattern: str) -> list[str]:
-    """What `pattern` means, without what training would pass over, unless the pattern itself has its name."""
-    from depthwise.data.sources.listing import passed_over
+def _documents(
+    bundle: str,
+    found: "Sequence[Pictures]",
+    cam: Path | None,
+    force: bool,
+    how: dict[str, Any],
+    options: dict[str, Any],
+) -> Iterator[Document]:
+    """Of each image, as it is answered."""
+    from depthwise.batch.pictures import each_of
+    from depthwise.ship.load import load
 
-    named = set(Path(pattern).parts)
-    return sorted(
-        match
-        for match in glob.glob(pattern, recursive=True)
-        if not any(passed_over(part) for part in Path(match).parts if part not in named)
-    )
-
-
-def sources_of(pictures: Sequence[Picture]) -> "list[str | bytes | Callable[[], bytes] | BadImage]":
-    """What is read for each picture; standard input is read now."""
-    return [_standard_input() if picture.image == STANDARD_INPUT else picture.image for picture in pictures]
-
-
-def _standard_input() -> "bytes | BadImage":
-    from depthwise.data import BadImage
-
-    if sys.stdin is None:
-        return BadImage("-", "standard input is closed")
-    if sys.stdin.isatty():
-        raise UsageError("- reads an image from standard input, and that is the terminal: pipe one in")
-    try:
-        return read_bounded(sys.stdin.buffer, "-")
-    except OSError as error:
-        return BadImage("-", error.strerror or str(error))
+    predictor, pictures = load(bundle, **how), list(each_of(found))
+    stream = predictor.stream if cam is None else _with_overlays(predictor, pictures, cam, force)
+    for picture, answer in zip(pictures, answers_of(stream, pictures, **options), strict=True):
+        yield forms.document(picture.name, answer)
 
 
 def _with_overlays(
-    predictor: "Predictor", names: Sequence[str], sources: Sequence[Any], folder: Path, force: bool
+    predictor: "Predictor", pictures: "Sequence[Picture]", folder: Path, force: bool
 ) -> "Callable[..., Iterator[Prediction | BadImage]]":
     """What `predictor.stream` does, leaving an overlay of each picture in `folder`."""
     from depthwise.data import BadImage
     from depthwise.ship.overlays import check_folder, overlay_files, predict_with_overlays
 
     check_folder(folder, force)
-    files = zip(overlay_files(folder, names), sources, strict=True)
-    readable = [file for file, source in files if not isinstance(source, BadImage)]
+    files = zip(overlay_files(folder, [picture.name for picture in pictures]), pictures, strict=True)
+    readable = [file for file, picture in files if not isinstance(picture.image, BadImage)]
     return lambda images, **options: predict_with_overlays(predictor, images, readable, **options)
-
-
-def answers_of(
-    stream: "Callable[..., Iterator[A | BadImage]]",
-    sources: "Sequence[str | bytes | Callable[[], bytes] | BadImage]",
-    **options: Any,
-) -> "Iterator[A | BadImage]":
-    """What `stream` gives for those of the `sources` that are images, in the order of all."""
-    from depthwise.data import BadImage
-
-    images = [source for source in sources if not isinstance(source, BadImage)]
-    answers = stream(images, **options)
-    for source in sources:
-        yield source if isinstance(source, BadImage) else next(answers)
-
-
-def _results(names: list[str], answers: "Iterable[Prediction | BadImage]") -> Iterator[Result]:
-    from depthwise.data import BadImage
-
-    for name, answer in zip(names, answers, strict=True):
-        yield (name, None, answer.reason) if isinstance(answer, BadImage) else (name, answer, "")

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from depthwise.bounds import Bounds
 from depthwise.cli.manifest import Manifest, asked
-from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, SkipBad, flag
+from depthwise.cli.options import AllowTruncated, Data, Json, MaxPixels, Nested, RayAddress, SkipBad, flag
 from depthwise.cli.output import print_json, say
 from depthwise.errors import UsageError
 from depthwise.places import find_bundle, locate
@@ -70,12 +70,7 @@ def train(
             "servers=2, which share the network out; bound and divide as in --simulate.",
         ),
     ] = None,
-    ray: Annotated[
-        str | None,
-        Parameter(
-            help="Train on a Ray cluster, at HOST:PORT or auto, that of this machine. Its nodes see the same files."
-        ),
-    ] = None,
+    ray: RayAddress = None,
     replay: Annotated[
         Path | None,
         Parameter(help="Do an asynchronous run again, to the same bits, by its pushes.jsonl."),

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ import torch
 
 from depthwise import native
 from depthwise.comparison.experiment import Experiment
-from depthwise.comparison.jobs import Assignment, Share, do_all
+from depthwise.comparison.jobs import Assignment, Carry, Share, do_all
 from depthwise.comparison.outcome import Outcome, read_outcome
 from depthwise.comparison.plan import Asked, Place, Planned, outstanding, planned, same_question
 from depthwise.comparison.report import write_page
@@ -78,11 +78,19 @@ class Order:
     arms: Any = None
 
 
-def conduct(order: Order, place: Place, share: Share, watcher: Watcher, *, force: bool = False) -> Results:
+def conduct(
+    order: Order,
+    place: Place,
+    share: Share,
+    watcher: Watcher,
+    *,
+    force: bool = False,
+    carry: Carry | None = None,
+) -> Results:
     """Do what is left of an experiment in `place`, and write results and report.
 
     Runs that are finished and equal, in `place.runs`, are taken as they are; one that was stopped goes on. `force` asks
-    another question in a place that has one; no run is removed.
+    another question in a place that has one; no run is removed. carry: who does the runs, by default processes here.
 
     Raises DepthwiseError where `place` holds another question, or a run cannot be done; KeyboardInterrupt for Ctrl-C,
     after checkpoints.
@@ -119,7 +127,7 @@ def conduct(order: Order, place: Place, share: Share, watcher: Watcher, *, force
             shutil.rmtree(place.figures, ignore_errors=True)
         place.write(asked)
         runs = planned(experiment, asked, place.runs)
-        lost = _do_runs(runs, asked, share, watcher)
+        lost = _do_runs(runs, asked, share, watcher, carry)
         speed = _timed(experiment, experiment.setting or setting, place, share, watcher)
         results = _collected(experiment, asked, costs, runs, speed)
         write_page(results, place)
@@ -194,7 +202,9 @@ def _opened(data: str, columns: Columns | None, watcher: Watcher) -> Dataset:
     return dataset
 
 
-def _do_runs(runs: Sequence[Planned], asked: Asked, share: Share, watcher: Watcher) -> list[str]:
+def _do_runs(
+    runs: Sequence[Planned], asked: Asked, share: Share, watcher: Watcher, carry: Carry | None
+) -> list[str]:
     """Do those that are not finished; two arms that are equal are one run. Sentences on those that diverged."""
     of = {run.out: run for run in runs}
     left = [run for run in outstanding(runs) if not _is_done(run)]
@@ -233,9 +243,17 @@ def _do_runs(runs: Sequence[Planned], asked: Asked, share: Share, watcher: Watch
         watcher.message(lost[-1])
 
     left_to_do = [
-        Assignment(run.called, run.out, asked.data, run.recipe, columns, run.simulate) for run in left
+        Assignment(
+            run.called,
+            run.out,
+            asked.data,
+            run.recipe.to_json(),
+            columns,
+            asdict(run.simulate) if run.simulate else None,
+        )
+        for run in left
     ]
-    do_all(left_to_do, share, ended, progress, diverged)
+    do_all(left_to_do, share, ended, progress, diverged, carry)
     return lost
 
 
@@ -263,7 +281,7 @@ def _timed(
         return None
     if taken := _read_speed(place):
         return taken
-    torch.set_num_threads(max(1, share.threads * share.at_once))
+    torch.set_num_threads(max(1, min(share.threads * share.at_once, os.cpu_count() or 1)))
     taken = take(
         experiment,
         experiment.speed,

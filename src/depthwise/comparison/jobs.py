@@ -6,17 +6,14 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from depthwise.errors import DepthwiseError
 from depthwise.stops import held_back
-from depthwise.train.asynchronous.simulation import Simulation
-from depthwise.train.recipe import Recipe
-from depthwise.train.run import choose_device
 
 STOP_SECONDS = 120.0
 
@@ -33,6 +30,10 @@ class Share:
 
 def share_of(jobs: int | None, workers: int, device: str, scale: str) -> Share:
     """What of the machine each run gets: at the scale mini networks run side by side, else one takes all cores."""
+    from depthwise.train.run import (
+        choose_device,
+    )  # with torch, for which a task that only starts runs has no use
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     at_once = jobs or (cores if scale == "mini" and choose_device(device).type == "cpu" else 1)
     return Share(at_once, max(1, cores // at_once), workers, device)
@@ -41,18 +42,29 @@ def share_of(jobs: int | None, workers: int, device: str, scale: str) -> Share:
 @dataclass(frozen=True)
 class Assignment:
     """A run to be done: what it is `called`, its directory, what its data are called, and its recipe. columns: how a
-    manifest is read. simulate: what makes it an asynchronous one."""
+    manifest is read. simulate: what makes it an asynchronous one. All are JSON's values."""
 
     called: str
     out: Path
     data: str
-    recipe: Recipe
+    recipe: dict[str, Any]
     columns: dict[str, Any] | None = None
-    simulate: Simulation | None = None
+    simulate: dict[str, Any] | None = None
 
 
 Progress = Callable[[Assignment, int, int], None]
 """Called with a run, the updates it has done, and how many it has."""
+
+
+Answers = Generator[tuple[Assignment, dict[str, Any]], None, None]
+"""A run and what `worker.py` says of it, as it comes. Closed, it stops the runs under way, each with a checkpoint."""
+
+Carry = Callable[[Sequence[Assignment], Share], Answers]
+"""Does runs in their order, as many at once as the share says."""
+
+
+class DeadError(DepthwiseError):
+    """The process of a run has ended without a word."""
 
 
 def do_all(
@@ -61,13 +73,30 @@ def do_all(
     ended: Callable[[Assignment], None],
     progress: Progress,
     diverged: Callable[[Assignment, str], None],
+    carry: Carry | None = None,
 ) -> None:
-    """Do `runs`, in their order, as many at once as `share` says; `ended` is called after each, or `diverged`, with the
+    """Do `runs` as `carry` does, by default in processes here; `ended` is called after each, or `diverged`, with the
     sentence, and the others go on.
 
     Ctrl-C stops those under way at their next update, each with a checkpoint, and comes out as KeyboardInterrupt.
     Raises DepthwiseError, after the others under way were stopped so, for a run that cannot be done.
     """
+    if not runs:
+        return
+    with closing((carry or by_processes)(runs, share)) as answers:
+        for run, answer in answers:
+            if "step" in answer:
+                progress(run, answer["step"], answer["of"])
+            elif "diverged" in answer:
+                diverged(run, answer["diverged"])
+            elif "ended" in answer:
+                ended(run)
+            elif sentence := answer.get("failed") or answer.get("busy"):
+                raise DepthwiseError(f"{run.called} ({run.out}): {sentence}")
+
+
+def by_processes(runs: Sequence[Assignment], share: Share) -> Answers:
+    """A `Carry`: each in a process of its own. Raises DeadError if one ends that should not."""
     left = iter(runs)
     events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
     with _workers(min(share.at_once, len(runs)), share, events) as workers:
@@ -78,19 +107,12 @@ def do_all(
             worker, answer = _wait(events)
             run = busy[worker]
             if answer is None:
-                raise DepthwiseError(
+                raise DeadError(
                     f"the process that trained {run.called} ({run.out}) ended with code {worker.code()}: give the "
                     f"command again to go on, with fewer --jobs if memory ran out"
                 )
-            if "step" in answer:
-                progress(run, answer["step"], answer["of"])
-            elif "failed" in answer:
-                raise DepthwiseError(f"{run.called} ({run.out}): {answer['failed']}")
-            elif "diverged" in answer:
-                diverged(run, answer["diverged"])
-                _next(worker, left, busy, share)
-            elif "ended" in answer:
-                ended(run)
+            yield run, answer
+            if "step" not in answer:
                 _next(worker, left, busy, share)
 
 
@@ -131,11 +153,11 @@ class _Worker:
         document = {
             "out": str(run.out),
             "data": run.data,
-            "recipe": run.recipe.to_json(),
+            "recipe": run.recipe,
             "workers": share.workers,
             "device": share.device,
             "columns": run.columns,
-            "simulate": run.simulate and asdict(run.simulate),
+            "simulate": run.simulate,
         }
         assert self._process.stdin
         with suppress(BrokenPipeError):  # which `_hear` tells, too

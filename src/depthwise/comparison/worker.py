@@ -1,9 +1,9 @@
 """A process that does runs of an experiment, one after the other, until nobody asks for more.
 
 Standard input: a line of JSON a run, {"out", "data", "recipe", "workers", "device", "columns", "simulate"}. Standard
-output: lines of JSON, {"step", "of"} on the way, then {"ended": true}, {"failed": the sentence} or {"diverged": the
-sentence}. When standard input ends, and so when the program that asked is gone however it went, the run under way is
-stopped at its next update.
+output: lines of JSON, {"step", "of"} on the way, then {"ended": true}, {"failed": the sentence}, {"busy": the sentence}
+if another process has the run's directory, or {"diverged": the sentence}. When standard input ends, and so when the
+program that asked is gone however it went, the run under way is stopped at its next update.
 """
 
 import json
@@ -21,7 +21,7 @@ from depthwise import telemetry
 from depthwise.errors import DepthwiseError, DivergedError
 from depthwise.stops import released
 from depthwise.words import in_a_shell
-from depthwise.writing import disk_full
+from depthwise.writing import BusyError, disk_full
 
 SAY_SECONDS = 1.0
 POLL_SECONDS = 0.1
@@ -77,10 +77,11 @@ def _done(run: dict[str, Any], answers: TextIO) -> dict[str, Any]:
             job.do(watcher=_Told(answers))
     except DivergedError as error:
         return {"diverged": str(error)}
+    except BusyError as error:
+        return {"busy": str(error)}
     except DepthwiseError as error:
-        if isinstance(error.__cause__, OSError) and disk_full(
-            error.__cause__
-        ):  # which names `train --resume`
+        cause = error.__cause__
+        if isinstance(cause, OSError) and disk_full(cause):  # of which the run says to resume it
             return {
                 "failed": "no space is left: free some, then give the command again, and it goes on there"
             }

@@ -87,6 +87,15 @@ class Encoded(Protocol):
         """The image's file, byte for byte; raises UnreadableImageError."""
 
 
+@runtime_checkable
+class InFiles(Protocol):
+    """What else a Split has whose images lie in larger files."""
+
+    @property
+    def files(self) -> tuple[tuple[str, int], ...]:
+        """Their names, and how many images lie in each, in the images' order."""
+
+
 @dataclass(frozen=True, eq=False)
 class ArraySplit:
     """Images of one size held in memory, uint8 [n, C, H, W], and their labels."""

@@ -90,6 +90,10 @@ class BlockSplit:
     def reader(self) -> Reader:
         return BlockReader(self.source, self.channels, self.decoding)
 
+    @property
+    def files(self) -> tuple[tuple[str, int], ...]:
+        return tuple(zip(map(self.source.called, self.numbers), self.blocks, strict=True))
+
     @cached_property
     def _starts(self) -> list[int]:
         return [0, *accumulate(self.blocks)]

@@ -192,6 +192,10 @@ class Images:
     def root(self) -> Path:
         return Path(self.column.files[0].path)
 
+    @property
+    def files(self) -> tuple[File, ...]:
+        return self.column.files
+
     @cached_property
     def _groups(self) -> tuple[list[int], list[tuple[int, int]]]:
         """Where each row group begins, and the end; and each one's file and number in it."""

@@ -1,8 +1,10 @@
 """Images that lie in larger files whose labels were gathered in a table, as a split."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +20,19 @@ LOOKED_AT = 100
 _JPEG = b"\xff\xd8"
 
 
+class Stamped(Protocol):
+    """A file in one state."""
+
+    @property
+    def path(self) -> str: ...
+
+
 class Holding(Protocol):
     """Images in files, all of them one after the other."""
+
+    @property
+    def files(self) -> Sequence[Stamped]:
+        """The first number of an image's key is a place in them."""
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -67,6 +80,14 @@ class StoredSplit:
     def blocks(self) -> tuple[int, ...]:
         counts = np.diff(np.searchsorted(self.places, self.held.starts))
         return tuple(counts[counts > 0].tolist())
+
+    @property
+    def files(self) -> tuple[tuple[str, int], ...]:
+        numbers = [self.key(start)[0] for start in accumulate((0, *self.blocks[:-1]))] if len(self) else []
+        counts = Counter[int]()
+        for number, length in zip(numbers, self.blocks, strict=True):
+            counts[number] += length
+        return tuple((self.held.files[number].path, length) for number, length in counts.items())
 
     @property
     def reader(self) -> Reader:
