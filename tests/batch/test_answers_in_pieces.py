@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from depthwise.batch import run as batch
 from depthwise.batch.pictures import Pictures, find_pictures
 from depthwise.batch.pieces import Piece, cut, pictures_of
-from depthwise.batch.work import Answered, Asked, answered, asked_of, predictor_of
+from depthwise.batch.work import Asked, answered, asked_of, predictor_of
 from depthwise.cli.app import run
 from depthwise.data import Decoding, open_dataset
 from depthwise.data.pack import pack
@@ -87,9 +88,7 @@ class Stopped(BaseException):
 def stopping_after(number: int, done: list[str]) -> batch.Carry:
     """A `Carry` that stops after so many pieces."""
 
-    def carry(
-        asked: Asked, pieces: Sequence[Piece], found: Sequence[Pictures]
-    ) -> Iterator[tuple[Piece, Answered]]:
+    def carry(asked: Asked, pieces: Sequence[Piece], found: Sequence[Pictures]) -> batch.Results:
         for piece, result in here(asked, pieces, found):
             done.append(piece.name)
             yield piece, result
@@ -188,3 +187,17 @@ def test_images_are_answered_alike_in_any_order_of_pieces(tiny_bundle: Path, pla
         return {piece.name: answered(asked, predictor, pictures_of(piece, found)).content for piece in order}
 
     assert contents(pieces) == contents(pieces[::-1])
+
+
+@pytest.mark.parametrize("kind", ["set", "shards", "hub", "names.csv"])
+def test_a_piece_that_was_sent_elsewhere_is_answered_alike(tiny_bundle: Path, place: Path, kind: str) -> None:
+    names = sorted(str(file.relative_to(place)) for file in place.glob("set/*/*.png"))
+    (place / "names.csv").write_text("\n".join(["path", *names]))
+    found = find_pictures([str(place / kind)], note=print)
+    asked = asked_of(str(tiny_bundle), NUM, decoding=Decoding())
+    predictor = predictor_of(asked)
+    for piece in cut(found, 16):
+        pictures = pictures_of(piece, found)
+        sent = pickle.dumps(pictures)
+        assert len(sent) < 20_000
+        assert answered(asked, predictor, pickle.loads(sent)) == answered(asked, predictor, pictures)

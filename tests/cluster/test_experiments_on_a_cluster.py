@@ -4,12 +4,13 @@ import json
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tests.cluster.faulty import killing, raising
 from tests.cluster.raylets import QUIET, Raylets
-from tests.processes import start
+from tests.processes import Forked, start
 
 from depthwise.bundle import digest
 from depthwise.cluster.connection import connected
@@ -23,8 +24,7 @@ from depthwise.experiments.own import built, parsed, to_json
 from depthwise.job import Job
 from depthwise.train.recipe import Recipe
 
-# Many small updates: a stop comes in the middle, however quick the machine is.
-ARM = "samples=6400 batch_size=16 eval_every=3200 log_every=1 width=0.25 middle=() entry=(64,) exit=(96,128)"
+ARM = "samples=1280 batch_size=64 eval_every=640 log_every=1 width=0.5 middle=() entry=(64,) exit=(96,128)"
 ARMS = (f"a={ARM}", f"b={ARM}")  # which are one run
 
 
@@ -43,6 +43,36 @@ def found(out: Path) -> tuple[dict, dict[str, str]]:
     return results, {file.parts[-3]: digest(file) for file in weights}
 
 
+def begun(asked: Sequence[str], out: Path, more: int, raylets: Raylets) -> tuple[Forked, int, int]:
+    """The command, its task and the process that trains, which is held, some updates on."""
+    nodes = range(len(raylets.nodes))
+
+    def pids(word: str) -> list[int]:
+        return [pid for node in nodes for pid in raylets.workers(node, word)]
+
+    def lines() -> int:
+        return sum(file.read_bytes().count(b"\n") for file in out.glob("runs/*/metrics.jsonl"))
+
+    before = lines()
+    process = start(*asked, cwd=out.parent, **QUIET)
+    process.wait_for(lambda: pids("comparison.worker"), seconds=400)
+    (training,) = pids("comparison.worker")
+    process.wait_for(lambda: lines() >= before + more, seconds=400)
+    os.kill(training, signal.SIGSTOP)  # so that it does not end before it is stopped
+    (task,) = pids("ray::_do")
+    return process, task, training
+
+
+def pipes(pid: int) -> set[str]:
+    """What a process has open, pipes by their numbers."""
+    found = set()
+    with suppress(FileNotFoundError):
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                found.add(os.readlink(fd))
+    return found
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_stopped_and_with_a_worker_killed_it_ends_as_the_local_runner(
     tmp_path: Path, raylets: Raylets
@@ -50,24 +80,19 @@ def test_stopped_and_with_a_worker_killed_it_ends_as_the_local_runner(
     out = tmp_path / "there"
     asked = ["experiment", "run", "compare", *(f"--arm={arm}" for arm in ARMS), "--data=digits", "--seeds=1"]
     asked += ["--jobs=2", "--ray", raylets.address, "--out", str(out)]
-
-    def lines() -> int:
-        return sum(file.read_bytes().count(b"\n") for file in out.glob("runs/*/metrics.jsonl"))
-
-    process = start(*asked, cwd=tmp_path, **QUIET)
-    process.wait_for(lambda: lines() >= 3, seconds=400)
+    process, task, training = begun(asked, out, 3, raylets)
+    asking = os.readlink(f"/proc/{training}/fd/0")
     os.kill(process.pid, signal.SIGINT)
+    process.wait_for(lambda: asking not in pipes(task), seconds=400)  # the task has heard of it
+    os.kill(training, signal.SIGCONT)
     done = process.wait()
     assert done.returncode == 130, done.stderr
     (checkpoint,) = out.glob("runs/*/checkpoints/last.safetensors")
     assert not (checkpoint.parents[1] / "report.html").exists()
 
-    before = lines()
-    process = start(*asked, cwd=tmp_path, **QUIET)
-    process.wait_for(lambda: lines() > before + 3, seconds=400)
-    workers = [pid for node in range(len(raylets.nodes)) for pid in raylets.workers(node, "ray::_do")]
-    for pid in workers:
-        os.kill(pid, signal.SIGKILL)
+    process, task, training = begun(asked, out, 2, raylets)
+    os.kill(task, signal.SIGKILL)
+    os.kill(training, signal.SIGCONT)
     done = process.wait()
     assert done.returncode == 0, done.stderr
     assert "goes on from its checkpoint: its worker or its node died" in done.stderr

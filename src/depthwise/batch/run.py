@@ -1,7 +1,8 @@
 """Answer what is left of a question, by whatever carries the work, and bring it to one file or leave it as a folder."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from depthwise.batch.forms import Document, read_json_lines, write_as
@@ -12,13 +13,14 @@ from depthwise.batch.work import Answered, Asked, answered, predictor_of
 from depthwise.words import inert
 from depthwise.writing import written_whole
 
-Carry = Callable[[Asked, Sequence[Piece], Sequence[Pictures]], Iterable[tuple[Piece, Answered]]]
-"""Answers pieces of the images and gives each with its answers, each once, in any order."""
+Results = Generator[tuple[Piece, Answered], None, None]
+"""Pieces with their answers, each once, in any order. Closed, it stops what is under way."""
+
+Carry = Callable[[Asked, Sequence[Piece], Sequence[Pictures]], Results]
+"""Answers pieces of the images."""
 
 
-def here(
-    asked: Asked, pieces: Sequence[Piece], found: Sequence[Pictures]
-) -> Iterator[tuple[Piece, Answered]]:
+def here(asked: Asked, pieces: Sequence[Piece], found: Sequence[Pictures]) -> Results:
     """A `Carry`: one after the other in this process."""
     predictor = predictor_of(asked)
     for piece in pieces:
@@ -35,10 +37,11 @@ def answer_all(
     total = sum(map(len, kept.pieces))
     if left := kept.left:
         done = total - sum(map(len, left))
-        for piece, result in carry(kept.asked, left, found):
-            kept.keep(piece, result)
-            done += len(piece)
-            progress(done, total)
+        with closing(carry(kept.asked, left, found)) as results:
+            for piece, result in results:
+                kept.keep(piece, result)
+                done += len(piece)
+                progress(done, total)
     return sum(kept.num_bad.values())
 
 

@@ -6,12 +6,13 @@ under the same paths as whoever asks; the answers' folder is written from there 
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 
 from depthwise.batch.pictures import Pictures
 from depthwise.batch.pieces import Piece, pictures_of
-from depthwise.batch.run import Carry
+from depthwise.batch.run import Carry, Results
 from depthwise.batch.work import Answered, Asked, answered, predictor_of
 from depthwise.cluster.connection import connected
 from depthwise.cluster.tasks import events, stand_in
@@ -25,17 +26,18 @@ def on_cluster(address: str, jobs: int | None, say: Callable[[str], None]) -> Ca
     say: called with a sentence for each piece whose worker died.
     """
 
-    def carry(
-        asked: Asked, pieces: Sequence[Piece], found: Sequence[Pictures]
-    ) -> Iterator[tuple[Piece, Answered]]:
+    def carry(asked: Asked, pieces: Sequence[Piece], found: Sequence[Pictures]) -> Results:
         folder = os.getcwd()
         orders = ((piece, _Order(folder, asked, pictures_of(piece, found))) for piece in pieces)
 
         def lost(piece: Piece, reason: str) -> None:
             say(f"{piece} is answered again: {reason}")
 
-        with connected(address) as cluster:
-            for piece, event in events(cluster, _answer, orders, at_once=jobs, lost=lost):
+        with (
+            connected(address) as cluster,
+            closing(events(cluster, _answer, orders, at_once=jobs, lost=lost)) as answers,
+        ):
+            for piece, event in answers:
                 if isinstance(event, str):
                     raise DepthwiseError(event)
                 yield piece, event
