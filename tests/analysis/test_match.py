@@ -1,10 +1,12 @@
 """The width that a budget allows is the largest that keeps to it, and what cannot be met is said."""
 
 import math
+import time
 from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import nn
 
 from depthwise.analysis.cost import cost
 from depthwise.analysis.match import _fastest, latencies, match
@@ -67,6 +69,20 @@ def test_the_widest_network_within_a_time() -> None:
     assert found.milliseconds is not None
     assert 0 < found.milliseconds <= budget
     assert found.width > 0
+
+
+def test_networks_that_take_long_have_fewer_rounds() -> None:
+    calls = []
+
+    class Slow(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            calls.append(self)
+            time.sleep(0.7)
+            return x
+
+    taken = latencies([Slow(), Slow()], torch.zeros(1, 3, 8, 8))
+    assert len(calls) == 2 * (1 + 2)
+    assert min(taken) >= 700
 
 
 @pytest.mark.parametrize("budget", [0.1, 3.0, 40.0, 900.0])

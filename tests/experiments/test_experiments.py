@@ -1,19 +1,23 @@
 """Every experiment as it stands: its claim, its arms and their budgets, at the scales where that takes seconds."""
 
 import inspect
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from depthwise.cli.app import app
 from depthwise.comparison.conduct import _check
 from depthwise.comparison.experiment import Experiment
 from depthwise.comparison.jobs import Share
-from depthwise.comparison.plan import Asked, planned
+from depthwise.comparison.plan import Asked, place_of, planned
 from depthwise.comparison.rehearsal import rehearsed
-from depthwise.comparison.report import speed_tables
+from depthwise.comparison.report import _again, speed_tables
 from depthwise.comparison.results import Results
 from depthwise.comparison.setting import CLOSE, FASHION_MNIST, IMAGENET, SCALES, Setting
 from depthwise.comparison.speed import Taken
+from depthwise.data import Columns
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.experiments import EXPERIMENTS, claim, find_experiment
 from depthwise.models import CATALOGUE
@@ -148,6 +152,22 @@ def test_times_stand_beside_the_papers() -> None:
     assert table["rows"][1]["milliseconds"] == pytest.approx(1000 * 0.625 / 8)
     assert table["rows"][1]["times"] == "0.80 (0.80 to 0.80)"
     assert results.findings() == []
+
+
+def test_the_pages_command_reads_the_manifest_in_the_same_way(tmp_path: Path) -> None:
+    columns = Columns(
+        label_column="a tag", min_count=3, aliases=(("a", "b"),), ignore=("-x", "y z"), absent="unknown"
+    )
+    asked = Asked("order", "mini", "set.csv", "f", 1, vars(FASHION_MNIST), 2, {}, columns.to_json())
+    results = Results(find_experiment("order")(MINI), asked, [], {}, None)
+    text = _again(results, place_of(tmp_path))
+    _, bound, _ = app.parse_args(shlex.split(text, comments=True)[1:])
+    assert bound.arguments["manifest"].columns() == replace(columns, aliases=())
+    assert bound.arguments["seeds"] == 2
+    assert text.endswith("  # --aliases: those of experiment.json")
+    recipes = {"arms": {"a": {"recipe": {}}, "b": {"recipe": {}}}, "match": ""}
+    call = _again(replace(results, asked=replace(asked, arms=recipes)), place_of(tmp_path))
+    assert call.endswith("seeds=2, columns=columns)  # arms and columns: those of experiment.json")
 
 
 def test_label_sets_where_there_is_one_label_are_refused() -> None:

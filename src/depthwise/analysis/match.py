@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from math import ceil, floor
 from statistics import median
 from typing import Annotated, Any
@@ -23,7 +23,8 @@ from depthwise.timing import in_turns, seconds
 
 TICKS, FINE_TICKS = 1000, 10_000  # widths to 1 that are told apart, and of channels in finer steps than 8
 NARROWEST, WIDEST = 1 / 64, 64.0
-ROUNDS = 11
+ROUNDS, FEWEST_ROUNDS = 11, 2
+PATIENCE = 2.0  # seconds of a measurement, in which slow networks have fewer rounds
 REFINEMENTS, CANDIDATES = 3, 5  # of the measured search: each narrows the interval to a fifth
 
 
@@ -112,14 +113,17 @@ def match(
 
 
 def latencies(modules: Sequence[nn.Module], image: Tensor, rounds: int = ROUNDS) -> list[float]:
-    """The median milliseconds in which each module, in evaluation mode, answers for `image` [N, C, H, W], in turns."""
+    """The median milliseconds in which each module, in evaluation mode, answers for `image` [N, C, H, W], in turns.
+
+    Networks that take long have fewer than `rounds`: what disturbs a run is little beside it.
+    """
     image = image.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), ExitStack() as stack:
         for module in modules:
             stack.enter_context(in_mode(module, training=False))
-            module(image)
         runs = {k: partial(seconds, partial(module, image)) for k, module in enumerate(modules)}
-        taken = in_turns(runs, rounds)
+        first = sum(run() for run in runs.values())  # which brings in weights and kernels
+        taken = in_turns(runs, min(rounds, max(FEWEST_ROUNDS, int(PATIENCE / first))))
     return [1000 * median(each) for each in taken.values()]
 
 
@@ -142,6 +146,8 @@ class _Found:
 
 def _widest(count: Callable[[float], _Found], kind: str, budget: float, wanted: str, ticks: int) -> _Found:
     """Bisection over steps of 1 / ticks, from the largest power of two within the budget to the next."""
+
+    count = cache(count)
 
     def counted(width: float) -> _Found | None:
         try:

@@ -59,24 +59,30 @@ class Rehearsal:
 def rehearsed(
     build: Callable[[Setting], Experiment], setting: Setting, share: Share, teller: Teller
 ) -> Rehearsal:
-    """Build every arm, and do ten updates of it by its own recipe, batch and precision."""
+    """Build every arm, and do ten updates of it by its own recipe, batch and precision; once for arms of one recipe."""
     native.tune_allocator()
     torch.set_num_threads(share.threads)
     teller.now("bringing the arms to one budget")
     experiment = build(setting)
+    own, device = experiment.setting or setting, choose_device(share.device)
+    taken: list[tuple[Recipe, float]] = []  # of arms that have one recipe once
     found = []
-    for arm in experiment.arms:
-        teller.now(f"{UPDATES} updates of {arm.name}")
-        found.append(_rehearsed(arm, experiment.setting or setting, share))
+    for number, arm in enumerate(experiment.arms, start=1):
+        recipe = replace(arm.recipe, batch_size=min(arm.recipe.batch_size, own.traits.num_train))
+        update = next((each for other, each in taken if other == recipe), None)
+        if update is None:
+            teller.now(f"arm {number} of {len(experiment.arms)}: {UPDATES} updates of {arm.name}")
+            update = update_seconds(recipe, own, device, UPDATES)
+            taken.append((recipe, update))
+        found.append(_rehearsed(replace(arm, recipe=recipe), own, update))
     return Rehearsal(tuple(found), share.at_once)
 
 
-def _rehearsed(arm: Arm, setting: Setting, share: Share) -> Rehearsed:
+def _rehearsed(arm: Arm, setting: Setting, taken: float) -> Rehearsed:
+    """taken: seconds of a batch."""
     recipe = arm.recipe
-    batch = min(recipe.batch_size, setting.traits.num_train)
-    taken = update_seconds(replace(recipe, batch_size=batch), setting, choose_device(share.device), UPDATES)
     needed = arm.simulate.needed if arm.simulate else 1  # gradients in an update
-    samples = batch * recipe.accumulate * needed
+    samples = recipe.batch_size * recipe.accumulate * needed
     updates = recipe.total_steps(max(1, setting.traits.num_train // samples), samples)
     return Rehearsed(arm.name, setting.cost(recipe)["parameters"], updates, taken * needed)
 

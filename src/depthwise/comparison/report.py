@@ -132,7 +132,8 @@ def _again(results: Results, place: Place) -> str:
     arms = own["arms"]
     if any("recipe" in given for given in arms.values()):
         given = f"out={str(place.root)!r}, match={own['match']!r}, scale={asked.scale!r}, seeds={asked.seeds}"
-        return f"depthwise.compare(arms, {asked.data!r}, {given})  # arms: those of experiment.json"
+        also, theirs = (", columns=columns", "arms and columns") if asked.columns else ("", "arms")
+        return f"depthwise.compare(arms, {asked.data!r}, {given}{also})  # {theirs}: those of experiment.json"
     words = ["depthwise", "experiment", "run", asked.name, "--scale", asked.scale, "--data", asked.data]
     for name, given in arms.items():
         words += [
@@ -141,8 +142,10 @@ def _again(results: Results, place: Place) -> str:
         ]
     if own["match"]:
         words += ["--match", own["match"]]
-    words += Columns.from_json(asked.columns).words() if asked.columns else []
+    columns = Columns.from_json(asked.columns) if asked.columns else Columns()
+    words += columns.words()
     words += ["--seeds", str(asked.seeds), "--out", str(place.root)]
     if place.runs.absolute() != (place.root / "runs").absolute():
         words += ["--runs", str(place.runs)]
-    return command_line(words)
+    in_files = columns.in_files()
+    return command_line(words) + (f"  # {', '.join(in_files)}: those of experiment.json" if in_files else "")

@@ -22,8 +22,8 @@ from depthwise.train.recipe import Recipe
 
 Budget = Literal["parameters", "macs", "milliseconds"]
 
-BATCH = 32
-"""Images that are answered at once where time is the budget."""
+BATCH, PAPERS_BATCH = 32, 8
+"""Images that are answered at once where time is the budget; so few of the paper's fill a machine."""
 
 IMAGENET = Traits(num_train=1_281_167, num_classes=1000, height=375, width=500)
 FASHION_MNIST = Traits(num_train=60_000, num_classes=10, height=28, width=28)
@@ -132,6 +132,11 @@ class Setting:
     def is_paper(self) -> bool:
         return self.scale.name == "paper"
 
+    @property
+    def batch(self) -> int:
+        """Images that are answered at once where time is the budget."""
+        return PAPERS_BATCH if self.is_paper else BATCH
+
     def network(self, name: str, base: Recipe | None = None, **arguments: Any) -> Recipe:
         """`base` with another network, of its stem and its dropout, at the size of its images; `arguments` of it.
 
@@ -165,12 +170,12 @@ class Setting:
         return {"num_classes": self.traits.num_classes, "in_channels": self.channels}
 
     def budget(self, recipe: Recipe, by: Budget) -> float:
-        """What its network takes; milliseconds are those of an answer for BATCH images, measured here once."""
+        """What its network takes; milliseconds are those of an answer for a `batch`, measured here once."""
         if by != "milliseconds":
             return self.cost(recipe)[by]
         key = f"milliseconds of {self._called(recipe)}"
         if key not in self.kept:
-            images = torch.zeros(BATCH, *recipe.preprocess.for_channels(self.channels).shape)
+            images = torch.zeros(self.batch, *recipe.preprocess.for_channels(self.channels).shape)
             self.kept[key] = round(latencies([self.build(recipe)], images)[0], 3)
         return float(self.kept[key])
 
@@ -201,7 +206,12 @@ class Setting:
         """That which comes within 1% below the budget with channels in the first of `steps`, or else the closest."""
         found: list[tuple[float, WidthFactor]] = []
         refused: DepthwiseError | None = None
-        wanted: dict[str, Any] = {by: budget, "batch": BATCH, "size": recipe.preprocess.size, **self._facts}
+        wanted: dict[str, Any] = {
+            by: budget,
+            "batch": self.batch,
+            "size": recipe.preprocess.size,
+            **self._facts,
+        }
         for step in steps:
             try:
                 one = match(recipe.model, step=step, **wanted, **recipe.model_args)

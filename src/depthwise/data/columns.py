@@ -11,7 +11,7 @@ from depthwise.bounds import Bounds, Length, check, fit
 from depthwise.errors import DepthwiseError, UsageError, shown, unknown_name
 from depthwise.reading import read_regular
 
-MOST_NAMES = 10**7
+MOST_NAMES, MOST_WORDS = 10**7, 20
 Names = Annotated[tuple[str, ...], Length(0, MOST_NAMES)]
 
 
@@ -87,15 +87,26 @@ class Columns:
         return Columns.from_json({**kept, **(given.to_json() if given else {})})
 
     def words(self) -> list[str]:
-        """What asks for the same on the command line, as far as it is short."""
+        """What asks for the same on the command line, but for what it takes from files: see `in_files`."""
         words = []
         for name in self.given():
             value = getattr(self, name)
             if value is True:
-                words.append(f"--{name.replace('_', '-')}")
+                words.append(_option(name))
             elif isinstance(value, str | int):
-                words += [f"--{name.replace('_', '-')}", str(value)]
+                words += [_option(name), str(value)]
+            elif name == "ignore" and len(value) <= MOST_WORDS:
+                words += [f"{_option(name)}={each}" for each in value]
         return words
+
+    def in_files(self) -> list[str]:
+        """The options given that `words` leaves out, for they are long."""
+        said = {word.partition("=")[0] for word in self.words()}
+        return [option for name in self.given() if (option := _option(name)) not in said]
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
 
 
 def read_names(path: Path) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ trains all of them, brought to one budget each time; so this is how their blocks
 
 from depthwise.comparison.budgets import MATCHED, at_each, best_at_each
 from depthwise.comparison.experiment import Costs, Dots, Experiment, Speed
-from depthwise.comparison.setting import BATCH, Budget, Setting
+from depthwise.comparison.setting import Budget, Setting
 from depthwise.train.recipe import Recipe
 
 FAMILIES = {
@@ -46,6 +46,6 @@ def family(setting: Setting) -> Experiment:
             Costs("Against measured time", "milliseconds", metric),
             Dots("Final accuracy", metric),
         ),
-        speed=Speed(batch=BATCH, training=False),
+        speed=Speed(batch=setting.batch, training=False),
         notes=left_out,
     )

@@ -14,7 +14,7 @@ and channels by 8, 4, 2 and 1, which every network can be cut into whose channel
 
 from depthwise.comparison.budgets import MATCHED, at_each, best_at_each
 from depthwise.comparison.experiment import Experiment, Lines, Speed
-from depthwise.comparison.setting import BATCH, CLOSE, Budget, Setting
+from depthwise.comparison.setting import CLOSE, Budget, Setting
 from depthwise.layers import scale_width
 from depthwise.train.recipe import Recipe
 
@@ -61,7 +61,7 @@ def spectrum(setting: Setting) -> Experiment:
         metrics=(metric,),
         matched=MATCHED,
         figures=(Lines("Accuracy against segments", "segments in the middle flow", metric, log=True),),
-        speed=Speed(batch=BATCH),
+        speed=Speed(batch=setting.batch),
         notes=(
             "RegNet: depthwise worse than wider groups, the best group width grows with cost. ResNeXt: more groups are "
             "better at equal cost. ConvNeXt: depthwise loses until widened",

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from depthwise.errors import UsageError, shown, unknown_name
 from depthwise.models.inception_resnet_v2 import inception_resnet_v2
@@ -361,8 +362,8 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     for argument in kwargs:
         if argument not in known:
             raise unknown_name(f"argument of {name}", argument, known)
-    # Without memory a network costs neither time nor random numbers, however large it is.
-    with torch.device("meta"):
+    # Without memory a network costs hardly any time and no random numbers, however large it is.
+    with torch.device("meta"), _Unfilled():
         planned = builder(**kwargs)
     size = sum(parameter.numel() for parameter in planned.parameters())
     if size > MAX_PARAMETERS:
@@ -372,3 +373,13 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
             f"shallower"
         )
     return planned if torch.empty(0).is_meta else builder(**kwargs)
+
+
+FILLS = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_, torch.Tensor.zero_})
+
+
+class _Unfilled(TorchFunctionMode):
+    """Tensors are not filled: without memory that changes nothing, and is half of the time that a network takes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in FILLS else func(*args, **(kwargs or {}))

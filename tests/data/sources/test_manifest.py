@@ -147,7 +147,7 @@ def test_the_first_label_alone_counts_if_it_is_asked_for(images: Path, tmp_path:
     assert open_dataset(single).fingerprint == found.fingerprint
     with pytest.raises(UsageError, match="and negative_column is for any number of labels"):
         Columns(one_label=True, negative_column="not")
-    assert one.words() == ["--one-label"]
+    assert one.words() == ["--ignore=new", "--one-label"]
     assert Columns.from_json(one.to_json()) == one
 
 
@@ -306,6 +306,10 @@ def test_columns_are_kept_as_json_and_what_is_given_counts_before_what_is_kept()
     )
     assert Columns.asked(None, None) is None
     assert columns.words()[:2] == ["--label-column", "tags"]
+    assert columns.in_files() == ["--aliases"]
+    ignoring = Columns(ignore=("-1", "a b"))
+    assert (ignoring.words(), ignoring.in_files()) == (["--ignore=-1", "--ignore=a b"], [])
+    assert Columns(ignore=tuple(map(str, range(1000)))).in_files() == ["--ignore"]
 
 
 # Parts
