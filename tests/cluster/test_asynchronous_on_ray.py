@@ -48,6 +48,7 @@ def test_servers_workers_and_the_front_are_killed_and_the_log_repeats_the_run(
     os.kill(process.pid, signal.SIGKILL)
     assert process.code() == -signal.SIGKILL
     said = process.printed[1]
+    assert " is lost (its process ended): another takes its place" in said, said
     assert "of 2 ended: the run goes on from the checkpoint of step " in said, said
     assert "Traceback" not in said
     checked(begun(out, "--resume", *on))

@@ -136,7 +136,7 @@ def train(
         if hire and isinstance(order, Service):
             told = wanted(recipe, dataset, before.get("data") if before else None)
             crew = hire(told, order.workers)
-        descent = ordered(order, recipe, dataset.fingerprint, files.pushes, crew)
+        descent = ordered(order, recipe, dataset.fingerprint, files.pushes, crew, watcher.message)
     with _full_disk_said(files), in_place(module), in_mode(module, training=True):
         # Before anything is replaced: what cannot be trained does not cost the run that is there.
         trainer = Trainer(

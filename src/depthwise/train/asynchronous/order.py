@@ -1,7 +1,7 @@
 """Where the order of an asynchronous run's pushes comes from: made-up workers, real ones, or the log of another run."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,16 @@ def kept_order(values: Mapping[str, Any] | None) -> Order | None:
 
 
 def ordered(
-    order: Order, recipe: Recipe, fingerprint: str, path: Path, crew: Crew | None = None
+    order: Order,
+    recipe: Recipe,
+    fingerprint: str,
+    path: Path,
+    crew: Crew | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Asynchronous | Served:
-    """The descent of a run by `recipe`, which writes its log to `path`. crew: the real workers, if they are at hand.
+    """The descent of a run by `recipe`, which writes its log to `path`.
+
+    crew: the real workers, if they are at hand. tell: hears of each that is lost.
 
     Raises UsageError for a recipe that cuts its batches, and for one, or a data set, that is not the repeated run's.
     """
@@ -73,7 +80,7 @@ def ordered(
     head = {"needed": needed, "divide": divide, "recipe": values, "fingerprint": fingerprint}
     log = PushLog(path, head)
     if isinstance(order, Service):
-        return Served(order, crew, log)
+        return Served(order, crew, log, tell)
 
     def pushes(updates: int) -> Sequence[Push]:
         return list(simulated(order, updates)) if isinstance(order, Simulation) else order.pushes

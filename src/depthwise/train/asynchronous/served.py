@@ -1,7 +1,7 @@
 """A run whose gradients come from workers elsewhere: the front of the parameter server."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from depthwise.data.loader import Batch
@@ -28,8 +28,14 @@ class Served:
 
     needed, fixed = 1, True
 
-    def __init__(self, service: Service, crew: Crew | None, log: PushLog) -> None:
-        self.service, self.log = service, log
+    def __init__(
+        self,
+        service: Service,
+        crew: Crew | None,
+        log: PushLog,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.service, self.log, self._tell = service, log, tell
         self._crew = crew
         self._ledger: Ledger | None = None
         self._open, self._all_ready, self._settled = False, False, True
@@ -155,6 +161,7 @@ class Served:
 
     def _replaced(self, ledger: Ledger, worker: int, reason: str) -> None:
         """A worker is gone: its batch is leased again, to it or to another, once there is one that is ready."""
+        self._tell(f"worker {worker} is lost ({reason}): another takes its place")
         ledger.give_back(worker)
         self._lost += 1
         if self._lost > MOST_LOST:
