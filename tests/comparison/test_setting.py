@@ -55,10 +55,10 @@ def test_what_no_width_brings_to_a_budget_has_no_arm_there_and_again_none() -> N
 
     setting.kept[f"milliseconds of {setting._called(base)}"] = 1.0
     for _ in range(2):  # again by what was kept, as when an experiment goes on
-        arms, left_out = at_each(setting, base, ("xception", "resnet152"), brought)
+        arms, notes = at_each(setting, base, ("xception", "resnet152"), brought)
         found = [arm.name for arm in arms if arm.name.startswith("resnet152")]
         assert found == ["resnet152, equal multiply-adds", "resnet152, equal time"]
-        assert left_out[0] == "resnet152 is left out at equal parameters: no width brings it there"
+        assert notes[1] == "resnet152 is left out at equal parameters: no width brings it there"
     claims = best_at_each(arms, "xception", "At {} it is.", setting.metric)
     assert [len(claim.arms) for claim in claims] == [1, 2, 2]
     with pytest.raises(NoWidthError):

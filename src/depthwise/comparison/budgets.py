@@ -27,20 +27,23 @@ def at_each(
 ) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
     """An arm for each of `names` at each budget, which is what `base` takes: brought(name, by, budget).
 
-    The second is a sentence for each that no width brings to the budget, which has no arm there: how fast the narrowest
-    network is depends on the machine.
+    The second is sentences: what equal time means, and each that no width brings to the budget, which has no arm there:
+    how fast the narrowest network is depends on the machine.
     """
-    arms, left_out = [], []
+    arms: list[Arm] = []
+    notes = [
+        f"Equal time is that of answers for {setting.batch} images in float32, measured here before training"
+    ]
     for by, group in GROUPS.items():
         budget = setting.budget(base, by)
         for name in names:
             try:
                 recipe = brought(name, by, budget)
             except NoWidthError:
-                left_out.append(f"{name} is left out at {group}: no width brings it there")
+                notes.append(f"{name} is left out at {group}: no width brings it there")
                 continue
             arms.append(Arm(called(name, by), recipe, group, place(name, recipe)))
-    return tuple(arms), tuple(left_out)
+    return tuple(arms), tuple(notes)
 
 
 def called(name: str, by: Budget) -> str:

@@ -32,7 +32,7 @@ def family(setting: Setting) -> Experiment:
     def brought(name: str, by: Budget, budget: float) -> Recipe:
         return base if name == FIRST else setting.matched(setting.network(FAMILIES[name], base), by, budget)
 
-    arms, left_out = at_each(setting, base, [*FAMILIES], brought)
+    arms, notes = at_each(setting, base, [*FAMILIES], brought)
     return Experiment(
         question="Which family is best at equal parameters, at equal multiply-adds, and at equal time?",
         source="the papers of the families",
@@ -47,5 +47,5 @@ def family(setting: Setting) -> Experiment:
             Dots("Final accuracy", metric),
         ),
         speed=Speed(batch=setting.batch, training=False),
-        notes=left_out,
+        notes=notes,
     )

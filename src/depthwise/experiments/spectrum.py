@@ -52,7 +52,7 @@ def spectrum(setting: Setting) -> Experiment:
             return int(number)
         return channels / int(number) if kind == "segments-of" else channels
 
-    arms, left_out = at_each(setting, base, CONVOLUTIONS, brought, segments)
+    arms, notes = at_each(setting, base, CONVOLUTIONS, brought, segments)
     return Experiment(
         question="Where between a regular and a depthwise convolution does the best point lie?",
         source="Chollet 2017, sections 1 and 5",
@@ -65,7 +65,7 @@ def spectrum(setting: Setting) -> Experiment:
         notes=(
             "RegNet: depthwise worse than wider groups, the best group width grows with cost. ResNeXt: more groups are "
             "better at equal cost. ConvNeXt: depthwise loses until widened",
-            *left_out,
+            *notes,
         ),
     )
 
