@@ -70,6 +70,11 @@ class Heat:
         strength = self.map.nan_to_num(0, 0, 0).clamp(min=0)
         return strength / strength.max().clamp(min=1e-12)
 
+    def coarse(self, most: int) -> Tensor:
+        """The strength, as means of places where a side has more than `most`: float32 [h, w], 0 to 1."""
+        height, width = (min(side, most) for side in self.map.shape)
+        return nn.functional.adaptive_avg_pool2d(self.strength[None], (height, width))[0]
+
     def over_picture(self, values: Tensor | None = None) -> Tensor:
         """The map, or other `values` [h, w] on it, bilinear, as a value for each pixel of the picture: float32 [H, W].
 

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.models.networks import narrow
 from tests.serve.serving import png
 
-from depthwise.infer import Predictor
-from depthwise.serve.batcher import Batcher, Threads, sizes
+from depthwise.data import Preprocess
+from depthwise.infer import Predictor, compile
+from depthwise.infer.looking import Asked
+from depthwise.serve.batcher import MOST_HEATS, Batcher, Look, Threads, sizes
 from depthwise.serve.limits import Limits, RefusedError, refusal_of
 from depthwise.serve.models import divided
 from depthwise.ship.load import load
@@ -104,6 +107,30 @@ def test_who_is_not_waited_for_any_more_costs_nothing(predictor: Predictor) -> N
     assert (first + last)[1].result(60).shape == (3,)
     batcher.close()
     assert (seen.batches, seen.num_dropped) == ([1, 1], 4)
+
+
+def test_where_the_network_looked_is_said_of_few_classes_and_refused_by_what_does_not_show_it() -> None:
+    asked = Asked(7, None, None)
+
+    def batcher(module: torch.nn.Module) -> Batcher:
+        predictor = Predictor(module.eval(), Preprocess((32, 40), channels=3), [*"abcdefg"])
+        return Batcher(predictor, Limits(max_batch=2), Threads(1, 1, 1), Seen())
+
+    hidden = narrow("vgg16", stem="small").eval()
+    for module, method in ((narrow("mobilenet_v1", stem="small"), "cam"), (hidden, "grad-cam")):
+        taking, looks = batcher(module), [Look(png(number), asked) for number in range(3)]
+        for output, look in zip(taking.submit(looks, soon()), looks, strict=True):
+            made, predictor = output.result(60), taking.predictor
+            answer = predictor.prediction("", predictor.task.answer(made[None])[0], topk=7)
+            assert [heat.index for heat in look.heats] == [*answer.indices[:MOST_HEATS]]
+            assert [heat.logit for heat in look.heats] == made[[*answer.indices[:MOST_HEATS]]].tolist()
+            assert {heat.method for heat in look.heats} == {method}
+        taking.close()
+    taking = batcher(compile(hidden, torch.zeros(1, 3, 32, 40), engine="native"))
+    with pytest.raises(RefusedError, match="cam=true: what runs this network does not show where") as refused:
+        taking.submit([png(), Look(png(), asked)], soon())
+    assert (refused.value.status, taking.pending) == (422, 0)
+    taking.close()
 
 
 def test_a_poisoned_image_fails_alone(predictor: Predictor) -> None:

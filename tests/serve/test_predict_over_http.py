@@ -11,10 +11,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from PIL import Image
 from tests.serve.serving import metric, png
 
 from depthwise.cli.app import run
+from depthwise.ship.load import load
 
 
 def encoded(data: bytes) -> str:
@@ -64,6 +66,38 @@ def test_the_answer_is_that_of_predict_json(
 def test_the_first_model_answers_where_none_is_named(client: httpx.Client) -> None:
     named = client.post("/v1/models/tiny/predict", content=png()).json()
     assert client.post("/v1/predict", content=png()).json() == named
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "maps"), [("tiny", {"topk": 2}, 2), ("tags", {"threshold": 1}, 1), ("fast", {}, 3)]
+)
+def test_where_the_network_looked_is_what_predictor_cam_says(
+    client: httpx.Client, bundles: dict[str, Path], name: str, query: dict[str, float], maps: int
+) -> None:
+    address, batches = f"/v1/models/{name}/predict", metric(client, "batch_images_count", model=name)
+    sent = [png(1), b"broken", png(2, (30, 90))]
+    files = [("file", (str(number), data)) for number, data in enumerate(sent)]
+    answers = client.post(address, params={**query, "cam": True}, files=files).json()["images"]
+    assert metric(client, "batch_images_count", model=name) == batches + 2  # one at a time
+    without = client.post(address, params=query, files=files).json()["images"]
+    assert answers.pop(1) == without.pop(1)
+    predictor = load(bundles[name], engine="auto" if name == "fast" else "torch")
+    for answer, plain, data in zip(answers, without, (sent[0], sent[2]), strict=True):
+        assert answer["image"] == plain["image"]
+        for one, other in zip(answer["predictions"], plain["predictions"], strict=True):
+            assert one["class"] == other["class"]
+            assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)
+        expected = predictor.cam(data, **query)  # type: ignore[arg-type]
+        cam = answer["cam"]
+        assert [(one["class"], one["index"]) for one in cam["maps"]] == [
+            (predictor.classes[heat.index], heat.index) for heat in expected.heats
+        ]
+        assert len(cam["maps"]) == maps
+        first = expected.heats[0]
+        assert (cam["method"], tuple(cam["size"])) == ("cam", first.size)
+        assert cam["box"] == pytest.approx(first.box, abs=1e-3)
+        for one, heat in zip(cam["maps"], expected.heats, strict=True):
+            torch.testing.assert_close(torch.tensor(one["map"]), heat.strength, atol=2e-3, rtol=0)
 
 
 def large_png(width: int, height: int) -> bytes:

@@ -242,7 +242,7 @@ class Predictor:
         """
         _check(topk, batch_size, threshold)
         asked = looking.Asked(topk, threshold, looking.numbers_of(classes, self.classes))
-        return self._stream(images, batch_size, self._picture, partial(looking.cams, self, asked))
+        return self._stream(images, batch_size, self.picture, partial(looking.cams, self, asked))
 
     @cached_property
     def shown(self) -> nn.Module:
@@ -303,10 +303,10 @@ class Predictor:
 
     def pixels(self, image: Given) -> Tensor | DepthwiseError:
         """uint8 [C, h, w], or why there are none."""
-        found = self._picture(image)
+        found = self.picture(image)
         return found if isinstance(found, DepthwiseError) else found[1]
 
-    def _picture(self, image: Given) -> tuple[Tensor, Tensor] | DepthwiseError:
+    def picture(self, image: Given) -> tuple[Tensor, Tensor] | DepthwiseError:
         """The picture, uint8 [C, H, W], and of it uint8 [C, h, w], or why there are none."""
         try:
             given = image() if callable(image) else image

@@ -13,11 +13,13 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 import depthwise
+from depthwise.infer.looking import Asked
 from depthwise.serve import hugging_face, inference_protocol
+from depthwise.serve.batcher import MOST_HEATS, Look
 from depthwise.serve.bodies import CLOSE, Named, images_of
 from depthwise.serve.limits import RefusedError
 from depthwise.serve.openapi import BODY, answers, described
-from depthwise.serve.schema import DOCUMENT, document
+from depthwise.serve.schema import DOCUMENT, cam, document
 from depthwise.serve.service import Service
 from depthwise.serve.urls import fetched
 
@@ -78,8 +80,10 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         responses=answers(DOCUMENT),
         openapi_extra={"requestBody": BODY},
     )
-    async def predict(request: Request, topk: TopK = None, threshold: Threshold = None) -> Response:
-        return await predicted(service, request, None, topk, threshold)
+    async def predict(
+        request: Request, topk: TopK = None, threshold: Threshold = None, cam: CAM = False
+    ) -> Response:
+        return await predicted(service, request, None, Asked(topk, threshold, None), looked=cam)
 
     @app.post(
         "/v1/models/{name}/predict",
@@ -88,38 +92,46 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         openapi_extra={"requestBody": BODY},
     )
     async def predict_by(
-        request: Request, name: str, topk: TopK = None, threshold: Threshold = None
+        request: Request, name: str, topk: TopK = None, threshold: Threshold = None, cam: CAM = False
     ) -> Response:
-        return await predicted(service, request, name, topk, threshold)
+        return await predicted(service, request, name, Asked(topk, threshold, None), looked=cam)
 
 
 TopK = Annotated[int | None, Query(ge=1, le=1_000_000, description="How many classes to name, at most.")]
 Threshold = Annotated[
     float | None, Query(ge=0, le=1, description="Name only classes of at least this probability.")
 ]
+CAM = Annotated[
+    bool,
+    Query(
+        description=f"Say, too, where the network looked for the classes that are named, at most {MOST_HEATS} of them, "
+        f"or for the likeliest if none is."
+    ),
+]
 
 
 async def predicted(
-    service: Service, request: Request, name: str | None, topk: int | None, threshold: float | None
+    service: Service, request: Request, name: str | None, asked: Asked, *, looked: bool
 ) -> Response:
-    """The document of a request's images."""
+    """The document of a request's images; `looked`: with where the network looked."""
+    asked = asked._replace(topk=asked.topk or service.topk)
     async with service.body(request) as body:
         images = await images_of(body, service.limits)
-        sources = [await source_of(service, image, body.deadline) for image in images]
+        files = [await source_of(service, image, body.deadline) for image in images]
+        sources = [Look(file, asked) if looked and isinstance(file, bytes) else file for file in files]
         model, outputs = await service.outputs(request, name, sources, body.deadline)
     documents = []
-    for image, output in zip(images, outputs, strict=True):
+    for image, source, output in zip(images, sources, outputs, strict=True):
         found = (
-            output
-            if isinstance(output, RefusedError)
-            else service.named(model, image.name, output, topk, threshold)
+            output if isinstance(output, RefusedError) else service.named(model, image.name, output, asked)
         )
         if isinstance(found, RefusedError):
             if len(images) == 1:
                 raise found
             documents.append(document(image.name, None, str(found)))
         else:
-            documents.append(document(image.name, found))
+            maps = cam(source.heats, model.predictor.classes) if isinstance(source, Look) else None
+            documents.append(document(image.name, found, cam=maps))
     return JSONResponse({"images": documents})
 
 

@@ -16,10 +16,28 @@ import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
+from depthwise.heat import Heat
 from depthwise.infer import Predictor
+from depthwise.infer.looking import Asked, answer_and_heats, shows
 from depthwise.serve.limits import Limits, RefusedError
 
-Source = bytes | Tensor
+MOST_HEATS = 5
+"""Classes of an image whose heat is given."""
+
+
+@dataclass(eq=False)
+class Look:
+    """An encoded image of which is also asked where the network looked: `heats` are there when it is answered.
+
+    At most MOST_HEATS: of the classes that `asked` names first, or of the likeliest.
+    """
+
+    data: bytes
+    asked: Asked
+    heats: tuple[Heat, ...] = ()
+
+
+Source = bytes | Tensor | Look
 """An encoded image; uint8 pixels [C, H, W] of any size; or float32 [C, h, w], which go into the network as they are."""
 
 logger = logging.getLogger("depthwise.serve")
@@ -61,6 +79,7 @@ class _Item:
     taken: float
     future: "Future[Tensor]" = field(default_factory=Future)
     pixels: Tensor | None = None
+    size: tuple[int, int] = (0, 0)
 
 
 class Batcher:
@@ -69,6 +88,7 @@ class Batcher:
     At most `limits.max_queue` images are taken and not answered. An image whose future was cancelled, or whose deadline
     has passed, is dropped before it is decoded and again before the network. One that cannot be decoded, or on which
     the network fails, fails alone. Batches have a power of two of images: a plan keeps memory for each size.
+    Where the network looked is found one image at a time, for a plan keeps memory for that beside the other.
     """
 
     def __init__(self, predictor: Predictor, limits: Limits, threads: Threads, watch: Watch) -> None:
@@ -78,6 +98,8 @@ class Batcher:
         self._pending = 0
         self._decoding = 0
         self._closed = False
+        self.looks = False
+        """Whether a `Look` can be answered."""
         self._decoders = ThreadPoolExecutor(threads.decoding, "depthwise-decode")
         self._warm = Event()
         self._network = Thread(target=self._run, name="depthwise-network", daemon=True)
@@ -92,8 +114,15 @@ class Batcher:
     def submit(self, sources: Sequence[Source], deadline: float) -> "list[Future[Tensor]]":
         """A future of the network's output, float32 [outputs], for each of the sources; all are taken or none.
 
-        deadline: by `time.monotonic`. Raises RefusedError with 503 if there is no room for them.
+        deadline: by `time.monotonic`. Raises RefusedError with 503 if there is no room for them, and with 422
+        for a `Look` if what runs the network does not show where it looked.
         """
+        if not self.looks and any(isinstance(source, Look) for source in sources):
+            raise RefusedError(
+                422,
+                "cam=true: what runs this network does not show where it looked: leave it out, or have depthwise serve "
+                "run it with --engine torch",
+            )
         now = time.monotonic()
         items = [_Item(source, deadline, now) for source in sources]
         with self._changed:
@@ -125,8 +154,11 @@ class Batcher:
                 self._left(1, decoded=1)
                 return
             begun = time.monotonic()
-            item.pixels = self._pixels(item.source)
-            item.source = b""
+            if isinstance(item.source, Look):
+                item.size, item.pixels = self._sized(item.source.data)
+            else:
+                item.pixels = self._pixels(item.source)
+                item.source = b""
             self.watch.decoded(time.monotonic() - begun)
         except BaseException as error:
             _say(error)
@@ -138,7 +170,15 @@ class Batcher:
             self._decoding -= 1
             self._changed.notify_all()
 
-    def _pixels(self, source: Source) -> Tensor:
+    def _sized(self, data: bytes) -> tuple[tuple[int, int], Tensor]:
+        """The picture's height and width, and its uint8 [C, h, w]."""
+        found = self.predictor.picture(data)
+        if isinstance(found, DepthwiseError):
+            raise found
+        picture, pixels = found
+        return (picture.shape[1], picture.shape[2]), pixels
+
+    def _pixels(self, source: bytes | Tensor) -> Tensor:
         if isinstance(source, Tensor) and source.is_floating_point():
             return source
         pixels = self.predictor.pixels(source)
@@ -184,6 +224,7 @@ class Batcher:
             torch.set_num_threads(threads)
             for size in sizes(self.limits.max_batch):
                 self.predictor.outputs(nothing(self.predictor, size))
+            self.looks = shows(self.predictor)
 
     def _next(self) -> list[_Item]:
         """The next batch as soon as there is one; empty when all is done and no more will come."""
@@ -194,7 +235,7 @@ class Batcher:
                     if not self._alive(self._ready[0]):
                         self._ready.popleft()
                         self._left(1)
-                    elif items and _kind(self._ready[0]) != _kind(items[0]):
+                    elif items and not _together(items[0], self._ready[0]):
                         break
                     else:
                         items.append(self._ready.popleft())
@@ -224,6 +265,13 @@ class Batcher:
             _succeed(item.future, output)
 
     def _outputs(self, items: list[_Item]) -> Tensor:
+        first = items[0]
+        if isinstance(first.source, Look) and first.pixels is not None:
+            look = first.source
+            output, look.heats = answer_and_heats(
+                self.predictor, look.asked, first.pixels, first.size, MOST_HEATS
+            )
+            return output[None]
         pixels = torch.stack([item.pixels for item in items if item.pixels is not None])
         if pixels.dtype == torch.uint8:
             return self.predictor.outputs(pixels).reshape(len(items), -1)
@@ -231,8 +279,11 @@ class Batcher:
             return self.predictor.module(pixels).reshape(len(items), -1)
 
 
-def _kind(item: _Item) -> torch.dtype | None:
-    return None if item.pixels is None else item.pixels.dtype
+def _together(one: _Item, other: _Item) -> bool:
+    """Whether both may be in a batch."""
+    if one.pixels is None or other.pixels is None or one.pixels.dtype != other.pixels.dtype:
+        return False
+    return not isinstance(one.source, Look) and not isinstance(other.source, Look)
 
 
 def _say(error: BaseException) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from depthwise.errors import DepthwiseError
 from depthwise.infer import Prediction
+from depthwise.infer.looking import Asked
 from depthwise.serve.batcher import Source
 from depthwise.serve.bodies import GONE, Body, Room, now, read_body
 from depthwise.serve.limits import Limits, RefusedError, refusal_of
@@ -100,13 +101,11 @@ class Service:
         self._count(model, outputs)
         return model, outputs
 
-    def named(
-        self, model: Model, name: str, output: Tensor, topk: int | None, threshold: float | None
-    ) -> Prediction | RefusedError:
+    def named(self, model: Model, name: str, output: Tensor, asked: Asked) -> Prediction | RefusedError:
         """What is said of the image `name` by the model's `output` for it, float32 [outputs]."""
         try:
             probabilities = model.predictor.task.answer(output[None])[0]
-            return model.predictor.prediction(name, probabilities, topk or self.topk, threshold)
+            return model.predictor.prediction(name, probabilities, asked.topk, asked.threshold)
         except DepthwiseError as error:
             return refusal_of(error)
 
