@@ -204,7 +204,7 @@ def test_a_stream_that_is_left_early_leaves_no_threads(predictor: Predictor, pic
 def test_one_image_needs_no_thread(
     predictor: Predictor, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("depthwise.infer.predictor.ThreadPoolExecutor", None)
+    monkeypatch.setattr("depthwise.infer.streaming.ThreadPoolExecutor", None)
     assert predictor(pictures[0]).classes
 
 

@@ -14,9 +14,9 @@ from tests.serve.serving import png
 from depthwise.data import Preprocess
 from depthwise.infer import Predictor, compile
 from depthwise.infer.looking import Asked
-from depthwise.serve.batcher import MOST_HEATS, Batcher, Look, Threads, sizes
+from depthwise.infer.sharing import Threads, divided
+from depthwise.serve.batcher import MOST_HEATS, Batcher, Look, sizes
 from depthwise.serve.limits import Limits, RefusedError, refusal_of
-from depthwise.serve.models import divided
 from depthwise.ship.load import load
 
 

@@ -4,11 +4,9 @@ import copy
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import chain, islice
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
@@ -18,15 +16,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from depthwise.data.dataset import BadImage
-from depthwise.data.image import DEFAULT, Decoding, ImageInput, UnreadableImageError, decode
+from depthwise.data.image import DEFAULT, Decoding, ImageInput, decode
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.infer import looking
+from depthwise.infer.choice import CompiledModule
+from depthwise.infer.eventual import Eventual
+from depthwise.infer.sharing import Sharing
+from depthwise.infer.streaming import streamed
 from depthwise.tasks import DEFAULT as SINGLE_LABEL
 from depthwise.tasks import find_task
 from depthwise.words import number_of
-
-MOST_READERS = 4
 
 Given = ImageInput | Callable[[], ImageInput]
 """An image, or what gives it when its turn has come."""
@@ -46,45 +46,6 @@ class Prediction:
 
 R = TypeVar("R")
 A = TypeVar("A")
-
-_Image = tuple[str, Callable[[], R | DepthwiseError]]
-"""An image's name, and a function that waits for what is read of it."""
-
-
-class _Readers:
-    """Threads that read images, started with the first image; decoding releases Python's lock."""
-
-    def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-
-    def start(self, work: Callable[[Given], A], image: Given) -> Callable[[], A]:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(min(MOST_READERS, os.cpu_count() or 1), "depthwise-read")
-        return self._pool.submit(work, image).result
-
-    def close(self) -> None:
-        """Drop what has not begun, and wait for the rest."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-
-def _later(work: Callable[[Given], A], image: Given) -> Callable[[], A]:
-    """The same without a thread: the image is read when that is asked for."""
-    return partial(work, image)
-
-
-def _worked(
-    batch: list[_Image[R]], work: Callable[[list[str], list[R]], Iterable[A]]
-) -> Iterator[A | BadImage]:
-    """What `work` makes of the images of a batch that can be read, in order, and a BadImage of each other."""
-    read = [(name, image()) for name, image in batch]
-    good = [(name, image) for name, image in read if not isinstance(image, DepthwiseError)]
-    made = iter(work([name for name, _ in good], [image for _, image in good]) if good else ())
-    for name, image in read:
-        if isinstance(image, DepthwiseError):
-            yield BadImage(name, image.reason if isinstance(image, UnreadableImageError) else str(image))
-        else:
-            yield next(made)
 
 
 def _read_or_raise(answer: A | BadImage) -> A:
@@ -149,6 +110,7 @@ class Predictor:
         self.classes = tuple(classes)
         self.task = find_task(task, self.classes, task_args)
         self._uncompiled = uncompiled
+        self._sharing = Sharing()
 
     def __repr__(self) -> str:
         classes = number_of(len(self.classes), "class", "classes")
@@ -283,23 +245,19 @@ class Predictor:
         read: Callable[[Given], R | DepthwiseError],
         work: Callable[[list[str], list[R]], Iterable[A]],
     ) -> Generator[A | BadImage, None, None]:
-        """What `work` makes of the names of images and of what was `read` of them, a batch at a time."""
-        # Of a sequence, the next batch is read while the network runs on this one, and no further batch is in memory.
-        # An iterator is not asked for more images before the answers to its last batch were taken.
+        """What `work` makes of the names of images and of what was `read` of them, a batch at a time.
+
+        Of a sequence the next batch is read while the network runs on this one.
+        """
         ahead = isinstance(images, Sequence) and len(images) > 1
-        numbered = enumerate(images)
-        with closing(_Readers()) as readers:
+        named = ((_name(number, image), image) for number, image in enumerate(images))
+        return streamed(named, batch_size, read, work, ahead=ahead, sharing=self._shared)
 
-            def begun() -> list[_Image[R]]:
-                part = list(islice(numbered, batch_size))
-                started = readers.start if ahead or len(part) > 1 else _later
-                return [(_name(number, image), started(read, image)) for number, image in part]
-
-            batch = begun()
-            while batch:
-                following = begun() if ahead else None
-                yield from _worked(batch, work)
-                batch = begun() if following is None else following
+    def _shared(self) -> Sharing | None:
+        """How threads are shared, if the network gives the same bits on any number of them and is no other device's."""
+        module = self.module.run if isinstance(self.module, Eventual) else self.module
+        native = isinstance(module, CompiledModule) and module.engine == "native"
+        return self._sharing if native and self.device.type == "cpu" else None
 
     def pixels(self, image: Given) -> Tensor | DepthwiseError:
         """uint8 [C, h, w], or why there are none."""

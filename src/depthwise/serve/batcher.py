@@ -19,6 +19,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.heat import Heat
 from depthwise.infer import Predictor
 from depthwise.infer.looking import Asked, answer_and_heats, shows
+from depthwise.infer.sharing import Threads
 from depthwise.serve.limits import Limits, RefusedError
 
 MOST_HEATS = 5
@@ -51,15 +52,6 @@ class Watch(Protocol):
     def batch(self, images: int, waited: Sequence[float], seconds: float) -> None: ...
 
     def dropped(self, images: int) -> None: ...
-
-
-@dataclass(frozen=True)
-class Threads:
-    """How many decode images, how many the network has while they do, and how many when none is to be decoded."""
-
-    decoding: int
-    network: int
-    alone: int
 
 
 def sizes(most: int) -> list[int]:

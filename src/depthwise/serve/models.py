@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import math
 import os
 import threading
 import time
@@ -21,8 +20,9 @@ from depthwise.data.image import Decoding
 from depthwise.errors import DepthwiseError, shown
 from depthwise.infer import Predictor
 from depthwise.infer.eventual import Eventual
+from depthwise.infer.sharing import divided
 from depthwise.reading import read_regular
-from depthwise.serve.batcher import Batcher, Source, Threads, Watch, nothing, sizes
+from depthwise.serve.batcher import Batcher, Source, Watch, nothing, sizes
 from depthwise.serve.limits import Limits, RefusedError
 from depthwise.ship.load import Engine, load
 
@@ -62,12 +62,6 @@ def open_model(name: str, path: str | os.PathLike[str], loading: Loading, watch:
     return Model(
         name, Path(path), version, stamp, predictor, Batcher(predictor, loading.limits, threads, watch)
     )
-
-
-def divided(threads: int, decoding: float, network: float) -> Threads:
-    """`threads` shared out by the seconds that an image takes one thread, both shares rounded up: no core idles."""
-    share = decoding / (decoding + network)
-    return Threads(max(1, math.ceil(threads * share)), max(1, math.ceil(threads * (1 - share))), threads)
 
 
 def _warm(predictor: Predictor, max_batch: int) -> float:
