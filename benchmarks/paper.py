@@ -32,9 +32,9 @@ cores: {number} at the scale `mini`, with three seeds each. `benchmarks/paper.py
 Networks have 0.17 million parameters unless said, and see 180,000 images of 28x28 (three epochs of Fashion-MNIST), or
 as many as stand beside the experiment's command. table2 has the drawings of openclipart with their tags, which `python
 benchmarks/openclipart_tags.py --thumbnails 64 --out FOLDER` makes. That is a small part of the paper's work, so what
-cannot be told here may well be true there; each verdict is one for this scale. A verdict's rule was fixed before anything ran (`depthwise
-experiment show NAME`), and goes by the paired differences of runs that share a seed: the 95% interval of their mean is
-Student's. Three seeds make wide intervals.
+cannot be told here may well be true there; each verdict is one for this scale. A verdict's rule was fixed before
+anything ran (`depthwise experiment show NAME`), and goes by the paired differences of runs that share a seed: the 95%
+interval of their mean is Student's. Three seeds make wide intervals.
 
 """
 
