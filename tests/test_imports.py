@@ -76,7 +76,7 @@ IMPORTS: dict[str, set[str]] = {
     "job": {"bundle", "cluster", "data", "finished", "models", "modes", "places", "recipes", "ship", "train"},
     "training": {"data", "finished", "job", "train"},
     "finished": {"evaluate", "infer", "ship", "train"},
-    "serve": {"bounds", "bundle", "data", "heat", "infer", "reading", "ship", "tasks"},
+    "serve": {"bounds", "bundle", "data", "evaluate", "heat", "infer", "reading", "ship", "tasks"},
     "batch": {"bundle", "data", "infer", "places", "serve", "ship", "writing"},
     "cluster": {"batch", "comparison", "infer", "train"},
     "suspects": {

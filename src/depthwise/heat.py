@@ -202,10 +202,14 @@ def _shares(pixels: int, first: float, extent: float, places: int) -> Tensor:
     return shares * ((centres >= 0) & (centres <= 1))[:, None]
 
 
-def _coloured(strength: Tensor) -> Image.Image:
-    """float32 [H, W], 0 to 1, in RGBA: the stronger, the lighter and the less transparent."""
+def palette() -> np.ndarray:
+    """uint8 [256, 4], RGBA from no heat to the most: the stronger, the lighter and the less transparent."""
     steps = np.linspace(0, 1, 256)
     at, colours = [at for at, _ in COLOURS], np.array([colour for _, colour in COLOURS])
     channels = [np.interp(steps, at, colours[:, channel]) for channel in range(3)]
-    table = np.stack([*channels, 255 * MOST_OPAQUE * steps**0.8], 1).round().astype(np.uint8)
-    return Image.fromarray(table[strength.mul(255).round().clamp(0, 255).byte().numpy()])
+    return np.stack([*channels, 255 * MOST_OPAQUE * steps**0.8], 1).round().astype(np.uint8)
+
+
+def _coloured(strength: Tensor) -> Image.Image:
+    """float32 [H, W], 0 to 1, in RGBA."""
+    return Image.fromarray(palette()[strength.mul(255).round().clamp(0, 255).byte().numpy()])

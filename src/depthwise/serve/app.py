@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 import depthwise
 from depthwise.infer.looking import Asked
-from depthwise.serve import hugging_face, inference_protocol
+from depthwise.serve import hugging_face, inference_protocol, page
 from depthwise.serve.batcher import MOST_HEATS, Look
 from depthwise.serve.bodies import CLOSE, Named, images_of
 from depthwise.serve.limits import RefusedError
@@ -45,6 +45,7 @@ def build(service: Service) -> Application:
     _add_predict(app, service)
     inference_protocol.add(app, service)
     hugging_face.add(app, service)
+    page.add(app, service)
     _add_metrics(app, service)
     _add_docs(app)
     return counted(app, service)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -15,16 +16,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from depthwise.bundle import CONFIG, find_bundle
+from depthwise.bundle import CONFIG, BundleConfig, find_bundle
 from depthwise.data.image import Decoding
 from depthwise.errors import DepthwiseError, shown
 from depthwise.infer import Predictor
 from depthwise.infer.eventual import Eventual
 from depthwise.infer.sharing import divided
-from depthwise.reading import read_regular
+from depthwise.reading import parse_json, read_regular
 from depthwise.serve.batcher import Batcher, Source, Watch, nothing, sizes
 from depthwise.serve.limits import Limits, RefusedError
-from depthwise.ship.load import Engine, load
+from depthwise.ship.load import Engine, costs, load
 
 PHOTOGRAPH = (500, 375)
 """Width and height of the JPEG that decoding is measured on: ImageNet's median."""
@@ -50,18 +51,24 @@ class Model:
     stamp: tuple[int, ...]
     predictor: Predictor
     batcher: Batcher
+    config: BundleConfig
+
+    @cached_property
+    def costs(self) -> tuple[int, int]:
+        """Parameters, and multiply-adds of an image; counted, for up to seconds, when first asked for."""
+        return costs(self.config)
 
 
 def open_model(name: str, path: str | os.PathLike[str], loading: Loading, watch: Watch) -> Model:
     """The bundle or run `path`, loaded and run once on each size of batch. Raises DepthwiseError."""
-    stamp, version = stamp_of(path), _version(path)
+    stamp, said = stamp_of(path), _said(path)
     decoding = Decoding(max_pixels=loading.limits.max_pixels)
     predictor = load(path, engine=loading.engine, precision=loading.precision, decoding=decoding)
     network_seconds = _warm(predictor, loading.limits.max_batch)
     threads = divided(loading.threads, _decoding_seconds(predictor), network_seconds)
-    return Model(
-        name, Path(path), version, stamp, predictor, Batcher(predictor, loading.limits, threads, watch)
-    )
+    config, version = BundleConfig.from_json(parse_json(said)), hashlib.sha256(said).hexdigest()[:12]
+    batcher = Batcher(predictor, loading.limits, threads, watch)
+    return Model(name, Path(path), version, stamp, predictor, batcher, config)
 
 
 def _warm(predictor: Predictor, max_batch: int) -> float:
@@ -102,9 +109,10 @@ def stamp_of(path: str | os.PathLike[str]) -> tuple[int, ...]:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _version(path: str | os.PathLike[str]) -> str:
+def _said(path: str | os.PathLike[str]) -> bytes:
+    """The bundle's config as it is on disk."""
     try:
-        return hashlib.sha256(read_regular(find_bundle(path) / CONFIG)).hexdigest()[:12]
+        return read_regular(find_bundle(path) / CONFIG)
     except OSError as error:
         raise DepthwiseError(f"{path}: {error.strerror}: give a bundle that can be read") from error
 

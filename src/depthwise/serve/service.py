@@ -19,8 +19,8 @@ from depthwise.serve.limits import Limits, RefusedError, refusal_of
 from depthwise.serve.metrics import Metrics
 from depthwise.serve.models import Model, Models
 
-OPEN = ("/v2/health/live", "/v2/health/ready")
-"""What is answered without a token."""
+OPEN = ("/v2/health/live", "/v2/health/ready", "/", "/page.css", "/page.js", "/report.css")
+"""What anybody may get without a token: how the service is, and the page, which asks for a token itself."""
 
 Output = Tensor | RefusedError
 """What the network made of an image, float32 [outputs], or why it made nothing."""
@@ -47,8 +47,8 @@ class Service:
         self.room = Room(self.limits.body_bytes)
 
     def admits(self, scope: Mapping[str, Any]) -> bool:
-        """Whether the request may be answered: it has a token, or asks only how the service is."""
-        if not self.tokens or scope["path"] in OPEN:
+        """Whether the request may be answered: it has a token, or needs none."""
+        if not self.tokens or (scope["method"] == "GET" and scope["path"] in OPEN):
             return True
         given = dict(scope["headers"]).get(b"authorization", b"")
         return any(hmac.compare_digest(given, b"Bearer " + token) for token in self.tokens)

@@ -184,8 +184,7 @@ def load_module(bundle: Bundle) -> nn.Module:
             f"{bundle.path} is a backbone without a classifier and has no classes to answer with: train one on it "
             f"with depthwise train --init {quote_path(bundle.path)}"
         )
-    num_outputs = config.build_task().num_outputs
-    defaults = {"num_classes": num_outputs, "in_channels": config.preprocess.channels}
+    defaults = _defaults(config)
     arguments = {**defaults, **config.model_args}
     for name, value in defaults.items():
         if arguments[name] != value:
@@ -205,6 +204,22 @@ def load_module(bundle: Bundle) -> nn.Module:
     check_fit(bundle.path, config.model, bundle.weights, expected)
     module.load_state_dict(_like(expected, bundle.weights), assign=True)
     return module.eval()
+
+
+def _defaults(config: BundleConfig) -> dict[str, Any]:
+    """What the rest of the config says of the network's arguments."""
+    return {"num_classes": config.build_task().num_outputs, "in_channels": config.preprocess.channels}
+
+
+def costs(config: BundleConfig) -> tuple[int, int]:
+    """The parameters of the config's network, and its multiply-adds for an image; takes up to seconds.
+
+    Raises DepthwiseError if it cannot be built.
+    """
+    with torch.device("meta"):
+        module = create_model(config.model, **{**_defaults(config), **config.model_args})
+    counted = cost(module, config.preprocess.shape)
+    return counted.parameters, counted.macs
 
 
 def _check_size(bundle: Bundle, module: Any) -> None:

@@ -1,0 +1,60 @@
+"""The page to try the models on, and what it asks for: its parts, and the list of models."""
+
+import asyncio
+import base64
+from functools import cache
+from html import escape
+from importlib import resources
+
+from fastapi import FastAPI
+from starlette.responses import JSONResponse, Response
+
+from depthwise.heat import palette
+from depthwise.serve.card import LISTED, listed
+from depthwise.serve.openapi import answers
+from depthwise.serve.service import Service
+
+PARTS = {
+    "/": ("depthwise.serve", "page.html", "text/html"),
+    "/page.css": ("depthwise.serve", "page.css", "text/css"),
+    "/page.js": ("depthwise.serve", "page.js", "text/javascript"),
+    "/report.css": ("depthwise.evaluate", "report.css", "text/css"),
+}
+"""By their addresses, the files that the page is made of; the report's style is its own, too."""
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def add(app: FastAPI, service: Service) -> None:
+    """`GET /` and the page's parts, and `GET /v1/models`."""
+    for address in PARTS:
+        _add_part(app, address)
+
+    @app.get(
+        "/v1/models",
+        summary="The models, and what is known of them",
+        description="The first answers where a request names none.",
+        responses=answers(LISTED),
+    )
+    async def models() -> Response:
+        return JSONResponse({"models": [await asyncio.to_thread(listed, model) for model in service.models]})
+
+
+def _add_part(app: FastAPI, address: str) -> None:
+    @app.get(address, include_in_schema=False)
+    async def part() -> Response:
+        return Response(_text(address), media_type=PARTS[address][2], headers=HEADERS)
+
+
+@cache
+def _text(address: str) -> str:
+    package, name, _ = PARTS[address]
+    text = resources.files(package).joinpath(name).read_text("utf-8")
+    colours = base64.b64encode(palette().tobytes()).decode("ascii")
+    return text.replace("{{ colours }}", escape(colours)) if address == "/" else text
