@@ -16,8 +16,9 @@ function setTheme(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
   const button = $("#theme");
-  $("span", button).textContent = theme[0].toUpperCase() + theme.slice(1);
-  button.ariaLabel = `Colours: ${theme === "auto" ? "as the system says" : theme}`;
+  const shown = theme[0].toUpperCase() + theme.slice(1);
+  $("span", button).textContent = shown;
+  button.ariaLabel = `Colours: ${shown}`;
   draw();
 }
 
