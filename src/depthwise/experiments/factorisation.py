@@ -3,13 +3,17 @@
 Two 3x3 for a 5x5, and a row and a column for a square (Szegedy 2016, section 3); a bottleneck for a 3x3, and 32 groups
 in it (He 2016; Xie 2017: "cardinality"); the gate of squeeze-and-excitation (Hu 2018); mlpconv for maxout, and the mean
 of maps for fully connected layers (Lin 2014).
+
+Lin's networks have no batch norm: both learn at a tenth of the others' rate, with clipped gradients.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from depthwise.comparison.claims import Better
 from depthwise.comparison.experiment import Arm, Costs, Dots, Experiment
 from depthwise.comparison.setting import Setting
+from depthwise.train.recipe import Recipe
 
 PARTS = 3  # a run has one of them of the scale's images: there are twelve arms, some slow for their size
 
@@ -30,6 +34,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "fully connected": ("vgg16_bn", {}),
     "mean of maps": ("vgg16_bn", {"hidden": ()}),
 }
+WITHOUT_NORM = ("mlpconv", "maxout")
 CLAIMS = (
     ("Two 3x3 are better than a 5x5.", "two 3x3", "5x5"),
     ("A row and a column are better than a square.", "1x3 and 3x1", "3x3"),
@@ -47,6 +52,7 @@ def factorisation(setting: Setting) -> Experiment:
     budget = setting.cost(base)["parameters"]
     recipes = {name: setting.variant(base, conv=conv) for name, conv in CONVOLUTIONS.items()}
     recipes |= {name: setting.network(network, base, **given) for name, (network, given) in NETWORKS.items()}
+    recipes |= {name: _gentle(recipes[name]) for name in WITHOUT_NORM}
     return Experiment(
         question="Which of the ideas that led away from the plain convolution help, at equal parameters?",
         source="Szegedy 2016, He 2016, Xie 2017, Hu 2018, Lin 2014",
@@ -58,3 +64,8 @@ def factorisation(setting: Setting) -> Experiment:
         metrics=(metric,),
         figures=(Dots("Final accuracy", metric), Costs("Against multiply-adds", "macs", metric)),
     )
+
+
+def _gentle(recipe: Recipe) -> Recipe:
+    """What networks without batch norm train by."""
+    return replace(recipe, optimizer=replace(recipe.optimizer, lr=recipe.optimizer.lr / 10), clip_norm=1.0)
