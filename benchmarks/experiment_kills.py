@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     drawn = random.Random(options.seed)
+    # A shell's background lets its children ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         outs = {name: Path(folder) / name for name in ("unbroken", "again", "stopped")}
         took = []
@@ -62,7 +64,7 @@ def main() -> None:
         stops = []
         while len(stops) < options.stops:
             process = start(outs["stopped"])
-            seconds = drawn.uniform(1, max(took) / 2)
+            seconds = drawn.uniform(1, 3 * max(took) / options.stops)  # much of it goes into beginning again
             how = signal.SIGKILL if len(stops) % 2 else signal.SIGINT
             try:
                 process.wait(seconds)
