@@ -77,6 +77,7 @@ IMPORTS: dict[str, set[str]] = {
     "training": {"data", "finished", "job", "train"},
     "finished": {"evaluate", "infer", "ship", "train"},
     "serve": {"bounds", "bundle", "data", "evaluate", "heat", "infer", "reading", "ship", "tasks"},
+    "serve.process": {"serve", "stops", "telemetry"},
     "batch": {"bundle", "data", "infer", "places", "serve", "ship", "writing"},
     "cluster": {"batch", "comparison", "infer", "train"},
     "suspects": {

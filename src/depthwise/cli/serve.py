@@ -1,6 +1,5 @@
 """`depthwise serve`: bundles as a service over HTTP."""
 
-import logging
 import os
 import signal
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from depthwise.cli.output import note, say
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.places import find_bundle
 from depthwise.reading import read_regular
+from depthwise.words import number_of
 
 LIBRARIES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
@@ -65,6 +65,11 @@ def serve(
             "default none.",
         ),
     ] = None,
+    processes: Annotated[
+        int,
+        Bounds(1, 1024),
+        Parameter(help="Processes that answer, which share the threads; each has limits of its own."),
+    ] = 1,
     watch: Annotated[
         bool, flag("Load bundles anew when they are replaced on disk; SIGHUP does it once.")
     ] = False,
@@ -93,31 +98,48 @@ def serve(
     if (certificate is None) != (key is None):
         raise UsageError("--certificate and --key belong together: give both, or none")
     tokens = _tokens(token_file) if token_file else ()
+    threads = threads or os.cpu_count() or 1
+    if processes > threads:
+        raise UsageError(
+            f"--processes {processes} cannot share {number_of(threads, 'thread')}: give fewer, or more --threads"
+        )
     from depthwise.serve.limits import Limits
-    from depthwise.serve.metrics import Metrics
-    from depthwise.serve.models import Loading, Models
-    from depthwise.serve.server import Address, Told, bound, check_certificate, run
-    from depthwise.serve.service import Service
+    from depthwise.serve.server import Address, Told, bound, check_certificate
+    from depthwise.serve.setup import Setup
+    from depthwise.serve.setup import serve as served
 
     limits = Limits(max_bytes, max_pixels or 2**26, max_images, seconds, max_queue, max_batch)
     address = Address(host, port, *(None if path is None else str(path) for path in (certificate, key)))
     check_certificate(address)
     listening = bound(address)
-    metrics = Metrics()
-    models = Models(paths, Loading(limits, threads or os.cpu_count() or 1, engine, precision), metrics.watch)
-    hosts = frozenset(name.lower() for name in allow_urls or ())
-    service = Service(models, limits, metrics, topk, hosts, tokens)
-    if access_log:
-        _print_lines("depthwise.serve.access")
+    hosts = tuple(name.lower() for name in allow_urls or ())
+    setup = Setup(
+        paths,
+        limits,
+        address,
+        threads // processes,
+        engine,
+        precision,
+        topk,
+        hosts,
+        tokens,
+        watch,
+        access_log,
+    )
     told = Told(lambda url: say(f"{', '.join(paths)} at {url}"), note)
-    stopped = run(service, address, listening, told, watch=watch)
+    if processes == 1:
+        stopped = served(setup, listening, told)
+    else:
+        from depthwise.serve.processes import run
+
+        stopped = run(setup, processes, listening, told)
     if stopped == signal.SIGINT:
         raise KeyboardInterrupt("all that was taken is answered")
     note("stopped, all that was taken is answered")
     return 0
 
 
-def _tokens(path: Path) -> tuple[bytes, ...]:
+def _tokens(path: Path) -> tuple[str, ...]:
     try:
         tokens = tuple(line.strip() for line in read_regular(path).splitlines() if line.strip())
     except OSError as error:
@@ -126,15 +148,7 @@ def _tokens(path: Path) -> tuple[bytes, ...]:
         ) from None
     if not tokens or not all(token.isascii() and b" " not in token for token in tokens):
         raise DepthwiseError(f"{path} has no tokens: write one a line, in ASCII and without spaces")
-    return tokens
-
-
-def _print_lines(name: str) -> None:
-    """What is logged under this name goes to standard error as it is."""
-    logger = logging.getLogger(name)
-    logger.addHandler(logging.StreamHandler())
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    return tuple(token.decode("ascii") for token in tokens)
 
 
 def named(bundles: list[str]) -> dict[str, str]:

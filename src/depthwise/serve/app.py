@@ -149,8 +149,8 @@ async def source_of(service: Service, image: Named, deadline: float) -> bytes | 
 def _add_metrics(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", summary="Counters for Prometheus")
     async def metrics() -> Response:
-        depths = [(model.name, model.batcher.pending) for model in service.models]
-        return Response(service.metrics.text(depths), media_type="text/plain; version=0.0.4; charset=utf-8")
+        service.count_waiting()
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _add_docs(app: FastAPI) -> None:

@@ -1,8 +1,13 @@
 """What the service counts, for Prometheus; one registry a service."""
 
+import os
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment's name for a folder in which processes of one service count together; prometheus_client heeds it."""
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -32,6 +37,7 @@ class Metrics:
             "Images taken and not answered.",
             ["model"],
             registry=self.registry,
+            multiprocess_mode="livesum",
         )
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
@@ -59,10 +65,17 @@ class Metrics:
         """Who is told of the images of `model`."""
         return Watched(self, model)
 
-    def text(self, depths: Sequence[tuple[str, int]]) -> bytes:
-        """The exposition format; `depths`: of each model's queue, now."""
+    def depths(self, depths: Sequence[tuple[str, int]]) -> None:
+        """Of each model's queue, now."""
         for model, depth in depths:
             self.depth.labels(model).set(depth)
+
+    def text(self) -> bytes:
+        """The exposition format, of all processes of the service together."""
+        if folder := os.environ.get(SHARED):
+            together = CollectorRegistry()
+            MultiProcessCollector(together, folder)
+            return generate_latest(together)
         return generate_latest(self.registry)
 
 

@@ -135,6 +135,7 @@ async def _watch(server: uvicorn.Server, service: Service, ready: Callable[[], N
     silent: dict[Any, float] = {}
     while True:
         service.ending = server.should_exit
+        service.count_waiting()  # for whichever process is asked
         silent = _close_silent(server, silent, service.limits.seconds)
         await asyncio.sleep(0.05)
 

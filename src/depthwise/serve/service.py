@@ -109,6 +109,10 @@ class Service:
         except DepthwiseError as error:
             return refusal_of(error)
 
+    def count_waiting(self) -> None:
+        """Tell how many images wait now."""
+        self.metrics.depths([(model.name, model.batcher.pending) for model in self.models])
+
     def _count(self, model: Model, outputs: Sequence[Output]) -> None:
         refused = sum(isinstance(output, RefusedError) for output in outputs)
         self.metrics.answer(model.name, len(outputs) - refused, refused)
