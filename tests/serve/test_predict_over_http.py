@@ -227,4 +227,8 @@ def test_what_it_says_of_itself(client: httpx.Client) -> None:
         for method, operation in operations.items():
             assert f"{method.upper()} {path}" in page
             assert escape(operation["summary"]) in page
+            told = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
+            assert told == {*re.findall(r"{(\w+)}", path)}
+        allowed = client.request("TRACE", path).headers["Allow"].split(", ")
+        assert {method.upper() for method in operations} <= {*allowed}, path
     assert not re.findall(r"(?:src|href)=.?https?:|<script", page)

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 import depthwise
 from depthwise.infer.looking import Asked
@@ -65,11 +66,18 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         sentence = f"{request.method} {request.url.path[:200]}: {error.detail}, see /docs for what there is"
-        return JSONResponse({"error": sentence}, error.status_code, error.headers)
+        headers = {"Allow": ", ".join(_methods(app, request))} if error.status_code == 405 else error.headers
+        return JSONResponse({"error": sentence}, error.status_code, headers)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
         return JSONResponse({"error": f"unexpected {type(error).__name__}: look into the service's log"}, 500)
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """Those that are answered at the request's path, by whichever of its routes."""
+    here = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in here if isinstance(route, Route) for method in route.methods or ()})
 
 
 def _add_predict(app: FastAPI, service: Service) -> None:
@@ -147,7 +155,7 @@ async def source_of(service: Service, image: Named, deadline: float) -> bytes | 
 
 
 def _add_metrics(app: FastAPI, service: Service) -> None:
-    @app.get("/metrics", summary="Counters for Prometheus")
+    @app.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         service.count_waiting()
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -16,13 +16,46 @@ from depthwise.serve.limits import RefusedError
 from depthwise.serve.models import Model, unknown_model
 from depthwise.serve.openapi import answers
 from depthwise.serve.service import Service
-from depthwise.serve.tensors import asked, encoded, outputs_of
+from depthwise.serve.tensors import INPUTS, OUTPUTS, asked, encoded, outputs_of
 
 _OBJECT = {"type": "object"}
-_BODY = {
-    "required": True,
-    "content": {"application/json": {"schema": {"type": "object", "required": ["inputs"]}}},
+_INPUT = {
+    "type": "object",
+    "required": ["name", "datatype", "shape"],
+    "anyOf": [
+        {"properties": {"name": {"const": n}, "datatype": {"const": kind}}} for n, kind in INPUTS.items()
+    ],
+    "properties": {
+        "name": {"type": "string"},
+        "datatype": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1},
+        "data": {
+            "type": "array",
+            "items": {},
+            "description": "the values, row after row; without it they are binary",
+        },
+        "parameters": _OBJECT,
+    },
 }
+_REQUEST = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "inputs": {"type": "array", "items": _INPUT, "minItems": 1, "maxItems": 1},
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {"name": {"enum": [*OUTPUTS]}, "parameters": _OBJECT},
+            },
+        },
+        "parameters": _OBJECT,
+    },
+}
+_BODY = {"required": True, "content": {"application/json": {"schema": _REQUEST}}}
+_VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
 LENGTH = "Inference-Header-Content-Length"
 
 
@@ -49,13 +82,25 @@ def _add_server(app: FastAPI, service: Service) -> None:
 
 
 def _add_model(app: FastAPI, service: Service, address: str) -> None:
-    versions = ", of one version" if "version" in address else ""
+    of_version = "version" in address
+    versions = ", of one version" if of_version else ""
+    extra: dict[str, Any] = {"parameters": [_VERSION]} if of_version else {}
 
-    @app.get(address, summary=f"What a model takes and gives{versions}", responses=answers(_OBJECT))
+    @app.get(
+        address,
+        summary=f"What a model takes and gives{versions}",
+        responses=answers(_OBJECT),
+        openapi_extra=extra,
+    )
     async def metadata(request: Request, name: str) -> Response:
         return JSONResponse(_metadata(_found(service, request)))
 
-    @app.get(f"{address}/ready", summary=f"Whether a model answers{versions}", responses=answers(_OBJECT))
+    @app.get(
+        f"{address}/ready",
+        summary=f"Whether a model answers{versions}",
+        responses=answers(_OBJECT),
+        openapi_extra=extra,
+    )
     async def ready(request: Request, name: str) -> Response:
         model = _found(service, request)
         return JSONResponse({"name": model.name, "ready": not service.ending}, 503 if service.ending else 200)
@@ -66,7 +111,7 @@ def _add_model(app: FastAPI, service: Service, address: str) -> None:
         description="One input: image, BYTES [N], image files (base64 in JSON); pixels, UINT8 [N, H, W, C]; or input, "
         "FP32 [N, C, H, W] as the network takes it.",
         responses=answers(_OBJECT),
-        openapi_extra={"requestBody": _BODY},
+        openapi_extra={**extra, "requestBody": _BODY},
     )
     async def infer(request: Request, name: str) -> Response:
         return await _inferred(service, request)

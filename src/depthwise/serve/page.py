@@ -7,7 +7,7 @@ from html import escape
 from importlib import resources
 
 from fastapi import FastAPI
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from depthwise.heat import palette
 from depthwise.serve.card import LISTED, listed
@@ -47,7 +47,12 @@ def add(app: FastAPI, service: Service) -> None:
 
 
 def _add_part(app: FastAPI, address: str) -> None:
-    @app.get(address, include_in_schema=False)
+    @app.get(
+        address,
+        summary="The page to try the models on",
+        response_class=HTMLResponse,
+        include_in_schema=address == "/",
+    )
     async def part() -> Response:
         return Response(_text(address), media_type=PARTS[address][2], headers=HEADERS)
 

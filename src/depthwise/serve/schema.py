@@ -106,7 +106,7 @@ IMAGES = _object(
             "anyOf": [
                 {"type": "string", "description": "an image file in base64"},
                 _object(("data",), data=_TEXT, name=_TEXT),
-                _object(("url",), url=_TEXT, name=_TEXT),
+                _object(("url",), url={**_TEXT, "pattern": "^https?://[^@]+$"}, name=_TEXT),
             ]
         },
     },
