@@ -7,13 +7,11 @@ of maps for fully connected layers (Lin 2014).
 Lin's networks have no batch norm: both learn at a tenth of the others' rate, with clipped gradients.
 """
 
-from dataclasses import replace
 from typing import Any
 
 from depthwise.comparison.claims import Better
 from depthwise.comparison.experiment import Arm, Costs, Dots, Experiment
-from depthwise.comparison.setting import Setting
-from depthwise.train.recipe import Recipe
+from depthwise.comparison.setting import Setting, gentle
 
 PARTS = 3  # a run has one of them of the scale's images: there are twelve arms, some slow for their size
 
@@ -52,7 +50,7 @@ def factorisation(setting: Setting) -> Experiment:
     budget = setting.cost(base)["parameters"]
     recipes = {name: setting.variant(base, conv=conv) for name, conv in CONVOLUTIONS.items()}
     recipes |= {name: setting.network(network, base, **given) for name, (network, given) in NETWORKS.items()}
-    recipes |= {name: _gentle(recipes[name]) for name in WITHOUT_NORM}
+    recipes |= {name: gentle(recipes[name]) for name in WITHOUT_NORM}
     return Experiment(
         question="Which of the ideas that led away from the plain convolution help, at equal parameters?",
         source="Szegedy 2016, He 2016, Xie 2017, Hu 2018, Lin 2014",
@@ -64,8 +62,3 @@ def factorisation(setting: Setting) -> Experiment:
         metrics=(metric,),
         figures=(Dots("Final accuracy", metric), Costs("Against multiply-adds", "macs", metric)),
     )
-
-
-def _gentle(recipe: Recipe) -> Recipe:
-    """What networks without batch norm train by."""
-    return replace(recipe, optimizer=replace(recipe.optimizer, lr=recipe.optimizer.lr / 10), clip_norm=1.0)
