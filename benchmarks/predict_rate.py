@@ -4,9 +4,9 @@
 
 JPEGs of 500x375 in a folder that is made for it, random weights, fp32 on the native kernels. In each round, with all of
 PyTorch's threads: decoding alone, in threads; the network alone, on pixels that are there; one after the other, where
-one thread decodes a batch and then the network runs on it; beside, where threads decode the next batch and nothing is
-shared out; and shared, which is `stream`. The bound is the seconds of decoding and of the network added up: what they
-take where no thread ever waits. Prints images a second, and the median share of the bound, with its range.
+one thread decodes a batch and then the network runs on it; and `stream`, where threads decode the next batch meanwhile.
+The bound is the seconds of decoding and of the network added up: what they take where no thread ever waits. Prints
+images a second, and the median share of the bound, with its range.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from torch import Tensor
 from depthwise.bundle import BundleConfig, write_bundle
 from depthwise.data import Preprocess
 from depthwise.infer import Predictor
-from depthwise.infer.streaming import streamed
 from depthwise.models import create_model
 from depthwise.ship.load import load
 from depthwise.timing import REST, in_turns, ratio, seconds
@@ -48,18 +47,10 @@ def main() -> None:
         for number, file in enumerate(files):
             file.write_bytes(jpeg(number))
         predictor = network(Path(folder) / "bundle", options.network)
-        predictor(files[: 5 * BATCH], batch_size=BATCH)  # the plan is made, and the shares are known
+        predictor(files[: 5 * BATCH], batch_size=BATCH)  # the plan is made
         found = measured(predictor, files, options.rounds)
-    shares = predictor._sharing.shares(torch.get_num_threads())
-    text = json.dumps(
-        {
-            "arguments": sys.argv[1:],
-            "threads": torch.get_num_threads(),
-            "shares": shares and asdict(shares),
-            **found,
-        },
-        indent=1,
-    )
+    facts = {"arguments": sys.argv[1:], "threads": torch.get_num_threads()}
+    text = json.dumps(facts | found, indent=1)
     print(text)
     if options.out:
         options.out.write_text(text + "\n")
@@ -92,19 +83,7 @@ def measured(predictor: Predictor, files: Sequence[Path], rounds: int) -> dict[s
         for part in batches:
             predictor.outputs(torch.stack([pixels(predictor, file) for file in part]))
 
-    def beside() -> None:
-        named = [(str(file), file) for file in files]
-        for _ in streamed(
-            named,
-            BATCH,
-            predictor.pixels,
-            lambda names, read: predictor.outputs(torch.stack(read)),
-            ahead=True,
-            sharing=lambda: None,
-        ):
-            pass
-
-    def shared() -> None:
+    def stream() -> None:
         for _ in predictor.stream(files, batch_size=BATCH):
             pass
 
@@ -112,15 +91,16 @@ def measured(predictor: Predictor, files: Sequence[Path], rounds: int) -> dict[s
         "decoding": decoding,
         "network": alone,
         "one after the other": one_after_the_other,
-        "beside": beside,
-        "shared": shared,
+        "stream": stream,
     }
     times = in_turns({key: lambda run=run: seconds(run) for key, run in measures.items()}, rounds, rest=REST)
     bound = [sum(pair) for pair in zip(times["decoding"], times["network"], strict=True)]
     return {
         "images a second": {key: round(len(files) / min(taken), 1) for key, taken in times.items()},
         "share of the bound": {key: asdict(ratio(bound, times[key])) for key in [*measures][2:]},
-        "shared, times as fast as beside": asdict(ratio(times["beside"], times["shared"])),
+        "stream, times as fast as one after the other": asdict(
+            ratio(times["one after the other"], times["stream"])
+        ),
     }
 
 

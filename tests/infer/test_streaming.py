@@ -1,55 +1,34 @@
-"""Threads that read images and a network beside them: who has how many, and that they end."""
+"""Images that are read in threads beside the network: in which order they come out, and that the threads end."""
 
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import CLASSES
 
-from depthwise.infer.sharing import SETTLING, Sharing, Threads
 from depthwise.infer.streaming import streamed
 from depthwise.modes import threads_kept
-from depthwise.ship.load import load
 
 IMAGES = [(str(number), number) for number in range(40)]
 
 
 class Reading:
-    """A way to read an image that knows how many are being read."""
+    """A way to read an image that knows how many were read, and how many at once."""
 
     def __init__(self) -> None:
-        self.now, self._lock = 0, threading.Lock()
+        self.now = self.most = self.done = 0
+        self._lock = threading.Lock()
 
     def __call__(self, image: int) -> int:
         with self._lock:
             self.now += 1
-        time.sleep(0.003)
+            self.most = max(self.most, self.now)
+        time.sleep(0.003 * (image % 3))
         with self._lock:
             self.now -= 1
+            self.done += 1
         return -image
-
-    def most_from(self, number: int) -> int:
-        """How many at most are being read for a while, after no more than `number` were."""
-        end = time.monotonic() + 10
-        while self.now > number and time.monotonic() < end:
-            time.sleep(0.001)
-        most, end = 0, time.monotonic() + 0.03
-        while time.monotonic() < end:
-            most = max(most, self.now)
-            time.sleep(0.001)
-        return most
-
-
-def known() -> Sharing:
-    """Of a network that takes as long as reading does."""
-    sharing = Sharing()
-    for _ in range(SETTLING):
-        sharing.read(1.0)
-        sharing.ran(1.0)
-    return sharing
 
 
 @pytest.fixture
@@ -60,57 +39,30 @@ def four_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_the_network_runs_alone_until_it_is_known() -> None:
-    reading, sharing, met = Reading(), Sharing(), []
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_batch_is_read_in_threads_and_the_next_one_meanwhile(*, ahead: bool) -> None:
+    reading, met = Reading(), []
 
     def network(names: list[str], read: list[int]) -> Iterator[str]:
-        met.append((reading.most_from(0), torch.get_num_threads()))
+        seen = 8 * (len(met) + 1 + ahead)
+        end = time.monotonic() + 10
+        while ahead and reading.done < min(seen, len(IMAGES)) and time.monotonic() < end:
+            time.sleep(0.001)
+        met.append(reading.done)
         yield from map(str, read)
 
-    answers = list(streamed(IMAGES, 8, reading, network, ahead=True, sharing=lambda: sharing))
+    answers = list(streamed(IMAGES, 8, reading, network, ahead=ahead))
     assert answers == [str(-number) for _, number in IMAGES]
-    assert met[:2] == [(0, 4)] * 2
-    assert sharing.shares(4)
+    assert 2 <= reading.most <= 4
+    assert met == ([16, 24, 32, 40, 40] if ahead else [8, 16, 24, 32, 40])
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_readers_and_network_have_their_shares_of_the_threads() -> None:
-    reading, sharing, met = Reading(), known(), []
-    assert sharing.shares(4) == Threads(decoding=2, network=2, alone=4)
-
-    def network(names: list[str], read: list[int]) -> Iterator[str]:
-        met.append((reading.most_from(2), torch.get_num_threads()))
-        yield from map(str, read)
-
-    stream = streamed(IMAGES, 8, reading, network, ahead=True, sharing=lambda: sharing)
-    for number, answer in enumerate(stream):
-        assert answer == str(-number)
-        assert torch.get_num_threads() == 4  # to whoever takes the answers
-    assert max(most for most, _ in met) <= 2
-    *beside, alone = [threads for _, threads in met]
-    assert 2 in beside
-    assert alone == 4
-
-
-@pytest.mark.usefixtures("four_threads")
-@pytest.mark.parametrize("sharing", [None, Sharing(), known()], ids=["none", "unknown", "known"])
-def test_an_error_of_the_network_ends_all_threads(sharing: Sharing | None) -> None:
-
+def test_an_error_of_the_network_ends_all_threads() -> None:
     def network(names: list[str], read: list[int]) -> Iterator[str]:
         raise KeyboardInterrupt
         yield ""
 
     with pytest.raises(KeyboardInterrupt):
-        list(streamed(IMAGES, 8, Reading(), network, ahead=True, sharing=lambda: sharing))
-    assert torch.get_num_threads() == 4
+        list(streamed(IMAGES, 8, Reading(), network, ahead=True))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("depthwise-read")]
-
-
-@pytest.mark.usefixtures("four_threads")
-def test_shared_threads_change_no_bit(tiny_bundle: Path) -> None:
-    predictor = load(tiny_bundle, engine="native")
-    images = list(torch.randint(0, 256, (48, 3, 40, 36), dtype=torch.uint8))
-    shared = predictor(images, len(CLASSES), batch_size=4)
-    assert predictor._shared().shares(4)  # type: ignore[union-attr]
-    torch.set_num_threads(1)
-    assert predictor(images, len(CLASSES), batch_size=4) == shared

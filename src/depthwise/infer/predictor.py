@@ -20,9 +20,6 @@ from depthwise.data.image import DEFAULT, Decoding, ImageInput, decode
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.infer import looking
-from depthwise.infer.choice import CompiledModule
-from depthwise.infer.eventual import Eventual
-from depthwise.infer.sharing import Sharing
 from depthwise.infer.streaming import streamed
 from depthwise.tasks import DEFAULT as SINGLE_LABEL
 from depthwise.tasks import find_task
@@ -110,7 +107,6 @@ class Predictor:
         self.classes = tuple(classes)
         self.task = find_task(task, self.classes, task_args)
         self._uncompiled = uncompiled
-        self._sharing = Sharing()
 
     def __repr__(self) -> str:
         classes = number_of(len(self.classes), "class", "classes")
@@ -251,13 +247,7 @@ class Predictor:
         """
         ahead = isinstance(images, Sequence) and len(images) > 1
         named = ((_name(number, image), image) for number, image in enumerate(images))
-        return streamed(named, batch_size, read, work, ahead=ahead, sharing=self._shared)
-
-    def _shared(self) -> Sharing | None:
-        """How threads are shared, if the network gives the same bits on any number of them and is no other device's."""
-        module = self.module.run if isinstance(self.module, Eventual) else self.module
-        native = isinstance(module, CompiledModule) and module.engine == "native"
-        return self._sharing if native and self.device.type == "cpu" else None
+        return streamed(named, batch_size, read, work, ahead=ahead)
 
     def pixels(self, image: Given) -> Tensor | DepthwiseError:
         """uint8 [C, h, w], or why there are none."""
