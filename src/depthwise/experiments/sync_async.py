@@ -19,7 +19,7 @@ from depthwise.train.asynchronous.simulation import Simulation
 from depthwise.train.optimizer import SGD
 from depthwise.train.recipe import Recipe
 
-PARTS, EVALUATIONS, BATCH = 4, 4, 32
+PARTS, EVALUATIONS, BATCH = 6, 4, 32
 SLOW = 4.0  # times as long as the others take
 CLOSE = 0.01
 ONE = "1 worker"
