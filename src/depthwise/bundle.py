@@ -3,7 +3,8 @@
 `config.json` names the network and its arguments, the classes and the preprocessing, and has the SHA-256 of each of the
 other files under "digests", which is checked on reading where it is there. `model.safetensors` holds
 the weights, the averaged ones if the training averaged; `model.raw.safetensors`, if present, the unaveraged ones;
-`roundings.safetensors`, if it is compiled in int8, how its products are rounded.
+`roundings.safetensors`, if it is compiled in int8, how its products are rounded. The folder `examples`, if there
+is one, has pictures to try the network on, see `examples.py`.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from torch import Tensor
 from depthwise.bounds import Bounds, Length, OneOf, check, fit
 from depthwise.data.transform import Preprocess
 from depthwise.errors import DepthwiseError, shown
+from depthwise.examples import example_files
 from depthwise.places import CONFIG as CONFIG
 from depthwise.places import find_bundle, previous
 from depthwise.reading import parse_json, read_regular
@@ -168,9 +170,12 @@ def write_bundle(
     raw: Mapping[str, Tensor] | None = None,
     *,
     roundings: Mapping[str, Tensor] | None = None,
+    examples_of: Path | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write the bundle folder `path`: completely or not at all, whenever the process is killed.
+
+    examples_of: the bundle whose example pictures this one has, too; it may be the one that is replaced.
 
     An existing bundle stays readable until the new one is complete, and is replaced only with `overwrite`;
     anything else that exists under the name is left alone.
@@ -187,6 +192,8 @@ def write_bundle(
             _restore_previous(path)
             _refuse_existing(path, overwrite=overwrite)
             digests = {name: _write(partial / name, _pack(tensors)) for name, tensors in files.items()}
+            if examples_of is not None:
+                _copy_examples(examples_of, partial)
             values = {**config.to_json(), DIGESTS: digests}
             _write(partial / CONFIG, (json.dumps(values, indent=2) + "\n").encode())
             _replace(path, partial)
@@ -276,6 +283,13 @@ def _write(path: Path, content: bytes) -> str:
         file.flush()
         os.fsync(file.fileno())
     return hashlib.sha256(content).hexdigest()
+
+
+def _copy_examples(bundle: Path, to: Path) -> None:
+    for file in example_files(bundle):
+        place = to / file.relative_to(bundle)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _write(place, read_regular(file))
 
 
 def _pack(weights: Mapping[str, Tensor]) -> bytes:

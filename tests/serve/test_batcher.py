@@ -14,9 +14,9 @@ from tests.serve.serving import png
 from depthwise.data import Preprocess
 from depthwise.infer import Predictor, compile
 from depthwise.infer.looking import Asked
-from depthwise.infer.sharing import Threads, divided
 from depthwise.serve.batcher import MOST_HEATS, Batcher, Look, sizes
 from depthwise.serve.limits import Limits, RefusedError, refusal_of
+from depthwise.serve.sharing import Threads, divided
 from depthwise.ship.load import load
 
 
@@ -157,7 +157,7 @@ def test_beyond_its_queue_all_or_nothing_is_taken(predictor: Predictor) -> None:
     held.free.clear()
     futures = batcher.submit([png(0), png(1)], soon())
     with pytest.raises(
-        RefusedError, match="2 images are waiting and at most 3 may: ask again later"
+        RefusedError, match="2 of at most 3 images are waiting already: ask again later"
     ) as refused:
         batcher.submit([png(2), png(3)], soon())
     assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
@@ -171,6 +171,30 @@ def test_beyond_its_queue_all_or_nothing_is_taken(predictor: Predictor) -> None:
     held.free.set()
     closing.join()
     assert [future.result(0).shape for future in futures] == [(3,)] * 3
+
+
+def test_what_would_wait_too_long_is_refused_at_once(predictor: Predictor) -> None:
+    held = Held(predictor)
+    batcher = Batcher(predictor, Limits(seconds=3), Threads(1, 1, 1), Seen())
+    held.free.clear()
+    first = batcher.submit([png(0)], soon())
+    time.sleep(0.5)
+    held.free.set()
+    assert first[0].result(60).shape == (3,)
+    while batcher.pending:
+        time.sleep(0.01)
+    held.free.clear()
+    alone = batcher.submit([png(1)], time.monotonic() + 0.4)  # an idle service takes everything
+    with pytest.raises(
+        RefusedError,
+        match=r"1 image before it would take \S+ s, too long for an answer within 3 s: ask again later",
+    ) as refused:
+        batcher.submit([png(2)], time.monotonic() + 0.4)
+    assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
+    patient = batcher.submit([png(3)], soon())
+    held.free.set()
+    batcher.close()
+    assert [future.result(0).shape for future in alone + patient] == [(3,)] * 2
 
 
 def test_threads_go_where_the_time_goes() -> None:

@@ -50,6 +50,8 @@ def test_more_than_it_can_do(tiny_bundle: Path) -> None:
             thread.join()
         codes = sum(counts, Counter())
         assert set(codes) == {"200", "503"}
+        broken = {"Content-Type": "multipart/form-data; boundary=x"}
+        assert client.post("/v1/predict", content=b"no form", headers=broken).status_code == 400
         for code, number in codes.items():
             assert metric(client, "requests_total", code=code, path="/v1/predict") == number
         assert metric(client, "images_total", outcome="answered") == codes["200"]
@@ -58,6 +60,8 @@ def test_more_than_it_can_do(tiny_bundle: Path) -> None:
         assert metric(client, "queue_images") == 0
         os.kill(server.pid, signal.SIGTERM)
         assert server.code() == 0
+        # And no word of other libraries' loggers.
+        assert server.printed[1] == "stopped, all that was taken is answered\n"
 
 
 @pytest.mark.parametrize(

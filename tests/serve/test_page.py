@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 from tests.evaluate.report_parts import CONTRAST, scrolls_sideways
 from tests.serve.serving import png, serving
 
+from depthwise import compile
 from depthwise.bundle import read_bundle
 from depthwise.heat import palette
 
@@ -254,6 +256,44 @@ def test_the_page_asks_for_a_token(open_page: Open, tiny_bundle: Path, tmp_path:
         training = page.locator("#card table", has=page.locator("caption:text-is('training')"))
         assert training.locator("th").all_inner_texts() == ["data", "license", "top-1, test part"]
         assert training.locator("td").all_inner_texts() == ["train=a.csv,val=b", "CC0", "50.00%"]
+
+
+def test_examples_of_the_bundle_are_a_click_away(open_page: Open, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle, tokens = tmp_path / "bundle", tmp_path / "tokens"
+    shutil.copytree(tiny_bundle, bundle)
+    (bundle / "examples/cat").mkdir(parents=True)
+    (bundle / "examples/cat/b.png").write_bytes(png(7, (60, 40)))
+    (bundle / "examples/a.jpg").write_bytes(b"<html>")
+    (bundle / "examples/notes.txt").write_text("no picture")
+    tokens.write_text("secret\n")
+    (bundle / "examples/out.png").symlink_to(tokens)
+    compiled = tmp_path / "compiled"
+    compile(bundle, out=compiled)  # takes them along
+    with serving(f"one={compiled}", "--token-file", tokens) as (client, _):
+        page, known = open_page(client.base_url), {"Authorization": "Bearer secret"}
+        assert client.get("/v1/models/one/examples/0").status_code == 401
+        assert client.get("/v1/models", headers=known).json()["models"][0]["examples"] == [
+            "a.jpg",
+            "cat/b.png",
+        ]
+        found = [client.get(f"/v1/models/one/examples/{n}", headers=known) for n in (0, 1, 2)]
+        assert [(answer.status_code, answer.headers["content-type"]) for answer in found] == [
+            (200, "image/jpeg"),
+            (200, "image/png"),
+            (404, "application/json"),
+        ]
+        assert found[1].content == png(7, (60, 40))
+        assert found[0].headers["x-content-type-options"] == "nosniff"
+        assert found[2].json()["error"] == "one has no example 2: it has 2, from 0"
+        (compiled / "examples/a.jpg").unlink()
+        gone = client.get("/v1/models/one/examples/0", headers=known)
+        assert gone.json()["error"] == "one has no example 0 any more: load it anew"
+        page.get_by_label("This service asks for a token").fill("secret")
+        page.get_by_role("button", name="Go on").click()
+        expect(page.locator("#examples button")).to_have_count(1)
+        page.get_by_role("button", name="cat/b.png").click()
+        expect(first(page).locator("h2")).to_have_text("cat/b.png")
+        expect(first(page).locator(".said li")).to_have_count(3)
 
 
 def test_the_parts_are_those_of_the_package(client: httpx.Client) -> None:

@@ -4,6 +4,7 @@ The network never waits while an image is ready: a batch is whatever was decoded
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -19,11 +20,15 @@ from depthwise.errors import DepthwiseError
 from depthwise.heat import Heat
 from depthwise.infer import Predictor
 from depthwise.infer.looking import Asked, answer_and_heats, shows
-from depthwise.infer.sharing import Threads
 from depthwise.serve.limits import Limits, RefusedError
+from depthwise.serve.sharing import Threads
+from depthwise.words import number_of
 
 MOST_HEATS = 5
 """Classes of an image whose heat is given."""
+
+SURE = 0.5
+"""How much of an image's time it may wait by our guess, which is a rough one."""
 
 
 @dataclass(eq=False)
@@ -64,6 +69,19 @@ def nothing(predictor: Predictor, images: int) -> Tensor:
     return torch.zeros((images, *predictor.preprocess.shape), dtype=torch.uint8)
 
 
+class _Pace:
+    """Seconds from one image's answer to the next while more wait: a mean in which late batches weigh most."""
+
+    def __init__(self) -> None:
+        self.seconds, self._last = 0.0, -math.inf
+
+    def answered(self, images: int, taken: float) -> None:
+        """A batch is done, of which the first image was taken at `taken`, by `time.monotonic`."""
+        now = time.monotonic()
+        each = (now - max(self._last, taken)) / images
+        self.seconds, self._last = (0.8 * self.seconds + 0.2 * each if self.seconds else each), now
+
+
 @dataclass(eq=False)
 class _Item:
     source: Source
@@ -77,9 +95,10 @@ class _Item:
 class Batcher:
     """Runs the `predictor`'s network on what `submit` takes, in the order in which it was decoded.
 
-    At most `limits.max_queue` images are taken and not answered. An image whose future was cancelled, or whose deadline
-    has passed, is dropped before it is decoded and again before the network. One that cannot be decoded, or on which
-    the network fails, fails alone. Batches have a power of two of images: a plan keeps memory for each size.
+    At most `limits.max_queue` images are taken and not answered, and none that would wait for more than half of the
+    time that it has, at the rate of the last answers. An image whose future was cancelled, or whose deadline has
+    passed, is dropped before it is decoded and again before the network. One that cannot be decoded, or on which the
+    network fails, fails alone. Batches have a power of two of images: a plan keeps memory for each size.
     Where the network looked is found one image at a time, for a plan keeps memory for that beside the other.
     """
 
@@ -89,6 +108,7 @@ class Batcher:
         self._changed = Condition()
         self._pending = 0
         self._decoding = 0
+        self._pace = _Pace()
         self._closed = False
         self.looks = False
         """Whether a `Look` can be answered."""
@@ -118,19 +138,32 @@ class Batcher:
         now = time.monotonic()
         items = [_Item(source, deadline, now) for source in sources]
         with self._changed:
-            if self._closed:
-                raise RefusedError(503, "the service is ending: ask another", {"Retry-After": "1"})
-            if self._pending + len(items) > self.limits.max_queue:
-                raise RefusedError(
-                    503,
-                    f"{self._pending} images are waiting and at most {self.limits.max_queue} may: ask again later",
-                    {"Retry-After": "1"},
-                )
+            self._make_room(len(items), deadline - now)
             self._pending += len(items)
             self._decoding += len(items)
         for item in items:
             self._decoders.submit(self._decode, item)
         return [item.future for item in items]
+
+    def _make_room(self, images: int, seconds: float) -> None:
+        """Refuse so many images, which have so many seconds, if they cannot be answered."""
+        if self._closed:
+            raise RefusedError(503, "the service is ending: ask another", {"Retry-After": "1"})
+        wait = self._pending * self._pace.seconds
+        again = {"Retry-After": str(max(1, math.ceil(wait)))}
+        if self._pending + images > self.limits.max_queue:
+            raise RefusedError(
+                503,
+                f"{self._pending} of at most {self.limits.max_queue} images are waiting already: ask again later",
+                again,
+            )
+        if wait > SURE * seconds:
+            raise RefusedError(
+                503,
+                f"{number_of(self._pending, 'image')} before it would take {wait:.2g} s, too long for an answer within "
+                f"{self.limits.seconds:g} s: ask again later",
+                again,
+            )
 
     def close(self) -> None:
         """Finish what was taken, and take nothing more; waits."""
@@ -253,6 +286,7 @@ class Batcher:
                     self._answer([item])
             return
         self.watch.batch(len(items), waited, time.monotonic() - now)
+        self._pace.answered(len(items), items[0].taken)
         for item, output in zip(items, outputs, strict=True):
             _succeed(item.future, output)
 

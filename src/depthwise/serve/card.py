@@ -19,13 +19,18 @@ LISTED = {
             "type": "array",
             "items": {
                 "type": "object",
-                "required": ["name", "version", "task", "classes", "cam", "card"],
+                "required": ["name", "version", "task", "classes", "cam", "examples", "card"],
                 "properties": {
                     "name": {"type": "string"},
                     "version": {"type": "string"},
                     "task": {"type": "string"},
                     "classes": {"type": "integer", "description": "how many there are"},
                     "cam": {"type": "boolean", "description": "whether cam=true is answered"},
+                    "examples": {
+                        "type": "array",
+                        "description": "names of pictures to try it on, which are at examples/0, examples/1, ...",
+                        "items": {"type": "string"},
+                    },
                     "card": {
                         "type": "array",
                         "description": "what a person wants to know: groups, each with rows of two texts",
@@ -58,6 +63,7 @@ def listed(model: Model) -> dict[str, Any]:
         "task": config.task,
         "classes": len(config.classes),
         "cam": model.batcher.looks,
+        "examples": model.example_names,
         "card": [{"title": title, "rows": rows} for title, rows in _card(model) if rows],
     }
 

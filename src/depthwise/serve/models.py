@@ -19,12 +19,13 @@ from torch import Tensor
 from depthwise.bundle import CONFIG, BundleConfig, find_bundle
 from depthwise.data.image import Decoding
 from depthwise.errors import DepthwiseError, shown
+from depthwise.examples import FOLDER, example_files
 from depthwise.infer import Predictor
 from depthwise.infer.eventual import Eventual
-from depthwise.infer.sharing import divided
 from depthwise.reading import parse_json, read_regular
 from depthwise.serve.batcher import Batcher, Source, Watch, nothing, sizes
 from depthwise.serve.limits import Limits, RefusedError
+from depthwise.serve.sharing import divided
 from depthwise.ship.load import Engine, costs, load
 
 PHOTOGRAPH = (500, 375)
@@ -52,6 +53,12 @@ class Model:
     predictor: Predictor
     batcher: Batcher
     config: BundleConfig
+    examples: tuple[Path, ...] = ()
+
+    @property
+    def example_names(self) -> list[str]:
+        """Their paths in the folder."""
+        return [file.as_posix().rpartition(f"/{FOLDER}/")[2] for file in self.examples]
 
     @cached_property
     def costs(self) -> tuple[int, int]:
@@ -68,7 +75,8 @@ def open_model(name: str, path: str | os.PathLike[str], loading: Loading, watch:
     threads = divided(loading.threads, _decoding_seconds(predictor), network_seconds)
     config, version = BundleConfig.from_json(parse_json(said)), hashlib.sha256(said).hexdigest()[:12]
     batcher = Batcher(predictor, loading.limits, threads, watch)
-    return Model(name, Path(path), version, stamp, predictor, batcher, config)
+    examples = tuple(example_files(find_bundle(path)))
+    return Model(name, Path(path), version, stamp, predictor, batcher, config, examples)
 
 
 def _warm(predictor: Predictor, max_batch: int) -> float:

@@ -30,14 +30,17 @@ class Refusal extends Error {
   }
 }
 
-async function ask(address, options = {}) {
+async function reach(address, options = {}) {
   const headers = state.token ? { Authorization: `Bearer ${state.token}` } : {};
-  let answer;
   try {
-    answer = await fetch(address, { ...options, headers: { ...headers, ...options.headers } });
+    return await fetch(address, { ...options, headers: { ...headers, ...options.headers } });
   } catch {
     throw new Refusal(0, "the service does not answer: look whether it runs");
   }
+}
+
+async function ask(address, options) {
+  const answer = await reach(address, options);
   const said = await answer.json().catch(() => ({ error: `the service answered ${answer.status} and no JSON` }));
   if (!answer.ok || said.error) throw new Refusal(answer.status, said.error ?? `the service answered ${answer.status}`);
   return said;
@@ -93,6 +96,35 @@ function showModel() {
     }
     return table;
   }));
+  showExamples(model());
+}
+
+async function showExamples({ name, examples }) {
+  const list = $("#examples ul"), mine = [];
+  list.replaceChildren();
+  $("#examples").hidden = true;
+  for (const [number, shown] of examples.entries()) {
+    const answer = await reach(`v1/models/${encodeURIComponent(name)}/examples/${number}`).catch(() => null);
+    if (model().name !== name) return;
+    if (!answer?.ok) continue;
+    mine.push(exampleOf(new File([await answer.blob()], shown)));
+    list.replaceChildren(...mine);
+    $("#examples").hidden = false;
+  }
+}
+
+function exampleOf(file) {
+  const item = document.createElement("li"), button = document.createElement("button"), picture = document.createElement("img");
+  const address = URL.createObjectURL(file);
+  picture.alt = file.name;
+  picture.onload = picture.onerror = () => URL.revokeObjectURL(address);
+  picture.src = address;
+  button.type = "button";
+  button.title = `Try ${file.name}`;
+  button.append(picture);
+  button.addEventListener("click", () => take([file]));
+  item.append(button);
+  return item;
 }
 
 $("#model").addEventListener("change", showModel);

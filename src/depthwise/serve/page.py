@@ -5,13 +5,17 @@ import base64
 from functools import cache
 from html import escape
 from importlib import resources
+from mimetypes import guess_type
 
 from fastapi import FastAPI
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from depthwise.heat import palette
+from depthwise.reading import read_regular
 from depthwise.serve.card import LISTED, listed
-from depthwise.serve.openapi import answers
+from depthwise.serve.limits import RefusedError
+from depthwise.serve.models import unknown_model
+from depthwise.serve.openapi import REFUSED, answers
 from depthwise.serve.service import Service
 
 PARTS = {
@@ -32,7 +36,7 @@ HEADERS = {
 
 
 def add(app: FastAPI, service: Service) -> None:
-    """`GET /` and the page's parts, and `GET /v1/models`."""
+    """`GET /` and the page's parts, `GET /v1/models` and a model's examples."""
     for address in PARTS:
         _add_part(app, address)
 
@@ -44,6 +48,37 @@ def add(app: FastAPI, service: Service) -> None:
     )
     async def models() -> Response:
         return JSONResponse({"models": [await asyncio.to_thread(listed, model) for model in service.models]})
+
+    @app.get(
+        "/v1/models/{name}/examples/{number}",
+        summary="A picture to try the model NAME on",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "The file.",
+                "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+            },
+            **REFUSED,
+        },
+    )
+    async def example(name: str, number: int) -> Response:
+        return await asyncio.to_thread(_example, service, name, number)
+
+
+def _example(service: Service, name: str, number: int) -> Response:
+    model = service.models.get(name)
+    if model is None:
+        raise unknown_model(name, service.models)
+    if not 0 <= number < len(model.examples):
+        raise RefusedError(404, f"{name} has no example {number}: it has {len(model.examples)}, from 0")
+    try:
+        content = read_regular(model.examples[number])
+    except OSError:
+        raise RefusedError(404, f"{name} has no example {number} any more: load it anew") from None
+    kind = guess_type(model.examples[number].name)[0] or ""
+    # Whatever the file is, to a browser it is nothing but a picture.
+    media_type = kind if kind.startswith("image/") and "svg" not in kind else "application/octet-stream"
+    return Response(content, media_type=media_type, headers=HEADERS)
 
 
 def _add_part(app: FastAPI, address: str) -> None:

@@ -90,7 +90,8 @@ def run(service: Service, address: Address, listening: socket.socket, told: Told
         http="httptools" if find_spec("httptools") else "h11",  # both have what `_close_silent` looks at
         ws="none",
     )
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    for name in ("uvicorn", "python_multipart"):  # which warns of each form that is broken
+        logging.getLogger(name).setLevel(logging.ERROR)
     server = uvicorn.Server(config)
     stopped: list[int] = []
     before = {number: signal.signal(number, lambda number, _: stopped.append(number)) for number in STOPS}

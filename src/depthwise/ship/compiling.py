@@ -156,7 +156,9 @@ def compile_bundle(
             )
     config = replace(bundle.config, compiled=result.to_json())
     roundings = to_tensors(fast.roundings) if precision == "int8" else None
-    write_bundle(out, config, bundle.weights, roundings=roundings, overwrite=overwrite)
+    write_bundle(
+        out, config, bundle.weights, roundings=roundings, examples_of=bundle.path, overwrite=overwrite
+    )
     return result
 
 

@@ -153,7 +153,9 @@ def finish_run(session: Session, facts: dict[str, Any]) -> Result:
         },
     )
     raw = session.trainer.module.state_dict() if kind == "averaged" else None
-    write_bundle(files.bundle, config, final[kind].state_dict(), raw, overwrite=True)
+    write_bundle(
+        files.bundle, config, final[kind].state_dict(), raw, examples_of=files.bundle, overwrite=True
+    )
     write_json(files.evaluation, numbers)
     write_json(files.run, {**facts, "kept": kept})
     files.write_bad_images((*dataset.bad, *bad))
