@@ -24,6 +24,9 @@ RESULTS, FIGURES, PAGE = ROOT / "benchmarks/results/paper", ROOT / "docs/paper",
 SEEDS = 3
 VERDICTS = {"shows": "**shows**", "does not show": "**does not show**", "cannot be told": "cannot be told"}
 
+COUNTED = {"begins": ("updates", ",.0f"), "time": ("batches", ",.1f"), "staleness": ("updates", ",.2f")}
+"""Metrics that are no shares: their unit, and how a number is written."""
+
 HEAD = """# The paper, run again
 
 What Chollet (2017), and the papers around it, say of their networks, and what becomes of it in minutes on two CPU
@@ -91,7 +94,8 @@ def difference(finding: dict[str, Any]) -> str:
         near = f"; not told apart: {', '.join(details['near'][1:])}" if details["near"][1:] else ""
         return f"best: {details['best']}{near}"
     (pair,) = finding["compared"]
-    scale, unit = (1, "updates") if finding["metric"] == "begins" else (100, "points")
+    counted = COUNTED.get(finding["metric"])
+    scale, unit = (1, counted[0]) if counted else (100, "points")
     if pair["interval"] is None:
         return f"{scale * pair['mean']:+.2f} {unit}, one seed"
     low, high = (scale * end for end in pair["interval"])
@@ -130,7 +134,7 @@ def row(arm: dict[str, Any], keys: list[str]) -> str:
     cells = []
     for key in keys:
         score = arm["scores"].get(key)
-        scale, form = (1, ",.0f") if key == "begins" else (100, ".2f")
+        scale, form = (1, COUNTED[key][1]) if key in COUNTED else (100, ".2f")
         cells.append(
             "" if not score else f"{scale * score['mean']:{form}} ± {scale * (score['sd'] or 0):{form}}"
         )
