@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import pytest
 from tests.cluster.raylets import Raylets, cluster
 
-
 # Clusters ask for a token, and what connects to them shows it, as processes inherit both. Ray reads these once.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a1b2c3d4" * 8}
 
