@@ -73,11 +73,12 @@ Answer = tuple[int, float]
 
 @dataclass(frozen=True)
 class Server:
-    """A process and those below it, which answer POST of an image file at `path`."""
+    """A process and those below it, which answer POST of an image file at `path`, GET of `health` once all are up."""
 
     process: subprocess.Popen[bytes]
     port: int
     path: str
+    health: str
 
     def signal(self, number: int) -> None:
         for pid in (self.process.pid, *descendants(self.process.pid)):
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends the servers
     if options.rounds < 2:
         parser.error(f"--rounds is {options.rounds} and must be at least 2: a spread needs them")
     for peer in options.peers:
@@ -211,22 +213,22 @@ def sides(
     own = [sys.executable, "-m", "depthwise", "serve", str(bundle), "--threads", str(options.threads)]
     own += ["--seconds", "60"]
     found: dict[str, Callable[[], AbstractContextManager[Server]]] = {
-        "depthwise": partial(started, own, "/v1/predict", folder, options.threads)
+        "depthwise": partial(started, own, ("/v1/predict", "/v2/health/ready"), folder, options.threads)
     }
     if "litserve" in options.peers:
         command = [sys.executable, str(FOLDER / "peers/litserve_app.py"), str(bundle)]
-        found["litserve"] = partial(started, command, "/predict", folder, options.threads)
+        found["litserve"] = partial(started, command, ("/predict", "/health"), folder, options.threads)
         many = [*command, "--workers", str(options.threads)]
-        found["litserve, a worker a core"] = partial(started, many, "/predict", folder, 1)
+        found["litserve, a worker a core"] = partial(started, many, ("/predict", "/health"), folder, 1)
     if "ray" in options.peers:
         command = [sys.executable, str(FOLDER / "peers/ray_app.py"), str(bundle), "--temporary", str(folder)]
         command += ["--threads", str(options.threads)]
-        found["ray"] = partial(started, command, "/", folder, options.threads)
+        found["ray"] = partial(started, command, ("/", "/-/healthz"), folder, options.threads)
     return found
 
 
 @contextmanager
-def started(command: list[str], path: str, folder: Path, threads: int) -> Iterator[Server]:
+def started(command: list[str], paths: tuple[str, str], folder: Path, threads: int) -> Iterator[Server]:
     """A server by this command, with so many threads a process, once it answers; all of it ends with the `with`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -242,7 +244,7 @@ def started(command: list[str], path: str, folder: Path, threads: int) -> Iterat
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    server = Server(process, port, path)
+    server = Server(process, port, *paths)
     try:
         wait(server, log)
         yield server
@@ -255,6 +257,10 @@ def wait(server: Server, log: Path) -> None:
     until = time.monotonic() + STARTING
     while True:
         try:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+            connection.request("GET", server.health)
+            if (response := connection.getresponse()).status != 200:
+                raise ConnectionError(f"{server.health} says {response.status}")
             server.asked([jpeg(0)], 1)
             return
         except (OSError, http.client.HTTPException) as error:
