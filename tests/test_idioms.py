@@ -1,6 +1,7 @@
 """One label an image is assumed where it belongs and nowhere else."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,10 @@ def test_what_is_assumed_of_targets_stands_where_it_belongs(found: dict[str, set
     assert not elsewhere, f"{idiom} belongs in {sorted(WHERE[idiom])}; ask the task elsewhere"
     unused = {place for place in WHERE[idiom] if not any(file.startswith(place) for file in found[idiom])}
     assert not unused, f"{idiom} need not be allowed in {sorted(unused)}"
+
+
+def test_processes_that_are_started_import_nothing_from_the_folder_they_are_started_in() -> None:
+    """Which may hold images, and anybody's random.py: python -P leaves it off the path."""
+    started = [text for file in SOURCE.rglob("*.py") if "[sys.executable" in (text := file.read_text())]
+    assert started
+    assert not any(re.search(r"\[sys\.executable, (?!\"-P\", )", text) for text in started)

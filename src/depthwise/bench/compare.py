@@ -235,7 +235,7 @@ class _Worker:
         # In a session of its own, so that Ctrl-C reaches this process alone and what an engine starts ends with it.
         with held_back():
             self._started = subprocess.Popen(
-                [sys.executable, "-m", "depthwise.bench.worker"],
+                [sys.executable, "-P", "-m", "depthwise.bench.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -141,7 +141,7 @@ class _Worker:
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         with held_back():
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "depthwise.comparison.worker"],
+                [sys.executable, "-P", "-m", "depthwise.comparison.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -49,7 +49,7 @@ class _Process:
     def __init__(self, setup: Setup, listening: socket.socket, counts: str) -> None:
         socket_number = listening.fileno()
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "depthwise.serve.process", str(socket_number)],
+            [sys.executable, "-P", "-m", "depthwise.serve.process", str(socket_number)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[socket_number],
