@@ -101,17 +101,17 @@ class Forked:
 class Piped:
     """`function()` in a process of its own, as `subprocess.Popen` with pipes would have it."""
 
-    def __init__(self, function: Callable[[], object]) -> None:
+    def __init__(self, function: Callable[[], object], **environment: str) -> None:
         self._folder = tempfile.TemporaryDirectory()
         pipes = [Path(self._folder.name) / name for name in ("in", "out")]
         for pipe in pipes:
             os.mkfifo(pipe)
-        self._forked = Forked(function, stdin=pipes[0], stdout=pipes[1])
+        self._forked = Forked(function, stdin=pipes[0], stdout=pipes[1], **environment)
         self.pid = self._forked.pid
         self.stdin, self.stdout = pipes[0].open("w"), pipes[1].open()
 
-    def wait(self) -> int:
-        return self._forked.code()
+    def wait(self, timeout: float = 600) -> int:
+        return self._forked.code(timeout)
 
     def communicate(self) -> None:
         with suppress(BrokenPipeError):
@@ -122,7 +122,7 @@ class Piped:
 
 def start(*arguments: str, cwd: Path | None = None, stdin: bytes | Path = b"", **environment: str) -> Forked:
     """`depthwise *arguments`, begun."""
-    return Forked(_command, *arguments, cwd=cwd, stdin=stdin, **environment)
+    return Forked(depthwise, *arguments, cwd=cwd, stdin=stdin, **environment)
 
 
 def command(
@@ -132,7 +132,8 @@ def command(
     return start(*arguments, cwd=cwd, stdin=stdin, **environment).wait()
 
 
-def _command(*arguments: str) -> None:
+def depthwise(*arguments: str) -> None:
+    """In a process of its own: the command as its entry point runs it."""
     sys.argv = ["depthwise", *arguments]
     cli.main()
 

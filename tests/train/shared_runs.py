@@ -10,7 +10,7 @@ from tests import processes
 SETTINGS = [
     *("stem=small", "width=0.05", "entry=(128,)", "middle=(128,)", "exit=(128,256)", "dropout=0.2"),
     *("size=8", "crop_fraction=1.0", "augment.mixup=0.2", "clip_norm=1", "virtual_shards=4", "accumulate=2"),
-    *("batch_size=16", "epochs=24", "averaging=0.9", "log_every=3", "eval_every=6.5", "precision=float32"),
+    *("batch_size=16", "epochs=9", "averaging=0.9", "log_every=3", "eval_every=2.5", "precision=float32"),
 ]
 ONE_LABEL = (*SETTINGS, "class_weights=balanced", "label_smoothing=0.1")
 MANY_LABELS = (*SETTINGS, "loss=focal")

@@ -1,5 +1,6 @@
 """What runs where no one process started the others: torchrun on this machine, and two hosts with a slow link."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -10,33 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import processes
 from tests.train.shared_runs import ONE_LABEL, begin, left
 
 PATIENCE = 4
+LINES = 3
+"""Of metrics, when a run is under way."""
 
 
-def python(words: list[str], *before: str, **environment: str) -> subprocess.Popen[str]:
-    """`depthwise *words` as a user starts it, in a session of its own."""
-    return subprocess.Popen(
-        [*before, "-m", "depthwise", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for_lines(out: Path, more: int, *processes: subprocess.Popen[str]) -> None:
+def lines(out: Path) -> int:
     metrics = out / "metrics.jsonl"
-
-    def lines() -> int:
-        return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-
-    before, end = lines(), time.monotonic() + 120
-    while lines() < before + more and time.monotonic() < end:
-        assert all(process.poll() is None for process in processes), processes[0].stderr
-        time.sleep(0.01)
+    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
 
 def workers_of(agent: int) -> list[int]:
@@ -52,8 +37,18 @@ def test_torchrun_starts_a_killed_process_again(folder: Path, unbroken: Path, tm
     out = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     words = begin(folder, out, ONE_LABEL, "--checkpoint-steps", "3")
-    agent = python(words, *torchrun, "--max-restarts=2")
-    wait_for_lines(out, 3, agent)
+    agent = subprocess.Popen(
+        [*torchrun, "--max-restarts=2", "-m", "depthwise", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 120
+    while lines(out) < LINES and time.monotonic() < end:
+        assert agent.poll() is None, agent.stderr
+        time.sleep(0.01)
     os.kill(workers_of(agent.pid)[-1], signal.SIGKILL)
     _, printed = agent.communicate(timeout=200)
     assert agent.returncode == 0, printed
@@ -86,7 +81,14 @@ def hosts() -> Iterator[tuple[str, str]]:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
-def on_both(hosts: tuple[str, str], words: list[str], out: Path) -> list[subprocess.Popen[str]]:
+def on_host(host: str, *words: str) -> None:
+    """`depthwise *words` in a network namespace."""
+    with Path("/run/netns", host).open() as namespace:
+        assert ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0) == 0, ctypes.get_errno()
+    processes.depthwise(*words)
+
+
+def on_both(hosts: tuple[str, str], words: list[str], out: Path) -> list[processes.Forked]:
     """The leader on the first host, which alone has the run's directory, and one that follows on the second."""
     started = []
     for rank, host in enumerate(hosts):
@@ -95,11 +97,12 @@ def on_both(hosts: tuple[str, str], words: list[str], out: Path) -> list[subproc
             "WORLD_SIZE": "2",
             "MASTER_ADDR": "10.90.0.1",
             "MASTER_PORT": "29500",
+            "OMP_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": "link0",
         }
-        inside = ["ip", "netns", "exec", host, sys.executable]
         place = out if rank == 0 else out.with_name("nothing")
         own = [str(place) if word == str(out) else word for word in words]
-        started.append(python(own, *inside, **environment, GLOO_SOCKET_IFNAME="link0"))
+        started.append(processes.Forked(on_host, host, *own, **environment))
     return started
 
 
@@ -116,19 +119,20 @@ def test_two_hosts_whose_link_is_cut(
     out = tmp_path / "run"
     more = ("--patience", str(PATIENCE), "--checkpoint-steps", "3")
     leader, other = on_both(hosts, begin(folder, out, ONE_LABEL, *more), out)
-    wait_for_lines(out, 3, leader, other)
+    leader.wait_for(lambda: other.ended or lines(out) >= LINES)
+    assert not leader.ended, leader.printed
+    assert not other.ended, other.printed
     ip("-n", hosts[1], "link", "set", "link0", "down")
     began = time.monotonic()
-    _, printed = leader.communicate(timeout=100)
-    assert leader.returncode == 1, printed
-    assert f"another of the 2 processes said nothing for {PATIENCE} s (" in printed
-    assert "nothing of the " in printed
+    ended = leader.wait(timeout=100)
+    assert ended.returncode == 1, ended.stderr
+    assert f"another of the 2 processes said nothing for {PATIENCE} s (" in ended.stderr
+    assert "nothing of the " in ended.stderr
     assert time.monotonic() - began < 10 * PATIENCE
-    _, printed = other.communicate(timeout=100)
-    assert other.returncode == 1, printed
+    ended = other.wait(timeout=100)
+    assert ended.returncode == 1, ended.stderr
     ip("-n", hosts[1], "link", "set", "link0", "up")
-    leader, other = on_both(hosts, ["train", "--out", str(out), "--resume", *more], out)
-    for process in (leader, other):
-        _, printed = process.communicate(timeout=200)
-        assert process.returncode == 0, printed
+    for process in on_both(hosts, ["train", "--out", str(out), "--resume", *more], out):
+        ended = process.wait(timeout=200)
+        assert ended.returncode == 0, ended.stderr
     assert left(out) == left(unbroken)

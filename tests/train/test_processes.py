@@ -38,11 +38,14 @@ def manifest(folder: Path) -> Path:
     return table
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [3, 4])
 def test_any_number_of_processes_gives_the_same_bits(
     folder: Path, unbroken: Path, tmp_path: Path, size: int
 ) -> None:
-    """Class weights, accumulation, mixup, dropout, clipping and batch norm; 3 hold 2, 1 and 1 of the 4 shards."""
+    """Class weights, accumulation, mixup, dropout, clipping and batch norm; 3 hold 2, 1 and 1 of the 4 shards.
+
+    On 2 it is stopped below, and ends in the same bits.
+    """
     finish(begin(folder, tmp_path / "run", ONE_LABEL, "--processes", str(size)))
     assert left(tmp_path / "run") == left(unbroken)
 

@@ -21,14 +21,14 @@ from depthwise.data.export import export
 SETTINGS = [
     *("stem=small", "width=0.05", "entry=(128,)", "middle=(128,)", "exit=(128,256)", "dropout=0.2"),
     *("size=16", "crop_fraction=1.0", "augment.crop=resized", "augment.scale=(0.5,1.0)", "augment.mixup=0.2"),
-    *("batch_size=16", "epochs=30", "averaging=0.9", "log_every=7", "eval_every=3.5", "precision=float32"),
+    *("batch_size=16", "epochs=14", "averaging=0.9", "log_every=7", "eval_every=3.5", "precision=float32"),
 ]
 KILLS = 20
 
 
 def command(out: Path, *arguments: str, workers: int = 2) -> list[str]:
     base = ["train", "--out", str(out), "--workers", str(workers)]
-    return [*base, "--checkpoint-steps", "3", *arguments]
+    return [*base, "--checkpoint-steps", "2", *arguments]
 
 
 def start(data: Path, out: Path, **options: int) -> list[str]:
