@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests import processes
 
 import depthwise
 from depthwise.cli.app import run as command
+from depthwise.comparison import jobs, worker
 from depthwise.comparison.conduct import Order, Printed, conduct
 from depthwise.comparison.experiment import Experiment
 from depthwise.comparison.jobs import Assignment, Share, do_all
@@ -39,6 +42,16 @@ ASKED = (
     "--seeds=2",
     "--jobs=2",
 )
+ONE_AT_A_TIME = (*ASKED[:-1], "--jobs=1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forked() -> Iterator[None]:
+    """Workers do not import torch each: they are forked from a process that has. Those that are begun elsewhere than
+    here, by a process that is stopped, are as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "_begun", lambda **threads: processes.Piped(worker.main, **threads))
+        yield
 
 
 def numbers(out: Path) -> dict:
@@ -100,29 +113,14 @@ def test_the_same_again_and_one_seed_more_are_not_trained_anew(
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_and_taken_up_it_ends_the_same(unbroken: Path, tmp_path: Path, stop: signal.Signals) -> None:
     out = tmp_path / "e"
-    words = [sys.executable, "-m", "depthwise", *ASKED, "--out", str(out)]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        words,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 240
-        while not any(_lines(file) for file in out.glob("runs/*/metrics.jsonl")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(stop)
-        _, said = process.communicate(timeout=240)
-    finally:
-        process.kill()
+    process = processes.start(*ASKED, "--out", str(out))
+    process.wait_for(lambda: any(_lines(file) for file in out.glob("runs/*/metrics.jsonl")), seconds=240)
+    assert not process.ended, process.printed
+    os.kill(process.pid, stop)
+    done = process.wait(timeout=240)
     if stop == signal.SIGINT:
-        assert process.returncode == 130
-        assert "Traceback" not in said
+        assert done.returncode == 130
+        assert "Traceback" not in done.stderr
     _wait_until_free(out)
     assert command([*ASKED, "--out", str(out)]) == 0
     assert numbers(out) == numbers(unbroken)
@@ -310,7 +308,7 @@ def test_a_full_disk_names_the_experiments_own_command(tmp_path: Path) -> None:
     out.mkdir()
     script = f'mount -t tmpfs -o size=1m tmpfs {out} && exec "$@"'
     isolated = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
-    words = [*isolated, sys.executable, "-m", "depthwise", *ASKED, "--out", str(out)]
+    words = [*isolated, sys.executable, "-m", "depthwise", *ONE_AT_A_TIME, "--out", str(out)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]

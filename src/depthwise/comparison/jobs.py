@@ -132,21 +132,24 @@ def _wait(events: "queue.Queue[Any]") -> Any:
             return events.get(timeout=1.0)
 
 
+def _begun(**environment: str) -> "subprocess.Popen[str]":
+    with held_back():
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "depthwise.comparison.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+
+
 class _Worker:
     """A process of `worker.py`, and a thread that hears it."""
 
     def __init__(self, share: Share, events: "queue.Queue[Any]") -> None:
         threads = str(share.threads)
         # Before it imports anything: OpenMP reads it once.
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        with held_back():
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "depthwise.comparison.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=environment,
-            )
+        self._process = _begun(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
         threading.Thread(target=self._hear, args=(events,), daemon=True).start()
 
     def ask(self, run: Assignment, share: Share) -> None:
