@@ -83,7 +83,12 @@ def test_no_command_reaches_for_the_internet(tiny_bundle: Path, tmp_path: Path) 
         ["export", bundle, "--format", "torch", "--out", "network.pt2"],
         [
             "bench",
-            bundle,
+            "separable_vgg",
+            "--set",
+            "stem=small",
+            "widths=((16,), (16,))",
+            "--size",
+            "32",
             "--rounds",
             "2",
             "--threads",

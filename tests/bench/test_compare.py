@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +10,7 @@ from statistics import median
 
 import pytest
 import torch
-from tests.processes import Piped
+from tests import processes
 
 from depthwise.bench import ENGINES, Comparison, Measured, bench, swept
 from depthwise.bench import compare as compare_module
@@ -33,7 +30,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers do not import torch each: they are forked from a process that has. Other tests start them as they are."""
 
     def start(worker: compare_module._Worker) -> None:
-        worker._started = Piped(worker_module.main)  # type: ignore[assignment]
+        worker._started = processes.Piped(worker_module.main)  # type: ignore[assignment]
 
     monkeypatch.setattr(compare_module._Worker, "start", start)
 
@@ -109,6 +106,7 @@ def test_an_engine_that_dies_is_left_out_and_the_others_go_on(monkeypatch: pytes
     assert "milliseconds" not in comparison.to_json(1)["engines"][1]
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_wrong_request_is_named() -> None:
     with pytest.raises(UsageError, match="unknown engine 'openvion': use one of openvino"):
         bench("xception", TINY, (1, 3, 32, 32), engines=["openvion"], threads=1)
@@ -202,7 +200,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
 @pytest.mark.usefixtures("forked")
 def test_a_sweep_measures_each_point_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out, chart = tmp_path / "sweep.json", tmp_path / "sweep.html"
-    sweep = ["--sweep", "batch=1,3", "threads=1,2", "--engines", "pytorch"]
+    sweep = ["--sweep", "batch=1,3", "threads=1,2", "--engines", "pytorch", "--rounds", "2"]
     assert run([*COMMAND, *sweep, "--out", str(out), "--chart", str(chart), *SETTINGS]) == 0
     printed = capsys.readouterr().out
     assert "batch 1   batch 3" in printed
@@ -243,19 +241,8 @@ def test_a_file_that_cannot_be_written_is_named_before_anything_is_measured(
 
 
 def test_interrupted_it_leaves_no_process() -> None:
-    environment = {**os.environ, "BENCH_TEST": str(os.getpid())}
-    command = [
-        sys.executable,
-        "-m",
-        "depthwise",
-        *COMMAND,
-        "--engines",
-        "openvino",
-        "--rounds",
-        "10000",
-        *SETTINGS,
-    ]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    command = [*COMMAND, "--engines", "openvino", "--rounds", "10000", *SETTINGS]
+    process = processes.start(*command, BENCH_TEST=str(os.getpid()))
 
     def started() -> set[int]:
         mark = f"BENCH_TEST={os.getpid()}".encode()
@@ -266,12 +253,10 @@ def test_interrupted_it_leaves_no_process() -> None:
                     found.add(int(folder.name))
         return found
 
-    deadline = time.monotonic() + 120
-    while len(started()) < 3 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert len(started()) >= 3
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error == "interrupted: nothing is half written, give the command again\n"
+    process.wait_for(lambda: len(started()) >= 2, every=0.1)
+    assert len(started()) >= 2, process.printed
+    os.kill(process.pid, signal.SIGINT)
+    done = process.wait(timeout=60)
+    assert done.returncode == 130
+    assert done.stderr == "interrupted: nothing is half written, give the command again\n"
     assert started() == set()
