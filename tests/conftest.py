@@ -18,7 +18,25 @@ from depthwise.errors import DepthwiseError
 from depthwise.models import create_model
 
 TINY = {"stem": "small", "width": 0.05, "entry": [128], "middle": [128], "exit": [128, 256]}
-SLOWEST = ("test_resume.py", "test_compare.py", "test_compiled.py", "test_telemetry.py", "test_keras.py")
+SLOWEST = (
+    # One that has a cluster of its own beside one that has not.
+    *("test_train_on_ray.py", "test_resume.py", "test_tasks_on_a_cluster.py", "test_processes.py"),
+    *(
+        "test_asynchronous_on_ray.py",
+        "test_compare.py",
+        "test_keras.py",
+        "test_compiled.py",
+        "test_conduct.py",
+    ),
+    *(
+        "test_hosts.py",
+        "test_telemetry.py",
+        "test_suspects.py",
+        "test_sharded_training.py",
+        "test_notebook.py",
+    ),
+)
+"""Files of tests, the longest first."""
 CLASSES = ("cat", "dog", "naïve 猫")
 
 
@@ -30,7 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Begun last, they would leave all but one process without work.
-    items.sort(key=lambda item: item.path.name not in SLOWEST)
+    place = {name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
     if config.getoption("--fuzz-seed"):
         items[:] = [item for item in items if "fuzz_seed" in getattr(item, "fixturenames", ())]
 
