@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,32 @@ def test_servers_workers_and_the_front_are_killed_and_the_log_repeats_the_run(
     assert outcome(tmp_path / "again") == outcome(out)
 
 
+def test_backup_workers_are_waited_for_by_nobody_and_the_log_repeats_the_run(
+    raylets: Raylets, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    asked = ("epochs=1", "--asynchronous", "workers=2", "backup=1")
+    on = ("--ray", raylets.address)
+    checked(begun(out, "--data", "digits", "--model", "xception", *on, "--set", *SETTINGS, *asked))
+    pushes = [json.loads(line) for line in (out / "pushes.jsonl").read_text().splitlines()[1:]]
+    updates = Counter(push["written"] for push in pushes)
+    assert updates.pop(None)  # dropped
+    assert updates == dict.fromkeys(range(1, len(updates) + 1), 2)
+    assert "real workers: workers=2 backup=1" in (out / "report.html").read_text()
+    checked(begun(tmp_path / "again", "--data", "digits", "--replay", str(out / "pushes.jsonl")))
+    assert outcome(tmp_path / "again") == outcome(out)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (
             ("--asynchronous", "workers=2"),
             "--asynchronous has its workers on a cluster: say which, with --ray",
+        ),
+        (
+            ("--asynchronous", "workers=2", "backup=1", "bound=3", "--ray", "auto"),
+            "asynchronous.backup makes all workers wait, and no gradient is stale then: leave bound and divide out",
         ),
         (("--asynchronous", "worker=2", "--ray", "auto"), "unknown setting of --asynchronous 'worker'"),
         (

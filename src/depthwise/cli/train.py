@@ -67,7 +67,8 @@ def train(
             negative="",
             consume_multiple=True,
             help="Asynchronous descent with real workers, on the cluster of --ray, key=value, any number: workers=3; "
-            "servers=2, which share the network out; bound and divide as in --simulate.",
+            "servers=2, which share the network out; bound and divide as in --simulate; "
+            "or backup=1, synchronous descent that waits for the first 3 of 4.",
         ),
     ] = None,
     ray: RayAddress = None,

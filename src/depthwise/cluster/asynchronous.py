@@ -119,7 +119,7 @@ class RayCrew:
                     self._check_servers()
                     return self._gone(awaited.worker, f"it said nothing for {limit:g} s")
 
-    def apply(self, gradient: Any, lr: float, version: int) -> None:
+    def apply(self, gradient: Any, lr: float | None, version: int) -> None:
         """See `Crew`."""
         for number, (server, piece) in enumerate(zip(self._servers, gradient, strict=True)):
             self._applied[server.apply.remote(piece, lr, version)] = number
@@ -154,7 +154,7 @@ class RayCrew:
     def _came(self, ref: Any) -> Came:
         awaited = self._awaited.pop(ref)
         try:
-            window = self._ray.get(ref)
+            came = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, DepthwiseError):
@@ -166,7 +166,8 @@ class RayCrew:
             return self._gone(awaited.worker, "its process ended")
         if not awaited.pieces:
             return Came(awaited.worker)
-        return Came(awaited.worker, Brought(torch.tensor(window), awaited.pieces))
+        window, weight = came
+        return Came(awaited.worker, Brought(torch.tensor(window), weight, awaited.pieces))
 
     def _gone(self, worker: int, reason: str) -> Came:
         """A worker is lost, and another takes its place."""
@@ -220,8 +221,9 @@ class _Server:
     def restore(self, tensors: dict[str, Tensor], version: int) -> None:
         self._shard.restore(tensors, version)
 
-    def apply(self, piece: "_Packed", lr: float, version: int) -> None:
-        self._shard.apply(Piece(*map(_unpacked, piece)), lr, version)
+    def apply(self, piece: "_Packed", lr: float | None, version: int) -> None:
+        batch, weight, *states = piece
+        self._shard.apply(Piece(batch, weight, *map(_unpacked, states)), lr, version)
 
     def read(self, version: int) -> Mapping[str, Any]:
         return _packed(self._shard.read(version))
@@ -248,12 +250,15 @@ class _Worker:
 
     def compute(self, batch: int, *parts: Mapping[str, Any]) -> tuple[Any, ...]:
         """What the images came to, and a piece for each server."""
-        window, pieces = self._worker.compute(batch, [_unpacked(part) for part in parts])
-        packed = [tuple(map(_packed, (p.gradients, p.pulled, p.buffers))) for p in pieces]
-        return window.tolist(), *packed
+        brought = self._worker.compute(batch, [_unpacked(part) for part in parts])
+        packed = [
+            (p.batch, p.weight, _packed(p.gradients), _packed(p.pulled), _packed(p.buffers))
+            for p in brought.gradient
+        ]
+        return (brought.window.tolist(), brought.weight), *packed
 
 
-_Packed = tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]
+_Packed = tuple[int, float, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]
 
 
 def _packed(state: State) -> dict[str, Any]:

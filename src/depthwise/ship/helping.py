@@ -11,6 +11,7 @@ import torch
 from depthwise.data.dataset import Dataset
 from depthwise.ship.starting import network_for
 from depthwise.train.asynchronous.crew import Hire
+from depthwise.train.asynchronous.descent import Asynchronous
 from depthwise.train.asynchronous.service import Service
 from depthwise.train.asynchronous.worker import Worker
 from depthwise.train.following import follow, trainer_as_led
@@ -48,8 +49,10 @@ def _work(open_data: Open, options: Options, values: Mapping[str, Any]) -> Worke
     """A worker of the asynchronous run that its leader tells of in `values`."""
     dataset = open_data(values["data"] or {}, Silent())
     build = partial(network_for, dataset=dataset, bundle=None, tell=Silent().message)
+    # Updates are the servers'; how many gradients make one says which images a batch has.
+    updates = Asynchronous(lambda _: (), needed=values["needed"])
     # Nothing can be read ahead, for which batch is next the server says when it is wanted.
-    trainer, _ = trainer_as_led(values, dataset, build, replace(options, workers=0))
+    trainer, _ = trainer_as_led(values, dataset, build, replace(options, workers=0), descent=updates)
     return Worker(trainer)
 
 
@@ -59,7 +62,7 @@ def set_threads(service: Service | None, before: Mapping[str, Any] | None) -> No
     service: what an asynchronous run begins with. before: run.json of one that goes on.
     """
     if service:
-        torch.set_num_threads(threads_each(service.workers))
+        torch.set_num_threads(threads_each(service.num_workers))
     elif before:
         several = before["recipe"].get("virtual_shards", 1) > 1 or before.get("asynchronous")
         if several and before["versions"]["threads"].isdecimal():

@@ -9,6 +9,7 @@ from depthwise import native
 from depthwise.data.dataset import Dataset, require_trainable
 from depthwise.data.numbering import as_before
 from depthwise.errors import DepthwiseError
+from depthwise.train.descent import Descent
 from depthwise.train.loop import Trainer
 from depthwise.train.options import Options
 from depthwise.train.recipe import Recipe
@@ -39,7 +40,13 @@ def follow(dataset: Dataset, build: Build, world: World, *, options: Options) ->
 
 
 def trainer_as_led(
-    values: Mapping[str, Any], dataset: Dataset, build: Build, options: Options, *, world: World = ALONE
+    values: Mapping[str, Any],
+    dataset: Dataset,
+    build: Build,
+    options: Options,
+    *,
+    world: World = ALONE,
+    descent: Descent | None = None,
 ) -> tuple[Trainer, Dataset]:
     """A trainer by what the leader tells in `wanted`, and the images as they are there.
 
@@ -54,4 +61,13 @@ def trainer_as_led(
         )
     native.tune_allocator()
     device = choose_device(options.device)
-    return Trainer(recipe, build(recipe), images, device=device, workers=options.workers, world=world), images
+    trainer = Trainer(
+        recipe,
+        build(recipe),
+        images,
+        device=device,
+        workers=options.workers,
+        world=world,
+        descent=descent,
+    )
+    return trainer, images

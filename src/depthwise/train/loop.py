@@ -303,6 +303,11 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
         return next((batch for shard in shards for batch in shard), None)
 
+    def weight(self, passes: Passes) -> float:
+        """What the mean loss over what `passes` gave is divided by."""
+        read = (batch for shards in passes for batch in shards if len(batch.targets))
+        return float(sum(self._objective.normaliser(batch.targets) for batch in read))
+
     def _shard(self, place: int, number: int, parts: list[tuple[Batch, float]], samples: float) -> None:
         """Add the gradient of a shard: of each of its batches' losses, times its part in the update's."""
         torch.manual_seed(mix_seed(self.recipe.seed, place, "dropout", *([number] if number else [])))

@@ -135,7 +135,7 @@ def train(
         crew = None
         if hire and isinstance(order, Service):
             told = wanted(recipe, dataset, before.get("data") if before else None)
-            crew = hire(told, order.workers)
+            crew = hire(told | {"needed": order.needed}, order.num_workers)
         descent = ordered(order, recipe, dataset.fingerprint, files.pushes, crew, watcher.message)
     with _full_disk_said(files), in_place(module), in_mode(module, training=True):
         # Before anything is replaced: what cannot be trained does not cost the run that is there.

@@ -3,6 +3,8 @@
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError, UsageError
-from depthwise.train.asynchronous.crew import Brought, Came, LostServerError
+from depthwise.train.asynchronous.crew import Came, LostServerError
 from depthwise.train.asynchronous.descent import Asynchronous
-from depthwise.train.asynchronous.pushes import PushLog, read_log
-from depthwise.train.asynchronous.served import MOST_LOST, Served
+from depthwise.train.asynchronous.order import ordered
+from depthwise.train.asynchronous.pushes import Push, read_log
+from depthwise.train.asynchronous.served import MOST_LOST
 from depthwise.train.asynchronous.server import Holding, Shard, holdings
 from depthwise.train.asynchronous.service import Service
 from depthwise.train.asynchronous.worker import Worker
@@ -24,7 +27,7 @@ from depthwise.train.optimizer import SGD, AdamW, Optimizer, RMSprop
 from depthwise.train.recipe import Recipe
 
 Make = Callable[..., Trainer]
-HEAD = {"needed": 1, "divide": True, "recipe": {}, "fingerprint": "f"}
+NEVER = range(0)
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +35,15 @@ def _quick(one_thread: None) -> None: ...
 
 
 class Here:
-    """A crew whose workers end in an order that is drawn; the last is half as fast. `die`: so many ends are deaths."""
+    """A crew whose workers end in an order that is drawn; the last is half as fast. `die`: the ends that are deaths, by
+    their numbers from 0 on. `last`: the number of the end at which a server dies."""
 
-    def __init__(self, trainer: Trainer, workers: int, chance: random.Random, die: int = 0) -> None:
-        self.worker, self.workers, self.chance, self.die = Worker(trainer), workers, chance, die
+    def __init__(
+        self, trainer: Trainer, workers: int, chance: random.Random, die: range = NEVER, last: int = -1
+    ) -> None:
+        self.worker, self.workers, self.chance = Worker(trainer), workers, chance
+        self.die, self.last, self.ends = die, last, 0
         self.shards: list[Shard] = []
-        self.num_shards = 0  # as asked for; 0: as the holdings are
         self.dead = False
 
     def open(
@@ -54,7 +60,7 @@ class Here:
         self.under_way[worker] = (batch, [shard.read(version) for shard in self.shards])
 
     def wait(self) -> Came:
-        if self.dead:
+        if self.dead or self.ends == self.last:
             raise LostServerError("a server was killed")
         if self.ready:
             return Came(self.ready.pop())
@@ -62,13 +68,13 @@ class Here:
         chances = [k for k in self.under_way for _ in range(1 if k == last else 2)]
         worker = self.chance.choice(chances)
         batch, parts = self.under_way.pop(worker)
-        if self.die:
-            self.die -= 1
+        self.ends += 1
+        if self.ends - 1 in self.die:
             self.ready.append(worker)
             return Came(worker, lost="it was killed")
-        return Came(worker, Brought(*self.worker.compute(batch, parts)))
+        return Came(worker, self.worker.compute(batch, parts))
 
-    def apply(self, gradient: Any, lr: float, version: int) -> None:
+    def apply(self, gradient: Any, lr: float | None, version: int) -> None:
         for shard, piece in zip(self.shards, gradient, strict=True):
             shard.apply(piece, lr, version)
 
@@ -89,19 +95,36 @@ def sha256(trainer: Trainer) -> str:
 
 
 def serve(
-    make: Make, path: Path, service: Service, seed: int = 1, die: int = 0, **recipe: Any
+    make: Make,
+    path: Path,
+    service: Service,
+    seed: int = 1,
+    die: range = NEVER,
+    last: int = -1,
+    **recipe: Any,
 ) -> tuple[Trainer, Here]:
     """A trainer whose updates are served, and its crew."""
-    crew = Here(make(**recipe), service.workers, random.Random(seed), die)
-    return make(**recipe, descent=Served(service, crew, PushLog(path, HEAD))), crew
+    worker = make(**recipe, descent=Asynchronous(lambda _: (), needed=service.needed))
+    crew = Here(worker, service.num_workers, random.Random(seed), die, last)
+    return make(**recipe, descent=ordered(service, worker.recipe, "f", path, crew)), crew
 
 
-def replayed(make_trainer: Make, log: Path, **recipe: Any) -> str:
-    pushes = read_log(log).pushes
-    again = make_trainer(**recipe, descent=Asynchronous(lambda _: pushes, divide=True))
-    while again.step < again.total_steps:
-        again.update()
-    return sha256(again)
+def to_the_end(trainer: Trainer) -> str:
+    while trainer.step < trainer.total_steps:
+        trainer.update()
+    return sha256(trainer)
+
+
+def replay(make: Make, log: Path, **recipe: Any) -> Trainer:
+    """A trainer that does what the log says, and writes one itself."""
+    descent = ordered(read_log(log), make(**recipe).recipe, "f", log.with_name("again"))
+    return make(**recipe, descent=descent)
+
+
+def replayed(make: Make, log: Path, **recipe: Any) -> str:
+    found = to_the_end(replay(make, log, **recipe))
+    assert log.with_name("again").read_bytes() == log.read_bytes()
+    return found
 
 
 @pytest.mark.parametrize("servers", [1, 4])
@@ -128,7 +151,7 @@ def test_servers_killed_five_times_and_workers_too_lose_and_double_nothing(
     recipe: dict[str, Any] = {"batch_size": 48, "epochs": 1}
     log, kept = tmp_path / "log", tmp_path / "checkpoint"
     service, kills = Service(workers=3, servers=3, divide=True), 0
-    trainer, crew = serve(make_trainer, log, service, die=3, **recipe)
+    trainer, crew = serve(make_trainer, log, service, die=range(3), **recipe)
     save_checkpoint(kept, trainer.checkpoint({}))
     while trainer.step < trainer.total_steps:
         crew.dead = trainer.step == 4 * kills + 3 and kills < 5
@@ -138,7 +161,7 @@ def test_servers_killed_five_times_and_workers_too_lose_and_double_nothing(
             # Another process takes over, with another number of shards.
             kills += 1
             service = Service(workers=3, servers=1 + kills % 3, divide=True)
-            trainer, crew = serve(make_trainer, log, service, seed=kills, die=1, **recipe)
+            trainer, crew = serve(make_trainer, log, service, seed=kills, die=range(1), **recipe)
             trainer.restore(load_checkpoint(kept))
             assert trainer.step < 4 * kills
         if trainer.step % 4 == 0:
@@ -149,8 +172,92 @@ def test_servers_killed_five_times_and_workers_too_lose_and_double_nothing(
     assert sha256(trainer) == replayed(make_trainer, log, **recipe)
 
 
+def updates(log: Path) -> list[list[Push]]:
+    """The pushes of a log that count, update after update."""
+    counted = [push for push in read_log(log).pushes if push.written]
+    return [[*pushes] for _, pushes in groupby(counted, key=lambda push: push.written)]
+
+
+def test_an_update_is_the_mean_of_the_first_gradients_and_the_log_repeats_it(
+    make_trainer: Make, tmp_path: Path
+) -> None:
+    """Batches weigh differently, are clipped one by one, and have several passes."""
+    recipe = {"batch_size": 32, "epochs": 1, "accumulate": 2, "optimizer": AdamW(), "clip_norm": 1.0}
+    recipe |= {"class_weights": "balanced", "label_smoothing": 0.1}
+    service = Service(workers=3, backup=1, servers=3)
+    trainer, _ = serve(make_trainer, tmp_path / "log", service, **recipe)
+    served = to_the_end(trainer)
+    again = replay(make_trainer, tmp_path / "log", **recipe)
+    assert served == to_the_end(again)
+    assert trainer.descent.take_window() == again.descent.take_window() == {"staleness": 0}
+    assert trainer.descent.position == again.descent.position
+    assert trainer.first is not None
+    assert again.first is not None
+    assert torch.equal(trainer.first.images, again.first.images)
+    log = read_log(tmp_path / "log")
+    assert any(push.written is None for push in log.pushes)
+    assert [len(pushes) for pushes in updates(log.path)] == [3] * trainer.total_steps
+    for pushes in updates(log.path):
+        assert len({push.worker for push in pushes}) == 3
+    assert sorted(push.batch for push in log.pushes if push.written) == list(range(3 * trainer.total_steps))
+
+
+def test_workers_that_all_wait_are_an_accumulation_in_whatever_order_they_end(
+    make_trainer: Make, tmp_path: Path
+) -> None:
+    """Without batch norm: a sum of gradients rounds otherwise than the gradient of a sum. And to the bit as each other,
+    also where some die, whose batches others of the update take."""
+    recipe = {"batch_size": 32, "class_weights": "balanced", "label_smoothing": 0.1, "epochs": 1}
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    def make(**changes: Any) -> Trainer:
+        return make_trainer(deepcopy(network), **recipe, **changes)
+
+    found = []
+    for seed, die in ((1, NEVER), (2, NEVER), (3, range(4, 5))):
+        served, _ = serve(make, tmp_path / str(seed), Service(workers=3, backup=0), seed=seed, die=die)
+        found.append(to_the_end(served))
+    assert len({*found}) == 1
+    orders = [[push.batch for push in read_log(tmp_path / name).pushes] for name in "123"]
+    assert orders[0] != orders[1]
+    helped = [pushes for pushes in updates(tmp_path / "3") if len({push.worker for push in pushes}) < 3]
+    assert helped
+    assert replayed(make, tmp_path / "3") == found[0]
+    plain = make(accumulate=3)
+    to_the_end(plain)
+    torch.testing.assert_close(plain.module.state_dict(), served.module.state_dict(), rtol=0, atol=2e-6)
+    torch.testing.assert_close(plain.totals, served.totals, rtol=1e-6, atol=0)
+
+
+def test_what_dies_in_the_middle_of_an_update_loses_and_doubles_nothing(
+    make_trainer: Make, tmp_path: Path
+) -> None:
+    recipe: dict[str, Any] = {"batch_size": 48, "epochs": 1}
+    log, kept = tmp_path / "log", tmp_path / "checkpoint"
+    lives, middles = (7, 10, 11, -1), 0
+    for life, last in enumerate(lives):
+        service = Service(workers=3, backup=1, servers=1 + life % 3)
+        trainer, crew = serve(make_trainer, log, service, seed=life, die=range(2, 4), last=last, **recipe)
+        if life:
+            trainer.restore(load_checkpoint(kept))
+        else:
+            save_checkpoint(kept, trainer.checkpoint({}))
+        try:
+            while trainer.step < trainer.total_steps:
+                trainer.update()
+                save_checkpoint(kept, trainer.checkpoint({}))
+        except LostServerError:
+            middles += bool(crew.shards[0]._pieces)
+    assert middles == len(lives) - 1
+    assert trainer.step == trainer.total_steps
+    counted = [push for pushes in updates(log) for push in pushes]
+    assert sorted(push.batch for push in counted) == list(range(3 * trainer.total_steps))
+    assert sha256(trainer) == replayed(make_trainer, log, **recipe)
+
+
 def test_workers_that_die_whatever_takes_their_place_end_the_run(make_trainer: Make, tmp_path: Path) -> None:
-    trainer, _ = serve(make_trainer, tmp_path / "log", Service(workers=2), die=MOST_LOST + 1)
+    trainer, _ = serve(make_trainer, tmp_path / "log", Service(workers=2), die=range(MOST_LOST + 1))
     with pytest.raises(
         DepthwiseError, match=r"11 workers were lost with no push between, the last because it was"
     ):

@@ -17,10 +17,11 @@ class LostServerError(DepthwiseError):
 
 @dataclass(frozen=True, eq=False)
 class Brought:
-    """What a worker brings: what its images came to, float32 [3], and a gradient that may still be where it was
-    computed."""
+    """What a worker brings: what its images came to, float32 [3], what their mean loss was divided by, and a gradient
+    that may still be where it was computed."""
 
     window: Tensor
+    weight: float
     gradient: Any
 
 
@@ -56,8 +57,9 @@ class Crew(Protocol):
     def wait(self) -> Came:
         """The next that happens."""
 
-    def apply(self, gradient: Any, lr: float, version: int) -> None:
-        """Let all shards take the step that makes `version`."""
+    def apply(self, gradient: Any, lr: float | None, version: int) -> None:
+        """Let all shards have a gradient of the update that makes `version`, and with the last of them, which has its
+        learning rate, take the step."""
 
     def tensors(self, version: int) -> dict[str, Tensor]:
         """What a checkpoint has of all shards."""

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from depthwise.data.loader import Batch
 from depthwise.errors import DepthwiseError
 from depthwise.train.asynchronous.pushes import Push, PushLog
-from depthwise.train.asynchronous.state import State, copied, momenta, put, take_statistics
+from depthwise.train.asynchronous.state import (
+    State,
+    add_share,
+    copied,
+    gradients_of,
+    momenta,
+    put,
+    shares_of,
+    take_statistics,
+    totals_of,
+)
 from depthwise.train.checkpoint import Checkpoint
 from depthwise.train.descent import Passes
 from depthwise.train.loop import Trainer
@@ -30,7 +40,8 @@ class Asynchronous:
     exponential times (Mitliagkas 2016, arXiv 1605.09774), so the recipe's should be lower, for many workers 0.
 
     pushes: those of a run of so many updates. needed: gradients in an update. divide: the learning rate is divided by
-    the staleness, from 2 on.
+    the staleness, from 2 on. apart: each gradient of an update is taken by itself, as real workers do, instead of all
+    in one.
     """
 
     fixed = True
@@ -41,9 +52,11 @@ class Asynchronous:
         *,
         needed: int = 1,
         divide: bool = False,
+        apart: bool = False,
         log: PushLog | None = None,
     ) -> None:
         self.needed, self.divide, self.log = needed, divide, log
+        self._gradient = _apart if apart else _at_once
         self._make = pushes
         self._pushes: Sequence[Push] = ()
         self._uses: Counter[int] = Counter()
@@ -66,10 +79,10 @@ class Asynchronous:
             self._kept[version] = present
         drawn = sorted((next(self._stream) for _ in counted), key=lambda pair: pair[0])
         if pulled == version:
-            self._first = trainer.gradient(drawn)
+            self._first = self._gradient(trainer, drawn)
         else:
             with _older(trainer.module, self._kept[pulled], present):
-                self._first = trainer.gradient(drawn)
+                self._first = self._gradient(trainer, drawn)
             if not self._uses[pulled]:
                 del self._kept[pulled]
         staleness = counted[0].staleness
@@ -152,6 +165,35 @@ class Asynchronous:
             self._done += 1
             wanted -= arrived[-1].written is not None
         return arrived
+
+
+def _at_once(trainer: Trainer, drawn: Sequence[tuple[int, Passes]]) -> Batch | None:
+    """The gradient of an update, as one; of its images, the first pass's."""
+    return trainer.gradient(drawn)
+
+
+def _apart(trainer: Trainer, drawn: Sequence[tuple[int, Passes]]) -> Batch | None:
+    """The gradient of an update, where each of its batches' is taken and clipped by itself at the weights and buffers
+    as they are; of the first one's images, the first pass's.
+
+    It is what shards make of an update's pieces, by the same sums in the same order: see `server.py`.
+    """
+    module = trainer.module
+    pulled, total, firsts, windows = copied(module), dict[str, Tensor](), [], []
+    before = trainer.totals.clone()
+    shares = shares_of([trainer.weight(passes) for _, passes in drawn])
+    for one, share in zip(drawn, shares, strict=True):
+        trainer.restart_window()
+        with _older(module, pulled, copied(module)):
+            firsts.append(trainer.gradient([one]))
+        windows.append(trainer.totals.clone())
+        add_share(total, gradients_of(module), share)
+    trainer.totals.copy_(before)
+    for window in totals_of(windows, shares):
+        trainer.count(window)
+    for name, parameter in module.named_parameters():
+        parameter.grad = total.get(name)
+    return firsts[0]
 
 
 @contextmanager

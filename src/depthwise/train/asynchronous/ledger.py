@@ -64,6 +64,11 @@ class Ledger:
         waiting = self._returned or self._held or self._collected
         return self._following == self.num_batches and not waiting
 
+    @property
+    def under_way(self) -> int:
+        """Batches of the next update: those whose gradients wait for the rest of it, and those that are leased."""
+        return len(self._collected) + len(self._held)
+
     def lease(self, worker: int) -> Lease | None:
         """A batch for `worker`, which pulls the weights as they are; None if there is none that nobody has.
 

@@ -72,20 +72,21 @@ def ordered(
     values = recipe.to_json()
     if isinstance(order, Simulation | Service):
         needed, divide = order.needed, order.divide
+        apart = isinstance(order, Service) and order.backup is not None
     else:
-        needed, divide = order.head.needed, order.head.divide
+        needed, divide, apart = order.head.needed, order.head.divide, order.head.apart
         _check_same(order, values, fingerprint)
         if order.path.absolute() == path.absolute():
             raise UsageError(f"{path} is the log of the run in --out itself: choose another --out")
     head = {"needed": needed, "divide": divide, "recipe": values, "fingerprint": fingerprint}
-    log = PushLog(path, head)
+    log = PushLog(path, head | ({"apart": True} if apart else {}))
     if isinstance(order, Service):
         return Served(order, crew, log, tell)
 
     def pushes(updates: int) -> Sequence[Push]:
         return list(simulated(order, updates)) if isinstance(order, Simulation) else order.pushes
 
-    return Asynchronous(pushes, needed=needed, divide=divide, log=log)
+    return Asynchronous(pushes, needed=needed, divide=divide, apart=apart, log=log)
 
 
 def asynchrony(path: Path, values: Mapping[str, Any] | None) -> dict[str, Any]:

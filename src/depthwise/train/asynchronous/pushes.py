@@ -54,7 +54,8 @@ class Head:
     """The first line of a log: what the run was.
 
     needed: gradients in an update. divide: the learning rate of each was divided by its staleness. recipe: as
-    `Recipe.to_json` has it. fingerprint: of the data set.
+    `Recipe.to_json` has it. fingerprint: of the data set. apart: each gradient of an update was taken and clipped by
+    itself, as by real workers; not in logs of other runs.
     """
 
     format: int
@@ -62,6 +63,7 @@ class Head:
     divide: bool
     recipe: dict[str, Any]
     fingerprint: str
+    apart: bool = False
 
     def __post_init__(self) -> None:
         check(self)

@@ -4,13 +4,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from depthwise.data.loader import Batch
 from depthwise.errors import DepthwiseError
 from depthwise.train.asynchronous.crew import Brought, Crew
 from depthwise.train.asynchronous.ledger import Lease, Ledger, account_of
 from depthwise.train.asynchronous.pushes import Push, PushLog
 from depthwise.train.asynchronous.server import holdings
-from depthwise.train.asynchronous.service import Service
+from depthwise.train.asynchronous.service import Service, ledger_of
+from depthwise.train.asynchronous.state import shares_of, totals_of
 from depthwise.train.checkpoint import Checkpoint
 from depthwise.train.loop import Trainer
 
@@ -19,14 +22,15 @@ MOST_LOST = 10
 
 
 class Served:
-    """Leases batches to a crew's workers, decides by a ledger which pushes count, writes them to a log, and lets the
-    shards apply them. The first batches are leased when all workers are ready.
+    """Leases batches to a crew's workers, decides by a ledger which pushes count, lets the shards apply them, and
+    writes those of each update to a log. The first batches are leased when all workers are ready. A worker computes one
+    of an update's gradients and waits for the rest, unless too few are under way because others were lost.
 
     The trainer's network is behind the shards': it has their weights after `settle`. While the trainer measures it or
     writes a checkpoint, workers end what they compute and wait.
     """
 
-    needed, fixed = 1, True
+    fixed = True
 
     def __init__(
         self,
@@ -36,14 +40,19 @@ class Served:
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.service, self.log, self._tell = service, log, tell
+        self.needed = service.needed
         self._crew = crew
         self._ledger: Ledger | None = None
         self._open, self._all_ready, self._settled = False, False, True
         self._held: dict[int, Lease] = {}
         self._idle: list[int] = []
+        # Of the update that is under way: what was pushed, what batches that count came to, and who computed them.
+        self._arrived: list[Push] = []
+        self._collected: dict[int, tuple[Tensor, float]] = {}
+        self._gave: set[int] = set()
         self._lost = 0
         self._before, self._began = 0.0, time.monotonic()
-        self._last = Push(0, 0, 0, 0, 0.0)
+        self._last = Push(0, 0, 0, 0, 0.0)  # of the last update, with the first of its batches
         self._window = [0, 0]
 
     @property
@@ -53,22 +62,22 @@ class Served:
         return self._crew
 
     def update(self, trainer: Trainer) -> None:
-        """Wait for the next push that counts, and let it be applied."""
+        """Wait for the pushes that make the next update, and let them be applied."""
         ledger = self._begun(trainer)
         while True:
             came = self.crew.wait()
             held = self._held.pop(came.worker, None)
-            written = None
+            done = False
             if came.brought and held:
-                written = self._push(trainer, ledger, came.worker, held, came.brought)
+                done = self._push(trainer, ledger, came.worker, held, came.brought)
             elif came.lost:
                 self._replaced(ledger, came.worker, came.lost)
                 continue
             self._idle.append(came.worker)
-            self._all_ready = self._all_ready or len(self._idle) == self.service.workers
+            self._all_ready = self._all_ready or len(self._idle) == self.service.num_workers
             if self._all_ready:
                 self._lease(ledger)
-            if written:
+            if done:
                 return
 
     def settle(self, trainer: Trainer) -> None:
@@ -108,7 +117,7 @@ class Served:
         known: Mapping[str, Any] = checkpoint.state["pushes"]
         self._forget()
         self.log.restore(known["lines"], known["sha256"])
-        self._ledger = self._ledger_of(trainer)
+        self._ledger = ledger_of(self.service, trainer.total_steps)
         if known["ledger"]:
             self._ledger.restore(account_of(known["ledger"]))
         self._window, self._last = list(known["window"]), Push(*known["last"])
@@ -123,17 +132,15 @@ class Served:
     def _forget(self) -> None:
         self._open, self._all_ready, self._settled = False, False, True
         self._held, self._idle, self._lost = {}, [], 0
+        self._arrived, self._collected, self._gave = [], {}, set()
 
     @property
     def _seconds(self) -> float:
         """Since the run began, in all its processes."""
         return round(self._before + time.monotonic() - self._began, 6)
 
-    def _ledger_of(self, trainer: Trainer) -> Ledger:
-        return Ledger(trainer.total_steps, bound=self.service.bound)
-
     def _begun(self, trainer: Trainer) -> Ledger:
-        self._ledger = self._ledger or self._ledger_of(trainer)
+        self._ledger = self._ledger or ledger_of(self.service, trainer.total_steps)
         if not self._open:
             tensors = trainer.checkpoint({}).tensors
             self.crew.open(
@@ -142,22 +149,34 @@ class Served:
             self._open = True
         return self._ledger
 
-    def _push(
-        self, trainer: Trainer, ledger: Ledger, worker: int, lease: Lease, brought: Brought
-    ) -> int | None:
-        """The version that a worker's gradient makes; None: it was dropped, and its batch is another's or will be."""
+    def _push(self, trainer: Trainer, ledger: Ledger, worker: int, lease: Lease, brought: Brought) -> bool:
+        """Whether a worker's gradient makes an update whole; it may be dropped, and its batch another's."""
         written = ledger.push(worker, lease)
         push = Push(worker, lease.batch, lease.pulled, written, self._seconds)
+        whole = ledger.version > trainer.step
         if written:
             rate = 1 / max(1, push.staleness) if self.service.divide else 1.0
-            self.crew.apply(brought.gradient, trainer.next_lr(rate), written)
-            self._settled = False
-            trainer.count(brought.window)
-            trainer.step += 1
-            self._window = [self._window[0] + push.staleness, self._window[1] + 1]
-            self._last, self._lost = push, 0
-        self.log.add([push])
-        return written
+            self.crew.apply(brought.gradient, trainer.next_lr(rate) if whole else None, written)
+            self._collected[lease.batch] = (brought.window, brought.weight)  # shards have its gradient
+            self._gave.add(worker)
+            self._lost = 0
+        self._arrived.append(push)
+        if whole:
+            self._count(trainer, push)
+        return whole
+
+    def _count(self, trainer: Trainer, push: Push) -> None:
+        """Let the trainer have what an update came to, whose last push this is; batches count in their order."""
+        batches = sorted(self._collected)
+        windows, weights = zip(*(self._collected[batch] for batch in batches), strict=True)
+        for window in totals_of(windows, shares_of(weights)):
+            trainer.count(window)
+        trainer.step += 1
+        self._settled = False
+        self._window = [self._window[0] + push.staleness, self._window[1] + 1]
+        self._last = push._replace(batch=batches[0])
+        self.log.add(self._arrived)
+        self._arrived, self._collected, self._gave = [], {}, set()
 
     def _replaced(self, ledger: Ledger, worker: int, reason: str) -> None:
         """A worker is gone: its batch is leased again, to it or to another, once there is one that is ready."""
@@ -172,10 +191,15 @@ class Served:
         self._lease(ledger)
 
     def _lease(self, ledger: Ledger) -> None:
-        """Let those work that wait, who has waited longest first, as far as there are batches that nobody has."""
+        """Let those work that wait, who has waited longest first, as far as there are batches that nobody has.
+
+        An update is one of so many batches as there are workers, whoever dies: so where all are waited for, which ones
+        they are depends on nothing.
+        """
         left = []
         for worker in self._idle:
-            if lease := ledger.lease(worker):
+            most = self.needed if worker in self._gave else self.service.num_workers
+            if ledger.under_way < most and (lease := ledger.lease(worker)):
                 self._held[worker] = lease
                 self.crew.send(worker, lease.batch, lease.pulled)
             else:

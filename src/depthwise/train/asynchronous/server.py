@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from depthwise.analysis.scaling import shared_out
 from depthwise.errors import DepthwiseError
-from depthwise.train.asynchronous.state import State, copied, momenta, take_statistics
+from depthwise.train.asynchronous.state import (
+    State,
+    add_share,
+    copied,
+    momenta,
+    shares_of,
+    take_statistics,
+)
 from depthwise.train.average import PolyakAverage
 from depthwise.train.checkpoint import (
     module_tensors,
@@ -28,9 +35,12 @@ from depthwise.train.recipe import Recipe
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """A shard's part of what a worker brings: by name, the clipped gradient of each parameter that has one, and the
-    buffers as they were pulled and as the batch left them."""
+    """A shard's part of what a worker brings: the number of the batch, what its mean loss was divided by, and by name
+    the clipped gradient of each parameter that has one, and the buffers as they were pulled and as the batch left
+    them."""
 
+    batch: int
+    weight: float
     gradients: State
     pulled: State
     buffers: State
@@ -73,8 +83,8 @@ def holdings(module: nn.Module, num_shards: int) -> list[Holding]:
 class Shard:
     """Copies of the tensors of a `holding`, with their part of the recipe's optimiser and Polyak average.
 
-    It is asked for one version after another, where a version is the number of pushes that it has applied. Raises
-    DepthwiseError if it is asked out of order.
+    It is asked for one version after another, where a version is the number of its updates. Raises DepthwiseError if it
+    is asked out of order.
     """
 
     def __init__(self, holding: Holding, recipe: Recipe) -> None:
@@ -83,18 +93,33 @@ class Shard:
         self._momenta = holding.momenta
         self._optimizer = recipe.optimizer.build(self._part)
         self._average = PolyakAverage(self._part, recipe.averaging) if recipe.averaging else None
+        self._pieces: list[Piece] = []
         self._version = 0
 
-    def apply(self, piece: Piece, lr: float, version: int) -> None:
-        """Take a step along the gradient at the learning rate `lr`, which makes `version`."""
+    def apply(self, piece: Piece, lr: float | None, version: int) -> None:
+        """Have a piece of the update that makes `version`: the last of them if there is a learning rate `lr`, at which
+        the step is then taken.
+
+        Pieces count in the order of their batches, whenever they came. What is pulled does not change before the step.
+        """
         self._check(version - 1)
+        self._pieces.append(piece)
+        if lr is not None:
+            pieces, self._pieces = sorted(self._pieces, key=lambda one: one.batch), []
+            self._step(pieces, lr, version)
+
+    def _step(self, pieces: Sequence[Piece], lr: float, version: int) -> None:
+        total: dict[str, Tensor] = {}
+        for piece, share in zip(pieces, shares_of([one.weight for one in pieces]), strict=True):
+            add_share(total, piece.gradients, share)
         for name, parameter in self._part.named_parameters():
-            gradient = piece.gradients.get(_spoken(name))
+            gradient = total.get(_spoken(name))
             parameter.grad = None if gradient is None else torch.empty_like(parameter).copy_(gradient)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         buffers = {_spoken(name): buffer for name, buffer in self._part.named_buffers()}
-        take_statistics(buffers, self._momenta, piece.pulled, piece.buffers)
+        for piece in pieces:
+            take_statistics(buffers, self._momenta, piece.pulled, piece.buffers)
         self._optimizer.step()
         if self._average:
             self._average.update(version)
@@ -121,7 +146,7 @@ class Shard:
         restore_optimizer(self._optimizer, self._part, kept)
         if self._average:
             restore_module("averaged", self._average.module, kept)
-        self._version = version
+        self._pieces, self._version = [], version
 
     def _check(self, version: int) -> None:
         if version != self._version:

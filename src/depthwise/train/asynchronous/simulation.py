@@ -11,9 +11,16 @@ from typing import Annotated, Any
 
 from depthwise.bounds import Bounds, OneOf, check
 from depthwise.errors import UsageError
-from depthwise.train.asynchronous.ledger import Lease, Ledger
+from depthwise.train.asynchronous.ledger import Lease
 from depthwise.train.asynchronous.pushes import Push
-from depthwise.train.asynchronous.service import known_settings, words_of
+from depthwise.train.asynchronous.service import (
+    known_settings,
+    ledger_of,
+    needed_of,
+    num_workers_of,
+    refuse_stale,
+    words_of,
+)
 
 SPREAD = 0.5
 
@@ -45,10 +52,7 @@ class Simulation:
             raise UsageError(
                 f"simulate.spread={self.spread:g} is of speeds that are drawn: add speed=lognormal"
             )
-        if self.backup is not None and (self.divide or self.bound is not None):
-            raise UsageError(
-                "simulate.backup makes all workers wait, and no gradient is stale then: leave bound and divide out"
-            )
+        refuse_stale("simulate", self)
 
     @staticmethod
     def of(settings: Iterable[tuple[str, Any]]) -> "Simulation":
@@ -58,22 +62,17 @@ class Simulation:
     @property
     def needed(self) -> int:
         """Gradients in an update."""
-        return 1 if self.backup is None else self.workers
+        return needed_of(self)
 
     @property
     def num_workers(self) -> int:
         """Workers in all."""
-        return self.workers + (self.backup or 0)
+        return num_workers_of(self)
 
     @property
     def words(self) -> str:
         """It as it is typed."""
         return words_of(self, "workers")
-
-    def ledger(self, num_updates: int) -> Ledger:
-        """That of a run of so many updates."""
-        bound = self.bound if self.backup is None else 0
-        return Ledger(num_updates * self.needed, bound=bound, needed=self.needed)
 
 
 def simulated(simulation: Simulation, num_updates: int) -> Iterator[Push]:
@@ -82,7 +81,7 @@ def simulated(simulation: Simulation, num_updates: int) -> Iterator[Push]:
     A worker pulls as soon as it has pushed; in an update of several gradients, when the update is done. One for which
     no batch is left waits for one to be returned.
     """
-    ledger, clocks = simulation.ledger(num_updates), _Clocks(simulation)
+    ledger, clocks = ledger_of(simulation, num_updates), _Clocks(simulation)
     under_way: list[tuple[float, int, Lease]] = []
     idle = list(range(simulation.num_workers))
     now = 0.0

@@ -1,6 +1,6 @@
-"""What a worker pulls of a network, and what its push makes of batch norm's running statistics."""
+"""What a worker pulls of a network, and what its push makes of an update and of batch norm's running statistics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,40 @@ def put(module: nn.Module, state: State) -> None:
     """Put `state` into the module."""
     for name, value in state_of(module).items():
         value.copy_(state[name])
+
+
+def gradients_of(module: nn.Module) -> dict[str, Tensor]:
+    """The gradient of each parameter that has one."""
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def shares_of(weights: Sequence[float]) -> list[float]:
+    """Each weight by their sum: what gradients of means, each divided by its weight, count in the mean of all."""
+    whole = sum(weights)
+    return [weight / whole if whole else 0.0 for weight in weights]
+
+
+def totals_of(windows: Sequence[Tensor], shares: Sequence[float]) -> list[Tensor]:
+    """Those of an update's batches, float32 [3], with which its loss is the mean over all of them, as it is minimised.
+
+    windows: by themselves, losses summed over images, hits, images. shares: as `shares_of` gives them.
+    """
+    images = [float(window[2]) for window in windows]
+    whole = sum(images)
+    scales = [share * whole / own if own else 0.0 for share, own in zip(shares, images, strict=True)]
+    return [w * w.new_tensor([scale, 1, 1]) for w, scale in zip(windows, scales, strict=True)]
+
+
+@torch.no_grad()
+def add_share(total: dict[str, Tensor], gradients: State, share: float) -> None:
+    """Add `share` times the gradients to `total`, in which a parameter is that had one.
+
+    Each product is rounded before it is added, never in one operation with the sum: so the bits do not depend on how a
+    tensor lies in memory and is divided among threads, and shards and a replay of their log have the same.
+    """
+    for name, gradient in gradients.items():
+        part = gradient * share
+        total[name] = total[name].add_(part) if name in total else part
 
 
 def momenta(module: nn.Module) -> dict[str, float | None]:
