@@ -39,7 +39,7 @@ def test_a_measured_width_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_no_width_reaches_is_said() -> None:
     with pytest.raises(DepthwiseError, match="give a larger budget or take a smaller network"):
-        SETTING.matched(SETTING.network("resnet152"), "parameters", 1000)
+        SETTING.matched(SETTING.network("resnet50"), "parameters", 1000)
     with pytest.raises(UsageError, match="unknown scale 'mni': use one of mini"):
         find_scale("mni")
 
@@ -55,14 +55,14 @@ def test_what_no_width_brings_to_a_budget_has_no_arm_there_and_again_none() -> N
 
     setting.kept[f"milliseconds of {setting._called(base)}"] = 1.0
     for _ in range(2):  # again by what was kept, as when an experiment goes on
-        arms, notes = at_each(setting, base, ("xception", "resnet152"), brought)
-        found = [arm.name for arm in arms if arm.name.startswith("resnet152")]
-        assert found == ["resnet152, equal multiply-adds", "resnet152, equal time"]
-        assert notes[1] == "resnet152 is left out at equal parameters: no width brings it there"
+        arms, notes = at_each(setting, base, ("xception", "resnet50"), brought)
+        found = [arm.name for arm in arms if arm.name.startswith("resnet50")]
+        assert found == ["resnet50, equal multiply-adds", "resnet50, equal time"]
+        assert notes[1] == "resnet50 is left out at equal parameters: no width brings it there"
     claims = best_at_each(arms, "xception", "At {} it is.", setting.metric)
     assert [len(claim.arms) for claim in claims] == [1, 2, 2]
     with pytest.raises(NoWidthError):
-        brought("resnet152", "parameters", setting.cost(base)["parameters"])
+        brought("resnet50", "parameters", setting.cost(base)["parameters"])
 
 
 def test_a_shortened_recipe_has_its_schedule_in_proportion() -> None:

@@ -20,7 +20,7 @@ from depthwise.data import open_dataset
 from depthwise.data.loader import Batch, Batches
 from depthwise.data.pack import pack
 
-EPOCHS = 3
+EPOCHS = 2
 SETTINGS: dict[str, Any] = {
     **{"model": "xception", "stem": "small", "width": 0.05},
     **{"entry": (128,), "middle": (128,), "exit": (128, 256)},
@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 16,
     "epochs": EPOCHS,
     "averaging": 0.9,
-    "eval_every": EPOCHS / 2,
+    "eval_every": 0.8,
     "augment.crop": "resized",
     "augment.mixup": 0.2,
     "precision": "float32",
