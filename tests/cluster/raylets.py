@@ -26,6 +26,7 @@ QUIET = {
     "NO_PROXY": HERE,
     "RAY_DEDUP_LOGS": "0",
     "OMP_NUM_THREADS": "1",
+    "RAY_prestart_worker_first_driver": "0",  # no worker that nobody has asked for yet
     "RAY_worker_niceness": "0",  # not behind all other tests, as Ray's own 15 is
     "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
     # A node that is killed is given up in seconds.

@@ -2,12 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from tests import processes
 from tests.cluster.raylets import QUIET, Raylets
 from tests.train.shared_runs import begin, left
 
@@ -22,32 +21,27 @@ def words(out: Path, *more: str) -> list[str]:
     return begin(Path("digits"), out, SETTINGS, "--checkpoint-steps", "5", *more)
 
 
-def start(words: list[str]) -> "subprocess.Popen[str]":
-    """The command as a user gives it, on the machine of the head."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "depthwise", *words],
-        env={**os.environ, **QUIET},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def start(words: list[str]) -> processes.Forked:
+    """The command on the machine of the head."""
+    return processes.start(*words, **QUIET)
 
 
-def finish(run: "subprocess.Popen[str]", code: int = 0) -> str:
-    printed, _ = run.communicate(timeout=240)
-    assert run.returncode == code, printed
-    assert "Traceback" not in printed
-    return printed
+def finish(run: processes.Forked, code: int = 0) -> str:
+    done = run.wait(timeout=240)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
 
 
-def wait_for_lines(out: Path, number: int, run: "subprocess.Popen[str]") -> None:
-    metrics, end = out / "metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < end and run.poll() is None:
-        if metrics.exists() and metrics.read_bytes().count(b"\n") >= number:
-            return
-        time.sleep(0.02)
-    raise AssertionError(run.communicate()[0])
+def wait_for_lines(out: Path, number: int, run: processes.Forked) -> None:
+    metrics = out / "metrics.jsonl"
+
+    def there() -> bool:
+        return metrics.exists() and metrics.read_bytes().count(b"\n") >= number
+
+    run.wait_for(there, seconds=400, every=0.02)
+    assert there(), run.printed
+    assert not run.ended, run.printed
 
 
 def wait_for_none(raylets: Raylets) -> None:
@@ -85,7 +79,7 @@ def test_a_stop_leaves_a_checkpoint(raylets: Raylets, unbroken: Path, tmp_path: 
     out = tmp_path / "run"
     run = start(words(out, "--ray", raylets.address, "--processes", "2"))
     wait_for_lines(out, 4, run)
-    run.send_signal(signal.SIGINT)
+    os.kill(run.pid, signal.SIGINT)
     assert "--resume" in finish(run, 130)
     wait_for_none(raylets)
     finish(start(["train", "--out", str(out), "--resume", "--workers", "0"]))
