@@ -85,6 +85,13 @@ SICK: dict[str, tuple[str, Case, str]] = {
     "flat": ("unnormalised-inputs", case(first={"input_mean": -2.1, "input_std": 0.005}), "deviation 0.005"),
     "not finite": ("rate-too-high", case(until=40, ends=(LOST,)),
                    "the loss is not finite after 41 of 400 updates with learning rate 0.1"),
+    "not finite in evaluation": (
+        "rate-too-high", case(ends=({**TESTED, "weights": "averaged", "loss": math.nan},)),
+        "the loss of the averaged weights is not finite in evaluation after 400 of 400 updates",
+    ),
+    "driven up in a short run": (
+        "rate-too-high", case(**{**STUCK, "loss": 1e6}, until=24, epochs=1.2), "has driven it there",
+    ),
     "driven up soon": ("rate-too-high", case(**{**STUCK, "loss": 30.0}, until=60), "drives the loss above guessing"),
     "dead soon": ("dead-relus", case(**STUCK, until=60, later={"dead": 1.0, **DEAD}, first=DEAD), "100% of the ReLUs"),
     "short": ("chance", case(**STUCK, until=80, epochs=4.0), "the loss is 2.303 after 80 of 80 updates"),

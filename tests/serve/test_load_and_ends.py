@@ -114,7 +114,9 @@ def test_what_cannot_be_served(tiny_bundle: Path, capfd: pytest.CaptureFixture[s
     )
     assert "gives no name that an address can have" in said(f"a/b={tiny_bundle}")[1]
     assert said("nowhere")[0] == 1
+    assert said(tiny_bundle, "--allow-urls", "http://a.example/", "--port", 0)[0] == 2
     with serving(tiny_bundle) as (client, _):
+        assert client.get("/", headers={"X-Long": 70_000 * "a"}).status_code == 431
         code, sentence = said(tiny_bundle, "--port", client.base_url.port)
         assert code == 1
         assert "cannot be listened on (Address already in use): give another --port or --host" in sentence

@@ -163,6 +163,8 @@ def test_a_body_that_does_not_say_how_long_it_is(client: httpx.Client) -> None:
     [
         ("POST", "/v1/predict?topk=0", 422, "topk=0: Input should be greater than or equal to 1"),
         ("POST", "/v1/predict?threshold=nan", 422, "threshold=nan"),
+        ("POST", "/v1/predict?top_k=2", 422, "unknown parameter 'top_k': use one of topk"),
+        ("POST", "/v1/predict?topk=1&topk=2", 422, "topk is given more than once"),
         ("POST", "/v1/models/cats/predict", 404, "there is no model 'cats': ask for one of tiny, tags, fast"),
         ("GET", "/v1/predict", 405, "see /docs"),
         ("GET", "/nowhere", 404, "see /docs"),

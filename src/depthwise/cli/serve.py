@@ -113,6 +113,10 @@ def serve(
     check_certificate(address)
     listening = bound(address)
     hosts = tuple(name.lower() for name in allow_urls or ())
+    if wrong := [name for name in hosts if "/" in name or not name]:
+        raise UsageError(
+            f"--allow-urls {wrong[0]} is no host: give HOST or HOST:PORT, as in images.example.org"
+        )
     setup = Setup(
         paths,
         limits,

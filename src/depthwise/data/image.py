@@ -223,8 +223,8 @@ def check_size(
         raise TooManyPixelsError(
             name,
             f"{width} x {height} pixels of {kind}, which take {memory / 1e9:.2f} GB to decode, are over the limit of "
-            f"{decoding.max_pixels} pixels of {BYTES_A_PIXEL} bytes, as in a decompression bomb: scale it down, or "
-            f"allow it with --max-pixels {counted}",
+            f"{decoding.max_pixels} pixels of {BYTES_A_PIXEL} bytes, as in a decompression bomb: scale it down",
+            f", or allow it with --max-pixels {counted}",
         )
     return counted
 
@@ -233,8 +233,8 @@ def _check_missing(name: str, missing: str, decoding: Decoding) -> None:
     if missing and not decoding.allow_truncated:
         raise UnreadableImageError(
             name,
-            f"truncated or damaged, pixels are missing ({missing}): copy it again, or take what is there with "
-            "--allow-truncated",
+            f"truncated or damaged, pixels are missing ({missing}): copy it again",
+            ", or take what is there with --allow-truncated",
         )
 
 

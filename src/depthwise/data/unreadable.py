@@ -4,11 +4,12 @@ from depthwise.errors import DepthwiseError
 
 
 class UnreadableImageError(DepthwiseError):
-    """An image that cannot be decoded; `reason` is the sentence without the image's name."""
+    """An image that cannot be decoded; `reason` is the sentence without the image's name, and `fault` without the
+    `option`, too, of who reads it that would let it through."""
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name}: {reason}")
-        self.reason = reason
+    def __init__(self, name: str, fault: str, option: str = "") -> None:
+        self.fault, self.reason = fault, fault + option
+        super().__init__(f"{name}: {self.reason}")
 
 
 class TooManyPixelsError(UnreadableImageError):

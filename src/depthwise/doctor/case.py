@@ -218,6 +218,18 @@ class Case:
         """The same of a run that may still be young."""
         return self._past(SOON, SOON) and self._guessing
 
+    @cached_property
+    def unmeasured(self) -> Line | None:
+        """The last evaluation whose loss was not finite, though training's was."""
+        measured = [line for line in self.lines if line["kind"] in ("eval", "test")]
+        found = [line for line in measured if not math.isfinite(line.get("loss") or 0.0)]
+        return found[-1] if found else None
+
+    @property
+    def times_guessing(self) -> float:
+        """The recent loss over that of guessing; 0 where either is not known."""
+        return self.mean("loss") / self.guess if self.guess and self.trained else 0.0
+
     def standing(self) -> str:
         """Where the loss is, and where it would be by guessing."""
         assert self.guess is not None

@@ -92,10 +92,17 @@ def rate_too_high(case: Case) -> str:
     rate = f"learning rate {case.recipe['optimizer']['lr']:g}"
     if case.lost:
         return f"the loss is not finite after {case.lost:,} of {case.total_steps:,} updates with {rate}"
+    if case.unmeasured:
+        return (
+            f"the loss of the {case.unmeasured['weights']} weights is not finite in evaluation after "
+            f"{case.unmeasured['step']:,} of {case.total_steps:,} updates with {rate}"
+        )
+    if case.ended and case.times_guessing > HOPELESS and not case.soon_at_chance:
+        return f"{case.standing()}; {rate} has driven it there"
     moved = max(case.signals("moved", 1), default=0.0)
     if not case.soon_at_chance or moved < USUAL / 2:
         return ""
-    times = case.mean("loss") / max(case.guess or 0.0, 1e-9)
+    times = case.times_guessing
     updates = (
         f"an update with {rate} moved the weights by up to {max(case.signals('moved')):.2g} of their norm"
     )

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 import depthwise
+from depthwise.errors import unknown_name
 from depthwise.infer.looking import Asked
 from depthwise.serve import hugging_face, inference_protocol, page
 from depthwise.serve.batcher import MOST_HEATS, Look
@@ -25,6 +26,8 @@ from depthwise.serve.service import Service
 from depthwise.serve.urls import fetched
 
 access = logging.getLogger("depthwise.serve.access")
+
+MOST_HEADER_BYTES = 65_536
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -119,10 +122,14 @@ CAM = Annotated[
 ]
 
 
+QUERY = ("topk", "threshold", "cam")
+
+
 async def predicted(
     service: Service, request: Request, name: str | None, asked: Asked, *, looked: bool
 ) -> Response:
     """The document of a request's images; `looked`: with where the network looked."""
+    _check_query(request)
     asked = asked._replace(topk=asked.topk or service.topk)
     async with service.body(request) as body:
         images = await images_of(body, service.limits)
@@ -142,6 +149,14 @@ async def predicted(
             maps = cam(source.heats, model.predictor.classes) if isinstance(source, Look) else None
             documents.append(document(image.name, found, cam=maps))
     return JSONResponse({"images": documents})
+
+
+def _check_query(request: Request) -> None:
+    for name, _ in request.query_params.multi_items():
+        if name not in QUERY:
+            raise RefusedError(422, str(unknown_name("parameter", name, QUERY)))
+        if len(request.query_params.getlist(name)) > 1:
+            raise RefusedError(422, f"{name} is given more than once: give it once")
 
 
 async def source_of(service: Service, image: Named, deadline: float) -> bytes | RefusedError:
@@ -167,6 +182,11 @@ def _add_docs(app: FastAPI) -> None:
         return HTMLResponse(described(app.openapi()))
 
 
+async def _too_long(scope: Scope, receive: Receive, send: Send) -> None:
+    sentence = f"the headers are over {MOST_HEADER_BYTES:,} bytes: send fewer or shorter ones"
+    await JSONResponse({"error": sentence}, 431, CLOSE)(scope, receive, send)
+
+
 async def _unknown(scope: Scope, receive: Receive, send: Send) -> None:
     sentence = "this service asks for a token: send Authorization: Bearer TOKEN"
     headers = {"WWW-Authenticate": "Bearer", **CLOSE}
@@ -188,8 +208,11 @@ def counted(app: Application, service: Service) -> Application:
                 code = message["status"]
             await send(message)
 
+        answering: Application = app if service.admits(scope) else _unknown
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADER_BYTES:
+            answering = _too_long
         try:
-            await (app if service.admits(scope) else _unknown)(scope, receive, sent)
+            await answering(scope, receive, sent)
         finally:
             seconds = time.monotonic() - begun
             path = getattr(scope.get("route"), "path", "other")

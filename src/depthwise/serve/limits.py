@@ -54,9 +54,9 @@ def refusal_of(error: BaseException) -> RefusedError:
         case RefusedError():
             return error
         case TooManyPixelsError():
-            return RefusedError(413, error.reason)
+            return RefusedError(413, error.fault)
         case UnreadableImageError():
-            return RefusedError(422, error.reason)
+            return RefusedError(422, error.fault)
         case DepthwiseError():
             return RefusedError(500, str(error))
         case _:

@@ -75,7 +75,9 @@ def open_model(name: str, path: str | os.PathLike[str], loading: Loading, watch:
     threads = divided(loading.threads, _decoding_seconds(predictor), network_seconds)
     config, version = BundleConfig.from_json(parse_json(said)), hashlib.sha256(said).hexdigest()[:12]
     batcher = Batcher(predictor, loading.limits, threads, watch)
-    examples = tuple(example_files(find_bundle(path)))
+    examples = tuple(
+        example_files(find_bundle(path), lambda file: isinstance(predictor.pixels(str(file)), Tensor))
+    )
     return Model(name, Path(path), version, stamp, predictor, batcher, config, examples)
 
 
