@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from depthwise.train.world import Share, World, shares
 
-BUCKET = 2**20
-"""Numbers in a bucket, 4 MiB, which travels as a whole while the backward pass goes on."""
+BUCKET, LEAST_BUCKETS, LEAST = 2**20, 4, 2**15
+"""Numbers in a bucket, 4 MiB, which travels as a whole while the backward pass goes on. Nothing hides the last bucket, so
+a network of fewer buckets than these has smaller ones, down to the least."""
 
 
 class Tree:
@@ -71,8 +72,9 @@ class _Bucket:
 def in_buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Those of a network's `parameters` that travel together, in the order in which gradients are made, about."""
     parts: list[list[nn.Parameter]] = [[]]
+    most = min(BUCKET, max(LEAST, sum(p.numel() for p in parameters) // LEAST_BUCKETS))
     for parameter in reversed(parameters):
-        if parts[-1] and sum(p.numel() for p in parts[-1]) + parameter.numel() > BUCKET:
+        if parts[-1] and sum(p.numel() for p in parts[-1]) + parameter.numel() > most:
             parts.append([])
         parts[-1].append(parameter)
     return [part for part in parts if part]
