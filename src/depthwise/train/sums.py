@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from depthwise.train.world import Share, World, shares
 
 BUCKET, LEAST_BUCKETS, LEAST = 2**20, 4, 2**15
-"""Numbers in a bucket, 4 MiB, which travels as a whole while the backward pass goes on. Nothing hides the last bucket, so
-a network of fewer buckets than these has smaller ones, down to the least."""
+"""Numbers in a bucket, 4 MiB, which travels as a whole while the backward pass goes on. Nothing hides the last bucket,
+so a network of fewer buckets than these has smaller ones, down to the least."""
 
 
 class Tree:
