@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -244,8 +245,10 @@ def test_an_interrupted_command_is_130(number: int, tiny_bundle: Path, tmp_path:
     os.mkfifo(tmp_path / "pipe")
     command = start("predict", str(tiny_bundle), "-", stdin=tmp_path / "pipe")
     with open(tmp_path / "pipe", "wb", buffering=0) as pipe:
-        # More than a pipe holds: once it is written, the command reads, and it waits for the rest.
+        # More than a pipe holds: once it is written, the command reads, and it waits for the rest. A signal in the
+        # moment between Python's look for one and the system call would wait for the rest, too.
         pipe.write(bytes(2**20))
+        time.sleep(0.5)
         os.kill(command.pid, number)
         done = command.wait(timeout=60)
     assert done.returncode == 130
