@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -145,7 +146,7 @@ def hostile(place: str, pid: int, number: int) -> dict[str, object]:
     }
 
 
-def each(number: int, client: Callable[[int], object]) -> list:  # type: ignore[type-arg]
+def each(number: int, client: Callable[[int], object]) -> list[Any]:
     with ThreadPoolExecutor(number) as pool:
         return list(pool.map(client, range(number)))
 

@@ -59,7 +59,7 @@ def _connect(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="depthwise")
     except (ConnectionError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
-        if "token" in f"{error} {error.__cause__}".lower():  # from Ray 2.60 on
+        if "authentication token" in f"{error} {error.__cause__}".lower():  # from Ray 2.60 on
             raise DepthwiseError(
                 f"--ray {address}: the cluster asks for its token: set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN to "
                 f"it unless it is in ~/.ray/auth_token"

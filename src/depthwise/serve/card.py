@@ -63,7 +63,7 @@ def listed(model: Model) -> dict[str, Any]:
         "task": config.task,
         "classes": len(config.classes),
         "cam": model.batcher.looks,
-        "examples": model.example_names,
+        "examples": list(model.examples),
         "card": [{"title": title, "rows": rows} for title, rows in _card(model) if rows],
     }
 

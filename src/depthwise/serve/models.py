@@ -44,7 +44,8 @@ class Loading:
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle at work. version: of its config, which has the other files' digests. stamp: what changes with them."""
+    """A bundle at work. version: of its config, which has the other files' digests. stamp: what changes with them.
+    examples: pictures to try it on, by their paths in their folder."""
 
     name: str
     path: Path
@@ -53,12 +54,7 @@ class Model:
     predictor: Predictor
     batcher: Batcher
     config: BundleConfig
-    examples: tuple[Path, ...] = ()
-
-    @property
-    def example_names(self) -> list[str]:
-        """Their paths in the folder."""
-        return [file.as_posix().rpartition(f"/{FOLDER}/")[2] for file in self.examples]
+    examples: Mapping[str, Path]
 
     @cached_property
     def costs(self) -> tuple[int, int]:
@@ -75,9 +71,9 @@ def open_model(name: str, path: str | os.PathLike[str], loading: Loading, watch:
     threads = divided(loading.threads, _decoding_seconds(predictor), network_seconds)
     config, version = BundleConfig.from_json(parse_json(said)), hashlib.sha256(said).hexdigest()[:12]
     batcher = Batcher(predictor, loading.limits, threads, watch)
-    examples = tuple(
-        example_files(find_bundle(path), lambda file: isinstance(predictor.pixels(str(file)), Tensor))
-    )
+    bundle = find_bundle(path)
+    found = example_files(bundle, lambda file: isinstance(predictor.pixels(str(file)), Tensor))
+    examples = {file.relative_to(bundle / FOLDER).as_posix(): file for file in found}
     return Model(name, Path(path), version, stamp, predictor, batcher, config, examples)
 
 

@@ -16,6 +16,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
         403: "Images are not fetched from there.",
         413: "Too many bytes, pixels or images.",
         422: "The image cannot be read, a parameter is out of its bounds, or there is no map for cam.",
+        431: "The headers are too long.",
         500: "The network failed on the image.",
         502: "An image was not sent by its host.",
         503: "Too much is waiting; Retry-After says for how long.",

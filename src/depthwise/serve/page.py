@@ -72,10 +72,10 @@ def _example(service: Service, name: str, number: int) -> Response:
     if not 0 <= number < len(model.examples):
         raise RefusedError(404, f"{name} has no example {number}: it has {len(model.examples)}, from 0")
     try:
-        content = read_regular(model.examples[number])
+        content = read_regular(file := [*model.examples.values()][number])
     except OSError:
         raise RefusedError(404, f"{name} has no example {number} any more: load it anew") from None
-    kind = guess_type(model.examples[number].name)[0] or ""
+    kind = guess_type(file.name)[0] or ""
     # Whatever the file is, to a browser it is nothing but a picture.
     media_type = kind if kind.startswith("image/") and "svg" not in kind else "application/octet-stream"
     return Response(content, media_type=media_type, headers=HEADERS)
