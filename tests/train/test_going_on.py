@@ -91,16 +91,17 @@ def test_more_epochs_end_in_the_bits_of_as_many_from_the_start(
     assert [entry["changed"] for entry in grown.run_json["resumes"]] == [["recipe.epochs: 2.0 -> 4.0"]]
 
 
-def test_what_only_looks_on_may_change(go: Callable[[str], Go]) -> None:
+def test_what_changes_no_bit_may_change(go: Callable[[str], Go]) -> None:
     whole, changed = go("whole"), go("changed")
     whole(epochs=2)
     with pytest.raises(KeyboardInterrupt):
         changed(epochs=2, stop=3)
-    changed(epochs=2, resume=True, eval_every=0.5)
+    changed(epochs=2, resume=True, eval_every=0.5, recompute=True)
     assert changed.files == whole.files
     lines = map(json.loads, (changed.out / "metrics.jsonl").read_text().splitlines())
     assert {line["step"] for line in lines if line["kind"] == "eval"} == {4, 6, 8}
     assert changed.run_json["recipe"]["eval_every"] == 0.5
+    assert changed.run_json["recipe"]["recompute"]
 
 
 @pytest.mark.parametrize(

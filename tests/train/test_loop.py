@@ -211,6 +211,22 @@ def test_restored_goes_on_bit_for_bit(make_trainer: MakeTrainer, changes: dict, 
     assert [name for name in states[0] if not torch.equal(states[0][name], states[1][name])] == []
 
 
+def test_recomputing_changes_no_bit(make_trainer: MakeTrainer) -> None:
+    trainers = [make_trainer(recompute=recompute, virtual_shards=2) for recompute in (False, True)]
+    assert [trainer.module.grad_checkpointing for trainer in trainers] == [False, True]
+    for trainer in trainers:
+        for _ in range(3):
+            trainer.update()
+    plain, saving = (trainer.checkpoint({}).tensors for trainer in trainers)
+    assert [name for name in plain if not torch.equal(plain[name], saving[name])] == []
+    with pytest.raises(
+        UsageError, match="needs a network that has set_grad_checkpointing, and Linear has not"
+    ):
+        make_trainer(nn.Linear(8, 10), recompute=True)
+    with pytest.raises(UsageError, match="recompute=true does nothing under compile=true"):
+        make_trainer(recompute=True, compile=True)
+
+
 def test_a_loss_that_is_not_finite_is_said(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(optimizer=SGD(lr=1e6), schedule=Constant())
     for _ in range(10):

@@ -135,8 +135,9 @@ def planned(experiment: Experiment, asked: Asked, runs: Path) -> list[Planned]:
 
 def digest(recipe: Recipe, asked: Asked, simulate: Simulation | None = None) -> str:
     """The same for runs that are equal to the bit: of the recipe, the data and all else that bits depend on."""
-    # The recipe's name is where it came from, and changes nothing.
+    # The recipe's name is where it came from, and changes nothing; nor does what is kept and what is computed again.
     values = {**recipe.to_json(), "name": ""}
+    del values["recompute"]
     facts = [values, asked.fingerprint, dict(asked.environment), *([asdict(simulate)] if simulate else [])]
     text = json.dumps(facts, sort_keys=True)
     return sha256(text.encode()).hexdigest()[:16]

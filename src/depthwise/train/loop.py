@@ -385,6 +385,14 @@ def _prepare(module: nn.Module, recipe: Recipe) -> None:
     if recipe.freeze:
         module.requires_grad_(False)
         module.classifier.requires_grad_(True)
+    if recipe.recompute:
+        recompute = getattr(module, "set_grad_checkpointing", None)
+        if recompute is None:
+            raise UsageError(
+                f"recompute=true needs a network that has set_grad_checkpointing, and {type(module).__name__} has not: "
+                f"take one of the catalogue, or leave it out"
+            )
+        recompute()
     if recipe.norm_momentum is not None:
         for part in module.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm):

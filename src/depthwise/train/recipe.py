@@ -58,6 +58,8 @@ class Recipe:
     loss: "cross-entropy", and for images of any number of labels "focal" or "asymmetric", see `tasks/losses.py`.
     class_weights: "balanced" weighs each class's loss by the inverse of its share. freeze: only the classifier learns,
     and the backbone's batch norm stands still. precision: "auto" is bfloat16 where the processor computes in it.
+    recompute: keep for the backward pass what the network's blocks are given, and compute what is in them again there:
+    less memory, more time, the same bits (Chen 2016, arXiv 1604.06174).
     early_stop: the run ends after so many evaluations in a row without a better top-1 on the val part, 0 = off.
     keep: the weights that the bundle holds: "averaged" or "last", those of the last update, "auto" the former where the
     recipe averages; "best", the raw or averaged ones of the evaluation with the highest top-1 on the val part, of
@@ -87,6 +89,7 @@ class Recipe:
     freeze: bool = False
     precision: Annotated[str, OneOf("auto", "float32", "bfloat16")] = "auto"
     compile: bool = False
+    recompute: bool = False
     early_stop: Annotated[int, Bounds(0, 1_000_000)] = 0
     keep: Annotated[str, OneOf("auto", "best", "last", "averaged")] = "auto"
     eval_every: Annotated[float, Bounds(0.001, 1e15)] = 1.0
@@ -99,6 +102,10 @@ class Recipe:
         if self.keep == "averaged" and not self.averaging:
             raise UsageError(
                 "keep=averaged needs an average, and averaging is 0: set for example averaging=0.998"
+            )
+        if self.recompute and self.compile:
+            raise UsageError(
+                "recompute=true does nothing under compile=true, for torch.compile chooses what is kept: leave one out"
             )
         if self.virtual_shards & (self.virtual_shards - 1):
             raise UsageError(

@@ -11,8 +11,9 @@ from depthwise.train.files import RunFiles
 from depthwise.train.loop import Trainer
 from depthwise.train.recipe import Recipe, differences
 
-FREE = ("eval_every", "eval_unit", "log_every", "early_stop")
-"""Fields of the recipe that say only when the run is looked at, and whether it is over then."""
+FREE = ("eval_every", "eval_unit", "log_every", "early_stop", "recompute")
+"""Fields of the recipe that say only when the run is looked at and whether it is over then, or that trade memory for
+time."""
 
 
 def refuse_changes(
