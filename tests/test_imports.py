@@ -25,6 +25,7 @@ IMPORTS: dict[str, set[str]] = {
     "writing": set(),
     "modes": set(),
     "native": set(),
+    "gpu": set(),
     "layers": {"native"},
     "models": {"bounds", "layers", "native"},
     "analysis": {"bounds", "layers", "modes"},
