@@ -95,7 +95,7 @@ void depthwise_threads(decltype(ThreadPool::run) run, decltype(ThreadPool::index
 // whose structs have other sizes must not call the kernels.
 int64_t depthwise_struct_sizes(int64_t* sizes, int64_t capacity) {
     const int64_t all[] = {sizeof(Statistics), sizeof(Normalise), sizeof(Reduce),
-                           sizeof(NormGradient), sizeof(Depthwise), sizeof(Pool),
+                           sizeof(NormGradient), sizeof(Depthwise), sizeof(Pointwise), sizeof(Pool),
                            sizeof(Step), sizeof(Run), sizeof(Fault)};
     const int64_t count = sizeof all / sizeof *all;
     std::memcpy(sizes, all, sizeof *all * (count < capacity ? count : capacity));
@@ -108,6 +108,9 @@ void depthwise_reduce(const Reduce* p) { kernels->reduce(*p); }
 void depthwise_norm_gradient(const NormGradient* p) { kernels->norm_gradient(*p); }
 void depthwise_depthwise_forward(const Depthwise* p) { kernels->depthwise_forward(*p); }
 void depthwise_depthwise_backward(const Depthwise* p) { kernels->depthwise_backward(*p); }
+void depthwise_pointwise_forward(const Pointwise* p) { kernels->pointwise_forward(*p); }
+void depthwise_pointwise_backward(const Pointwise* p) { kernels->pointwise_backward(*p); }
+void depthwise_pointwise_weight(const Pointwise* p) { kernels->pointwise_weight(*p); }
 void depthwise_pool_forward(const Pool* p) { kernels->pool_forward(*p); }
 // The `scratch_bytes` that a run needs. Its arena, offsets and image need not be set yet.
 int64_t depthwise_scratch_bytes(const Run* run) { return kernels->scratch_bytes(*run); }

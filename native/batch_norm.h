@@ -212,14 +212,16 @@ void norm_gradient_with(const NormGradient& p) {
     parallel_for(p.num_threads, chunks.count, [&](int64_t first, int64_t last) {
         for (int64_t chunk = last - 1; chunk >= first; chunk--) {
             const int64_t begin = chunk * chunks.rows, end = begin + chunks.size(chunk, p.rows);
-            for_blocks<W>(begin, end, C, [&](int64_t, int64_t c, int64_t row, int64_t num) INLINE_LAMBDA {
+            for_blocks<W>(begin, end, C, [&](int64_t v, int64_t c, int64_t row, int64_t num) INLINE_LAMBDA {
                 const F<W> mean = load<W>(means + c), a = load<W>(scale + c), b = load<W>(shift + c);
                 const F<W> slope = load<W>(&by.slope[c]), constant = load<W>(&by.constant[c]);
+                // In place, the channels that the vector before has in common with this one are done.
+                const typename Vec<W>::I done = first_lanes<W>(p.dx == p.dy ? v * W - c : 0);
                 for (int64_t i = 0; i < num; i++) {
                     const int64_t at = (row + i) * C + c;
                     const F<W> in = load<W>(x + at), g = masked_gradient<W, T, mask>(p, at, in, a, b);
                     if (dresidual) store<W>(dresidual + at, g);
-                    store<W>(dx + at, g * a + ((in - mean) * slope + constant));
+                    store<W>(dx + at, select<W>(done, load<W>(dx + at), g * a + ((in - mean) * slope + constant)));
                 }
             });
         }

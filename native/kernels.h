@@ -35,7 +35,7 @@ struct Reduce {
 
 struct NormGradient {
     const void *dy, *x, *y;  // as above
-    void *dx, *dresidual;    // dresidual may be null
+    void *dx, *dresidual;    // dx may be dy itself; dresidual may be null
     const float* moments;
     const double* sums;
     float *dweight, *dbias;
@@ -57,6 +57,17 @@ struct Depthwise {
     double* sums;          // null without moments
     Window window;
     int relu, bf16, num_threads;
+};
+
+// A 1x1 convolution without bias: y [rows][out_channels] = x [rows][channels] times the transposed weights
+// [out_channels][channels]. In bfloat16 channels and out_channels are even.
+struct Pointwise {
+    const void *x, *dy;
+    void *y, *dx;
+    const float* weight;
+    float* dweight;
+    int64_t rows, channels, out_channels;
+    int bf16, num_threads;
 };
 
 struct Pool {
@@ -167,6 +178,9 @@ struct Kernels {
     void (*norm_gradient)(const NormGradient&);
     void (*depthwise_forward)(const Depthwise&);
     void (*depthwise_backward)(const Depthwise&);
+    void (*pointwise_forward)(const Pointwise&);
+    void (*pointwise_backward)(const Pointwise&);
+    void (*pointwise_weight)(const Pointwise&);
     void (*pool_forward)(const Pool&);
     void (*pool_backward)(const Pool&);
     bool (*run_plan)(const Run&);              // whether all values were finite

@@ -144,6 +144,14 @@ INLINE F<W> select(typename Vec<W>::I mask, F<W> yes, F<W> no) {
     return mask ? yes : no;
 }
 
+// A mask of the first `count` lanes.
+template <int W>
+INLINE typename Vec<W>::I first_lanes(int64_t count) {
+    typename Vec<W>::I lane;
+    for (int i = 0; i < W; i++) lane[i] = i;
+    return lane < static_cast<int32_t>(count);
+}
+
 template <int W>
 INLINE F<W> zero() {
     return F<W>{};

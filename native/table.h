@@ -3,6 +3,7 @@
 #include "max_pool.h"
 #include "peak.h"
 #include "plan.h"
+#include "pointwise.h"
 
 namespace NATIVE_ISA {
 
@@ -19,6 +20,9 @@ void reduce(const Reduce& p) { BY_WIDTH(reduce_as, p, p.channels) }
 void norm_gradient(const NormGradient& p) { BY_WIDTH(norm_gradient_as, p, p.channels) }
 void depthwise_forward(const Depthwise& p) { BY_WIDTH(depthwise_forward_as, p, p.window.channels) }
 void depthwise_backward(const Depthwise& p) { BY_WIDTH(depthwise_backward_as, p, p.window.channels) }
+void pointwise_forward(const Pointwise& p) { p.bf16 ? pointwise_forward_as<bf16>(p) : pointwise_forward_as<float>(p); }
+void pointwise_backward(const Pointwise& p) { p.bf16 ? pointwise_backward_as<bf16>(p) : pointwise_backward_as<float>(p); }
+void pointwise_weight(const Pointwise& p) { p.bf16 ? pointwise_weight_as<bf16>(p) : pointwise_weight_as<float>(p); }
 void pool_forward(const Pool& p) { BY_WIDTH(pool_forward_as, p, p.window.channels) }
 void pool_backward(const Pool& p) { BY_WIDTH(pool_backward_as, p, p.window.channels) }
 
@@ -29,7 +33,8 @@ void pool_backward(const Pool& p) { BY_WIDTH(pool_backward_as, p, p.window.chann
 
 const Kernels CONCATENATE(kernels_, NATIVE_ISA) = {
     NATIVE_ISA::statistics,        NATIVE_ISA::normalise,          NATIVE_ISA::reduce,       NATIVE_ISA::norm_gradient,
-    NATIVE_ISA::depthwise_forward, NATIVE_ISA::depthwise_backward, NATIVE_ISA::pool_forward, NATIVE_ISA::pool_backward,
+    NATIVE_ISA::depthwise_forward, NATIVE_ISA::depthwise_backward, NATIVE_ISA::pointwise_forward,
+    NATIVE_ISA::pointwise_backward, NATIVE_ISA::pointwise_weight,  NATIVE_ISA::pool_forward, NATIVE_ISA::pool_backward,
     NATIVE_ISA::run_plan,          NATIVE_ISA::scratch_bytes,      NATIVE_ISA::has_room,
     NATIVE_ISA::peak,              NATIVE_ISA::read_memory,        NATIVE_ISA::PANEL,
     NATIVE_ISA::PARTS == 2 ? WIDTH : 1,

@@ -67,12 +67,14 @@ def results(
 
 
 def assert_agree(
-    make: Callable[[], tuple[Callable[..., Tensor], list[nn.Module]]], inputs: list[Tensor]
+    make: Callable[[], tuple[Callable[..., Tensor], list[nn.Module]]],
+    inputs: list[Tensor],
+    paths: list[str] = RUNNABLE,
 ) -> None:
     """Every path against one reference."""
     expected = results(*make(), inputs, double=True)
     tolerance = TOLERANCE[inputs[0].dtype]
-    for path in RUNNABLE:
+    for path in paths:
         with using(path):
             actual = results(*make(), inputs, double=False)
         for i, (want, got) in enumerate(zip(expected, actual, strict=True)):
@@ -215,7 +217,9 @@ def small_network() -> nn.Module:
 
 def step(network: nn.Module, *, bf16: bool) -> list[Tensor]:
     """Loss and gradients of one training step, and the batch norms' buffers after it."""
-    torch.manual_seed(1)
+    torch.manual_seed(
+        2
+    )  # no value is so near to the zero of a ReLU that another rounding puts it on the other side
     images, labels = torch.randn(6, 1, 26, 30), torch.arange(6)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         logits = network(images.contiguous(memory_format=torch.channels_last))

@@ -68,9 +68,14 @@ def _norm_gradient(
     relu: bool = False,
     y: Tensor | None = None,
     dresidual: Tensor | None = None,
+    into: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients at x and at the norm's weight and bias, from the gradient at the norm's result."""
-    dx, (dweight, dbias) = _new(x), torch.empty(2, x.shape[1])
+    """The gradients at x and at the norm's weight and bias, from the gradient at the norm's result.
+
+    That at x may be put `into` the memory of `dy`.
+    """
+    dx = _new(x) if into is None else into
+    dweight, dbias = torch.empty(2, x.shape[1])
     arguments = structs.NormGradient(
         dy.data_ptr(),
         x.data_ptr(),
@@ -185,7 +190,7 @@ class Depthwise(torch.autograd.Function):
         Depthwise.run("backward", ctx, x, filters, moments, dy=dy, dx=dx, dfilters=dfilters, sums=sums)
         dweight = dbias = None
         if sums is not None:
-            dx, dweight, dbias = _norm_gradient(dx, x, moments, sums)
+            dx, dweight, dbias = _norm_gradient(dx, x, moments, sums, into=dx)
         return dx, dfilters, dweight, dbias, None, None, None, None
 
     @staticmethod
@@ -217,6 +222,57 @@ class Depthwise(torch.autograd.Function):
             *_flags(x),
         )
         getattr(library.loaded, f"depthwise_depthwise_{direction}")(byref(arguments))
+
+
+class Pointwise(torch.autograd.Function):
+    """A 1x1 convolution without bias, of stride 1; `weight` [K, M, 1, 1] is float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        y = _new(x, batch, weight.shape[0], height, width)
+        ctx.save_for_backward(x, weight)
+        Pointwise.run("forward", x, weight, y=y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        dy, dx, dweight = _as(dy, x), None, None
+        if ctx.needs_input_grad[0]:
+            dx = _new(x)
+            Pointwise.run("backward", x, weight, dy=dy, dx=dx)
+        if ctx.needs_input_grad[1]:
+            dweight = torch.empty_like(weight)
+            Pointwise.run("weight", x, weight, dy=dy, dweight=dweight)
+        return dx, dweight
+
+    @staticmethod
+    def run(
+        product: str,
+        x: Tensor,
+        weight: Tensor,
+        *,
+        y: Tensor | None = None,
+        dy: Tensor | None = None,
+        dx: Tensor | None = None,
+        dweight: Tensor | None = None,
+    ) -> None:
+        out_channels, channels = weight.shape[:2]
+        arguments = structs.Pointwise(
+            x.data_ptr(),
+            _pointer(dy),
+            _pointer(y),
+            _pointer(dx),
+            weight.data_ptr(),
+            _pointer(dweight),
+            x.numel() // channels,
+            channels,
+            out_channels,
+            *_flags(x),
+        )
+        getattr(library.loaded, f"depthwise_pointwise_{product}")(byref(arguments))
 
 
 class MaxPool(torch.autograd.Function):

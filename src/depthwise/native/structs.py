@@ -50,6 +50,12 @@ class Depthwise(ctypes.Structure):
     ]
 
 
+class Pointwise(ctypes.Structure):
+    _fields_ = _fields(
+        pointers="x dy y dx weight dweight", sizes="rows channels out_channels", flags="bf16 num_threads"
+    )
+
+
 class Pool(ctypes.Structure):
     _fields_ = [
         *_fields(pointers="x dy y dx chosen index moments sums"),
@@ -117,6 +123,7 @@ KERNELS: dict[type[ctypes.Structure], tuple[str, ...]] = {
     Reduce: ("reduce",),
     NormGradient: ("norm_gradient",),
     Depthwise: ("depthwise_forward", "depthwise_backward"),
+    Pointwise: ("pointwise_forward", "pointwise_backward", "pointwise_weight"),
     Pool: ("pool_forward", "pool_backward"),
     Step: (),
     Run: (),
