@@ -114,6 +114,7 @@ void normalise_with(const Normalise& p) {
     const int64_t C = p.channels;
     const float *scale = p.moments + 2 * C, *shift = scale + C;
     const Chunks chunks(p.rows, C);
+    const F<W> ceiling = zero<W>() + ceiling_of(p.relu);
     parallel_for(p.num_threads, chunks.count, [&](int64_t first, int64_t last) {
         // From the end: the rows that the statistics read last are still in the cache.
         for (int64_t chunk = last - 1; chunk >= first; chunk--) {
@@ -124,7 +125,7 @@ void normalise_with(const Normalise& p) {
                     const int64_t at = (row + i) * C + c;
                     F<W> z = load<W>(x + at) * a + b;
                     if (has_residual == Residual::yes) z += load<W>(residual + at);
-                    store<W>(y + at, has_relu == Relu::yes ? relu<W>(z) : z);
+                    store<W>(y + at, has_relu == Relu::yes ? at_most<W>(relu<W>(z), ceiling) : z);
                 }
             });
         }
@@ -145,8 +146,9 @@ enum class Mask { none, input, output };
 template <int W, class T, Mask mask, class Params>
 INLINE F<W> masked_gradient(const Params& p, int64_t at, F<W> x, F<W> scale, F<W> shift) {
     const F<W> g = load<W>(static_cast<const T*>(p.dy) + at);
-    if (mask == Mask::input) return relu_gradient<W>(x * scale + shift, g);
-    if (mask == Mask::output) return relu_gradient<W>(load<W>(static_cast<const T*>(p.y) + at), g);
+    const F<W> ceiling = zero<W>() + ceiling_of(p.relu);
+    if (mask == Mask::input) return relu_gradient<W>(x * scale + shift, ceiling, g);
+    if (mask == Mask::output) return relu_gradient<W>(load<W>(static_cast<const T*>(p.y) + at), ceiling, g);
     return g;
 }
 

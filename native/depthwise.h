@@ -31,29 +31,27 @@ class Lanes {
 // What x becomes as it is read: relu(scale * x + shift) for one vector of channels, where both parts are optional.
 template <int W>
 struct Entry {
-    F<W> scale, shift, mean, floor;
-    INLINE F<W> operator()(F<W> x) const {
-        const F<W> y = x * scale + shift;
-        return select<W>(y < floor, floor, y);
-    }
+    F<W> scale, shift, mean, floor, ceiling;
+    INLINE F<W> operator()(F<W> x) const { return at_most<W>(at_least<W>(x * scale + shift, floor), ceiling); }
 };
 
 template <int W>
 class Entries {
   public:
-    Entries(const Depthwise& p) : lanes(p.window.channels, 3), floor(p.relu ? 0.0f : -HUGE_VALF) {
+    Entries(const Depthwise& p) : lanes(p.window.channels, 3), floor(p.relu ? 0.0f : -HUGE_VALF), ceiling(ceiling_of(p.relu)) {
         const int64_t C = p.window.channels;
         lanes.fill(0, p.moments ? p.moments + 2 * C : nullptr, 1, C);
         lanes.fill(1, p.moments ? p.moments + 3 * C : nullptr, 0, C);
         lanes.fill(2, p.moments, 0, C);
     }
     Entry<W> operator[](int64_t v) const {
-        return {load<W>(lanes[0] + v * W), load<W>(lanes[1] + v * W), load<W>(lanes[2] + v * W), zero<W>() + floor};
+        return {load<W>(lanes[0] + v * W), load<W>(lanes[1] + v * W), load<W>(lanes[2] + v * W), zero<W>() + floor,
+                zero<W>() + ceiling};
     }
 
   private:
     const Lanes<W> lanes;
-    const float floor;
+    const float floor, ceiling;
 };
 
 template <int W>
@@ -223,7 +221,7 @@ INLINE void sweep(const Window& s, const Entry<W>& entry, const float* const* ro
                 g += dy * weight[r * size + k];
                 sums[r * size + k] += dy * y;
             }
-        g = select<W>(y <= entry.floor, zero<W>(), g);
+        g = select<W>((y <= entry.floor) | (y >= entry.ceiling), zero<W>(), g);
         sums[taps] += g;
         sums[taps + 1] += g * (in - entry.mean);
         store<W>(dx + w * s.channels, g);

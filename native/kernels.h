@@ -3,7 +3,8 @@
 // Maps are channels-last, [batch, height, width, channels], all float32 or all bfloat16 (`bf16`); rows are their
 // pixels. `moments` are four rows of `channels` floats, which batch norm's forward pass computes and the other kernels
 // read: mean, 1 / standard deviation, scale and shift, with norm(x) = scale * x + shift. `sums` are two rows of
-// doubles: the sums over all rows of g and of g * (x - mean), where g is the gradient at norm(x).
+// doubles: the sums over all rows of g and of g * (x - mean), where g is the gradient at norm(x). `relu` is 0 without a
+// ReLU, 1 with one, and 6 with ReLU6, which clamps at 6, too.
 #pragma once
 
 #include <cstdint>

@@ -2,6 +2,7 @@
 // AVX-512, AVX2, SSE2 or NEON code. Included once an instruction set, inside that set's namespace.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -235,9 +236,12 @@ INLINE F<W> relu(F<W> v) {
     return at_least<W>(v, zero<W>());
 }
 
+// What a ReLU of the `kind` that kernels.h names clamps at from above.
+INLINE float ceiling_of(int kind) { return kind == 6 ? 6.0f : HUGE_VALF; }
+
 template <int W>
-INLINE F<W> relu_gradient(F<W> output, F<W> gradient) {
-    return select<W>(output <= zero<W>(), zero<W>(), gradient);
+INLINE F<W> relu_gradient(F<W> output, F<W> ceiling, F<W> gradient) {
+    return select<W>((output <= zero<W>()) | (output >= ceiling), zero<W>(), gradient);
 }
 
 // a0 b0 a1 b1 ...

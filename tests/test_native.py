@@ -14,6 +14,7 @@ from tests.conftest import RUNNABLE, using
 from torch import Tensor, nn
 
 from depthwise import native
+from depthwise.layers import SameConv2d
 from depthwise.models import create_model
 from depthwise.native.library import _struct_sizes
 
@@ -32,11 +33,11 @@ def image(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Ten
     return values.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-def norm_of(channels: int) -> nn.BatchNorm2d:
+def norm_of(channels: int, scale: float = 1.0) -> nn.BatchNorm2d:
     """A batch norm in training, some of its scales negative."""
     norm = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
     generator = torch.Generator().manual_seed(3)
-    nn.init.uniform_(norm.weight, -1.0, 2.0, generator=generator)
+    nn.init.uniform_(norm.weight, -scale, 2 * scale, generator=generator)
     nn.init.uniform_(norm.bias, -1.0, 1.0, generator=generator)
     return norm
 
@@ -85,11 +86,19 @@ def assert_agree(
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 1, 1), *SHAPES])
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("add", [False, True])
-def test_batch_norm(dtype: torch.dtype, shape: tuple[int, ...], relu: bool, add: bool) -> None:
+@pytest.mark.parametrize(
+    ("activation", "add"),
+    [
+        (nn.Identity(), False),
+        (nn.Identity(), True),
+        (nn.ReLU(), False),
+        (nn.ReLU(), True),
+        (nn.ReLU6(), False),
+    ],
+)
+def test_batch_norm(dtype: torch.dtype, shape: tuple[int, ...], activation: nn.Module, add: bool) -> None:
     def make() -> tuple[Callable[..., Tensor], list[nn.Module]]:
-        norm, activation = norm_of(shape[1]), nn.ReLU() if relu else nn.Identity()
+        norm = norm_of(shape[1], scale=4.0)
         return lambda x, r=None: native.batch_norm_act(x, norm, activation, r), [norm]
 
     inputs = [image(*shape, dtype=dtype, seed=seed) for seed in range(1 + add)]
@@ -109,16 +118,29 @@ def test_batch_norm(dtype: torch.dtype, shape: tuple[int, ...], relu: bool, add:
         ((70, 16, 3, 11), 3, 1, 2),
     ],
 )
-@pytest.mark.parametrize("before", ["", "relu", "norm", "norm relu"])
+@pytest.mark.parametrize("before", ["", "relu", "norm", "norm relu", "norm relu6"])
 def test_depthwise(
     dtype: torch.dtype, shape: tuple[int, ...], kernel: int, stride: int, padding: int | str, before: str
 ) -> None:
     def make() -> tuple[Callable[..., Tensor], list[nn.Module]]:
         conv = filters_of(shape[1], kernel, stride, padding)
-        norm = norm_of(shape[1]) if "norm" in before else None
-        activation = nn.ReLU() if "relu" in before else None
+        norm = norm_of(shape[1], scale=4.0 if "6" in before else 1.0) if "norm" in before else None
+        activation = (nn.ReLU6() if "6" in before else nn.ReLU()) if "relu" in before else None
         modules = [conv] if norm is None else [conv, norm]
         return lambda x: native.depthwise_conv2d(x, conv, activation, norm), modules
+
+    assert_agree(make, [image(*shape, dtype=dtype)])
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (3, 3)])
+@pytest.mark.parametrize("shape", [(2, 24, 8, 7), (1, 3, 5, 4)])
+def test_a_depthwise_that_pads_by_the_size_of_the_map(
+    dtype: torch.dtype, shape: tuple[int, ...], kernel: int, stride: int
+) -> None:
+    def make() -> tuple[Callable[..., Tensor], list[nn.Module]]:
+        conv = SameConv2d(shape[1], shape[1], kernel, stride, groups=shape[1], bias=False)
+        conv.weight.data = filters_of(shape[1], kernel, stride, 0).weight.data
+        return lambda x: native.depthwise_conv2d(x, conv), [conv]
 
     assert_agree(make, [image(*shape, dtype=dtype)])
 

@@ -48,8 +48,14 @@ def same_pad(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
 @torch.fx.wrap
 def padded(x: Tensor, kernel_size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     """`x` with the zeros of SAME padding."""
+    return F.pad(x, _same_sides(x, kernel_size, stride))
+
+
+def _same_sides(
+    x: Tensor, kernel_size: tuple[int, ...], stride: tuple[int, ...]
+) -> tuple[int, int, int, int]:
     height, width = (same_pad(*side) for side in zip(x.shape[2:], kernel_size, stride, strict=True))
-    return F.pad(x, (*width, *height))
+    return *width, *height
 
 
 class SameConv2d(nn.Conv2d):
@@ -57,6 +63,10 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(padded(x, self.kernel_size, self.stride))
+
+    def sides(self, x: Tensor) -> tuple[int, int, int, int]:
+        """The padding of `x`: left, right, top, bottom."""
+        return _same_sides(x, self.kernel_size, self.stride)
 
 
 def conv2d(

@@ -41,7 +41,7 @@ def run(
     if not applies(x):
         return _finished(module(x), residual, activation)
     norm: nn.BatchNorm2d | None = None
-    relu: nn.ReLU | None = None
+    relu: nn.ReLU | nn.ReLU6 | None = None
 
     def settled(x: Tensor) -> Tensor:
         """`x` with the norm and the ReLU that wait."""
@@ -53,7 +53,7 @@ def run(
         match step:
             case nn.Identity():
                 pass
-            case nn.ReLU() if relu is None:
+            case nn.ReLU() | nn.ReLU6() if relu is None:
                 relu = step
             case nn.BatchNorm2d():
                 x, norm, relu = settled(x), step, None

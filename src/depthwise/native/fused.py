@@ -53,11 +53,15 @@ def _norm_applies(x: Tensor, norm: nn.Module) -> bool:
     )
 
 
-def _rectifies(activation: nn.Module | None) -> bool | None:
-    """True for a ReLU, False for no activation, None for one without a native form."""
-    if activation is None or (type(activation) is nn.Identity and not watched(activation)):
-        return False
-    return True if type(activation) is nn.ReLU and not watched(activation) else None
+_RELUS: dict[type[nn.Module], int] = {nn.Identity: 0, nn.ReLU: 1, nn.ReLU6: 6}
+"""Activations by the kernels' names."""
+
+
+def _rectifies(activation: nn.Module | None) -> int | None:
+    """The kernels' name of an activation, 0 for none, None for one without a native form."""
+    if activation is None:
+        return 0
+    return None if watched(activation) else _RELUS.get(type(activation))
 
 
 def batch_norm_act(
@@ -65,8 +69,8 @@ def batch_norm_act(
 ) -> Tensor:
     """activation(norm(x) + residual), [N, C, H, W] to the same; activation and residual are optional.
 
-    Native in training with nn.ReLU or nn.Identity after the norm, whose running statistics then change as in its own
-    forward. The native path has no double backward, and an error says so.
+    Native in training with nn.ReLU, nn.Identity or, without a residual, nn.ReLU6 after the norm, whose running
+    statistics then change as in its own forward. The native path has no double backward, and an error says so.
     """
     relu = _rectifies(activation)
     if (
@@ -75,7 +79,7 @@ def batch_norm_act(
         and _norm_applies(x, norm)
         and (
             residual is None
-            or (applies(residual) and residual.dtype is x.dtype and residual.shape == x.shape)
+            or (relu <= 1 and applies(residual) and residual.dtype is x.dtype and residual.shape == x.shape)
         )
     ):
         return ops.Norm.apply(x, norm.weight, norm.bias, residual, norm, relu)
@@ -160,8 +164,11 @@ def depthwise_conv2d(
     activation: nn.Module | None = None,
     norm: nn.BatchNorm2d | None = None,
 ) -> Tensor:
-    """conv(activation(norm(x))) for a depthwise `conv`, [N, C, H, W] to [N, C, H', W']; the others are optional."""
-    relu, padding = _rectifies(activation), _padding(conv)
+    """conv(activation(norm(x))) for a depthwise `conv`, [N, C, H, W] to [N, C, H', W']; the others are optional.
+
+    A `conv` that pads by the size of the map says so by its method `sides`.
+    """
+    relu, padding = _rectifies(activation), _padding(conv, x)
     if (
         relu is not None
         and padding is not None
@@ -169,20 +176,22 @@ def depthwise_conv2d(
         and applies(x)
         and x.dtype is _computed_in()
         and x.shape[1] == conv.in_channels
-        and min(x.shape[2] + 2 * padding, x.shape[3] + 2 * padding) >= conv.kernel_size[0]
+        and min(x.shape[2] + sum(padding[2:]), x.shape[3] + sum(padding[:2])) >= conv.kernel_size[0]
         and (norm is None or _norm_applies(x, norm))
     ):
         weight, bias = (None, None) if norm is None else (norm.weight, norm.bias)
-        return ops.Depthwise.apply(x, conv.weight, weight, bias, norm, relu, conv.stride[0], (padding,) * 4)
+        return ops.Depthwise.apply(x, conv.weight, weight, bias, norm, relu, conv.stride[0], padding)
     if norm is not None:
         x = norm(x)
     return conv(x if activation is None else activation(x))
 
 
-def _padding(conv: nn.Module) -> int | None:
-    """The padding on each side, if `conv` is a convolution that the depthwise kernels can run, else None."""
+def _padding(conv: nn.Module, x: Tensor) -> Padding | None:
+    """The padding of `x`, if `conv` is a convolution that the depthwise kernels can run, else None."""
+    sides = getattr(type(conv), "sides", None)
     if (
-        type(conv) is not nn.Conv2d
+        not isinstance(conv, nn.Conv2d)
+        or (type(conv) is not nn.Conv2d and sides is None)
         or conv.groups != conv.in_channels
         or conv.out_channels != conv.in_channels
         or conv.kernel_size not in ((3, 3), (5, 5), (7, 7))
@@ -194,11 +203,14 @@ def _padding(conv: nn.Module) -> int | None:
         or watched(conv)
     ):
         return None
+    if sides is not None:
+        found: Padding = sides(conv, x)
+        return found
     match conv.padding:
         case "same":
-            return conv.kernel_size[0] // 2
+            return (conv.kernel_size[0] // 2,) * 4
         case "valid":
-            return 0
+            return 0, 0, 0, 0
         case (int(a), int(b)) if a == b < conv.kernel_size[0]:
-            return a
+            return (a,) * 4
     return None

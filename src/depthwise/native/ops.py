@@ -65,7 +65,7 @@ def _norm_gradient(
     moments: Tensor,
     sums: Tensor,
     *,
-    relu: bool = False,
+    relu: int = 0,
     y: Tensor | None = None,
     dresidual: Tensor | None = None,
     into: Tensor | None = None,
@@ -96,7 +96,7 @@ def _norm_gradient(
 
 
 class Norm(torch.autograd.Function):
-    """relu(norm(x) + residual), both optional; `weight` and `bias` are the norm's."""
+    """relu(norm(x) + residual), both optional; `weight` and `bias` are the norm's, `relu` is 0, 1 or, for ReLU6, 6."""
 
     @staticmethod
     def forward(
@@ -106,7 +106,7 @@ class Norm(torch.autograd.Function):
         bias: Tensor,
         residual: Tensor | None,
         norm: nn.BatchNorm2d,
-        relu: bool,
+        relu: int,
     ) -> Tensor:
         moments, y = _moments(x, norm), _new(x)
         rows, channels = x.numel() // x.shape[1], x.shape[1]
@@ -163,7 +163,7 @@ class Depthwise(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         norm: nn.BatchNorm2d | None,
-        relu: bool,
+        relu: int,
         stride: int,
         padding: tuple[int, int, int, int],
     ) -> Tensor:
