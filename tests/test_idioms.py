@@ -16,7 +16,7 @@ SHOWN = {"evaluate/classes.py", "evaluate/order.py", "evaluate/sections.py"}
 WHERE: dict[str, set[str]] = {
     "argmax": CLASSES,
     "softmax": CLASSES,
-    "cross_entropy": CLASSES,
+    "cross_entropy": {*CLASSES, "bench/training.py"},  # the last: the loop of a tutorial
     "labels": {
         "data/dataset.py",
         "data/sources/stored.py",

@@ -24,6 +24,8 @@ def comparison(batch: int, speed: float) -> Comparison:
 
 def document(runs: list[Comparison], sweeps: dict[str, list[int]]) -> dict[str, Any]:
     return {
+        "kind": "inference",
+        "peer": "",
         "network": "mobilenet_v1",
         "image": [3, 224, 224],
         "macs": 2_000_000_000,

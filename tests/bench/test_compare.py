@@ -94,7 +94,7 @@ def test_an_engine_that_dies_is_left_out_and_the_others_go_on(monkeypatch: pytes
     ask = compare_module._Worker.ask
 
     def killing(worker: compare_module._Worker, line: str) -> object:
-        if not line and worker._job["engine"] == "depthwise fp32":
+        if not line and worker._job.get("engine") == "depthwise fp32":
             turns.append(line)
             if len(turns) == 2:
                 os.kill(worker._process.pid, signal.SIGKILL)
@@ -113,7 +113,7 @@ def test_a_wrong_request_is_named() -> None:
     with pytest.raises(UsageError, match="unknown engine 'openvion': use one of openvino"):
         bench("xception", TINY, (1, 3, 32, 32), engines=["openvion"], threads=1)
     with pytest.raises(
-        DepthwiseError, match=r"PyTorch does not run xception: .*below this network's minimum"
+        DepthwiseError, match=r"pytorch does not run xception: .*below this network's minimum"
     ):
         bench("xception", {}, (1, 3, 32, 32), engines=[], threads=1)
 
@@ -153,7 +153,8 @@ def test_rounds_too_far_apart_say_nothing(capsys: pytest.CaptureFixture[str]) ->
     run_document = Comparison(1, 2, (ours, theirs)).to_json(1_000_000)
     row = run_document["engines"][1]
     assert (row["ours"], row["ours_lowest"], row["ours_highest"]) == (None, 2.0, 344.0)
-    _print_run({"network": "xception", "image": [3, 32, 32], "rounds": 4}, run_document)
+    document = {"kind": "inference", "peer": "", "network": "xception", "image": [3, 32, 32], "rounds": 4}
+    _print_run(document, run_document)
     printed = capsys.readouterr().out
     assert "too noisy (2.00 to 344.00)" in printed
     assert "measure again on a quiet machine" in printed

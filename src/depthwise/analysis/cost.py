@@ -125,6 +125,20 @@ def multiply_adds(module: nn.Module, input_shape: Sequence[int]) -> int:
     return meter.macs
 
 
+def training_multiply_adds(module: nn.Module, input_shape: Sequence[int]) -> int:
+    """Those of a training step for one image: of the forward pass, auxiliary towers included, and of both gradients.
+
+    That is three times the forward pass, less the gradient of the image, which no step takes. Two images are counted,
+    because batch norm wants more than one value. A module on the meta device is counted in a moment.
+    """
+    images, parameters = _blank(module, 2, input_shape), [p for p in module.parameters() if p.requires_grad]
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    with torch.enable_grad(), in_mode(module, training=True), _Meter() as meter:
+        outputs = _tensors(torch.func.functional_call(module, buffers, (images,)))
+        torch.autograd.grad([output.sum() for output in outputs], parameters, allow_unused=True)
+    return meter.macs // len(images)
+
+
 def without_memory(module: nn.Module) -> nn.Module:
     """A copy of `module` on the meta device, to be counted in a moment whatever the size of its images."""
     places = {id(p): nn.Parameter(p.to("meta"), requires_grad=p.requires_grad) for p in module.parameters()}
@@ -153,7 +167,9 @@ class _Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if formula := flop_registry.get(func.overloadpacket):
+        if func.overloadpacket is torch.ops.aten.convolution_backward:
+            self.macs += _of_gradients(*args)
+        elif formula := flop_registry.get(func.overloadpacket):
             self.macs += formula(*args, **kwargs, out_val=out) // 2
         read, written = _tensors((args, kwargs)), _tensors(out)
         if func._schema.is_mutable or not _storages(written) <= _storages(read):  # a view moves nothing
@@ -245,6 +261,12 @@ def _kept(module: nn.Module, images: Tensor) -> int:
     with _Meter(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         torch.func.functional_call(module, buffers, (images,))
     return sum(storage.nbytes() for storage in kept.values())
+
+
+def _of_gradients(gradient: Tensor, x: Tensor, weight: Tensor, *others: Any) -> int:
+    """The multiply-adds of a convolution's gradients, of which PyTorch's formula knows no groups: each takes those of
+    the convolution. The last of `others` says which of them (of x, weight and bias) are asked for."""
+    return gradient.numel() * weight[0].numel() * sum(others[-1][:2])
 
 
 def _blank(module: nn.Module, batch: int, input_shape: Sequence[int]) -> Tensor:

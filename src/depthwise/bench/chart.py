@@ -28,6 +28,7 @@ def write_chart(document: dict[str, Any], path: Path) -> None:
         .get_template("chart.html")
         .render(
             document=document,
+            what=f"{'training ' if document['kind'] == 'training' else ''}{document['network']}",
             charts=charts,
             absent=absent,
             style=page_part("report.css"),

@@ -1,4 +1,4 @@
-"""Engines timed in turns: each in a persistent process, none beside another, and only if it says what PyTorch says."""
+"""Engines timed in turns, in inference or in training: each in a persistent process, none beside another."""
 
 import json
 import os
@@ -6,12 +6,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -20,10 +19,14 @@ from torch import Tensor
 
 from depthwise.bench.engines import ENGINES
 from depthwise.bench.roofline import MEMORY
-from depthwise.bench.worker import ROOFLINE
-from depthwise.errors import DepthwiseError, unknown_name
+from depthwise.bench.training import LOOPS
+from depthwise.errors import DepthwiseError, UsageError, unknown_name
+from depthwise.models import create_model
 from depthwise.stops import held_back
 from depthwise.timing import REST, in_turns, ratio, settled
+
+ROOFLINE = "roofline"
+"""What the loops that measure the machine are called among the engines."""
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.5, "int8": 0.9}
 """The largest error of an engine that may be timed.
@@ -35,19 +38,37 @@ V3) and at 0.27 on a small network. Two networks that have nothing in common com
 
 
 @dataclass(frozen=True)
+class Entry:
+    """Who has a turn: its process is told `job`, see worker.py, and needs `package` to be installed."""
+
+    precision: str
+    package: str
+    job: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Measured:
     """One engine's runs: seconds of each, in the order of the rounds; or why it is absent.
 
-    error: of its logits, see `_error`. memory: bytes that the process grew by for the network, its example and its
-    working memory; None if the system does not tell.
+    error: of its logits, see `_error`. losses: of a training's first updates. memory: bytes that the process grew by
+    for the network, its example and its working memory, of a training the most at any time of an update; None if the
+    system does not tell.
     """
 
     engine: str
     precision: str
     seconds: tuple[float, ...] = ()
     error: float = 0.0
+    losses: tuple[float, ...] = ()
     memory: int | None = None
     absent: str = ""
+
+
+Progress = Callable[[int, int], None]
+"""Hears how much is done, and of how much."""
+
+Admit = Callable[[Measured, dict[str, Any]], Measured]
+"""What is known of an engine once it is ready, and what its process said then; absent if it may not be timed."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +81,7 @@ class Comparison:
     roofline: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def to_json(self, macs: int) -> dict[str, Any]:
-        """All that was measured and what follows from it, for a network of `macs` multiply-adds an image."""
+        """All that was measured and what follows from it; a run is of `macs` multiply-adds an image."""
         peaks = {name: max(rates) / 1e9 for name, rates in self.roofline.items()}
         return {
             "batch": self.batch,
@@ -86,9 +107,12 @@ class Comparison:
             "gmacs_per_second": rate,
             "share_of_peak": rate / peaks[measured.precision] if measured.precision in peaks else None,
             "memory_mb": None if measured.memory is None else measured.memory / 1e6,
-            "error": measured.error,
             "seconds": list(measured.seconds),
         }
+        if measured.losses:
+            row |= {"steps_per_second": 1 / middle, "losses": list(measured.losses)}
+        else:
+            row |= {"error": measured.error}
         ours = _ours(measured, self.engines)
         if ours:
             speed = ratio(measured.seconds, ours.seconds)
@@ -117,45 +141,130 @@ def bench(
     engines: Iterable[str] = tuple(ENGINES),
     threads: int,
     rounds: int = 20,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> Comparison:
     """Time the network `name` of the catalogue, with random weights, on images of `shape`, [N, C, H, W].
+
+    An engine is timed only if it says what PyTorch says.
+
+    Raises UsageError for an unknown engine, DepthwiseError if not even PyTorch runs the network.
+    """
+    chosen = _known(["pytorch", *engines], ENGINES)
+    reference: list[Tensor] = []
+
+    def admit(measured: Measured, ready: dict[str, Any]) -> Measured:
+        logits = torch.load(ready["logits"], weights_only=True)
+        reference[:] = reference or [logits]
+        error = _error(logits, reference[0])
+        if not error <= TOLERANCE[measured.precision]:
+            return replace(measured, error=error, absent=f"its logits differ by {error:.1g}")
+        return replace(measured, error=error, memory=ready["memory"])
+
+    with tempfile.TemporaryDirectory() as folder:
+        job = {"kind": "inference", "name": name, "arguments": arguments, "seed": 0, "shape": list(shape)}
+        entries = {
+            engine: Entry(
+                ENGINES[engine].precision,
+                ENGINES[engine].package,
+                {**job, "engine": engine, "logits": f"{folder}/{number}.pt"},
+            )
+            for number, engine in enumerate(chosen)
+        }
+        return measure(entries, admit, batch=shape[0], threads=threads, rounds=rounds, progress=progress)
+
+
+def bench_training(
+    name: str,
+    arguments: dict[str, Any],
+    shape: Sequence[int],
+    *,
+    engines: Iterable[str] = tuple(LOOPS),
+    threads: int,
+    rounds: int = 9,
+    progress: Progress = lambda done, total: None,
+) -> Comparison:
+    """Time updates of the network `name` of the catalogue on images of `shape`, [N, C, H, W], by these of LOOPS.
+
+    Raises UsageError for an unknown engine, DepthwiseError if the first one does not train the network.
+    """
+    entries = {engine: training_entry(name, arguments, shape, engine) for engine in _known(engines, LOOPS)}
+    return measure(entries, begun, batch=shape[0], threads=threads, rounds=rounds, progress=progress)
+
+
+def training_entry(name: str, arguments: dict[str, Any], shape: Sequence[int], engine: str) -> Entry:
+    """The network `name` trained by one of LOOPS. Raises UsageError for one without classes."""
+    with torch.device("meta"):
+        num_classes = create_model(name, **arguments).num_classes
+    if not num_classes:
+        raise UsageError("num_classes=0 leaves nothing to train for: give --set num_classes=10")
+    loop = LOOPS[engine]
+    job = {"kind": "training", "name": name, "arguments": arguments, "seed": 0, "shape": list(shape)}
+    return Entry(
+        loop.precision,
+        loop.architecture(name, arguments).package,
+        {**job, "num_classes": num_classes, "engine": engine},
+    )
+
+
+def begun(measured: Measured, ready: dict[str, Any]) -> Measured:
+    """A training that has done its first updates may be timed."""
+    return replace(measured, losses=tuple(ready["losses"]), memory=ready["memory"])
+
+
+def _known(engines: Iterable[str], table: Mapping[str, Any]) -> list[str]:
+    chosen = list(dict.fromkeys(engines))
+    for engine in chosen:
+        if engine not in table:
+            raise unknown_name("engine", engine, table)
+    return chosen
+
+
+def measure(
+    entries: Mapping[str, Entry],
+    admit: Admit,
+    *,
+    batch: int,
+    threads: int,
+    rounds: int,
+    progress: Progress = lambda done, total: None,
+) -> Comparison:
+    """Time all of `entries` that `admit` lets in.
 
     Each round runs every engine once, in an order that turns, and the loops that measure the machine's own limits as
     one of them. What comes out too noisy to compare is measured again, see timing.py.
 
-    Raises UsageError for an unknown engine, DepthwiseError if not even PyTorch runs the network.
+    Raises DepthwiseError if the first does not run.
     """
-    chosen = list(dict.fromkeys(["pytorch", *engines]))
-    for engine in chosen:
-        if engine not in ENGINES:
-            raise unknown_name("engine", engine, ENGINES)
-    job = {"name": name, "arguments": arguments, "seed": 0, "shape": list(shape), "threads": threads}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    total = len(entries) + rounds
+    with ExitStack() as stack:
         workers: dict[str, _Worker] = {}
         results: dict[str, Measured] = {}
-        reference = None
-        for done, engine in enumerate(chosen):
-            progress(done, len(chosen) + rounds)
-            if reason := _not_installed(engine):
-                results[engine] = Measured(engine, ENGINES[engine].precision, absent=reason)
+        for done, (engine, entry) in enumerate(entries.items()):
+            progress(done, total)
+            results[engine] = result = Measured(engine, entry.precision)
+            if find_spec(entry.package) is None:
+                results[engine] = replace(result, absent=f"{entry.package} is not installed")
                 continue
-            worker = _begun({**job, "engine": engine}, Path(folder) / f"{done}.pt", stack)
-            results[engine], reference = _compared(engine, worker, reference)
+            worker = _begun({**entry.job, "threads": threads}, stack)
+            ready = worker.prepare()
+            absent = ready.get("absent")
+            results[engine] = replace(result, absent=absent) if absent else admit(result, ready)
             if not results[engine].absent:
                 workers[engine] = worker
-        if "pytorch" not in workers:
-            raise DepthwiseError(f"PyTorch does not run {name}: {results['pytorch'].absent}")
-        roofline = _begun({**job, "engine": ROOFLINE}, Path(folder) / "none.pt", stack)
+        first = next(iter(results))
+        if first not in workers:
+            raise DepthwiseError(
+                f"{first} does not run {entries[first].job['name']}: {results[first].absent}"
+            )
+        roofline = _begun({"kind": ROOFLINE, "threads": threads}, stack)
         if "absent" not in roofline.prepare():
             workers[ROOFLINE] = roofline
-        total = len(chosen) + rounds
         measured, rates = settled(
-            lambda: _timed(workers, results, rounds, lambda turn: progress(len(chosen) + turn, total)),
+            lambda: _timed(workers, results, rounds, lambda turn: progress(len(entries) + turn, total)),
             _spread,
         )
     return Comparison(
-        batch=shape[0],
+        batch=batch,
         threads=threads,
         engines=measured,
         roofline={name: tuple(rate[name] for rate in rates) for name in (rates[0] if rates else ())},
@@ -194,41 +303,22 @@ def _spread(timed: _Timed) -> float:
     return max((ratio(theirs.seconds, ours.seconds).spread for theirs, ours in pairs if ours), default=1.0)
 
 
-def _not_installed(engine: str) -> str:
-    package = ENGINES[engine].package
-    return "" if find_spec(package) else f"{package} is not installed"
-
-
-def _compared(engine: str, worker: "_Worker", reference: Tensor | None) -> tuple[Measured, Tensor | None]:
-    """The engine without its times, or why it cannot be timed; and the logits for all, which are the first ones."""
-    measured = Measured(engine, ENGINES[engine].precision)
-    ready = worker.prepare()
-    if "absent" in ready:
-        return replace(measured, absent=ready["absent"]), reference
-    logits = worker.logits()
-    reference = logits if reference is None else reference
-    error = _error(logits, reference)
-    if not error <= TOLERANCE[measured.precision]:
-        return replace(measured, error=error, absent=f"its logits differ by {error:.1g}"), reference
-    return replace(measured, error=error, memory=ready["memory"]), reference
-
-
 def _error(logits: Tensor, reference: Tensor) -> float:
     """Root mean square of the difference, relative to that of the reference about its mean over images and classes."""
     return float((logits - reference).square().mean().sqrt() / reference.std(correction=0))
 
 
-def _begun(job: dict[str, Any], logits: Path, stack: ExitStack) -> "_Worker":
+def _begun(job: dict[str, Any], stack: ExitStack) -> "_Worker":
     """A worker at work, which `stack` ends; Ctrl-C leaves no process behind, whenever it comes."""
-    worker = _Worker(job, logits)
+    worker = _Worker(job)
     stack.callback(worker.close)
     worker.start()
     return worker
 
 
 class _Worker:
-    def __init__(self, job: dict[str, Any], logits: Path) -> None:
-        self._job, self._logits = {**job, "logits": str(logits)}, logits
+    def __init__(self, job: dict[str, Any]) -> None:
+        self._job = job
         self._started: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -259,9 +349,6 @@ class _Worker:
         """What the worker says when it is ready, or {"absent": why}."""
         ready = self.ask(json.dumps(self._job))
         return {"absent": self.ending()} if ready is None else ready
-
-    def logits(self) -> Tensor:
-        return torch.load(self._logits, weights_only=True)
 
     def ending(self) -> str:
         return f"its process ended with code {self._process.wait()}"

@@ -1,15 +1,20 @@
 """One engine in a process of its own: it gets ready, says so, and runs for every line that it is sent.
 
 Of two runs, one right after the other, the second is timed: the first wakes the threads and brings the weights back.
+Updates of a training that are short are timed several in a row.
 
-Standard input: a line of JSON, {"name", "arguments", "seed", "shape", "engine", "threads", "logits"}, then an empty
-line for every run. Standard output: a line of JSON, {"memory": bytes} or {"absent": why}, then the seconds of each run.
-The engine "roofline" runs no network: it answers with its rates, a line of JSON a run.
+Standard input: a line of JSON, {"kind", "threads", ...}, then an empty line for every run. Standard output: a line of
+JSON, what is known of the engine or {"absent": why}, then the seconds of each run. By kind:
+
+inference: {"name", "arguments", "seed", "shape", "engine", "logits": file} -> {"memory": bytes, "logits": file}
+training: {"name", "arguments", "seed", "shape", "num_classes", "engine"} -> {"memory": most bytes, "losses": list}
+roofline: {} -> {}; it answers with its rates, a line of JSON a run.
 """
 
 import ctypes
 import gc
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -21,9 +26,11 @@ from depthwise.errors import DepthwiseError
 from depthwise.timing import seconds
 from depthwise.words import in_a_shell
 
-ROOFLINE = "roofline"
+Turn = Callable[[], Any]
 
 NORM_IMAGES = 8  # whose mean and variance the batch norms take
+UPDATES = 3  # of a training, before it is timed
+LEAST_SECONDS = 0.3  # of updates that are timed together
 
 
 @in_a_shell()
@@ -36,9 +43,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(job["threads"])
-    torch.set_grad_enabled(False)
     try:
-        ready, turn = _roofline(job) if job["engine"] == ROOFLINE else _engine(job)
+        ready, turn = KINDS[job["kind"]](job)
     except Exception as error:
         kind = "" if isinstance(error, DepthwiseError) else f"{type(error).__name__}: "
         answers.write(json.dumps({"absent": f"{kind}{error}".partition("\n")[0]}) + "\n")
@@ -48,17 +54,18 @@ def main() -> None:
         answers.write(json.dumps(turn()) + "\n")
 
 
-def _roofline(job: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], Any]]:
+def _roofline(job: dict[str, Any]) -> tuple[dict[str, Any], Turn]:
     from depthwise.bench.roofline import prepare
 
     return {}, prepare(job["threads"])
 
 
-def _engine(job: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], Any]]:
+def _inference(job: dict[str, Any]) -> tuple[dict[str, Any], Turn]:
     import torch
 
     from depthwise.bench.engines import ENGINES
 
+    torch.set_grad_enabled(False)
     prepare = ENGINES[job["engine"]].prepare
     torch.manual_seed(job["seed"])
     x = torch.randn(job["shape"])
@@ -79,7 +86,37 @@ def _engine(job: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], Any]]:
         run(x)
         return seconds(lambda: run(x))
 
-    return {"memory": None if before is None or after is None else after - before}, turn
+    return {"memory": _grown(before, after), "logits": job["logits"]}, turn
+
+
+def _training(job: dict[str, Any]) -> tuple[dict[str, Any], Turn]:
+    import torch
+
+    from depthwise.bench.training import LOOPS
+
+    loop, num_classes = LOOPS[job["engine"]], job["num_classes"]
+    generator = torch.Generator().manual_seed(job["seed"])
+    images = torch.randint(256, job["shape"], dtype=torch.uint8, generator=generator)
+    targets = torch.randint(num_classes, (len(images),), generator=generator)
+    # As in inference: what loops and PyTorch bring in is not what a network takes.
+    small = _small_network(images.shape[1], num_classes)
+    loop.prepare(small, images[..., :8, :8].clone(), targets, num_classes)()
+    network = loop.architecture(job["name"], job["arguments"])
+    before = _resident_bytes()
+    torch.manual_seed(job["seed"])
+    update = loop.prepare(network.build(), images, targets, num_classes)
+    losses = [update() for _ in range(UPDATES)]
+    if not all(map(math.isfinite, losses)):
+        raise DepthwiseError(f"its losses are {losses}")
+    watched = _watch_peak()
+    steps = math.ceil(LEAST_SECONDS / seconds(update))
+    memory = _grown(before, _most_resident_bytes() if watched else None)
+
+    def turn() -> float:
+        update()
+        return seconds(lambda: [update() for _ in range(steps)]) / steps
+
+    return {"memory": memory, "losses": losses}, turn
 
 
 def _network(job: dict[str, Any]) -> Any:
@@ -110,11 +147,27 @@ def _normed(network: Any, images: Any) -> Any:
 def _small(channels: int) -> Any:
     from torch import nn
 
+    parts = [*_small_parts(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 16)]
+    return nn.Sequential(*parts).eval()
+
+
+def _small_parts(channels: int) -> list[Any]:
+    from torch import nn
+
     norms = [nn.BatchNorm2d(16) for _ in range(3)]
     parts: list[Any] = [nn.Conv2d(channels, 16, 3, 2, 1), norms[0], nn.ReLU()]
     parts += [nn.Conv2d(16, 16, 3, 1, 1, groups=16), norms[1], nn.Conv2d(16, 16, 1), norms[2], nn.ReLU()]
-    parts += [nn.MaxPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(*parts, nn.Linear(16, 16)).eval()
+    return [*parts, nn.MaxPool2d(3, 2, 1)]
+
+
+def _small_network(channels: int, num_classes: int) -> Any:
+    """As those of the catalogue are, and next to nothing."""
+    from torch import nn
+
+    from depthwise.models.network import Network, Stage
+
+    stage = Stage("small", nn.Sequential(*_small_parts(channels)), 16, 4)
+    return Network([stage], num_classes=num_classes, in_channels=channels, input_size=8, min_size=1)
 
 
 def _resident_bytes() -> int | None:
@@ -128,6 +181,30 @@ def _resident_bytes() -> int | None:
     except OSError:
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _grown(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
+
+
+def _watch_peak() -> bool:
+    """Let `_most_resident_bytes` begin anew; whether the system does it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _most_resident_bytes() -> int | None:
+    """The most of this process that lay in memory at once."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    return None
+
+
+KINDS = {"inference": _inference, "training": _training, "roofline": _roofline}
 
 
 if __name__ == "__main__":

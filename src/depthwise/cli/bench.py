@@ -1,11 +1,11 @@
-"""`depthwise bench`: the compiled network and the general engines on this machine."""
+"""`depthwise bench`: the compiled network and the general engines on this machine, or the ways to train it."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -20,9 +20,13 @@ from depthwise.writing import check_free
 if TYPE_CHECKING:
     from depthwise.bench import Comparison
 
+Kind = Literal["inference", "training"]
+
 Batch = Annotated[int, Bounds(1, 4096)]
 Threads = Annotated[int, Bounds(1, 1024)]
 SWEEPS = {"batch": Batch, "threads": Threads}
+BATCH = {"inference": 1, "training": 8}
+ROUNDS = {"inference": 20, "training": 9}
 
 
 def bench(
@@ -31,10 +35,22 @@ def bench(
     ] = "xception",
     /,
     *,
+    train: Annotated[bool, flag("Time updates of a training, not answers.")] = False,
     size: Size = None,
-    batch: Annotated[Batch, Parameter(help="Images at a time.")] = 1,
+    batch: Annotated[Batch | None, Parameter(help="Images at a time; by default 1, in training 8.")] = None,
     threads: Annotated[Threads | None, Parameter(help="Of each engine; all cores by default.")] = None,
-    rounds: Annotated[int, Bounds(2, 10_000), Parameter(help="How often each engine has its turn.")] = 20,
+    rounds: Annotated[
+        Annotated[int, Bounds(2, 10_000)] | None,
+        Parameter(help="How often each engine has its turn; by default 20 times, in training 9 times."),
+    ] = None,
+    precision: Annotated[
+        list[Literal["fp32", "bf16", "int8"]] | None,
+        Parameter(
+            negative="",
+            consume_multiple=True,
+            help="Only engines of these, and PyTorch as what answers are compared with; all by default.",
+        ),
+    ] = None,
     engines: Annotated[
         list[str] | None,
         Parameter(
@@ -59,7 +75,10 @@ def bench(
     force: Annotated[bool, flag("Replace the files that --out and --chart name.")] = False,
     json: Json = False,
 ) -> None:
-    """Time the native kernels against PyTorch, torch.compile, ONNX Runtime and OpenVINO, as far as they are installed.
+    """Time this project against others, in answering or, with --train, in training.
+
+    Without --train the native kernels run against PyTorch, torch.compile, ONNX Runtime and OpenVINO, as far as they
+    are installed.
 
     Each engine runs in a process of its own, in turns; its answers are compared with PyTorch's first, to find one that
     is broken. Weights and the images that int8 is calibrated on are random: speed is measured, accuracy is not. Beside
@@ -67,13 +86,28 @@ def bench(
     multiply-adds a second over that. Memory is what its process grew by for the network. Throughput mode, which runs
     the images of a batch side by side, needs a batch.
 
+    With --train a run is one update by SGD with momentum on one batch of drawn images in memory: of the loop of
+    `depthwise train`, with and without recompute=true, and of a plain loop in PyTorch, eager and under torch.compile,
+    on the same architecture of timm or torchvision; where they do not have it with these arguments, on the same
+    network without native kernels. The multiply-adds are those of the forward pass and of the gradients of maps and
+    weights, each as many, without the images' gradient, which nobody needs, and without what is computed a second
+    time. Memory is the most that the process grew by during an update.
+
     Example: depthwise bench mobilenet_v2 --batch 16
+    Example: depthwise bench xception --train --precision bf16
     """
+    kind: Kind = "training" if train else "inference"
     sweeps = dict(_values(text) for text in sweep or [])
     for file in filter(None, (out, chart)):
         check_free(file, force)
     document = _document(
-        find_subject(name, size, None, settings or []), batch, threads, sweeps, rounds, engines
+        kind,
+        find_subject(name, size, None, settings or []),
+        batch or BATCH[kind],
+        threads,
+        sweeps,
+        rounds or ROUNDS[kind],
+        _chosen(kind, engines, precision),
     )
     if out:
         from depthwise.train.files import write_json
@@ -93,26 +127,30 @@ def bench(
 
 
 def _document(
+    kind: Kind,
     subject: Subject,
     batch: int,
     threads: int | None,
     sweeps: dict[str, list[int]],
     rounds: int,
-    engines: list[str] | None,
+    engines: list[str],
 ) -> dict[str, Any]:
-    """All that is measured, and on what."""
+    """All that is measured, and on what; `macs` are those of an image."""
     import torch
 
-    from depthwise.analysis.cost import multiply_adds
+    from depthwise.analysis.cost import multiply_adds, training_multiply_adds
+    from depthwise.bench import peer
     from depthwise.bench.machine import machine
 
     if subject.layer:
         raise UsageError(f"{subject.name} is a kind of layer: give a network")
     module, shape = build_subject(subject)
-    macs = multiply_adds(module, shape)
+    macs = multiply_adds(module, shape) if kind == "inference" else training_multiply_adds(module, shape)
     threads = threads or torch.get_num_threads()
-    runs = _measure(subject, shape, _points(batch, threads, sweeps), engines, rounds)
+    runs = _measure(kind, subject, shape, _points(batch, threads, sweeps), engines, rounds)
     return {
+        "kind": kind,
+        "peer": peer(subject.name, subject.arguments).title if kind == "training" else "",
         "network": subject.name,
         "arguments": subject.arguments,
         "image": list(shape),
@@ -145,22 +183,43 @@ def _points(batch: int, threads: int, sweeps: dict[str, list[int]]) -> list[tupl
     return list(dict.fromkeys(points)) or [(batch, threads)]
 
 
+def _chosen(kind: Kind, engines: list[str] | None, precision: Sequence[str] | None) -> list[str]:
+    """The engines of these precisions; those that nobody knows are left to be refused."""
+    from depthwise.bench import ENGINES, LOOPS
+
+    tables: dict[str, Mapping[str, Any]] = {"inference": ENGINES, "training": LOOPS}
+    known = tables[kind]
+    chosen = [
+        engine
+        for engine in engines or known
+        if not precision or engine not in known or known[engine].precision in precision
+    ]
+    if not chosen:
+        asked = " and ".join(precision or [])
+        raise UsageError(
+            f"--precision {asked}: no engine that is asked for has it: give another or leave it out"
+        )
+    return chosen
+
+
 def _measure(
+    kind: Kind,
     subject: Subject,
     shape: tuple[int, ...],
     points: list[tuple[int, int]],
-    engines: list[str] | None,
+    engines: list[str],
     rounds: int,
 ) -> "list[Comparison]":
-    from depthwise.bench import ENGINES, bench
+    from depthwise.bench import bench, bench_training
 
+    measured = {"inference": bench, "training": bench_training}[kind]
     with counting("timing") as progress:
         return [
-            bench(
+            measured(
                 subject.name,
                 subject.arguments,
                 (batch, *shape),
-                engines=engines or list(ENGINES),
+                engines=engines,
                 threads=threads,
                 rounds=rounds,
                 progress=partial(_count, progress, number, len(points)),
@@ -178,11 +237,13 @@ def _title(document: dict[str, Any], batch: int | str, threads: int | str) -> st
     shape = "x".join(map(str, (batch, *document["image"])))
     turns = number_of(document["rounds"], "round")
     many = number_of(threads, "thread") if isinstance(threads, int) else f"{threads} threads"
-    return f"{document['network']}, {shape}, {many}, {turns}"
+    what = "training " if document["kind"] == "training" else ""
+    return f"{what}{document['network']}, {shape}, {many}, {turns}"
 
 
 def _print_run(document: dict[str, Any], run: dict[str, Any]) -> None:
-    numbers = ("ms", "p10", "images/s", "GMAC/s", "of the peak", "memory, MB", "error")
+    own = ("steps/s", "third loss") if document["kind"] == "training" else ("error",)
+    numbers = ("ms", "p10", "images/s", "GMAC/s", "of the peak", "memory, MB", *own)
     last = "ours is as fast by"
     result = table(
         "engine", *numbers, last, right=(*numbers, last), title=_title(document, run["batch"], run["threads"])
@@ -203,16 +264,25 @@ def _print_run(document: dict[str, Any], run: dict[str, Any]) -> None:
             f"{row['gmacs_per_second']:.0f}",
             "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}",
             "" if row["memory_mb"] is None else f"{row['memory_mb']:.0f}",
-            f"{row['error']:.0e}",
+            *_own(row),
             ratio,
         )
     console().print(result)
+    if document["peer"]:
+        say(f"pytorch and torch.compile train {document['peer']}")
     if any("ours" in row and row["ours"] is None for row in run["engines"]):
         say("too noisy: the rounds are too far apart to say more, measure again on a quiet machine")
     peaks = [f"{name} {rate:.0f}" for name, rate in run["peak_gmacs_per_second"].items()]
     if peaks:
         memory = run["memory_gb_per_second"]
         say(f"measured peak, GMAC/s: {', '.join(peaks)}; memory is read at {memory:.0f} GB/s")
+
+
+def _own(row: dict[str, Any]) -> tuple[str, ...]:
+    """What is said of a training alone, or of answers alone."""
+    if "losses" in row:
+        return f"{row['steps_per_second']:.2f}", f"{row['losses'][-1]:.4f}"
+    return (f"{row['error']:.0e}",)
 
 
 def _print_sweep(document: dict[str, Any], key: str) -> None:
@@ -229,6 +299,8 @@ def _print_sweep(document: dict[str, Any], key: str) -> None:
         if any(cells):
             result.add_row(rows[0]["engine"], *cells)
     console().print(result)
+    if document["peer"]:
+        say(f"pytorch and torch.compile train {document['peer']}")
     for engine, reason in {
         row["engine"]: row["absent"] for run in runs for row in run["engines"] if "absent" in row
     }.items():
