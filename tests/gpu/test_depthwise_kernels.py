@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 import triton
-from tests.gpu.interpreted import CASES, DTYPES
+from tests.gpu.interpreted import RUNS
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from depthwise.errors import UsageError
 from depthwise.gpu import kernels
+from depthwise.gpu.choice import Choices
 from depthwise.gpu.depthwise import depthwise_conv2d
 
 # float32 sums of at most 162 products. To bfloat16, which has 8 bits, the interpreter cuts where a GPU rounds.
@@ -35,8 +36,7 @@ def interpreted() -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "dtype"), RUNS)
 def test_result_and_gradients_are_those_of_pytorch(
     interpreted: dict[str, Any], case: str, dtype: str
 ) -> None:
@@ -70,6 +70,24 @@ def test_the_kernels_compile_for_gpus(
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
         assert compiled.asm["cubin"]
         assert "atom" not in compiled.asm["ptx"]  # sums have one order
+
+
+def test_a_network_trains_with_them(interpreted: dict[str, Any]) -> None:
+    """Its gradients are the framework's but for rounding, in the same bits where blocks are computed again."""
+    found = interpreted["trained"]
+    assert found["difference"] <= 1e-4
+    assert found["untouched"] < 0.5  # or nothing was done by the kernels
+    assert found["recomputed"] == 1
+
+
+def test_what_is_measured_is_right_and_has_its_times(interpreted: dict[str, Any]) -> None:
+    """In the interpreter, which is far slower than the framework."""
+    choices = Choices.from_json(interpreted["measured"])
+    assert choices.to_json() == interpreted["measured"]
+    (choice,) = choices.choices
+    assert not choice.triton
+    assert "times as fast" in choice.reason
+    assert choice.triton_ms > choice.framework_ms > 0
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from depthwise.errors import DepthwiseError
+from depthwise.gpu.calls import again
 from depthwise.layers import GlobalAverage, Tapped, blocks, check_input, initialise
 from depthwise.native import run
 
@@ -128,8 +129,7 @@ class Network(nn.Module):
         if not self.grad_checkpointing or traced or not torch.is_grad_enabled():
             return run(stage, x)
         for block in blocks(stage):
-            again = partial(_recomputation, block)
-            x = checkpoint(run, block, x, use_reentrant=False, context_fn=again)
+            x = checkpoint(run, block, x, use_reentrant=False, context_fn=partial(_recomputation, block))
         return x
 
     def __prepare_scriptable__(self) -> NoReturn:
@@ -154,17 +154,18 @@ class Network(nn.Module):
 
 def _recomputation(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Where `block` runs first, and where it runs again: there its buffers, the statistics, are copies."""
-    return nullcontext(), _with_copied_buffers(block)
+    return nullcontext(), _with_copied_buffers(block, again())
 
 
 @contextmanager
-def _with_copied_buffers(block: nn.Module) -> Iterator[None]:
+def _with_copied_buffers(block: nn.Module, convolutions: AbstractContextManager[Any]) -> Iterator[None]:
     # Put in place of the buffers, not written back into them: autograd would take that for a change of what it keeps.
     own = [(part, dict(part.named_buffers(recurse=False))) for part in block.modules()]
     try:
         for part, buffers in own:
             part._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
-        yield
+        with convolutions:
+            yield
     finally:
         for part, buffers in own:
             part._buffers.update(buffers)

@@ -9,6 +9,7 @@ from depthwise import native
 from depthwise.data.dataset import Dataset, require_trainable
 from depthwise.data.numbering import as_before
 from depthwise.errors import DepthwiseError
+from depthwise.train.convolutions import as_led
 from depthwise.train.descent import Descent
 from depthwise.train.loop import Trainer
 from depthwise.train.options import Options
@@ -70,4 +71,5 @@ def trainer_as_led(
         world=world,
         descent=descent,
     )
+    trainer.convolutions = as_led(values)
     return trainer, images

@@ -13,6 +13,7 @@ from depthwise.data.loader import Batch, Batches
 from depthwise.data.order import mix_seed
 from depthwise.doctor.signals import MOST_IMAGES, View, examine, structure
 from depthwise.errors import DepthwiseError, DivergedError, UsageError
+from depthwise.gpu.choice import FRAMEWORK
 from depthwise.tasks import Task, find_task
 from depthwise.train.average import PolyakAverage
 from depthwise.train.checkpoint import (
@@ -65,7 +66,7 @@ class Trainer:
         descent: Descent | None = None,
     ) -> None:
         self.descent: Descent = descent or Synchronous()
-        self.recipe, self.device = recipe, device
+        self.recipe, self.device, self.convolutions = recipe, device, FRAMEWORK
         self.module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         train = dataset.splits["train"]
         self.task = find_task(dataset.task, dataset.classes)
@@ -326,10 +327,11 @@ class Trainer:
         """Add the gradient of a batch's loss times `share`; `samples` are the images of the update."""
         images = batch.images.to(self.device, non_blocking=True)
         targets = batch.targets.to(self.device, non_blocking=True)
-        with self._precision():
-            output = self._forward(images)
-        answer, loss = self._loss(output, targets)
-        (loss * share).backward()
+        with self.convolutions.in_use():
+            with self._precision():
+                output = self._forward(images)
+            answer, loss = self._loss(output, targets)
+            (loss * share).backward()
         with torch.no_grad():
             hits = self.task.hits(answer, targets)
             window += torch.stack([loss * (share * samples), hits, torch.full_like(loss, len(targets))])
@@ -345,9 +347,8 @@ class Trainer:
 
     def _answers(self, output: Tensor) -> int:
         """How many different ones images get, by what is likeliest of each."""
-        return len(
-            {tuple(self.task.choose(each, 1, None)) for each in self.task.answer(output.float()).cpu()}
-        )
+        answers = self.task.answer(output.float()).cpu()
+        return len({tuple(self.task.choose(each, 1, None)) for each in answers})
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")

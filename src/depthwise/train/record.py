@@ -11,6 +11,7 @@ from depthwise.bounds import Bounds, Length, check, fit
 from depthwise.data.columns import Columns
 from depthwise.data.image import Decoding
 from depthwise.errors import DepthwiseError, UsageError, shown
+from depthwise.gpu.choice import Choices
 from depthwise.tasks import DEFAULT as SINGLE_LABEL
 from depthwise.train.budget import Budget
 from depthwise.train.recipe import Recipe
@@ -83,6 +84,7 @@ class _Run:
     resumes: tuple[Any, ...] = ()
     budget: dict[str, Any] | None = None
     asynchronous: dict[str, Any] | None = None
+    convolutions: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -97,6 +99,7 @@ class _Run:
             _shaped(Resumed, resumed, "resumes")
         if self.budget is not None:
             Budget.from_json(self.budget)
+        Choices.from_json(self.convolutions)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from depthwise.train.asynchronous.order import Order, kept_order, order_json, or
 from depthwise.train.asynchronous.service import Service
 from depthwise.train.budget import Budget, check_minutes, lay_out
 from depthwise.train.checkpoint import load_checkpoint
+from depthwise.train.convolutions import settled
 from depthwise.train.ending import Result, finish_run
 from depthwise.train.files import RunFiles, environment, write_json
 from depthwise.train.loop import Trainer
@@ -129,19 +130,22 @@ def train(
         )
         watcher.message(f"an update takes {budget.pace.update:.3g} s: {recipe.epochs:g} epochs fit")
     facts = _facts(recipe, module, dataset, options, device, budget)
-    facts["asynchronous"] = order and order_json(order)
+    how = {"measure": not order, "force": force}
+    convolutions = settled(files, before, recipe, module, dataset, device, watcher.message, **how)
+    facts["versions"] |= convolutions.versions
+    facts |= {"asynchronous": order and order_json(order), "convolutions": convolutions.to_json()}
     descent = None
     if order:
         crew = None
         if hire and isinstance(order, Service):
-            told = wanted(recipe, dataset, before.get("data") if before else None)
-            crew = hire(told | {"needed": order.needed}, order.num_workers)
+            crew = hire(wanted(recipe, dataset, before) | {"needed": order.needed}, order.num_workers)
         descent = ordered(order, recipe, dataset.fingerprint, files.pushes, crew, watcher.message)
     with _full_disk_said(files), in_place(module), in_mode(module, training=True):
         # Before anything is replaced: what cannot be trained does not cost the run that is there.
         trainer = Trainer(
             recipe, module, dataset, device=device, workers=options.workers, world=world, descent=descent
         )
+        trainer.convolutions = convolutions
         try:
             with files.locked() as held:
                 if not held:
@@ -278,7 +282,9 @@ def _carry_out(
         if not world.alone:
             for text in _remarks(trainer):
                 watcher.message(text)
-            world.lead("train", wanted(trainer.recipe, dataset, before.get("data") if before else None))
+            world.lead(
+                "train", wanted(trainer.recipe, dataset, before) | {"convolutions": facts["convolutions"]}
+            )
             begin_alike(trainer)
         if finish:
             return finish_run(session, facts)

@@ -20,9 +20,10 @@ from depthwise.train.world import Order
 Turn = Callable[[], None]
 
 
-def wanted(recipe: Recipe, dataset: Dataset, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What the others need to know of a run: its recipe, `data` of the run.json that it goes on from, and by what they
-    see that they have the same images."""
+def wanted(recipe: Recipe, dataset: Dataset, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the others need to know of a run: its recipe, the data in `before`, the run.json that it goes on from, and
+    by what they see that they have the same images."""
+    data = before.get("data") if before else None
     return {"recipe": recipe.to_json(), "data": data, "fingerprint": dataset.fingerprint}
 
 

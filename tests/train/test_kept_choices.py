@@ -1,0 +1,84 @@
+"""What a run's convolutions are done by, where there is no GPU: nothing is measured, and what a run has is kept."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.train.conftest import RECIPE
+from torch import nn
+
+from depthwise.data.dataset import Dataset
+from depthwise.errors import DepthwiseError, UsageError
+from depthwise.gpu.calls import Shape
+from depthwise.gpu.choice import FRAMEWORK, Choice, Choices
+from depthwise.train.convolutions import as_led, settled
+from depthwise.train.files import RunFiles
+from depthwise.train.record import read_run
+
+CHOICES = Choices(32, (Choice(Shape(8, 6, 6, 3, 1, 1, "bfloat16"), True, "faster", 2.0, 1.0),))
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def settle(root: Path, digits: Dataset, before: dict[str, Any] | None, device: torch.device) -> Choices:
+    files, module = RunFiles(root / "run"), nn.Conv2d(1, 1, 3)
+    return settled(files, before, RECIPE, module, digits, device, pytest.fail, measure=True, force=False)
+
+
+def test_a_run_that_begins_on_a_cpu_measures_nothing(
+    tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTHWISE_TRITON", "measure")
+    assert settle(tmp_path, digits, None, CPU) is FRAMEWORK
+    monkeypatch.setenv("DEPTHWISE_TRITON", "fast")
+    with pytest.raises(UsageError, match="DEPTHWISE_TRITON=fast is no setting: take off or measure"):
+        settle(tmp_path, digits, None, CPU)
+
+
+def test_a_run_that_goes_on_keeps_its_choices_and_nothing_is_measured_again(
+    tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTHWISE_TRITON", "measure")
+    before = {"convolutions": CHOICES.to_json()}
+    assert settle(tmp_path, digits, before, GPU) == CHOICES
+    assert settle(tmp_path, digits, {}, GPU) is FRAMEWORK
+    assert settle(tmp_path, digits, before, CPU) is FRAMEWORK
+    assert as_led(before) == CHOICES
+
+
+def test_where_triton_is_not_a_process_cannot_follow(
+    tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    before = {"convolutions": CHOICES.to_json()}
+    assert settle(tmp_path, digits, before, GPU) is FRAMEWORK
+    with pytest.raises(DepthwiseError, match="pip install triton"):
+        as_led(before)
+
+
+def test_run_json_has_them(tmp_path: Path) -> None:
+    data = {
+        "spec": "x",
+        "name": "x",
+        "fingerprint": "",
+        "classes": [],
+        "channels": 1,
+        "split_source": "",
+        "counts": {},
+    }
+    run = {
+        "format": 1,
+        "recipe": RECIPE.to_json(),
+        "versions": {},
+        "data": {**data, "bad": 0},
+        "cost": {"parameters": 1, "macs": 1, "input_shape": [1, 8, 8]},
+        "command": [],
+    }
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(run | {"convolutions": CHOICES.to_json()}))
+    assert Choices.from_json(read_run(file)["convolutions"]) == CHOICES
+    file.write_text(json.dumps(run | {"convolutions": {"batch": 32, "choices": [{"triton": 1}]}}))
+    with pytest.raises(DepthwiseError, match="cannot be read"):
+        read_run(file)
