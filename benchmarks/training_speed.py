@@ -1,189 +1,135 @@
-"""Training speed on a CPU: this project's loop against a plain PyTorch loop, in turns, as ratios.
+"""Training speed and memory on a CPU: this project's loop against a plain PyTorch loop, in turns, as ratios.
 
-    python benchmarks/training_speed.py [--rounds 9] [--json] [--out benchmarks/results/training-speed.json]
+    python benchmarks/training_speed.py [CASE ...] [--precision bf16] [--rounds 9] [--threads N]
+        [--out benchmarks/results/training-speed.json]
 
-1. Xception, 299x299, batch 8, bfloat16: `Trainer.update` on `xception` against timm's `legacy_xception`.
-2. A 0.66-million-parameter Xception, 28x28, batch 128, bfloat16: `Trainer.update` against the same network, the same
-   weights, PyTorch's own operators.
+xception-299, mobilenet_v2-224, inception_v3-299, resnet50-224: the network of that name, on 8 images of that size,
+against timm's or torchvision's. small-28: a 0.66-million-parameter Xception, batch 128, against the same network on
+PyTorch's own operators. xception-inception_v3: steps of Xception in the time of one of Inception V3, both in our loop,
+299, batch 8; the paper had 28 in that of 31. memory-299: Xception, batch 32, with and without recompute=true, beside
+timm's.
 
-The plain loop is what a tutorial has: eager, autocast to bfloat16, channels_last, SGD with momentum, one fixed batch in
-memory, the allocator as it comes. Ours pays for its data pipeline on top. Each side lives in a process of its own; the
-two take turns, a round each, and the ratio is taken round by round.
+What is measured, and how, is `depthwise bench --train`'s. Cases that are named are measured anew in the file, others
+stay.
 """
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
+from json import loads
 from pathlib import Path
-from statistics import median
+from typing import Any
 
-from depthwise.timing import in_turns, ratio
+import torch
 
-TASKS = {
-    "xception-299": {
-        "batch": 8,
-        "steps": 4,
-        "size": 299,
-        "channels": 3,
-        "classes": 1000,
-        "peer": "timm legacy_xception",
-    },
-    "small-28": {
-        "batch": 128,
-        "steps": 20,
-        "size": 28,
-        "channels": 1,
-        "classes": 10,
-        "peer": "same network, plain torch",
-    },
+from depthwise.analysis.cost import training_multiply_adds
+from depthwise.bench import Comparison, bench_training, peer
+from depthwise.bench.compare import begun, measure, training_entry
+from depthwise.bench.machine import machine
+from depthwise.models import create_model
+from depthwise.train.files import write_json
+
+RESULTS = Path(__file__).parent / "results" / "training-speed.json"
+SMALL = {
+    "stem": "small",
+    "width": 0.25,
+    "entry": [128, 256],
+    "middle": [728, 728],
+    "num_classes": 10,
+    "in_channels": 1,
 }
-SMALL = {"stem": "small", "width": 0.25, "entry": (128, 256), "middle": (728, 728)}
 
 
-def ours(task: dict) -> Callable[[], None]:
-    """One update of the project's own loop on images in memory."""
-    import torch
-
-    from depthwise import native
-    from depthwise.data.dataset import ArraySplit, Dataset
-    from depthwise.data.transform import Augment, Preprocess
-    from depthwise.models import create_model
-    from depthwise.train.loop import Trainer
-    from depthwise.train.optimizer import SGD
-    from depthwise.train.recipe import Recipe
-
-    native.tune_allocator()
-    num = 8 * task["batch"]
-    images = torch.randint(0, 256, (num, task["channels"], task["size"], task["size"]), dtype=torch.uint8)
-    split = ArraySplit(images, torch.randint(0, task["classes"], (num,)), "random")
-    classes = tuple(map(str, range(task["classes"])))
-    dataset = Dataset("random", classes, {"train": split}, task["channels"], "", "")
-    arguments = SMALL if task["size"] == 28 else {}
-    recipe = Recipe(
-        name="bench",
-        model_args=arguments,
-        preprocess=Preprocess((task["size"],) * 2, crop_fraction=1.0),
-        augment=Augment("none", flip=False),
-        batch_size=task["batch"],
-        optimizer=SGD(lr=0.01, momentum=0.9),
-        precision="bfloat16",
-    )
-    torch.manual_seed(0)
-    model = create_model("xception", num_classes=task["classes"], in_channels=task["channels"], **arguments)
-    return Trainer(recipe, model, dataset, device=torch.device("cpu")).update
+def against_peer(
+    name: str,
+    shape: tuple[int, ...],
+    precision: str,
+    threads: int,
+    rounds: int,
+    *,
+    arguments: dict[str, Any] | None = None,
+    recompute: bool = False,
+) -> dict[str, Any]:
+    """Our loop, and with recompute=true if that is asked for, and the plain one of `peer`."""
+    given = arguments or {}
+    ours = f"depthwise {precision}"
+    engines = [ours, "pytorch bf16" if precision == "bf16" else "pytorch"]
+    engines[1:1] = [f"{ours} recompute"] if recompute else []
+    with torch.device("meta"):
+        macs = training_multiply_adds(create_model(name, **given), shape[1:])
+    found = bench_training(name, given, shape, engines=engines, threads=threads, rounds=rounds)
+    return {"network": name, "arguments": given, "peer": peer(name, given).title, **found.to_json(macs)}
 
 
-def plain(task: dict) -> Callable[[], None]:
-    """One update of a plain loop: timm's network at 299, ours with PyTorch's operators at 28."""
-    import torch
-    from torch.nn import functional as F
-
-    if task["size"] == 28:
-        os.environ["DEPTHWISE_NATIVE"] = "off"
-        from depthwise.models import create_model
-
-        torch.manual_seed(0)
-        model = create_model("xception", num_classes=task["classes"], in_channels=task["channels"], **SMALL)
-    else:
-        import timm
-
-        model = timm.create_model("legacy_xception", pretrained=False)
-    model = model.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    images = torch.randn(task["batch"], task["channels"], task["size"], task["size"])
-    images = images.to(memory_format=torch.channels_last)
-    targets = torch.randint(0, task["classes"], (task["batch"],))
-
-    def update() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
-            output = model(images)
-        loss = F.cross_entropy(output.float(), targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return update
-
-
-def serve(side: str, name: str) -> None:
-    """The child: warm up, then time a round for every line on standard input."""
-    task = TASKS[name]
-    update = {"ours": ours, "plain": plain}[side](task)
-    for _ in range(3):
-        update()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        began = time.perf_counter()
-        for _ in range(task["steps"]):
-            update()
-        print(task["steps"] * task["batch"] / (time.perf_counter() - began), flush=True)
-
-
-def compare(name: str, rounds: int) -> dict:
-    """Images a second of both sides and their ratio, medians over the rounds."""
-    children = {
-        side: subprocess.Popen(
-            [sys.executable, __file__, "--serve", side, name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for side in ("ours", "plain")
+def steps_of_two(
+    name: str, other: str, shape: tuple[int, ...], precision: str, threads: int, rounds: int
+) -> dict[str, Any]:
+    """Two networks by our loop: `ours` of the row of `other` is how many steps of `name` are done in one of its."""
+    engine = f"depthwise {precision}"
+    entries = {
+        engine: training_entry(name, {}, shape, engine),
+        other: training_entry(other, {}, shape, engine),
     }
-    for child in children.values():
-        assert child.stdout.readline() == "ready\n"
+    found: Comparison = measure(entries, begun, batch=shape[0], threads=threads, rounds=rounds)
+    document = found.to_json(0)
+    for row in document["engines"]:  # they differ in multiply-adds
+        row["gmacs_per_second"] = row["share_of_peak"] = None
+    return {"network": name, "peer": f"our own {other}", **document}
 
-    def rate(child: subprocess.Popen) -> float:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-        return float(child.stdout.readline())
 
-    rates = in_turns({side: partial(rate, child) for side, child in children.items()}, rounds)
-    for child in children.values():
-        child.stdin.close()
-        child.wait()
-    found = ratio(rates["ours"], rates["plain"])  # images a second: the faster is the one with more
-    return {
-        "peer": TASKS[name]["peer"],
-        "ours_images_per_second": round(median(rates["ours"]), 2),
-        "plain_images_per_second": round(median(rates["plain"]), 2),
-        "ratio": found.times and round(found.times, 3),
-        "ratio_lowest": round(found.lowest, 3),
-        "ratio_highest": round(found.highest, 3),
-        "rounds": rounds,
-    }
+CASES: dict[str, Callable[..., dict[str, Any]]] = {
+    "xception-299": partial(against_peer, "xception", (8, 3, 299, 299)),
+    "small-28": partial(against_peer, "xception", (128, 1, 28, 28), arguments=SMALL),
+    "mobilenet_v2-224": partial(against_peer, "mobilenet_v2", (8, 3, 224, 224)),
+    "inception_v3-299": partial(against_peer, "inception_v3", (8, 3, 299, 299)),
+    "resnet50-224": partial(against_peer, "resnet50", (8, 3, 224, 224)),
+    "xception-inception_v3": partial(steps_of_two, "xception", "inception_v3", (8, 3, 299, 299)),
+    "memory-299": partial(against_peer, "xception", (32, 3, 299, 299), recompute=True),
+}
+
+
+def say(name: str, result: dict[str, Any]) -> None:
+    """A line for each engine of a case."""
+    print(f"{name}, batch {result['batch']}, beside {result['peer']}, {result['rounds']} rounds")
+    for row in result["engines"]:
+        if "absent" in row:
+            print(f"  {row['engine']}: left out: {row['absent']}")
+            continue
+        share = f", {row['share_of_peak']:.0%} of the peak" if row["share_of_peak"] else ""
+        memory = f", {row['memory_mb']:,.0f} MB at most" if row["memory_mb"] else ""
+        line = f"  {row['engine']}: {row['images_per_second']:.4g} images/s, {row['steps_per_second']:.3g} steps/s"
+        print(f"{line}{share}{memory}")
+        if "ours" in row:
+            times = "too noisy to say" if row["ours"] is None else f"{row['ours']:.2f}x as fast"
+            print(f"    ours is {times} ({row['ours_lowest']:.2f} to {row['ours_highest']:.2f})")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.serve:
-        serve(*arguments.serve)
-        return
-    results = {name: compare(name, arguments.rounds) for name in TASKS}
-    if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=2) + "\n")
-    if arguments.json:
-        print(json.dumps(results, indent=2))
-        return
-    for name, result in results.items():
-        times = f"{result['ratio']}x" if result["ratio"] else "too noisy to say"
-        print(
-            f"{name}: {result['ours_images_per_second']} images/s, {result['peer']} "
-            f"{result['plain_images_per_second']}: {times} ({result['ratio_lowest']} to "
-            f"{result['ratio_highest']}, {result['rounds']} rounds)"
-        )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if unknown := {*options.cases} - {*CASES}:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    cases = loads(options.out.read_text()).get("cases", {}) if options.out.is_file() else {}
+    for name in options.cases or CASES:
+        result = CASES[name](precision=options.precision, threads=options.threads, rounds=options.rounds)
+        facts = {
+            "command": f"python benchmarks/training_speed.py {name} --precision {options.precision} "
+            f"--rounds {options.rounds}",
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "rounds": options.rounds,
+            "precision": options.precision,
+        }
+        cases[name] = facts | result
+        say(name, cases[name])
+        write_json(options.out, {"machine": machine(), "cases": cases})
 
 
 if __name__ == "__main__":
