@@ -65,7 +65,7 @@ def classifier_step(recipe: Recipe, dataset: Dataset, batch: int) -> Callable[[]
     return step
 
 
-def measure(labels: int, batch: int, rounds: int) -> dict[str, float]:
+def measure(labels: int, batch: int, rounds: int) -> dict[str, float | None]:
     """What a step takes, the classifier's share of it, and the most memory."""
     native.tune_allocator()
     dataset = made_up(labels, batch)
@@ -84,7 +84,7 @@ def measure(labels: int, batch: int, rounds: int) -> dict[str, float]:
         "batch": batch,
         "rounds": rounds,
         "seconds_a_step": sorted(taken["step"])[rounds // 2],
-        "classifiers_share": share.middle,
+        "classifiers_share": share.times,
         "lowest": share.lowest,
         "highest": share.highest,
         "peak_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
@@ -107,8 +107,10 @@ def main() -> None:
     if options.json:
         print(json.dumps(result))
     else:
+        share = result["classifiers_share"]
+        taken = "too noisy to say" if share is None else f"{share:.1%}"
         print(
-            f"{result['seconds_a_step']:.1f} s a step, of which the classifier takes {result['classifiers_share']:.1%} "
+            f"{result['seconds_a_step']:.1f} s a step, of which the classifier takes {taken} "
             f"({result['lowest']:.1%} to {result['highest']:.1%}); {result['peak_gigabytes']:.1f} GB at most"
         )
 

@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -97,10 +96,10 @@ def measured(predictor: Predictor, files: Sequence[Path], rounds: int) -> dict[s
     bound = [sum(pair) for pair in zip(times["decoding"], times["network"], strict=True)]
     return {
         "images a second": {key: round(len(files) / min(taken), 1) for key, taken in times.items()},
-        "share of the bound": {key: asdict(ratio(bound, times[key])) for key in [*measures][2:]},
-        "stream, times as fast as one after the other": asdict(
-            ratio(times["one after the other"], times["stream"])
-        ),
+        "share of the bound": {key: ratio(bound, times[key]).to_json() for key in [*measures][2:]},
+        "stream, times as fast as one after the other": ratio(
+            times["one after the other"], times["stream"]
+        ).to_json(),
     }
 
 

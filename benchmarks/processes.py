@@ -35,6 +35,7 @@ from depthwise.data import open_dataset
 from depthwise.data.dataset import Dataset
 from depthwise.recipes import Traits, find_recipe
 from depthwise.ship.starting import network_for
+from depthwise.timing import ratio
 from depthwise.train.launch import started
 from depthwise.train.loop import Trainer
 from depthwise.train.run import choose_precision
@@ -97,23 +98,13 @@ def speed(rounds: int, width: float) -> dict[str, Any]:
             with started(2, partial(follow_with, reduction, width), patience=120) as world:
                 found[reduction].append(timed(trainer(data, world, 2, reduction, width)))
                 world.lead("end")
-    ratios = {
-        name: [
-            two["images_per_second"] / one["images_per_second"]
-            for one, two in zip(found["one"], found[name], strict=True)
-        ]
-        for name in ("tree", "all-reduce")
-    }
+    rates = {name: [each["images_per_second"] for each in runs] for name, runs in found.items()}
     return {
         "rounds": rounds,
         "width": width,
-        "images_per_second": {
-            name: round(statistics.median(each["images_per_second"] for each in runs), 1)
-            for name, runs in found.items()
-        },
+        "images_per_second": {name: round(statistics.median(each), 1) for name, each in rates.items()},
         "two_processes_over_one": {
-            name: [round(value, 3) for value in (statistics.median(r), min(r), max(r))]
-            for name, r in ratios.items()
+            name: ratio(rates[name], rates["one"]).to_json() for name in ("tree", "all-reduce")
         },
         "share_of_time": {
             name: {

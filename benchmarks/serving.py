@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -79,8 +78,8 @@ def measured(name: str, size: int, options: argparse.Namespace) -> dict[str, obj
             )
             server.terminate()
     return {
-        "throughput, share of bare": asdict(ratio(times["bare"], times["served"])),
-        "latency, multiple of bare": asdict(ratio(times["served, alone"], times["bare, alone"])),
+        "throughput, share of bare": ratio(times["bare"], times["served"]).to_json(),
+        "latency, multiple of bare": ratio(times["served, alone"], times["bare, alone"]).to_json(),
         "images a second": {side: options.images / min(times[side]) for side in ("bare", "served")},
         "milliseconds alone": {
             side: 1000 * min(times[side]) / LONE for side in ("bare, alone", "served, alone")

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -184,10 +184,10 @@ def measured(name: str, size: int, options: argparse.Namespace) -> dict[str, obj
     peers = [side for side in servers if side != "depthwise"]
     return {
         "times our throughput is theirs": {
-            peer: asdict(ratio(times[peer, "all"], times["depthwise", "all"])) for peer in peers
+            peer: ratio(times[peer, "all"], times["depthwise", "all"]).to_json() for peer in peers
         },
         "times their latency alone is ours": {
-            peer: asdict(ratio(times[peer, "alone"], times["depthwise", "alone"])) for peer in peers
+            peer: ratio(times[peer, "alone"], times["depthwise", "alone"]).to_json() for peer in peers
         },
         "images a second": {side: options.images / min(times[side, "all"]) for side in servers},
         "milliseconds alone": {

@@ -1,6 +1,8 @@
 """Who is timed takes turns, and a ratio that its own rounds contradict is not stated."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,18 +24,26 @@ def test_a_spread_that_says_nothing_is_no_ratio() -> None:
     speed = ratio(*BUSY)
     assert speed.spread > 50
     assert speed.times is None
+    assert speed.to_json()["times"] is None
     assert (speed.lowest, speed.highest) == pytest.approx((0.25, 400))
 
 
 def test_one_round_out_of_many_does_not_spoil_the_rest() -> None:
     slow, quick = [2.0] * 14 + [80.0], [1.0] * 15
-    assert ratio(slow, quick).times == 2.0
+    assert ratio(slow, quick).times == ratio(slow, quick).to_json()["times"] == 2.0
 
 
 @pytest.mark.parametrize(("factor", "said"), [(MOST_SPREAD * 0.999, True), (MOST_SPREAD * 1.001, False)])
 def test_the_rule(factor: float, said: bool) -> None:
     speed = ratio([1.0] * 10 + [factor] * 10, [1.0] * 20)
     assert (speed.times is not None) is said
+
+
+def test_nobody_states_a_median_that_may_be_noise() -> None:
+    root = Path(__file__).parents[1]
+    files = [*(root / "src").rglob("*.py"), *(root / "benchmarks").glob("*.py")]
+    around = [file.name for file in files if re.search(r"\.middle\b|asdict\(ratio", file.read_text())]
+    assert around == ["timing.py"]
 
 
 def test_it_is_measured_again_while_it_is_noisy() -> None:

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median, quantiles
-from typing import TypeVar
+from typing import Any, TypeVar
 
 MOST_SPREAD = 2.5
 """The ninetieth percentile of the ratios over the tenth; beyond it their median says nothing of the two."""
@@ -42,6 +42,12 @@ class Ratio:
     def times(self) -> float | None:
         """The median, None where it means nothing."""
         return None if self.noisy else self.middle
+
+    def to_json(self) -> dict[str, Any]:
+        """With the median as "times", None where it means nothing."""
+        values = asdict(self)
+        del values["middle"]
+        return {"times": self.times, **values}
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -270,12 +270,17 @@ def _print_run(document: dict[str, Any], run: dict[str, Any]) -> None:
     console().print(result)
     if document["peer"]:
         say(f"pytorch and torch.compile train {document['peer']}")
-    if any("ours" in row and row["ours"] is None for row in run["engines"]):
+    if _noisy(run):
         say("too noisy: the rounds are too far apart to say more, measure again on a quiet machine")
     peaks = [f"{name} {rate:.0f}" for name, rate in run["peak_gmacs_per_second"].items()]
     if peaks:
         memory = run["memory_gb_per_second"]
         say(f"measured peak, GMAC/s: {', '.join(peaks)}; memory is read at {memory:.0f} GB/s")
+
+
+def _noisy(run: dict[str, Any]) -> bool:
+    """Whether there is a ratio that its rounds contradict."""
+    return any("ours" in row and row["ours"] is None for row in run["engines"])
 
 
 def _own(row: dict[str, Any]) -> tuple[str, ...]:
@@ -299,6 +304,10 @@ def _print_sweep(document: dict[str, Any], key: str) -> None:
         if any(cells):
             result.add_row(rows[0]["engine"], *cells)
     console().print(result)
+    if noisy := [str(run[key]) for run in runs if _noisy(run)]:
+        say(
+            f"too noisy: {key} {', '.join(noisy)}, where the rounds are far apart: measure again on a quiet machine"
+        )
     if document["peer"]:
         say(f"pytorch and torch.compile train {document['peer']}")
     for engine, reason in {
