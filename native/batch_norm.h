@@ -143,14 +143,20 @@ void normalise_as(const Normalise& p) {
 // Where the ReLU's mask comes from: nowhere, from x through the affine map, or from the stored output.
 enum class Mask { none, input, output };
 
-template <int W, class T, Mask mask, class Params>
-INLINE F<W> masked_gradient(const Params& p, int64_t at, F<W> x, F<W> scale, F<W> shift) {
-    const F<W> g = load<W>(static_cast<const T*>(p.dy) + at);
-    const F<W> ceiling = zero<W>() + ceiling_of(p.relu);
-    if (mask == Mask::input) return relu_gradient<W>(x * scale + shift, ceiling, g);
-    if (mask == Mask::output) return relu_gradient<W>(load<W>(static_cast<const T*>(p.y) + at), ceiling, g);
-    return g;
-}
+template <int W, class T, Mask mask>
+struct MaskedGradient {
+    const T *const dy, *const y;
+    const F<W> ceiling;
+    template <class Params>
+    explicit MaskedGradient(const Params& p)
+        : dy(static_cast<const T*>(p.dy)), y(static_cast<const T*>(p.y)), ceiling(zero<W>() + ceiling_of(p.relu)) {}
+    INLINE F<W> operator()(int64_t at, F<W> x, F<W> scale, F<W> shift) const {
+        const F<W> g = load<W>(dy + at);
+        if (mask == Mask::input) return relu_gradient<W>(x * scale + shift, ceiling, g);
+        if (mask == Mask::output) return relu_gradient<W>(load<W>(y + at), ceiling, g);
+        return g;
+    }
+};
 
 template <int W, class T, Mask mask>
 void reduce_with(const Reduce& p) {
@@ -158,6 +164,7 @@ void reduce_with(const Reduce& p) {
     const int64_t C = p.channels, N = p.rows, lanes = num_vectors<W>(C) * W;
     const float *means = p.moments, *scale = means + 2 * C, *shift = scale + C;
     const Chunks chunks(N, C);
+    const MaskedGradient<W, T, mask> masked(p);
     std::unique_ptr<float[]> sums(new float[chunks.count * 2 * lanes]);
     parallel_for(p.num_threads, chunks.count, [&](int64_t first, int64_t last) {
         for (int64_t chunk = first; chunk < last; chunk++) {
@@ -169,7 +176,7 @@ void reduce_with(const Reduce& p) {
                 F<W> sum = load<W>(s1 + v * W), dot = load<W>(s2 + v * W);
                 for (int64_t i = 0; i < num; i++) {
                     const int64_t at = (row + i) * C + c;
-                    const F<W> in = load<W>(x + at), g = masked_gradient<W, T, mask>(p, at, in, a, b);
+                    const F<W> in = load<W>(x + at), g = masked(at, in, a, b);
                     sum += g;
                     dot += g * (in - mean);
                 }
@@ -210,6 +217,7 @@ void norm_gradient_with(const NormGradient& p) {
         p.dweight[c] = static_cast<float>(p.sums[C + c] * p.moments[C + c]);
     }
     const NormSlope by(p.moments, p.sums, p.rows, C);
+    const MaskedGradient<W, T, mask> masked(p);
     const Chunks chunks(p.rows, C);
     parallel_for(p.num_threads, chunks.count, [&](int64_t first, int64_t last) {
         for (int64_t chunk = last - 1; chunk >= first; chunk--) {
@@ -221,7 +229,7 @@ void norm_gradient_with(const NormGradient& p) {
                 const typename Vec<W>::I done = first_lanes<W>(p.dx == p.dy ? v * W - c : 0);
                 for (int64_t i = 0; i < num; i++) {
                     const int64_t at = (row + i) * C + c;
-                    const F<W> in = load<W>(x + at), g = masked_gradient<W, T, mask>(p, at, in, a, b);
+                    const F<W> in = load<W>(x + at), g = masked(at, in, a, b);
                     if (dresidual) store<W>(dresidual + at, g);
                     store<W>(dx + at, select<W>(done, load<W>(dx + at), g * a + ((in - mean) * slope + constant)));
                 }

@@ -155,10 +155,12 @@ template <int N, class T>
 void multiply_tile(const T* x, int64_t rows, const Packed& packed, int64_t panel, T* y) {
     const int64_t in = packed.depth, out = packed.columns, columns = std::min(PANEL, out - panel * PANEL);
     y += panel * PANEL;
-    int64_t row = 0;
-    for (; row + ROWS <= rows; row += ROWS)
-        multiply_rows<ROWS, N>(x + row * in, in, packed.words, packed[panel], y + row * out, out, columns);
-    for (; row < rows; row++)
+    // The last rows are multiplied together with some before them, once more: ROWS take as long as two alone.
+    for (int64_t row = 0; rows >= ROWS && row < rows; row += ROWS) {
+        const int64_t at = std::min(row, rows - ROWS);
+        multiply_rows<ROWS, N>(x + at * in, in, packed.words, packed[panel], y + at * out, out, columns);
+    }
+    for (int64_t row = 0; rows < ROWS && row < rows; row++)
         multiply_rows<1, N>(x + row * in, in, packed.words, packed[panel], y + row * out, out, columns);
 }
 
