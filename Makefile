@@ -2,6 +2,7 @@
 # make test    run the tests          make lint    check style and types
 # make fuzz    run the tests that draw their cases, with new ones
 # make sanitize  test the kernels in a build that watches over memory and undefined behaviour
+# make gpu     measure what only a GPU can show; without one it says so
 # make bench   run the benchmarks     make clean   remove the environment and the caches, never runs/
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ PICTURES := runs/held-out
 # What an installation is made of. The Python code is used where it stands.
 INSTALLED := pyproject.toml setup.py $(wildcard native/* native/jpeg/*)
 
-.PHONY: demo test fuzz lint sanitize bench clean
+.PHONY: demo test fuzz lint sanitize gpu bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -57,6 +58,9 @@ sanitize: $(VENV)/installed-dev
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 OMP_NUM_THREADS=1; \
 	$(BIN)/python -c "from depthwise import native; native.use('portable')" && \
 	$(BIN)/python -m pytest --numprocesses 2 $(SANITIZED_TESTS) -k "not ($(NOT_SANITIZED))"
+
+gpu: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/gpu.py
 
 bench: $(VENV)/installed-dev
 	@for script in benchmarks/*.py; do echo "== $$script" && $(BIN)/python "$$script" || exit 1; done
