@@ -81,6 +81,35 @@ struct Pool {
     int bf16, num_threads;
 };
 
+// Training's update of the weights: see update.h. A tensor is `count` values in memory, in the same order wherever it is
+// pointed to. One without a gradient stays as it is; its average follows it all the same.
+struct Moved {
+    float *weight, *gradient;
+    float *first, *second;  // the optimiser's slots; null where its rule has none
+    float* updates;         // ADAMW: how many there were
+    float* average;         // or null
+    int64_t count, group;
+    int begins;             // SGD: this is the first gradient, and `first` means nothing yet
+};
+
+enum Rule { SGD, ADAMW, RMSPROP };
+
+// What a group of tensors is moved by. decay: what weights are multiplied by, for ADAMW, and else what of them is added to
+// the gradient. momentum, square: of the mean gradient and of the mean square, where the rule has them.
+struct Rates {
+    double lr, decay, momentum, square, eps;
+    int nesterov;
+};
+
+struct Update {
+    const Moved* tensors;
+    const Rates* groups;
+    int64_t count;
+    double clip;    // what gradients are multiplied by first
+    double follow;  // what part of the way to the weights the averages go
+    int rule, num_threads;
+};
+
 // Inference: see plan.h. A map starts `offset` bytes into the arena, where the caller has reserved `bytes`; an offset
 // of -1 means that there is no map. `channels` are padded to whole vectors. Two pixels are `pixel` values apart, and a
 // pixel's own values start with value `first` of these, so a map may be a part of a concatenation. There are `border`
@@ -184,6 +213,7 @@ struct Kernels {
     void (*pointwise_weight)(const Pointwise&);
     void (*pool_forward)(const Pool&);
     void (*pool_backward)(const Pool&);
+    void (*update)(const Update&);
     bool (*run_plan)(const Run&);              // whether all values were finite
     int64_t (*scratch_bytes)(const Run&);      // of each thread
     bool (*has_room)(const Run&, Fault&);      // if false, the fault says what is lacking, and the plan must not run

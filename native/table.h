@@ -4,6 +4,7 @@
 #include "peak.h"
 #include "plan.h"
 #include "pointwise.h"
+#include "update.h"
 
 namespace NATIVE_ISA {
 
@@ -35,6 +36,7 @@ const Kernels CONCATENATE(kernels_, NATIVE_ISA) = {
     NATIVE_ISA::statistics,        NATIVE_ISA::normalise,          NATIVE_ISA::reduce,       NATIVE_ISA::norm_gradient,
     NATIVE_ISA::depthwise_forward, NATIVE_ISA::depthwise_backward, NATIVE_ISA::pointwise_forward,
     NATIVE_ISA::pointwise_backward, NATIVE_ISA::pointwise_weight,  NATIVE_ISA::pool_forward, NATIVE_ISA::pool_backward,
+    NATIVE_ISA::update,
     NATIVE_ISA::run_plan,          NATIVE_ISA::scratch_bytes,      NATIVE_ISA::has_room,
     NATIVE_ISA::peak,              NATIVE_ISA::read_memory,        NATIVE_ISA::PANEL,
     NATIVE_ISA::PARTS == 2 ? WIDTH : 1,

@@ -64,6 +64,26 @@ class Pool(ctypes.Structure):
     ]
 
 
+class Moved(ctypes.Structure):
+    _fields_ = _fields(
+        pointers="weight gradient first second updates average", sizes="count group", flags="begins"
+    )
+
+
+class Rates(ctypes.Structure):
+    _fields_ = _fields(reals="lr decay momentum square eps", flags="nesterov")
+
+
+class Update(ctypes.Structure):
+    _fields_ = _fields(
+        pointers="tensors groups", sizes="count", reals="clip follow", flags="rule num_threads"
+    )
+
+
+RULES = ("sgd", "adamw", "rmsprop")
+"""The rules of an update, by their numbers; native/update.h says what they do."""
+
+
 class Map(ctypes.Structure):
     _fields_ = _fields(sizes="offset bytes height width channels border pixel first")
 
@@ -125,6 +145,9 @@ KERNELS: dict[type[ctypes.Structure], tuple[str, ...]] = {
     Depthwise: ("depthwise_forward", "depthwise_backward"),
     Pointwise: ("pointwise_forward", "pointwise_backward", "pointwise_weight"),
     Pool: ("pool_forward", "pool_backward"),
+    Moved: (),
+    Rates: (),
+    Update: ("update",),
     Step: (),
     Run: (),
     Fault: (),

@@ -20,18 +20,27 @@ class PolyakAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
-        self._pairs = _tensors(self.module, module, floating=True)
+        self.pairs = _tensors(self.module, module, floating=True)
+        """The averaged tensors, each with the one that it follows."""
         self._counters = _tensors(self.module, module, floating=False)
 
     @torch.no_grad()
     def update(self, num_updates: int) -> None:
         """Follow the weights after update number `num_updates`, counted from 1."""
-        decay = min(self.decay, (1 + num_updates) / (10 + num_updates))
-        if self._pairs:
-            averaged, current = zip(*self._pairs, strict=True)
-            torch._foreach_lerp_(averaged, current, 1 - decay)
-        for copied, counter in self._counters:
-            copied.copy_(counter)
+        if self.pairs:
+            averaged, current = zip(*self.pairs, strict=True)
+            torch._foreach_lerp_(averaged, current, 1 - self.decay_of(num_updates))
+        self.copy_counters()
+
+    def decay_of(self, num_updates: int) -> float:
+        """The decay of update number `num_updates`."""
+        return min(self.decay, (1 + num_updates) / (10 + num_updates))
+
+    def copy_counters(self) -> None:
+        """Have the counters that the network has."""
+        if self._counters:
+            copied, counters = zip(*self._counters, strict=True)
+            torch._foreach_copy_(copied, counters)
 
 
 def _tensors(averaged: nn.Module, module: nn.Module, *, floating: bool) -> list[tuple[Tensor, Tensor]]:

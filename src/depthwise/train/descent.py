@@ -55,7 +55,7 @@ class Synchronous:
 
     def update(self, trainer: "Trainer") -> None:
         self._first = trainer.gradient([self._drawn(trainer)])
-        trainer.apply()
+        trainer.apply(max_norm=trainer.recipe.clip_norm)
 
     def first(self, trainer: "Trainer") -> Batch | None:
         return self._first

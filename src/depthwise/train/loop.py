@@ -27,6 +27,7 @@ from depthwise.train.descent import Descent, Passes, Synchronous
 from depthwise.train.optimizer import Clock
 from depthwise.train.recipe import Recipe
 from depthwise.train.sums import ShardSums
+from depthwise.train.update import Update
 from depthwise.train.world import ALONE, World, shares
 from depthwise.words import number_of
 
@@ -104,6 +105,7 @@ class Trainer:
         _prepare(self.module, recipe)
         self.optimizer = recipe.optimizer.build(self.module)
         self.average = PolyakAverage(self.module, recipe.averaging) if recipe.averaging else None
+        self._update = Update(self.module, self.optimizer, self.average)
         self._forward = torch.compile(self.module) if recipe.compile else self.module
         self._objective = self.task.objective(
             train,
@@ -177,13 +179,15 @@ class Trainer:
         for batch in batches:
             yield batch, [[next(stream) for _ in range(held)] for _ in range(accumulate)]
 
-    def apply(self, rate: float = 1.0) -> None:
-        """Let the parameters take a step along their gradients, at `rate` times the learning rate."""
+    def apply(self, rate: float = 1.0, *, max_norm: float = 0.0) -> None:
+        """Take a step along the gradients, clipped to `max_norm` unless 0, at `rate` times the learning rate."""
         self.next_lr(rate)
-        self.optimizer.step()
+        self._update.apply(self.step + 1, max_norm)
         self.step += 1
-        if self.average:
-            self.average.update(self.step)
+
+    def clip(self) -> None:
+        """Clip the gradients that the parameters have, as the recipe says."""
+        self._update.clip(self.recipe.clip_norm)
 
     def next_lr(self, rate: float = 1.0) -> float:
         """The learning rate of the next update, which is the last one from now on."""
@@ -273,8 +277,8 @@ class Trainer:
             restore_module("averaged", self.average.module, tensors)
 
     def gradient(self, drawn: Sequence[tuple[int, Passes]]) -> Batch | None:
-        """Let the parameters have the clipped gradient, at the weights as they are, of the mean loss over what `passes`
-        gave; of its images here, the first pass's.
+        """Let the parameters have the gradient, at the weights as they are, of the mean loss over what `passes` gave;
+        of its images here, the first pass's.
 
         Batch norm's running statistics move, and the window counts it. Dropout follows from the seed and the number.
         """
@@ -300,8 +304,6 @@ class Trainer:
             self._shard(place, number, parts, samples)
         if self._sums:
             self._window.copy_(self._sums.finish())
-        if self.recipe.clip_norm:
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
         return next((batch for shard in shards for batch in shard), None)
 
     def weight(self, passes: Passes) -> float:
@@ -325,8 +327,7 @@ class Trainer:
 
     def _pass(self, batch: Batch, share: float, samples: float, window: Tensor) -> None:
         """Add the gradient of a batch's loss times `share`; `samples` are the images of the update."""
-        images = batch.images.to(self.device, non_blocking=True)
-        targets = batch.targets.to(self.device, non_blocking=True)
+        images, targets = (part.to(self.device, non_blocking=True) for part in (batch.images, batch.targets))
         with self.convolutions.in_use():
             with self._precision():
                 output = self._forward(images)
@@ -340,10 +341,8 @@ class Trainer:
         """What the network answers, and its loss, with those of auxiliary towers."""
         if isinstance(output, Tensor):
             return output, self._objective.mean(output, targets)
-        answer, *towers = output
-        loss = self._objective.mean(answer, targets)
-        aside = sum(self._objective.mean(tower, targets) for tower in towers)
-        return answer, loss + self.module.aux_weight * aside
+        loss, *aside = (self._objective.mean(one, targets) for one in output)
+        return output[0], loss + self.module.aux_weight * sum(aside)
 
     def _answers(self, output: Tensor) -> int:
         """How many different ones images get, by what is likeliest of each."""

@@ -168,8 +168,10 @@ class Asynchronous:
 
 
 def _at_once(trainer: Trainer, drawn: Sequence[tuple[int, Passes]]) -> Batch | None:
-    """The gradient of an update, as one; of its images, the first pass's."""
-    return trainer.gradient(drawn)
+    """The clipped gradient of an update, as one; of its images, the first pass's."""
+    first = trainer.gradient(drawn)
+    trainer.clip()
+    return first
 
 
 def _apart(trainer: Trainer, drawn: Sequence[tuple[int, Passes]]) -> Batch | None:
@@ -186,6 +188,7 @@ def _apart(trainer: Trainer, drawn: Sequence[tuple[int, Passes]]) -> Batch | Non
         trainer.restart_window()
         with _older(module, pulled, copied(module)):
             firsts.append(trainer.gradient([one]))
+            trainer.clip()
         windows.append(trainer.totals.clone())
         add_share(total, gradients_of(module), share)
     trainer.totals.copy_(before)

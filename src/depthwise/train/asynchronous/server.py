@@ -31,6 +31,7 @@ from depthwise.train.checkpoint import (
     restore_optimizer,
 )
 from depthwise.train.recipe import Recipe
+from depthwise.train.update import Update
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,7 @@ class Shard:
         self._momenta = holding.momenta
         self._optimizer = recipe.optimizer.build(self._part)
         self._average = PolyakAverage(self._part, recipe.averaging) if recipe.averaging else None
+        self._update = Update(self._part, self._optimizer, self._average)
         self._pieces: list[Piece] = []
         self._version = 0
 
@@ -120,9 +122,7 @@ class Shard:
         buffers = {_spoken(name): buffer for name, buffer in self._part.named_buffers()}
         for piece in pieces:
             take_statistics(buffers, self._momenta, piece.pulled, piece.buffers)
-        self._optimizer.step()
-        if self._average:
-            self._average.update(version)
+        self._update.apply(version)
         self._version = version
 
     def read(self, version: int) -> dict[str, Tensor]:

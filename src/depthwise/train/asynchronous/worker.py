@@ -23,6 +23,7 @@ class Worker:
         trainer.restart_window()
         drawn = next(trainer.passes([batch]))
         trainer.gradient([drawn])
+        trainer.clip()
         weight = trainer.weight(drawn[1])
         gradients, buffers = gradients_of(trainer.module), dict(trainer.module.named_buffers())
         pieces = [
