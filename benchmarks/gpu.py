@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,7 +36,7 @@ from depthwise.data.transform import Augment, Preprocess
 from depthwise.evaluate.report import page_environment, page_part
 from depthwise.gpu.calls import shapes
 from depthwise.gpu.choice import FRAMEWORK, Choices, chosen, measured
-from depthwise.gpu.depthwise import available
+from depthwise.gpu.depthwise import available, version
 from depthwise.models import create_model
 from depthwise.timing import in_turns, ratio, seconds
 from depthwise.train.loop import Trainer
@@ -381,7 +380,7 @@ def describe(device: torch.device) -> Row:
         "memory": properties.total_memory,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "triton": version("triton") if available() else None,
+        "triton": version() if available() else None,
     }
 
 

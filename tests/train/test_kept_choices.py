@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,21 @@ import torch
 from tests.train.conftest import RECIPE
 from torch import nn
 
+from depthwise.data import open_dataset
 from depthwise.data.dataset import Dataset
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.gpu.calls import Shape
 from depthwise.gpu.choice import FRAMEWORK, Choice, Choices
-from depthwise.train.convolutions import as_led, settled
+from depthwise.train.convolutions import WAIT, as_led, settled
 from depthwise.train.files import RunFiles
+from depthwise.train.following import follow
+from depthwise.train.launch import started
+from depthwise.train.options import Options
+from depthwise.train.recipe import Recipe
 from depthwise.train.record import read_run
+from depthwise.train.resume import refuse_changes
+from depthwise.train.together import wanted
+from depthwise.train.world import ALONE, World
 
 CHOICES = Choices(32, (Choice(Shape(8, 6, 6, 3, 1, 1, "bfloat16"), True, "faster", 2.0, 1.0),))
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -24,7 +33,9 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 def settle(root: Path, digits: Dataset, before: dict[str, Any] | None, device: torch.device) -> Choices:
     files, module = RunFiles(root / "run"), nn.Conv2d(1, 1, 3)
-    return settled(files, before, RECIPE, module, digits, device, pytest.fail, measure=True, force=False)
+    return settled(
+        files, before, RECIPE, module, digits, device, ALONE, pytest.fail, measure=True, force=False
+    )
 
 
 def test_a_run_that_begins_on_a_cpu_measures_nothing(
@@ -56,6 +67,29 @@ def test_where_triton_is_not_a_process_cannot_follow(
     assert settle(tmp_path, digits, before, GPU) is FRAMEWORK
     with pytest.raises(DepthwiseError, match="pip install triton"):
         as_led(before)
+
+
+def test_another_triton_is_another_version(tmp_path: Path) -> None:
+    data = {"fingerprint": "x"}
+    before = {"data": data, "versions": {"jpeg": "", "triton": "3.8.0"}}
+    with pytest.raises(DepthwiseError, match=r"versions\.triton: 3\.8\.0 -> None"):
+        refuse_changes(RunFiles(tmp_path), before, {"data": data, "versions": {"jpeg": ""}})
+
+
+def build(recipe: Recipe) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def one_that_follows(world: World) -> None:
+    follow(open_dataset("digits"), build, world, options=Options(processes=2, device="cpu"))
+
+
+def test_others_wait_while_process_0_measures(digits: Dataset) -> None:
+    with started(2, one_that_follows, patience=60) as world:
+        world.lead(WAIT)
+        world.meet()
+        world.lead("train", wanted(replace(RECIPE, virtual_shards=2), digits) | {"convolutions": None})
+        world.lead("end", {})
 
 
 def test_run_json_has_them(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.metadata import version
 from statistics import median
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from depthwise.bounds import Bounds, Length, check, fit
 from depthwise.gpu.calls import Shape, Size, watching
-from depthwise.gpu.depthwise import available, depthwise_conv2d
+from depthwise.gpu.depthwise import available, depthwise_conv2d, version
 from depthwise.timing import in_turns, ratio, seconds
 
 ROUNDS = 15
@@ -160,7 +159,7 @@ class Choices:
     @property
     def versions(self) -> dict[str, str]:
         """What the bits depend on because of them."""
-        return {"triton": version("triton")} if self else {}
+        return {"triton": version()} if self else {}
 
     def to_json(self) -> dict[str, Any] | None:
         """Plain values; None without choices."""

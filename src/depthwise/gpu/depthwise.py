@@ -26,6 +26,13 @@ def available() -> bool:
     return find_spec("triton") is not None
 
 
+def version() -> str:
+    """Triton's, which builds of PyTorch call by several names."""
+    import triton
+
+    return str(triton.__version__)
+
+
 def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int, padding: Padding) -> Tensor:
     """Each channel by its own filter: x [N, C, H, W], weight [C, 1, k, k] -> [N, C, H', W'], channels last.
 

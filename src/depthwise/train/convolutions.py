@@ -15,8 +15,12 @@ from depthwise.gpu.choice import FRAMEWORK, Choices, chosen
 from depthwise.gpu.depthwise import available
 from depthwise.train.files import RunFiles
 from depthwise.train.recipe import Recipe
+from depthwise.train.world import World
 
 SETTING = "DEPTHWISE_TRITON"
+
+WAIT = "wait"
+"""What the leading process says to the others before it measures; they meet it afterwards."""
 
 
 def settled(
@@ -26,6 +30,7 @@ def settled(
     module: nn.Module,
     dataset: Dataset,
     device: torch.device,
+    world: World,
     tell: Callable[[str], None],
     *,
     measure: bool,
@@ -33,8 +38,8 @@ def settled(
 ) -> Choices:
     """The choices of the run in `files`: those in `before`, its run.json, or of one that begins what is measured now.
 
-    measure: whether that may be. Where a run's cannot be followed, on a CPU or without Triton, all is the framework's,
-    and its versions are others then.
+    measure: whether that may be; the others of `world` wait meanwhile. Where a run's cannot be followed, on a CPU or
+    without Triton, all is the framework's, and its versions are others then.
     """
     if before is not None:
         choices = Choices.from_json(before.get("convolutions"))
@@ -44,7 +49,11 @@ def settled(
     files.check_free(force=force)  # before anybody waits for a measurement
     image = recipe.preprocess.for_channels(dataset.channels).shape
     batch = min(recipe.batch_size, len(dataset.splits["train"])) // (recipe.virtual_shards or 1)
-    return chosen(shapes(without_memory(module), image, recipe.precision), max(1, batch), device, tell)
+    kinds = shapes(without_memory(module), image, recipe.precision)
+    world.lead(WAIT)
+    choices = chosen(kinds, max(1, batch), device, tell)
+    world.meet()
+    return choices
 
 
 def measuring(device: torch.device, recipe: Recipe) -> bool:

@@ -9,7 +9,7 @@ from depthwise import native
 from depthwise.data.dataset import Dataset, require_trainable
 from depthwise.data.numbering import as_before
 from depthwise.errors import DepthwiseError
-from depthwise.train.convolutions import as_led
+from depthwise.train.convolutions import WAIT, as_led
 from depthwise.train.descent import Descent
 from depthwise.train.loop import Trainer
 from depthwise.train.options import Options
@@ -31,6 +31,9 @@ def follow(dataset: Dataset, build: Build, world: World, *, options: Options) ->
     """
     while True:
         order = world.follow(stopping=False)
+        if order.name == WAIT:
+            world.meet()
+            continue
         trainer, images = trainer_as_led(order.values, dataset, build, options, world=world)
         try:
             told = follow_leader(trainer, images, workers=options.workers)

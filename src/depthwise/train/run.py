@@ -131,7 +131,7 @@ def train(
         watcher.message(f"an update takes {budget.pace.update:.3g} s: {recipe.epochs:g} epochs fit")
     facts = _facts(recipe, module, dataset, options, device, budget)
     how = {"measure": not order, "force": force}
-    convolutions = settled(files, before, recipe, module, dataset, device, watcher.message, **how)
+    convolutions = settled(files, before, recipe, module, dataset, device, world, watcher.message, **how)
     facts["versions"] |= convolutions.versions
     facts |= {"asynchronous": order and order_json(order), "convolutions": convolutions.to_json()}
     descent = None

@@ -94,7 +94,7 @@ class World:
         return Order(*json.loads(self.share_bytes(b"\0" * int(heads[0][0]))))
 
     def meet(self) -> None:
-        """Wait for the others, which may take long: each is opening the images for itself."""
+        """Wait for the others, which may take long: each is opening the images for itself, or the leader measures."""
         if not self.alone:
             with self._telling():
                 dist.monitored_barrier(timeout=timedelta(seconds=max(self.patience, LONGEST)))
