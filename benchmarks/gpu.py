@@ -4,12 +4,13 @@
 
 1. Training parity: the losses of the same updates on the CPU and on the GPU, in float32 without TF32 and in bfloat16.
 2. Inference parity: the logits of the network trained so, in float32, bfloat16 and float16.
-3. Speed beside timm, training and inference in bfloat16, channels last, in turns, also with Triton's convolutions.
+3. Speed beside the same networks in timm and torchvision, training and inference in bfloat16, channels last, in turns,
+   also with Triton's convolutions.
 4. A sweep over batch sizes, with the peak of memory.
 5. Triton's depthwise convolution against cuDNN's, by shape, as `DEPTHWISE_TRITON=measure` chooses.
 
-A part that fails says why, and the others are measured all the same. Tolerances were set before any measurement: losses
-and logits of two devices differ by rounding, which grows with each update.
+A part that fails says why, and the others are measured all the same. Tolerances were set before any measurement on
+a GPU: losses and logits of two devices differ by rounding, which grows with each update.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from torch.nn import functional as F
 
 from depthwise.analysis.cost import without_memory
 from depthwise.bench.machine import machine
+from depthwise.bench.peers import Architecture, peer
 from depthwise.data.dataset import ArraySplit, Dataset
 from depthwise.data.transform import Augment, Preprocess
 from depthwise.evaluate.report import page_environment, page_part
@@ -53,17 +55,21 @@ LOGITS = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
 
 @dataclass(frozen=True)
 class Load:
-    """A network of ours, square images of `size` pixels, and the network of timm's that it is timed beside."""
+    """A network of ours on square images of `size` pixels."""
 
     model: str
     size: int
-    peer: str = ""
     classes: int = 1000
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
         torch.manual_seed(0)
         return create_model(self.model, num_classes=self.classes, **self.arguments)
+
+    @property
+    def peer(self) -> Architecture:
+        """The same network of somebody else's."""
+        return peer(self.model, {"num_classes": self.classes, **self.arguments})
 
 
 @dataclass(frozen=True)
@@ -88,9 +94,9 @@ FULL = Plan(
     parity_batch=32,
     steps=50,
     loads=(
-        Load("xception", 299, "legacy_xception"),
-        Load("mobilenet_v1", 224, "mobilenetv1_100"),
-        Load("mobilenet_v2", 224, "mobilenetv2_100"),
+        Load("xception", 299),
+        Load("mobilenet_v1", 224),
+        Load("mobilenet_v2", 224),
     ),
     batch=64,
     sweep=(1, 4, 16, 32, 64, 128, 256),
@@ -194,11 +200,8 @@ def answering(module: nn.Module, images: Tensor, precision: str) -> Callable[[],
 
 
 def peer_training(load: Load, batch: int, device: torch.device) -> Callable[[], None]:
-    """An update of timm's network in a plain loop, as a tutorial has it, on one batch in the device's memory."""
-    import timm
-
-    module = timm.create_model(load.peer, pretrained=False, num_classes=load.classes).train()
-    module = module.to(device=device, memory_format=torch.channels_last)
+    """An update of the peer in a plain loop, as a tutorial has it, on one batch in the device's memory."""
+    module = placed(load.peer.build().train(), device)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
     images = torch.randn(batch, 3, load.size, load.size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -216,10 +219,7 @@ def peer_training(load: Load, batch: int, device: torch.device) -> Callable[[], 
 
 
 def peer_answering(load: Load, batch: int, device: torch.device) -> Callable[[], Tensor]:
-    import timm
-
-    module = timm.create_model(load.peer, pretrained=False, num_classes=load.classes)
-    return answering(placed(module, device), noise(load, batch, device), "bfloat16")
+    return answering(placed(load.peer.build(), device), noise(load, batch, device), "bfloat16")
 
 
 def placed(module: nn.Module, device: torch.device) -> nn.Module:
@@ -231,7 +231,7 @@ def noise(load: Load, batch: int, device: torch.device) -> Tensor:
 
 
 def speed(plan: Plan, device: torch.device) -> list[Row]:
-    """Images a second of ours and of timm's, in turns; how many times as fast ours is, where noise lets it be said."""
+    """Images a second of ours and of the peers, in turns; how many times as fast ours is, where noise lets one say."""
     rows = []
     for load in plan.loads:
         closing: list[Callable[[], None]] = []
@@ -243,13 +243,13 @@ def speed(plan: Plan, device: torch.device) -> list[Row]:
             ours = trainer(load, plan.batch, device, "bfloat16", table)
             closing.append(ours.close)
             runs[name] = ours.update
-        runs[f"timm {load.peer}"] = peer_training(load, plan.batch, device)
+        runs[load.peer.title] = peer_training(load, plan.batch, device)
         rows += compared(load, "training", plan, runs, device)
         for close in closing:
             close()
         runs = {
             "depthwise": answering(placed(load.build(), device), noise(load, plan.batch, device), "bfloat16"),
-            f"timm {load.peer}": peer_answering(load, plan.batch, device),
+            load.peer.title: peer_answering(load, plan.batch, device),
         }
         rows += compared(load, "inference", plan, runs, device)
     return rows

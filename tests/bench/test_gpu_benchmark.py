@@ -11,7 +11,7 @@ TINY = gpu.Plan(
     parity=gpu.Load("mobilenet_v1", 32, classes=10, arguments={"width": 0.1, "dropout": 0.0}),
     parity_batch=8,
     steps=2,
-    loads=(gpu.Load("mobilenet_v1", 32, "mobilenetv1_100", classes=10, arguments={"width": 0.1}),),
+    loads=(gpu.Load("mobilenet_v1", 32, classes=10),),
     batch=2,
     sweep=(2, 3),
     rounds=2,
@@ -36,7 +36,7 @@ def test_every_part_runs_and_is_on_the_page(tmp_path: Path) -> None:
     assert {(row["what"], row["program"]) for row in parts["speed"]["rows"]} == {
         (what, program)
         for what in ("training", "inference")
-        for program in ("depthwise", "timm mobilenetv1_100")
+        for program in ("depthwise", "timm's mobilenetv1_100")
     }
     assert [row["batch"] for row in parts["batch sizes"]["rows"]] == [2, 3]
     kinds = parts["convolutions"]["rows"]
@@ -45,7 +45,7 @@ def test_every_part_runs_and_is_on_the_page(tmp_path: Path) -> None:
     assert all("did not run" in row["reason"] for row in kinds)
     page = (tmp_path / "results" / "gpu.html").read_text()
     assert all(f"<h2>{name.capitalize()}</h2>" in page for name in parts)
-    assert "timm mobilenetv1_100" in page
+    assert "timm&#39;s mobilenetv1_100" in page
     assert "https://" not in page
     assert "src=" not in page
 

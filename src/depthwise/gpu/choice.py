@@ -116,9 +116,9 @@ def measured(shape: Shape, batch: int, device: torch.device, rounds: int = ROUND
         weight = drawn(shape.channels, 1, shape.kernel, shape.kernel).requires_grad_()
         with torch.no_grad():
             dy = drawn(*framework(x, weight).shape, dtype=dtype)
+        return decided(shape, by(framework), by(lambda x, weight: run(x, weight, shape)), time, rounds)
     except torch.OutOfMemoryError:
         return Choice(shape, False, "there is no memory to measure it in")
-    return decided(shape, by(framework), by(lambda x, weight: run(x, weight, shape)), time, rounds)
 
 
 def run(x: Tensor, weight: Tensor, shape: Shape) -> Tensor:
