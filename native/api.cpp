@@ -96,6 +96,7 @@ void depthwise_threads(decltype(ThreadPool::run) run, decltype(ThreadPool::index
 int64_t depthwise_struct_sizes(int64_t* sizes, int64_t capacity) {
     const int64_t all[] = {sizeof(Statistics), sizeof(Normalise), sizeof(Reduce),
                            sizeof(NormGradient), sizeof(Depthwise), sizeof(Pointwise), sizeof(Pool),
+                           sizeof(Box), sizeof(Gate),
                            sizeof(Moved), sizeof(Rates), sizeof(Update),
                            sizeof(Step), sizeof(Run), sizeof(Fault)};
     const int64_t count = sizeof all / sizeof *all;
@@ -112,6 +113,9 @@ void depthwise_depthwise_backward(const Depthwise* p) { kernels->depthwise_backw
 void depthwise_pointwise_forward(const Pointwise* p) { kernels->pointwise_forward(*p); }
 void depthwise_pointwise_backward(const Pointwise* p) { kernels->pointwise_backward(*p); }
 void depthwise_pointwise_weight(const Pointwise* p) { kernels->pointwise_weight(*p); }
+void depthwise_box(const Box* p) { kernels->box(*p); }
+void depthwise_channel_sums(const Gate* p) { kernels->channel_sums(*p); }
+void depthwise_channel_scale(const Gate* p) { kernels->channel_scale(*p); }
 void depthwise_pool_forward(const Pool* p) { kernels->pool_forward(*p); }
 void depthwise_update(const Update* p) { kernels->update(*p); }
 // The `scratch_bytes` that a run needs. Its arena, offsets and image need not be set yet.

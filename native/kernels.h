@@ -81,6 +81,25 @@ struct Pool {
     int bf16, num_threads;
 };
 
+// The mean over windows of stride 1, padded by half the kernel; average.h says what the factors are.
+struct Box {
+    const void* x;
+    void* y;
+    const float *rows, *columns, *out_rows, *out_columns;
+    int64_t batch, channels, height, width;
+    int kernel, bf16, num_threads;
+};
+
+// Sums over the pixels of x, or of x * dy, for each image and channel, and x times a gate for each of them.
+struct Gate {
+    const void *x, *dy;
+    void* y;
+    const float *gate, *summand;  // summand may be null
+    float* sums;
+    int64_t batch, channels, pixels;
+    int bf16, num_threads;
+};
+
 // Training's update of the weights: see update.h. A tensor is `count` values in memory, in the same order wherever it is
 // pointed to. One without a gradient stays as it is; its average follows it all the same.
 struct Moved {
@@ -211,6 +230,9 @@ struct Kernels {
     void (*pointwise_forward)(const Pointwise&);
     void (*pointwise_backward)(const Pointwise&);
     void (*pointwise_weight)(const Pointwise&);
+    void (*box)(const Box&);
+    void (*channel_sums)(const Gate&);
+    void (*channel_scale)(const Gate&);
     void (*pool_forward)(const Pool&);
     void (*pool_backward)(const Pool&);
     void (*update)(const Update&);

@@ -230,8 +230,11 @@ class SqueezeExcite(nn.Module):
         self.excite = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True))))
-        return x * gate.sigmoid()
+        return native.gated(x, self.gate, (self.squeeze, self.excite))
+
+    def gate(self, means: Tensor) -> Tensor:
+        """[N, C, 1, 1] to the same: what each map is multiplied by, from the means of all."""
+        return self.excite(F.relu(self.squeeze(means))).sigmoid()
 
 
 class GlobalAverage(nn.Module):

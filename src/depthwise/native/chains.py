@@ -11,7 +11,8 @@ from typing import Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from depthwise.native.fused import applies, batch_norm_act, depthwise_conv2d, watched
+from depthwise.native.averages import average_pool2d
+from depthwise.native.fused import applies, batch_norm_act, depthwise_conv2d, max_pool, watched
 
 M = TypeVar("M", bound=type[nn.Module])
 
@@ -59,6 +60,12 @@ def run(
                 x, norm, relu = settled(x), step, None
             case nn.Conv2d(groups=groups) if groups > 1:
                 x = depthwise_conv2d(x, step, relu, norm)
+                norm = relu = None
+            case nn.MaxPool2d():
+                x = max_pool(settled(x), step)
+                norm = relu = None
+            case nn.AvgPool2d():
+                x = average_pool2d(settled(x), step)
                 norm = relu = None
             case _ if relu is None and hasattr(type(step), "after_norm"):
                 x, norm = cast(TakesNorm, step).after_norm(x, norm), None

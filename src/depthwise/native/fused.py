@@ -114,6 +114,36 @@ def max_pool2d(
     return F.max_pool2d(F.pad(x, padding, value=-torch.inf), kernel_size, stride)
 
 
+def side_of(size: int | tuple[int, ...]) -> int:
+    """The side of a square, -1 of any other rectangle."""
+    if isinstance(size, int):
+        return size
+    return size[0] if size[0] == size[1] else -1
+
+
+def max_pool(x: Tensor, pool: nn.MaxPool2d) -> Tensor:
+    """pool(x), [N, C, H, W] to [N, C, H', W']; native in training if its windows are square and without holes."""
+    kernel, stride, edge = (side_of(size) for size in (pool.kernel_size, pool.stride, pool.padding))
+    if (
+        type(pool) is not nn.MaxPool2d
+        or min(kernel, stride, edge) < 0
+        or pool.dilation != 1
+        or pool.return_indices
+        or watched(pool)
+        or not applies(x)
+    ):
+        return pool(x)
+    after = (
+        max(
+            edge,
+            (_pooled(side, edge, edge, kernel, stride, pool.ceil_mode) - 1) * stride + kernel - side - edge,
+        )
+        for side in (x.shape[3], x.shape[2])
+    )
+    right, bottom = after
+    return max_pool2d(x, kernel, stride, (edge, right, edge, bottom))
+
+
 def _pooled(size: int, before: int, after: int, kernel_size: int, stride: int, ceil: bool = False) -> int:
     """The number of windows on a side in PyTorch: `ceil` counts one more if it starts within the map."""
     rest = size + before + after - kernel_size

@@ -64,6 +64,20 @@ class Pool(ctypes.Structure):
     ]
 
 
+class Box(ctypes.Structure):
+    _fields_ = _fields(
+        pointers="x y rows columns out_rows out_columns",
+        sizes="batch channels height width",
+        flags="kernel bf16 num_threads",
+    )
+
+
+class Gate(ctypes.Structure):
+    _fields_ = _fields(
+        pointers="x dy y gate summand sums", sizes="batch channels pixels", flags="bf16 num_threads"
+    )
+
+
 class Moved(ctypes.Structure):
     _fields_ = _fields(
         pointers="weight gradient first second updates average", sizes="count group", flags="begins"
@@ -145,6 +159,8 @@ KERNELS: dict[type[ctypes.Structure], tuple[str, ...]] = {
     Depthwise: ("depthwise_forward", "depthwise_backward"),
     Pointwise: ("pointwise_forward", "pointwise_backward", "pointwise_weight"),
     Pool: ("pool_forward", "pool_backward"),
+    Box: ("box",),
+    Gate: ("channel_sums", "channel_scale"),
     Moved: (),
     Rates: (),
     Update: ("update",),
