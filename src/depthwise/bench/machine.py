@@ -16,7 +16,7 @@ INSTRUCTIONS = ("avx", "fma", "amx", "sve", "asimd", "i8mm", "bf16")
 def machine() -> dict[str, Any]:
     """Processor, its instruction sets, the kernels' path, cores, memory in bytes, system and versions."""
     facts = _processor()
-    packages = ("torch", *(engine.package for engine in ENGINES.values()))
+    packages = ("torch", "torchvision", "timm", *(engine.package for engine in ENGINES.values()))
     return {
         "processor": facts.get("model name") or platform.processor() or platform.machine(),
         "instruction_sets": [
