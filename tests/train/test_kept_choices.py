@@ -31,11 +31,12 @@ CHOICES = Choices(32, (Choice(Shape(8, 6, 6, 3, 1, 1, "bfloat16"), True, "faster
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-def settle(root: Path, digits: Dataset, before: dict[str, Any] | None, device: torch.device) -> Choices:
-    files, module = RunFiles(root / "run"), nn.Conv2d(1, 1, 3)
-    return settled(
-        files, before, RECIPE, module, digits, device, ALONE, pytest.fail, measure=True, force=False
-    )
+def settle(
+    root: Path, digits: Dataset, before: dict[str, Any] | None, device: torch.device, **changes: bool
+) -> Choices:
+    files, module, recipe = RunFiles(root / "run"), nn.Conv2d(1, 1, 3), replace(RECIPE, **changes)
+    how = {"measure": True, "force": False}
+    return settled(files, before, recipe, module, digits, device, ALONE, pytest.fail, **how)
 
 
 def test_a_run_that_begins_on_a_cpu_measures_nothing(
@@ -56,6 +57,7 @@ def test_a_run_that_goes_on_keeps_its_choices_and_nothing_is_measured_again(
     assert settle(tmp_path, digits, before, GPU) == CHOICES
     assert settle(tmp_path, digits, {}, GPU) is FRAMEWORK
     assert settle(tmp_path, digits, before, CPU) is FRAMEWORK
+    assert settle(tmp_path, digits, before, GPU, compile=True) is FRAMEWORK
     assert as_led(before) == CHOICES
 
 

@@ -38,12 +38,12 @@ def settled(
 ) -> Choices:
     """The choices of the run in `files`: those in `before`, its run.json, or of one that begins what is measured now.
 
-    measure: whether that may be; the others of `world` wait meanwhile. Where a run's cannot be followed, on a CPU or
-    without Triton, all is the framework's, and its versions are others then.
+    measure: whether that may be; the others of `world` wait meanwhile. Where a run's cannot be followed, on a CPU,
+    without Triton or under torch.compile, all is the framework's, and its versions are others then.
     """
     if before is not None:
         choices = Choices.from_json(before.get("convolutions"))
-        return choices if device.type == "cuda" and available() else FRAMEWORK
+        return choices if available() and _is_open(device, recipe) else FRAMEWORK
     if not measure or not measuring(device, recipe):
         return FRAMEWORK
     files.check_free(force=force)  # before anybody waits for a measurement
@@ -64,7 +64,11 @@ def measuring(device: torch.device, recipe: Recipe) -> bool:
     setting = os.environ.get(SETTING) or "off"
     if setting not in ("off", "measure"):
         raise UsageError(f"{SETTING}={setting} is no setting: take off or measure")
-    return setting == "measure" and device.type == "cuda" and not recipe.compile
+    return setting == "measure" and _is_open(device, recipe)
+
+
+def _is_open(device: torch.device, recipe: Recipe) -> bool:
+    return device.type == "cuda" and not recipe.compile
 
 
 def as_led(values: Mapping[str, Any]) -> Choices:
