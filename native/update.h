@@ -3,8 +3,8 @@
 //
 // Each value meets the roundings of PyTorch's own operators, in their order, so the bits are PyTorch's. Its operators
 // multiply and add with one rounding where one of them does both, and with two where two operators follow each other.
-// Which is meant is written out here: `fused` or `product`. Roots are the nearest float32; those of PyTorch are off by
-// up to 0.73 units in the last place where it takes them by MKL.
+// Which is meant is written out here: `fused` or `product`. Roots are the nearest float32, which
+// those of PyTorch are not always where it takes them by MKL.
 #pragma once
 
 #include <algorithm>

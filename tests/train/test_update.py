@@ -30,8 +30,7 @@ KINDS: dict[str, Kind] = {
 
 @pytest.fixture(autouse=True)
 def _exact_roots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library that PyTorch takes roots by, where it has it, is off by up to 0.73 units in the last place; the
-    kernel's are the nearest."""
+    """PyTorch's roots are not always the nearest numbers, where it takes them by MKL; the kernel's are."""
     monkeypatch.setattr(Tensor, "sqrt", lambda x: torch.from_numpy(np.sqrt(x.numpy())))
     monkeypatch.setattr(Tensor, "sqrt_", lambda x: x.copy_(x.sqrt()))
 
