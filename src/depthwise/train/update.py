@@ -145,8 +145,9 @@ class _Rule:
 
     def applies(self, group: Group) -> bool:
         """Whether the kernel knows all that the group asks for."""
-        return all(isinstance(group[name], float | int) for name in self.numbers) and not any(
-            group.get(name) for name in self.flags
+        numbers = [*map(group.__getitem__, self.numbers), *group.get("betas", ())]
+        return all(isinstance(number, float | int) for number in numbers) and not any(
+            map(group.get, self.flags)
         )
 
     def names(self, group: Group) -> tuple[str, ...]:
