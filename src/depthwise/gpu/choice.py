@@ -71,8 +71,7 @@ def decided(
     return Choice(
         shape,
         faster.tenth > 1,
-        f"Triton's kernel is {faster.middle:.3g} times as fast, {faster.tenth:.3g} to {faster.ninetieth:.3g} in eight "
-        f"of ten rounds",
+        f"Triton's kernel is {faster.tenth:.3g} to {faster.ninetieth:.3g} times as fast in eight of ten rounds",
         *(1000 * median(times[name]) for name in ("framework", "triton")),
     )
 
