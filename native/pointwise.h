@@ -250,10 +250,10 @@ INLINE void pack_pixels(const T* x, int64_t stride, int64_t rows, int64_t count,
 }
 
 // sums [SIDE][N * WIDTH] += a [steps][WIDTH], of which SIDE are read, times b [steps][N * WIDTH]. The `next` sums and, a
-// line a step, what lies `ahead` are brought into the cache.
+// line a step, what comes `then` are brought into the cache.
 template <class T, int N>
 __attribute__((noinline)) void add_outer(const float* a, const float* b, int64_t steps, float* sums, const float* next,
-                                         const char* ahead) {
+                                         const void* then) {
     F<WIDTH> sum[SIDE][N];
 #pragma GCC unroll 16
     for (int m = 0; m < SIDE; m++)
@@ -263,6 +263,7 @@ __attribute__((noinline)) void add_outer(const float* a, const float* b, int64_t
     for (int m = 0; m < SIDE; m++)
 #pragma GCC unroll 4
         for (int n = 0; n < N; n++) sum[m][n] = load<WIDTH>(sums + (m * N + n) * WIDTH);
+    const char* ahead = static_cast<const char*>(then);
     int64_t left = steps;
     do {
         const T* values[SIDE];
@@ -294,17 +295,20 @@ struct Cut {
     int64_t size() const { return groups * SIDE * width; }  // sums of a chunk: [groups][slabs][SIDE][channels of a slab]
 };
 
-// The memory of the rows that come next, of x and then of dy, handed out by numbers of cache lines.
+// The memory of the rows that come next, of x and then of dy, handed out by numbers of cache lines in the last of so
+// many `calls`: sooner, it would have left the cache again.
 class Ahead {
   public:
     template <class T>
-    Ahead(const T* x, int64_t x_channels, const T* dy, int64_t dy_channels, int64_t rows)
+    Ahead(const T* x, int64_t x_channels, const T* dy, int64_t dy_channels, int64_t rows, int64_t calls)
         : at(reinterpret_cast<const char*>(x)), left(divided(rows * x_channels * static_cast<int64_t>(sizeof(T)), 64)),
           then(reinterpret_cast<const char*>(dy)),
-          then_left(divided(rows * dy_channels * static_cast<int64_t>(sizeof(T)), 64)) {}
-    const char* take(int64_t lines) {
+          then_left(divided(rows * dy_channels * static_cast<int64_t>(sizeof(T)), 64)), calls(calls) {}
+    // So many lines, or `otherwise` while it is too soon.
+    const void* take(int64_t lines, const void* otherwise) {
+        if (calls-- * lines > left + then_left + 2 * lines) return otherwise;
         if (left <= 0) at = then, left = then_left, then_left = 0;
-        const char* const start = at;
+        const void* const start = at;
         at += 64 * lines, left -= lines;
         return start;
     }
@@ -313,7 +317,7 @@ class Ahead {
     const char* at;
     int64_t left;
     const char* then;
-    int64_t then_left;
+    int64_t then_left, calls;
 };
 
 // Adds to the `sums` of a chunk, those of the groups from `first` on, what the pixels from `begin` to `end` come to.
@@ -326,7 +330,8 @@ void add_pixels(const Pointwise& p, const Cut& cut, int64_t begin, int64_t end, 
     const Words gradients(divided(block, VALUES<T>) * vectors * WIDTH), pixels(divided(block, VALUES<T>) * SLAB);
     for (int64_t row = begin; row < end; row += block) {
         const int64_t rows = std::min(block, end - row), steps = divided(rows, VALUES<T>);
-        Ahead ahead(x + (row + block) * M, M, dy + (row + block) * K, count == K ? K : 0, std::min(block, end - row - block));
+        Ahead ahead(x + (row + block) * M, M, dy + (row + block) * K, count == K ? K : 0, std::min(block, end - row - block),
+                    divided(cut.width, SLAB) * (last - first));
         pack_pixels(dy + row * K + channel, K, rows, count, dy + p.rows * K,
                     [&](int64_t step, int64_t v) INLINE_LAMBDA { return gradients.get() + (v * steps + step) * WIDTH; });
         for (int64_t c = 0; c < M; c += SLAB)
@@ -337,8 +342,8 @@ void add_pixels(const Pointwise& p, const Cut& cut, int64_t begin, int64_t end, 
                 for (int64_t group = first; group < last; group++) {
                     const int64_t at = (group - first) * SIDE;
                     float* const to = sums + group * SIDE * cut.width + c * SIDE;
-                    add_outer<T, N>(gradients.get() + at / WIDTH * steps * WIDTH + at % WIDTH, pixels.get(), steps, to,
-                                    to + SIDE * cut.width, ahead.take(steps));
+                    const float* const a = gradients.get() + at / WIDTH * steps * WIDTH + at % WIDTH;
+                    add_outer<T, N>(a, pixels.get(), steps, to, to + SIDE * cut.width, ahead.take(steps, a));
                 }
             });
     }
