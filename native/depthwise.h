@@ -38,7 +38,7 @@ struct Entry {
 template <int W>
 class Entries {
   public:
-    Entries(const Depthwise& p) : lanes(p.window.channels, 3), floor(p.relu ? 0.0f : -HUGE_VALF), ceiling(ceiling_of(p.relu)) {
+    Entries(const Depthwise& p) : lanes(p.window.channels, 3), floor(floor_of(p.relu)), ceiling(ceiling_of(p.relu)) {
         const int64_t C = p.window.channels;
         lanes.fill(0, p.moments ? p.moments + 2 * C : nullptr, 1, C);
         lanes.fill(1, p.moments ? p.moments + 3 * C : nullptr, 0, C);

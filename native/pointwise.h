@@ -182,22 +182,25 @@ void multiply_map(const T* x, int64_t rows, const Packed& packed, T* y, int num_
     });
 }
 
+// y [rows][columns] = x [rows][depth] times the weights, which `pack` packs a panel at a time.
+template <class T>
+void multiply_packed(const Pointwise& p, const void* x, int64_t depth, void* y, int64_t columns,
+                     void (*pack)(const float*, const Packed&, int64_t)) {
+    const Packed packed(columns, depth, divided(depth, VALUES<T>));
+    parallel_for(p.num_threads, packed.panels(), [&](int64_t first, int64_t last) {
+        for (int64_t panel = first; panel < last; panel++) pack(p.weight, packed, panel);
+    });
+    multiply_map(static_cast<const T*>(x), p.rows, packed, static_cast<T*>(y), p.num_threads);
+}
+
 template <class T>
 void pointwise_forward_as(const Pointwise& p) {
-    const Packed packed(p.out_channels, p.channels, divided(p.channels, VALUES<T>));
-    parallel_for(p.num_threads, packed.panels(), [&](int64_t first, int64_t last) {
-        for (int64_t panel = first; panel < last; panel++) pack_columns<T>(p.weight, packed, panel);
-    });
-    multiply_map(static_cast<const T*>(p.x), p.rows, packed, static_cast<T*>(p.y), p.num_threads);
+    multiply_packed<T>(p, p.x, p.channels, p.y, p.out_channels, pack_columns<T>);
 }
 
 template <class T>
 void pointwise_backward_as(const Pointwise& p) {
-    const Packed packed(p.channels, p.out_channels, divided(p.out_channels, VALUES<T>));
-    parallel_for(p.num_threads, packed.panels(), [&](int64_t first, int64_t last) {
-        for (int64_t panel = first; panel < last; panel++) pack_rows<T>(p.weight, packed, panel);
-    });
-    multiply_map(static_cast<const T*>(p.dy), p.rows, packed, static_cast<T*>(p.dx), p.num_threads);
+    multiply_packed<T>(p, p.dy, p.out_channels, p.dx, p.channels, pack_rows<T>);
 }
 
 // ---- The gradient of the weights: a sum over pixels

@@ -236,8 +236,10 @@ INLINE F<W> relu(F<W> v) {
     return at_least<W>(v, zero<W>());
 }
 
-// What a ReLU of the `kind` that kernels.h names clamps at from above.
-INLINE float ceiling_of(int kind) { return kind == 6 ? 6.0f : HUGE_VALF; }
+// What a ReLU of the `kind` that kernels.h names clamps at from below and from above: a NaN, with which nothing compares,
+// where it does not clamp.
+INLINE float floor_of(int kind) { return kind ? 0.0f : NAN; }
+INLINE float ceiling_of(int kind) { return kind == 6 ? 6.0f : NAN; }
 
 template <int W>
 INLINE F<W> relu_gradient(F<W> output, F<W> ceiling, F<W> gradient) {

@@ -200,6 +200,20 @@ def test_a_nan_goes_where_pytorch_lets_it_go(path: str) -> None:
     assert z.isnan().sum() == 9
 
 
+@pytest.mark.parametrize("kind", [nn.Identity, nn.ReLU, nn.ReLU6])
+def test_infinity_goes_where_pytorch_lets_it_go(path: str, kind: type[nn.Module]) -> None:
+    x = image(1, 32, 5, 5)
+    x[0, 7, 2, 2], x[0, 9, 2, 2] = torch.inf, -torch.inf
+    conv, outcomes = filters_of(32, 3, 1, "same"), []
+    for chosen in (path, "off"):
+        native.use(chosen)
+        leaf = x.clone().requires_grad_()
+        y = native.depthwise_conv2d(leaf, conv, kind())
+        outcomes.append((y, *torch.autograd.grad(y, leaf, image(1, 32, 5, 5, seed=1))))
+    for got, want in zip(*outcomes, strict=True):
+        torch.testing.assert_close(got, want, equal_nan=True)
+
+
 @pytest.mark.parametrize(("mean", "std"), [(1e4, 1.0), (-300.0, 1e-2), (0.0, 1e-6), (5.0, 0.0)])
 def test_statistics_hold_under_a_large_mean(path: str, mean: float, std: float) -> None:
     x = (torch.randn(4, 20, 40, 40, dtype=torch.float64) * std + mean).float()

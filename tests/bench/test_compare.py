@@ -14,7 +14,6 @@ from tests import processes
 
 from depthwise.bench import ENGINES, Comparison, Measured, bench, swept
 from depthwise.bench import compare as compare_module
-from depthwise.bench import worker as worker_module
 from depthwise.bench.engines import Contender
 from depthwise.cli.app import run
 from depthwise.cli.bench import _print_run
@@ -23,16 +22,6 @@ from depthwise.models import create_model
 from depthwise.native.library import library
 
 TINY = {"stem": "small", "width": 0.125, "num_classes": 10}
-
-
-@pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers do not import torch each: they are forked from a process that has. Other tests start them as they are."""
-
-    def start(worker: compare_module._Worker) -> None:
-        worker._started = processes.Piped(worker_module.main)  # type: ignore[assignment]
-
-    monkeypatch.setattr(compare_module._Worker, "start", start)
 
 
 @pytest.mark.usefixtures("forked")

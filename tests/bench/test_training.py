@@ -6,26 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests import processes
 from torch import nn
 
 from depthwise.analysis.cost import multiply_adds, training_multiply_adds
 from depthwise.bench import LOOPS, bench_training
-from depthwise.bench import compare as compare_module
-from depthwise.bench import worker as worker_module
 from depthwise.bench.peers import PLAIN, TIMM, TORCHVISION, own, peer
 from depthwise.cli.app import run
 from depthwise.errors import DepthwiseError
 
 TINY: dict[str, Any] = {"stem": "small", "entry": [32], "middle": [], "exit": [48, 64], "num_classes": 10}
-
-
-@pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(worker: compare_module._Worker) -> None:
-        worker._started = processes.Piped(worker_module.main)  # type: ignore[assignment]
-
-    monkeypatch.setattr(compare_module._Worker, "start", start)
 
 
 @pytest.mark.usefixtures("forked")

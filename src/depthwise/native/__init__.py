@@ -1,9 +1,9 @@
 """Training a separable network on a CPU without moving every map through memory once per operator.
 
-The matrix products of such a network run at the processor's peak already. The rest of a training step is memory traffic
-of batch norm, ReLU, max pooling and depthwise convolution. The functions here do several of these in one pass, in C++,
-on channels-last maps in float32 or bfloat16. Where that does not apply (another device or layout, evaluation, tracing,
-no compiler when the package was installed), they run PyTorch's own operators and compute the same.
+A training step of such a network is the products of its pointwise convolutions and the memory traffic of batch norm,
+ReLU, pooling and depthwise convolution. The functions here do the products and several of the others in one pass, in
+C++, on channels-last maps in float32 or bfloat16. Where that does not apply (another device or layout, evaluation,
+tracing, no compiler when the package was installed), they run PyTorch's own operators and compute the same.
 
 Results are the same bits for any number of threads, which is `torch.get_num_threads()`. Set `DEPTHWISE_NATIVE` to
 `off` or one of `PATHS` to force a path; the default is the best that the machine has.
