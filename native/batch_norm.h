@@ -26,6 +26,7 @@ struct Chunks {
 };
 
 constexpr int64_t BLOCK = 4;  // rows that are computed together, so that a channel's parameters are loaded once for all
+constexpr int64_t SOON = 8;   // rows until what is prefetched is read: the hardware does not follow BLOCK rows at once
 
 // Calls body(vector, its first channel, first row, number of rows) for all of a range of rows. The number is BLOCK,
 // which the compiler knows, except at the end.
@@ -64,7 +65,9 @@ void statistics_as(const Statistics& p) {
                 const F<W> shift = load<W>(shifts + v * W);
                 F<W> a = load<W>(s1 + v * W), b = load<W>(s2 + v * W);
                 for (int64_t i = 0; i < num; i++) {
-                    const F<W> d = load<W>(x + (row + i) * C + c) - shift;
+                    const int64_t at = (row + i) * C + c;
+                    __builtin_prefetch(x + at + SOON * C);
+                    const F<W> d = load<W>(x + at) - shift;
                     a += d;
                     b += d * d;
                 }
@@ -123,8 +126,12 @@ void normalise_with(const Normalise& p) {
                 const F<W> a = load<W>(scale + c), b = load<W>(shift + c);
                 for (int64_t i = 0; i < num; i++) {
                     const int64_t at = (row + i) * C + c;
+                    __builtin_prefetch(x + at + SOON * C);
                     F<W> z = load<W>(x + at) * a + b;
-                    if (has_residual == Residual::yes) z += load<W>(residual + at);
+                    if (has_residual == Residual::yes) {
+                        __builtin_prefetch(residual + at + SOON * C);
+                        z += load<W>(residual + at);
+                    }
                     store<W>(y + at, has_relu == Relu::yes ? at_most<W>(relu<W>(z), ceiling) : z);
                 }
             });
@@ -176,6 +183,7 @@ void reduce_with(const Reduce& p) {
                 F<W> sum = load<W>(s1 + v * W), dot = load<W>(s2 + v * W);
                 for (int64_t i = 0; i < num; i++) {
                     const int64_t at = (row + i) * C + c;
+                    __builtin_prefetch(x + at + SOON * C), __builtin_prefetch(masked.dy + at + SOON * C);
                     const F<W> in = load<W>(x + at), g = masked(at, in, a, b);
                     sum += g;
                     dot += g * (in - mean);
@@ -229,6 +237,7 @@ void norm_gradient_with(const NormGradient& p) {
                 const typename Vec<W>::I done = first_lanes<W>(p.dx == p.dy ? v * W - c : 0);
                 for (int64_t i = 0; i < num; i++) {
                     const int64_t at = (row + i) * C + c;
+                    __builtin_prefetch(x + at + SOON * C), __builtin_prefetch(masked.dy + at + SOON * C);
                     const F<W> in = load<W>(x + at), g = masked(at, in, a, b);
                     if (dresidual) store<W>(dresidual + at, g);
                     store<W>(dx + at, select<W>(done, load<W>(dx + at), g * a + ((in - mean) * slope + constant)));

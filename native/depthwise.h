@@ -2,9 +2,9 @@
 // read.
 //
 // A band of rows is computed one vector of channels at a time. The last K input rows are staged in a ring buffer in the
-// first-level cache: float32, normalised, clamped and padded, so that the inner loop has only multiply-adds. The
-// backward pass stages dy, with zeros between its pixels for the stride. One pass over the input then gives both
-// gradients and the two sums that the batch norm needs, so x, dy and dx cross memory once each.
+// cache: float32, normalised, clamped and padded, so that the inner loop has only multiply-adds. The backward pass stages
+// dy, with zeros between its pixels for the stride. One pass over the input then gives both gradients and the two sums
+// that the batch norm needs, so x, dy and dx cross memory once each.
 #pragma once
 
 #include "batch_norm.h"
@@ -59,7 +59,7 @@ struct Unchanged {
     INLINE F<W> operator()(F<W> x) const { return x; }
 };
 
-constexpr int64_t GROUP = 4;  // vectors computed together: alone, each would load the cache lines that they share
+constexpr int64_t GROUP = 16;  // vectors computed together: memory is slow to give a few of each pixel's
 
 // The rows that were staged last, for each vector of a group.
 template <int W>

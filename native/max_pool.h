@@ -23,8 +23,9 @@ struct Tap {
 };
 
 // One output pixel, all channels, from its `count` taps in order. Of equal values the first wins; a NaN always wins.
+// The pixels at the offsets `soon` are fetched ahead.
 template <int W, class T, Norm norm, int Count>
-INLINE void choose(const Pool& p, const T* image, const Tap* taps, int count, int64_t out) {
+INLINE void choose(const Pool& p, const T* image, const Tap* taps, int count, int64_t out, const int64_t (&soon)[4]) {
     const int64_t C = p.window.channels;
     const float *scale = p.moments + 2 * C, *shift = scale + C;
     for (int64_t v = 0; v < num_vectors<W>(C); v++) {
@@ -33,6 +34,7 @@ INLINE void choose(const Pool& p, const T* image, const Tap* taps, int count, in
         if (norm == Norm::yes) a = load<W>(scale + c), b = load<W>(shift + c);
         F<W> chosen = load<W>(image + taps[0].offset + c), best = norm == Norm::yes ? chosen * a + b : chosen;
         typename Vec<W>::I number = (typename Vec<W>::I){} + taps[0].number;
+        for (int64_t offset : soon) __builtin_prefetch(image + offset + c);
         for (int k = 1; k < (Count ? Count : count); k++) {
             const F<W> in = load<W>(image + taps[k].offset + c), y = norm == Norm::yes ? in * a + b : in;
             const typename Vec<W>::I better = (y > best) | (y != y);
@@ -53,6 +55,8 @@ void pool_forward_with(const Pool& p) {
     std::vector<Tap> inside;  // the taps of a window that lies wholly in the map, from its first pixel on
     for (int32_t k = 0; k < s.kernel * s.kernel; k++)
         inside.push_back({(k / s.kernel * s.width + k % s.kernel) * C, k});
+    const int64_t row = s.width * C, below = s.kernel * row;  // what the window one lower begins to need, at stride 2
+    const int64_t soon[] = {below + C, below + 2 * C, below + row + C, below + row + 2 * C};
     parallel_for(p.num_threads, s.batch * s.out_height, [&](int64_t first, int64_t last) {
         std::vector<Tap> taps;
         for (int64_t row = first; row < last; row++) {
@@ -62,8 +66,8 @@ void pool_forward_with(const Pool& p) {
                 const int64_t before = w * s.stride - s.left, out = (row * s.out_width + w) * C;
                 const T* start = image + (above * s.width + before) * C;
                 if (std::min(above, before) >= 0 && above + s.kernel <= s.height && before + s.kernel <= s.width) {
-                    s.kernel == 3 ? choose<W, T, norm, 9>(p, start, inside.data(), 9, out)
-                                  : choose<W, T, norm, 0>(p, start, inside.data(), int(inside.size()), out);
+                    s.kernel == 3 ? choose<W, T, norm, 9>(p, start, inside.data(), 9, out, soon)
+                                  : choose<W, T, norm, 0>(p, start, inside.data(), int(inside.size()), out, soon);
                     continue;
                 }
                 taps.clear();
@@ -71,7 +75,7 @@ void pool_forward_with(const Pool& p) {
                     const int64_t i = above + tap.number / s.kernel, j = before + tap.number % s.kernel;
                     if (i >= 0 && i < s.height && j >= 0 && j < s.width) taps.push_back(tap);
                 }
-                choose<W, T, norm, 0>(p, start, taps.data(), int(taps.size()), out);
+                choose<W, T, norm, 0>(p, start, taps.data(), int(taps.size()), out, soon);
             }
         }
     });

@@ -5,6 +5,7 @@
 #include "peak.h"
 #include "plan.h"
 #include "pointwise.h"
+#include "pointwise_weight.h"
 #include "update.h"
 
 namespace NATIVE_ISA {
