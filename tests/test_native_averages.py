@@ -7,7 +7,7 @@ from tests.test_native import assert_agree, dtype, image, operator_of, results
 from torch import Tensor, nn
 
 from depthwise import native
-from depthwise.layers import SqueezeExcite
+from depthwise.layers import GlobalAverage, SqueezeExcite
 from depthwise.native.averages import average_pool2d
 from depthwise.native.fused import max_pool
 
@@ -60,6 +60,30 @@ def test_max_pool_of_a_module(path: str, pool: nn.MaxPool2d, size: int) -> None:
     assert torch.equal(y, want)
     dy = torch.randn_like(want)
     torch.testing.assert_close(torch.autograd.grad(y, x, dy)[0], torch.autograd.grad(want, x, dy)[0])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_global_mean(path: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x, own = (image(*shape, dtype=dtype).requires_grad_() for _ in range(2))
+    want, got = x.mean((2, 3)), native.global_mean(own)
+    assert operator_of(got) == "_GlobalMeanBackward"
+    torch.testing.assert_close(got, want)
+    dy = torch.randn_like(want)
+    want.backward(dy), got.backward(dy)
+    torch.testing.assert_close(own.grad, x.grad)
+    assert own.grad is not None
+    assert own.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_global_mean_of_a_graph_and_without_gradients_is_pytorchs() -> None:
+    x = image(2, 16, 5, 6)
+    with torch.no_grad():
+        assert torch.equal(native.global_mean(x), x.mean((2, 3)))
+    assert [node.op for node in torch.fx.symbolic_trace(GlobalAverage()).graph.nodes] == [
+        "placeholder",
+        "call_method",
+        "output",
+    ]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -241,7 +241,7 @@ class GlobalAverage(nn.Module):
     """The mean of each map: [N, C, H, W] -> [N, C]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
+        return native.global_mean(x)
 
 
 class Tapped(nn.Sequential):

@@ -32,6 +32,15 @@ def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
                     parameter.requires_grad_(before)
 
 
+def to_train(module: nn.Module, *, norms: bool = True) -> None:
+    """Set `module` to training mode, its batch norms only if `norms`."""
+    module.train()
+    if not norms:
+        for part in module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.eval()
+
+
 @contextmanager
 def in_place(module: nn.Module) -> Iterator[None]:
     """Afterwards the parameters and buffers of `module` lie on the device and in the layout in which they did."""

@@ -9,7 +9,7 @@ Results are the same bits for any number of threads, which is `torch.get_num_thr
 `off` or one of `PATHS` to force a path; the default is the best that the machine has.
 """
 
-from depthwise.native.averages import gated
+from depthwise.native.averages import gated, global_mean
 from depthwise.native.chains import add_residual, chain, concatenate, run
 from depthwise.native.fused import (
     applies,
@@ -30,6 +30,7 @@ __all__ = [
     "concatenate",
     "depthwise_conv2d",
     "gated",
+    "global_mean",
     "max_pool2d",
     "pointwise_conv2d",
     "run",

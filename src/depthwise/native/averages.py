@@ -1,4 +1,4 @@
-"""Averages in training: average pooling, and maps times a gate that comes of their means, in one pass each way."""
+"""Averages in training: of windows, of whole maps, and maps times a gate that comes of their means, in one pass each way."""
 
 from collections.abc import Callable, Sequence
 from ctypes import byref
@@ -70,6 +70,26 @@ def _box(x: Tensor, kernel: int, before: Sequence[Tensor], after: Sequence[Tenso
     )
     library.loaded.depthwise_box(byref(arguments))  # type: ignore[union-attr]
     return y
+
+
+def global_mean(x: Tensor) -> Tensor:
+    """The mean of each map, [N, C, H, W] to [N, C]; native in training."""
+    return _GlobalMean.apply(x) if applies(x) else x.mean((2, 3))
+
+
+class _GlobalMean(torch.autograd.Function):
+    """PyTorch's own divides every pixel's gradient, this one each map's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape = x.shape
+        return (_sums(x) / (x.shape[2] * x.shape[3])).flatten(1).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        of_a_pixel = dy / (ctx.shape[2] * ctx.shape[3])
+        return of_a_pixel[:, :, None, None].expand(ctx.shape).contiguous(memory_format=torch.channels_last)
 
 
 def gated(x: Tensor, gate: Callable[[Tensor], Tensor], parts: Sequence[nn.Module]) -> Tensor:

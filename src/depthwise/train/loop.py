@@ -14,6 +14,7 @@ from depthwise.data.order import mix_seed
 from depthwise.doctor.signals import MOST_IMAGES, View, examine, structure
 from depthwise.errors import DepthwiseError, DivergedError, UsageError
 from depthwise.gpu.choice import FRAMEWORK
+from depthwise.modes import to_train
 from depthwise.tasks import Task, find_task
 from depthwise.train.average import PolyakAverage
 from depthwise.train.checkpoint import (
@@ -103,6 +104,7 @@ class Trainer:
         self.step = 0
         recipe.check_evaluations(self.total_steps / self.evaluation_steps)
         _prepare(self.module, recipe)
+        to_train(self.module, norms=not recipe.freeze)
         self.optimizer = recipe.optimizer.build(self.module)
         self.average = PolyakAverage(self.module, recipe.averaging) if recipe.averaging else None
         self._update = Update(self.module, self.optimizer, self.average)
@@ -295,7 +297,8 @@ class Trainer:
         ]
         sums = self.world.numbers([number for pair in own for number in pair])
         whole, samples = sum(sums[::2]), sum(sums[1::2])
-        self._train_mode()
+        if not self.module.training:
+            to_train(self.module, norms=not self.recipe.freeze)
         self.optimizer.zero_grad()
         if self._sums:
             self._sums.begin_update()
@@ -313,7 +316,10 @@ class Trainer:
 
     def _shard(self, place: int, number: int, parts: list[tuple[Batch, float]], samples: float) -> None:
         """Add the gradient of a shard: of each of its batches' losses, times its part in the update's."""
-        torch.manual_seed(mix_seed(self.recipe.seed, place, "dropout", *([number] if number else [])))
+        seed = mix_seed(self.recipe.seed, place, "dropout", *([number] if number else []))
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":  # torch.manual_seed asks for every kind of device, which takes its time
+            torch.get_device_module(self.device).manual_seed(seed)
         window = self._window
         if self._sums:
             self._sums.begin(number)
@@ -351,13 +357,6 @@ class Trainer:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
-
-    def _train_mode(self) -> None:
-        self.module.train()
-        if self.recipe.freeze:
-            for part in self.module.modules():
-                if isinstance(part, nn.modules.batchnorm._BatchNorm):
-                    part.eval()
 
 
 def for_evaluation(recipe: Recipe, dataset: Dataset, task: Task, split: Split, workers: int) -> Batches:
