@@ -1,4 +1,4 @@
-"""Averages in training: of windows, of whole maps, and maps times a gate that comes of their means, in one pass each way."""
+"""Averages in training: of windows, of whole maps, and maps times a gate that comes of means, in one pass each way."""
 
 from collections.abc import Callable, Sequence
 from ctypes import byref
