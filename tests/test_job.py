@@ -307,3 +307,10 @@ def test_the_other_commands_in_python(
         depthwise.evaluate(trained.out, "fashion-mnist")
     with pytest.raises(DepthwiseError, match="force=True"):
         depthwise.compile(trained.out, out=tmp_path / "fast")
+
+
+def test_more_processes_than_parts_of_an_update_are_refused_before_any_starts(tmp_path: Path) -> None:
+    for given in ({"virtual_shards": 2}, {"recipe": Recipe(name="own", epochs=1, virtual_shards=2)}):
+        with pytest.raises(UsageError, match="4 processes have 2 shards of each update between them"):
+            depthwise.train("digits", out=tmp_path / "r", processes=4, **given)
+    assert not [*tmp_path.iterdir()]

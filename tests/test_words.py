@@ -14,6 +14,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.words import (
     FLAGS,
     command_line,
+    duration,
     going_on,
     in_a_shell,
     number_of,
@@ -154,3 +155,18 @@ def test_every_flag_that_a_sentence_names_is_known_as_one() -> None:
         for option in re.findall(r"(?<![\w-])--([a-z][a-z-]*)", file.read_text())
     }
     assert options & named - {"json"} == set(FLAGS)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.24, "0.2 s"),
+        (119, "119 s"),
+        (120, "2.0 min"),
+        (3000, "50 min"),
+        (9000, "2.5 h"),
+        (4e6, "1,111 h"),
+    ],
+)
+def test_a_duration_is_in_the_unit_that_people_say(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -192,6 +192,11 @@ class Job:
         chosen = bool(self.recipe or self.model or names)
         if self.options.fewest and not self.ray:
             raise UsageError("--processes MIN:MAX are those of a cluster: add --ray, or give one number")
+        num_shards = dict(self.settings).get("virtual_shards", getattr(self.recipe, "virtual_shards", 0))
+        if isinstance(num_shards, int) and num_shards > 0:
+            from depthwise.train.world import shares
+
+            shares(num_shards, self.options.fewest or self.options.processes)
         orders = (self.simulate, self.asynchronous, self.replay, self.ray)
         check_asked(*orders, how=how, minutes=self.minutes, chosen=chosen)
         if how == "finish" and (self.recipe or self.model or self.init or names):

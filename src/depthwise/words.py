@@ -132,6 +132,15 @@ def number_of(number: float, noun: str, plural: str | None = None) -> str:
     return f"{shown} {noun if number == 1 else plural or noun + 's'}"
 
 
+def duration(seconds: float) -> str:
+    """In the unit that people would say it in: 12 s, 7.5 min, 3.2 h."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            number = seconds / size
+            return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
 def pace(number: float) -> str:
     """How many a second: 1,234; 12.3; 0.505."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

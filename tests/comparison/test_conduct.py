@@ -4,11 +4,12 @@ import html
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from depthwise.cli.app import run as command
 from depthwise.comparison import jobs, worker
 from depthwise.comparison.conduct import Order, Printed, conduct
 from depthwise.comparison.experiment import Experiment
-from depthwise.comparison.jobs import Assignment, Share, do_all
-from depthwise.comparison.plan import place_of
+from depthwise.comparison.jobs import Answers, Assignment, Share, do_all
+from depthwise.comparison.plan import differences, place_of
 from depthwise.comparison.setting import Setting, mini
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.experiments.own import built, parsed, to_json
@@ -163,8 +164,66 @@ def test_recipes_are_compared_in_python(unbroken: Path) -> None:
     assert {name: [o.evaluation["top1"] for o in outcomes] for name, outcomes in results.of.items()} == before
     with pytest.raises(UsageError, match="is no path, and each run is a process"):
         depthwise.compare(recipes, depthwise.open_dataset("digits"), out=unbroken.parent / "q")  # type: ignore[arg-type]
+    arm = {"model": "xception"}
+    for arms, sentence in (
+        (5, "arms=5 are no arms: give settings by name"),
+        ({"a": arm, "b": "mobilenet_v2"}, "arm b='mobilenet_v2': give settings"),
+        ([arm, 3], "arm 2=3: give settings"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            depthwise.compare(arms, "digits", out=unbroken.parent / "q")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="seeds='2' must be a whole number"):
+        depthwise.compare({"a": arm, "b": arm}, "digits", out=unbroken.parent / "q", seeds="2")  # type: ignore[arg-type]
+    assert not (unbroken.parent / "q").exists()
     with pytest.raises(UsageError, match="this has 1 arm"):
         depthwise.compare(recipes[:1], "digits", out=unbroken.parent / "q")
+
+
+def test_an_experiment_may_be_moved_and_copied(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = numbers(unbroken)
+    copy = shutil.copytree(unbroken, tmp_path / "copy")
+    (copy / "results.json").unlink()
+    place = place_of(copy)
+    assert place.runs == copy / "runs"
+    assert command(["experiment", "report", str(copy)]) == 0
+    assert numbers(copy) == before
+    # An earlier version kept where they lay.
+    asked = json.loads((copy / "experiment.json").read_text())
+    (copy / "experiment.json").write_text(json.dumps({**asked, "runs": str(tmp_path / "before" / "runs")}))
+    assert place_of(copy).runs == copy / "runs"
+    shutil.rmtree(copy / "runs")
+    assert command(["experiment", "report", str(copy)]) == 1
+    assert f"{tmp_path / 'before' / 'runs'}, which is not there" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_by_itself_is_said_to_be(tmp_path: Path) -> None:
+    """Not by whoever gave the command: by a signal to its process."""
+    run = Assignment("a, seed 0", tmp_path / "a", "digits", {})
+
+    def carry(runs: Sequence[Assignment], share: Share) -> Answers:
+        yield run, {"stopped": True}
+
+    with pytest.raises(DepthwiseError, match=r"a, seed 0 .* was stopped: give the command again to go on"):
+        do_all([run], Share(), lambda _: None, lambda *_: None, lambda *_: None, carry)
+
+
+def test_what_is_asked_otherwise_is_named(unbroken: Path) -> None:
+    before = place_of(unbroken).read()
+    assert before is not None
+    assert before.arms is not None
+    assert differences(before, replace(before, seeds=9)) == []
+    arms = {**before.arms["arms"]}
+    name, given = arms.popitem()
+    other = {name: {"settings": {**given["settings"], "width": 0.3}}, **arms, "new": {"settings": {}}}
+    now = replace(before, scale="small", arms={"arms": other, "match": "macs"})
+    assert differences(before, now) == [
+        "the scale is small, and was mini",
+        f"what arms are brought to is macs, and was {before.arms['match'] or 'nothing'}",
+        f"arm {name} has width=0.3, and had {given['settings'].get('width', 'not set')}",
+        "arm new is new",
+    ]
 
 
 def test_what_cannot_be_is_a_sentence(
@@ -179,7 +238,9 @@ def test_what_cannot_be_is_a_sentence(
     assert "is a file, and a directory" in said(
         *run, "order", "--data", "digits", "--out", str(tmp_path / "file")
     )
-    assert "holds the experiment compare" in said(*run, "order", "--data", "digits", "--out", str(unbroken))
+    assert "the experiment is order, and was compare" in said(
+        *run, "order", "--data", "digits", "--out", str(unbroken)
+    )
     assert "unknown experiment 'ordr'" in said(*run, "ordr", "--out", str(tmp_path))
     assert "--out is missing" in said(*run, "order")
     assert "a comparison needs two" in said(
@@ -221,7 +282,7 @@ def test_an_arm_that_cannot_be_is_named_before_anything_is_kept(
     with pytest.raises(DepthwiseError) as raised:
         conduct(order, place_of(tmp_path), Share(), Printed())
     assert str(raised.value).startswith(sentence)
-    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_run_that_fails_is_said_to_be_of_which_arm(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from typing import NoReturn
 
 def main() -> None:
     """Run the command in `sys.argv` and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    # Before torch reads it: what its C++ part says of sockets beside an error, with a stack, we tell in a sentence.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
         from depthwise.cli.app import run
 

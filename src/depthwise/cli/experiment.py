@@ -14,7 +14,7 @@ from depthwise.cli.options import Json, RayAddress, command, flag
 from depthwise.cli.output import console, note, print_json, say, status, table
 from depthwise.errors import UsageError, unknown_name
 from depthwise.places import locate
-from depthwise.words import number_of, printable
+from depthwise.words import duration, number_of, printable
 
 if TYPE_CHECKING:
     from depthwise.comparison.rehearsal import Rehearsal
@@ -296,16 +296,16 @@ def _say_rehearsal(rehearsal: "Rehearsal", seeds: int, as_json: bool) -> None:
     if as_json:
         print_json(rehearsal.to_json(seeds))
         return
-    numbers = ("parameters", "updates", "s an update", "hours a run")
+    numbers = ("parameters", "updates", "s an update", "a run")
     rows = table("arm", *numbers, right=numbers)
     for each in rehearsal.arms:
         row = (
             f"{each.parameters:,}",
             f"{each.updates:,}",
             f"{each.update:.3g}",
-            f"{each.seconds / 3600:,.2f}",
+            duration(each.seconds),
         )
         rows.add_row(each.name, *row)
     console().print(rows)
-    hours = rehearsal.seconds(seeds) / 3600
-    say(f"all arms with {number_of(seeds, 'seed')} take about {hours:,.1f} h here, without evaluations")
+    took = duration(rehearsal.seconds(seeds))
+    say(f"all arms with {number_of(seeds, 'seed')} take about {took} here, without evaluations")

@@ -6,7 +6,8 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from depthwise import native
 from depthwise.comparison.experiment import Experiment
 from depthwise.comparison.jobs import Assignment, Carry, Share, do_all
 from depthwise.comparison.outcome import Outcome, read_outcome
-from depthwise.comparison.plan import Asked, Place, Planned, outstanding, planned, same_question
+from depthwise.comparison.plan import Asked, Place, Planned, differences, outstanding, planned
 from depthwise.comparison.report import write_page
 from depthwise.comparison.results import Results
 from depthwise.comparison.setting import Scale, Setting
@@ -95,26 +96,21 @@ def conduct(
     Raises DepthwiseError where `place` holds another question, or a run cannot be done; KeyboardInterrupt for Ctrl-C,
     after checkpoints.
     """
-    for folder, option in ((place.root, "--out"), (place.runs, "--runs")):
-        if folder.exists() and not folder.is_dir():
-            raise DepthwiseError(f"{folder} is a file, and a directory is needed: choose another {option}")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise named(error, folder) from error
     with (
+        _directories(place),
         locked(place.root / LOCK, place.root, "wait until it ends, or choose another --out"),
         locked(place.runs / LOCK, place.runs, "wait until it ends, or choose another --runs"),
     ):
         before = place.read()
         watcher.now("looking over the images")
         asked = settled(order, share, watcher)
-        if before and not same_question(before, asked) and not force:
+        others = differences(before, asked) if before else []
+        if others and not force:
             raise DepthwiseError(
-                f"{place.root} holds the experiment {before.name} at scale {before.scale} on {before.data}: choose "
-                f"another --out, or replace it with --force"
+                f"{place.root} holds another experiment: {', '.join(others)}: choose another --out, or replace it with "
+                f"--force"
             )
-        if before and same_question(before, asked):
+        if before and not others:
             asked = replace(asked, kept=before.kept, seeds=max(asked.seeds, before.seeds))
         setting = asked.setting
         watcher.now("bringing the arms to one budget")
@@ -122,7 +118,7 @@ def conduct(
         _check(experiment, asked)
         costs = _costs(experiment, setting)  # which builds every network: before anything is kept or trained
         asked = replace(asked, kept=setting.kept)
-        if before and not same_question(before, asked):
+        if others:
             place.speed.unlink(missing_ok=True)  # of other arms, as are the figures
             shutil.rmtree(place.figures, ignore_errors=True)
         place.write(asked)
@@ -136,6 +132,27 @@ def conduct(
                 f"{number_of(len(lost), 'run')} diverged, the first {lost[0]}; {place.report} has all others"
             )
         return results
+
+
+@contextmanager
+def _directories(place: Place) -> Iterator[None]:
+    """Those of `place` are there; what was made for it and is empty in the end is removed."""
+    made = []
+    for folder, option in ((place.root, "--out"), (place.runs, "--runs")):
+        if folder.exists() and not folder.is_dir():
+            raise DepthwiseError(f"{folder} is a file, and a directory is needed: choose another {option}")
+        if not folder.exists():
+            made.append(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise named(error, folder) from error
+    try:
+        yield
+    finally:
+        for folder in reversed(made):
+            with suppress(OSError):  # it has something in it
+                folder.rmdir()
 
 
 def setting_for(scale: Scale, data: str | None, columns: Columns | None, watcher: Watcher) -> Setting:
@@ -189,6 +206,11 @@ def reported(build: Build, place: Place) -> Results:
     experiment = build(setting)
     runs = planned(experiment, asked, place.runs)
     finished = [run for run in runs if RunFiles(run.out).finished]
+    if not finished and not place.speed.exists() and not place.runs.exists():
+        raise DepthwiseError(
+            f"the runs of {place.root} are to lie in {place.runs}, which is not there: put them back, or go on with "
+            f"depthwise experiment run, whose --runs names another place"
+        )
     if not finished and not place.speed.exists():
         raise DepthwiseError(f"{place.root} has no finished run yet: go on with depthwise experiment run")
     results = _collected(experiment, asked, _costs(experiment, setting), runs, _read_speed(place))

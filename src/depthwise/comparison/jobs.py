@@ -79,7 +79,8 @@ def do_all(
     sentence, and the others go on.
 
     Ctrl-C stops those under way at their next update, each with a checkpoint, and comes out as KeyboardInterrupt.
-    Raises DepthwiseError, after the others under way were stopped so, for a run that cannot be done.
+    Raises DepthwiseError, after the others under way were stopped so, for a run that cannot be done, or was stopped by
+    itself.
     """
     if not runs:
         return
@@ -91,6 +92,8 @@ def do_all(
                 diverged(run, answer["diverged"])
             elif "ended" in answer:
                 ended(run)
+            elif "stopped" in answer:
+                raise DepthwiseError(f"{run.called} ({run.out}) was stopped: give the command again to go on")
             elif sentence := answer.get("failed") or answer.get("busy"):
                 raise DepthwiseError(f"{run.called} ({run.out}): {sentence}")
 

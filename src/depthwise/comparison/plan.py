@@ -92,17 +92,23 @@ class Place:
             ) from None
 
     def write(self, asked: Asked) -> None:
-        write_json(self.asked, {"format": FORMAT, "runs": str(self.runs.absolute()), **asdict(asked)})
+        """Keep what is asked for; runs within `root` are named from there, so that both may be moved."""
+        root, runs = self.root.absolute(), self.runs.absolute()
+        kept = runs.relative_to(root) if runs.is_relative_to(root) else runs
+        write_json(self.asked, {"format": FORMAT, "runs": str(kept), **asdict(asked)})
 
 
 def place_of(root: Path, runs: Path | None = None) -> Place:
     """That of the directory `root`; `runs` as given, or as an experiment that is there has them."""
+    usual = root / "runs"
     if runs is None:
         try:
             values = json.loads((root / "experiment.json").read_text(encoding="utf-8"))
-            runs = Path(values["runs"])
+            runs = root / values["runs"]
         except (OSError, ValueError, KeyError, TypeError):
-            runs = root / "runs"
+            runs = usual
+        if not runs.exists() and usual.exists():  # an earlier version named its own as they lay before a move
+            runs = usual
     return Place(root, runs)
 
 
@@ -143,11 +149,46 @@ def digest(recipe: Recipe, asked: Asked, simulate: Simulation | None = None) -> 
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def same_question(before: Asked, now: Asked) -> bool:
-    """Whether both ask the same, but for the number of seeds."""
-    names = ("name", "scale", "fingerprint", "arms", "columns")
-    a, b = (json.loads(json.dumps(asdict(one))) for one in (before, now))
-    return all(a[name] == b[name] for name in names)
+def differences(before: Asked, now: Asked) -> list[str]:
+    """What `now` asks otherwise than `before`, but for the number of seeds; empty if it is the same question."""
+    found = [
+        f"{what} is {a}, and was {b}"
+        for what, a, b in (
+            ("the experiment", now.name, before.name),
+            ("the scale", now.scale, before.scale),
+            ("the data set", now.data, before.data),
+        )
+        if a != b and (what != "the data set" or before.fingerprint != now.fingerprint)
+    ]
+    if before.fingerprint != now.fingerprint and before.data == now.data:
+        found.append(f"{now.data} has other images or labels")
+    a, b = (json.loads(json.dumps([one.columns, one.arms])) for one in (now, before))
+    if a[0] != b[0]:
+        found.append("the manifest is read by other options")
+    if a[1] != b[1] and before.name == now.name:
+        found += _other_arms(a[1], b[1])
+    return found
+
+
+def _other_arms(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """How two comparisons of one's own differ, as experiments/own.py keeps them."""
+    found = []
+    if now["match"] != before["match"]:
+        words = [match or "nothing" for match in (now["match"], before["match"])]
+        found.append(f"what arms are brought to is {words[0]}, and was {words[1]}")
+    for name in {**now["arms"], **before["arms"]}:
+        arms = [one["arms"].get(name) for one in (now, before)]
+        if None in arms:
+            found.append(f"arm {name} is {'missing' if arms[0] is None else 'new'}")
+        elif arms[0] != arms[1]:
+            a, b = ({**arm.get("recipe", {}), **arm.get("settings", {})} for arm in arms)
+            absent = "not set"
+            found += [
+                f"arm {name} has {key}={a.get(key, absent)}, and had {b.get(key, absent)}"
+                for key in {**a, **b}
+                if a.get(key, absent) != b.get(key, absent)
+            ]
+    return found or ["the arms are written otherwise"]
 
 
 def outstanding(runs: Sequence[Planned]) -> list[Planned]:

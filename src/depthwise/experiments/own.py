@@ -34,7 +34,7 @@ NAME = "compare"
 
 
 def compare(
-    arms: Mapping[str, Settings | Recipe] | Sequence[Recipe],
+    arms: Mapping[str, Settings | Recipe] | Sequence[Settings | Recipe],
     data: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str],
@@ -51,7 +51,7 @@ def compare(
 ) -> Results:
     """Train each of `arms` with each seed and compare them: `depthwise experiment run compare` in Python.
 
-    arms: a Recipe, or settings for the scale's, by name; of a list of recipes their networks are the names. match: what
+    arms: a Recipe, or settings for the scale's, by name; those of a list are named by their networks. match: what
     all are brought to, "parameters" or "macs" of the first arm, by their `width`. data: as for `train`, but no Dataset,
     for each run is a process. The others are the command's options. Results and a page are left in `out`.
 
@@ -61,7 +61,9 @@ def compare(
         raise UsageError(
             f"data={shown(data)} is no path, and each run is a process: give a folder or a manifest"
         )
-    named = dict(arms) if isinstance(arms, Mapping) else _named(arms)
+    for name, value in (("seeds", seeds), ("jobs", jobs), ("workers", workers)):
+        fit(value, compare.__annotations__[name], name, 3)
+    named = _named(arms)
     asked = to_json(named, match)
     order = Order(NAME, built(asked), scale, os.fspath(data), seeds, columns, asked)
     place = place_of(Path(out), None if runs is None else Path(runs))
@@ -90,11 +92,24 @@ def built(asked: Mapping[str, Any]) -> Build:
     return partial(_experiment, arms=arms, match=match)
 
 
-def _named(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
-    """By their networks, and by a number where two have the same."""
-    names = [recipe.model for recipe in recipes]
+def _named(arms: Any) -> dict[str, Settings | Recipe]:
+    """By the names given or by their networks, and by a number where two have the same. Raises UsageError for what are
+    no arms."""
+    if not isinstance(arms, Mapping | Sequence) or isinstance(arms, str):
+        raise UsageError(
+            f"arms={shown(arms)} are no arms: give settings by name, {{'a': {{'model': 'xception'}}, ...}}, or a list "
+            f"of recipes"
+        )
+    for name, given in arms.items() if isinstance(arms, Mapping) else enumerate(arms, start=1):
+        if not isinstance(given, Mapping | Recipe) or not isinstance(name, str | int):
+            raise UsageError(
+                f"arm {name}={shown(given)}: give settings, {{'model': 'xception'}}, or a Recipe"
+            )
+    if isinstance(arms, Mapping):
+        return {str(name): given for name, given in arms.items()}
+    names = [given.model if isinstance(given, Recipe) else str(given.get("model", "arm")) for given in arms]
     return {
-        name if names.count(name) == 1 else f"{name} {names[: k + 1].count(name)}": recipes[k]
+        name if names.count(name) == 1 else f"{name} {names[: k + 1].count(name)}": arms[k]
         for k, name in enumerate(names)
     }
 

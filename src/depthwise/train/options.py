@@ -39,7 +39,9 @@ def processes_asked(text: str) -> tuple[int, int]:
     """`Options.fewest` and `processes` of N, or of MIN:MAX where a cluster decides how many there are."""
     fewest, colon, most = text.rpartition(":")
     if not most.isdecimal() or (colon and not fewest.isdecimal()):
-        raise UsageError(f"--processes {text} is no number: give N, or MIN:MAX with --ray")
+        raise UsageError(
+            f"--processes {text} is no number of processes: give N, from 1, or MIN:MAX with --ray"
+        )
     if colon and not 1 <= int(fewest) <= int(most):
         raise UsageError(f"--processes {text}: give the smaller number first, from 1")
     return int(fewest or 0), int(most)

@@ -236,7 +236,7 @@ def join(patience: float = PATIENCE) -> World:
     if dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size(), patience)
     limit = timedelta(seconds=patience)
-    with _found(int(os.environ["WORLD_SIZE"]), patience):
+    with _found(int(os.environ["WORLD_SIZE"]), patience, "start all of them, where each can reach the first"):
         store, rank, size = next(dist.rendezvous("env://", timeout=limit))
         # torchrun keeps the store when it starts processes again, with the addresses of those that are gone.
         attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} of {size}"
@@ -255,7 +255,8 @@ def address(size: int) -> Iterator[int]:
 
 def join_at(port: int, rank: int, size: int, patience: float) -> World:
     """The world of the processes on this machine that meet at `port`; as `join`."""
-    with _found(size, patience):
+    remedy = "the machine may be busy: try again, or give a larger --patience"
+    with _found(size, patience, remedy):
         store = dist.TCPStore("127.0.0.1", port, size, timeout=timedelta(seconds=patience))
         limit = timedelta(seconds=patience)
         dist.init_process_group(_backend(), store=store, rank=rank, world_size=size, timeout=limit)
@@ -268,14 +269,14 @@ def _backend() -> str:
 
 
 @contextmanager
-def _found(size: int, patience: float) -> Iterator[None]:
+def _found(size: int, patience: float, remedy: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
+        why = "" if "timeout" in reason else f" ({reason:.200})"
         raise LostProcessError(
-            f"the {size} processes did not find each other within {patience:g} s ({reason:.200}): start all of them, "
-            f"where each can reach the first"
+            f"the {size} processes did not find each other within {patience:g} s{why}: {remedy}"
         ) from None
 
 
