@@ -94,6 +94,8 @@ def _do(order: _Order) -> Iterator[dict[str, Any]]:
                     if "busy" in answer and time.monotonic() < end:
                         busy = True
                         break
+                    if "stopped" in answer:
+                        raise LostError("its process was stopped")
                     yield answer
         except DeadError as error:
             raise LostError(str(error)) from None
