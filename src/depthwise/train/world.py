@@ -274,7 +274,8 @@ def _found(size: int, patience: float, remedy: str) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        why = "" if "timeout" in reason else f" ({reason:.200})"
+        waited = "timeout" in reason or "timed out" in reason
+        why = "" if waited else f" ({reason:.200})"
         raise LostProcessError(
             f"the {size} processes did not find each other within {patience:g} s{why}: {remedy}"
         ) from None
