@@ -92,7 +92,10 @@ def test_what_cannot_be_is_one_sentence(raylets: Raylets, unbroken: Path) -> Non
     assert printed.startswith("error: ")
     assert "--force" in printed
     assert printed.count("\n") == 1
-    printed = finish(start(words(unbroken, "--ray", raylets.address, "--processes", "64")), 1)
+    many = [each.replace("virtual_shards=4", "virtual_shards=64") for each in SETTINGS]
+    printed = finish(
+        start(begin(Path("digits"), unbroken, many, "--ray", raylets.address, "--processes", "64")), 1
+    )
     assert "64 processes of 1 thread need 64 CPUs, and the cluster has" in printed
     printed = finish(start(words(unbroken, "--processes", "1:2")), 2)
     assert "--processes MIN:MAX are those of a cluster: add --ray, or give one number" in printed
