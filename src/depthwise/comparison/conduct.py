@@ -206,12 +206,12 @@ def reported(build: Build, place: Place) -> Results:
     experiment = build(setting)
     runs = planned(experiment, asked, place.runs)
     finished = [run for run in runs if RunFiles(run.out).finished]
-    if not finished and not place.speed.exists() and not place.runs.exists():
-        raise DepthwiseError(
-            f"the runs of {place.root} are to lie in {place.runs}, which is not there: put them back, or go on with "
-            f"depthwise experiment run, whose --runs names another place"
-        )
     if not finished and not place.speed.exists():
+        if not place.runs.exists():
+            raise DepthwiseError(
+                f"the runs of {place.root} are to lie in {place.runs}, which is not there: put them back, or go on "
+                f"with depthwise experiment run, whose --runs names another place"
+            )
         raise DepthwiseError(f"{place.root} has no finished run yet: go on with depthwise experiment run")
     results = _collected(experiment, asked, _costs(experiment, setting), runs, _read_speed(place))
     write_page(results, place)

@@ -151,22 +151,17 @@ def digest(recipe: Recipe, asked: Asked, simulate: Simulation | None = None) -> 
 
 def differences(before: Asked, now: Asked) -> list[str]:
     """What `now` asks otherwise than `before`, but for the number of seeds; empty if it is the same question."""
-    found = [
-        f"{what} is {a}, and was {b}"
-        for what, a, b in (
-            ("the experiment", now.name, before.name),
-            ("the scale", now.scale, before.scale),
-            ("the data set", now.data, before.data),
-        )
-        if a != b and (what != "the data set" or before.fingerprint != now.fingerprint)
-    ]
-    if before.fingerprint != now.fingerprint and before.data == now.data:
-        found.append(f"{now.data} has other images or labels")
-    a, b = (json.loads(json.dumps([one.columns, one.arms])) for one in (now, before))
-    if a[0] != b[0]:
+    named = (("the experiment", now.name, before.name), ("the scale", now.scale, before.scale))
+    found = [f"{what} is {a}, and was {b}" for what, a, b in named if a != b]
+    if before.fingerprint != now.fingerprint:
+        other = before.data != now.data
+        said = f"the data set is {now.data}, and was {before.data}"
+        found.append(said if other else f"{now.data} has other images or labels")
+    a, b = (json.loads(json.dumps({"columns": one.columns, "arms": one.arms})) for one in (now, before))
+    if a["columns"] != b["columns"]:
         found.append("the manifest is read by other options")
-    if a[1] != b[1] and before.name == now.name:
-        found += _other_arms(a[1], b[1])
+    if a["arms"] != b["arms"] and before.name == now.name:
+        found += _other_arms(a["arms"], b["arms"])
     return found
 
 
