@@ -170,7 +170,8 @@ struct Stretches {
 };
 
 enum Array {
-    DEPTHWISE, BETWEEN_BIAS, WEIGHTS, PANELS, BIAS, SCALE, BETWEEN_ROUNDING, OUT_ROUNDING, ROW_SPANS, COLUMN_SPANS, ARRAYS
+    DEPTHWISE, BETWEEN_SCALE, BETWEEN_BIAS, FOUR_ROWS, FOUR_ROWS_ROUNDING, WEIGHTS, PANELS, BIAS, SCALE,
+    BETWEEN_ROUNDING, OUT_ROUNDING, ROW_SPANS, COLUMN_SPANS, ARRAYS
 };
 
 // activation(product(between(depthwise(relu(in)))) + residual) for a convolution; infer/fuse.py says what the kinds do.
@@ -182,7 +183,10 @@ enum Array {
 struct Step {
     Map in, out, residual, gate;
     const float* depthwise;         // [kernel_height * kernel_width][in.channels], or null without a depthwise part
+    const float* between_scale;     // [in.channels], what a depthwise sum is multiplied by; null unless `in` is uint8
     const float* between_bias;      // [in.channels] or null
+    const int8_t* four_rows;        // weights of a 3x3 depthwise part as bytes, or null; plan_depthwise_bytes.h says how
+    const float* four_rows_rounding;  // [2][in.channels, up to whole blocks], with them: from a sum to the rounded row
     const void* weights;            // null for a depthwise convolution alone
     const Panel* panels;            // for all output channels, in their order
     const float* bias;              // [out.channels]
@@ -199,6 +203,7 @@ struct Step {
     int32_t largest;                // the larger of two maps rather than their sum
     int32_t float_out;              // the result is float32
     int32_t watched;                // the step must report if what it makes is not finite
+    int32_t rounded_by_scale;       // `scale` and `bias` take an integer sum to the uint8 result, without out_rounding
 };
 
 struct Run {

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "kernels.h"
+#include "plan_depthwise_bytes.h"
 #include "plan_gemm.h"
 #include "simd.h"
 #include "values.h"
@@ -23,11 +24,13 @@ INLINE bool fast_depthwise(const Step& s) {
            s.between.kind <= HARD_TANH;
 }
 
-// `P` vectors of values. Two vectors of bfloat16 become the values at even and those at odd places: that takes two
+// `P` vectors of values, one of bytes. Two vectors of bfloat16 become the values at even and those at odd places: that takes two
 // operations, where widening one half after the other takes four.
 template <int P, class T>
 INLINE void load_parts(const T* from, F<WIDTH> (&part)[P]) {
-    if constexpr (P == 1) {
+    if constexpr (std::is_same_v<T, uint8_t>) {
+        part[0] = __builtin_convertvector(load_bytes<WIDTH>(from), F<WIDTH>);
+    } else if constexpr (P == 1) {
         part[0] = load<WIDTH>(from);
     } else {
         typename Vec<WIDTH>::U both;
@@ -68,13 +71,14 @@ struct Alone : Form {
 template <class Form, int X, int P, class T, class Row>
 INLINE void depthwise_block(const Step& s, const T* in, int64_t row, int64_t pixel, int64_t c, Row* out) {
     constexpr int K = Form::kernel, S = Form::stride;
+    constexpr bool BYTES = std::is_same_v<T, uint8_t>;  // their sums are integers, which float32 has exactly
     const int height = K ? K : static_cast<int>(s.kernel_height), width = K ? K : static_cast<int>(s.kernel_width);
     const int64_t C = s.in.channels;
     const F<WIDTH> floor = zero<WIDTH>() + (s.relu_first ? 0.0f : -HUGE_VALF);
     F<WIDTH> sum[X][P], column[P];
 #pragma GCC unroll 2
     for (int part = 0; part < P; part++) {
-        const F<WIDTH> start = s.between_bias ? load<WIDTH>(s.between_bias + c + part * WIDTH) : zero<WIDTH>();
+        const F<WIDTH> start = !BYTES && s.between_bias ? load<WIDTH>(s.between_bias + c + part * WIDTH) : zero<WIDTH>();
 #pragma GCC unroll 8
         for (int x = 0; x < X; x++) sum[x][part] = start;
     }
@@ -116,6 +120,11 @@ INLINE void depthwise_block(const Step& s, const T* in, int64_t row, int64_t pix
 #pragma GCC unroll 2
         for (int part = 0; part < P; part++) {
             const Write<Row> write(s.between_rounding, C, c + part * WIDTH);
+            if constexpr (BYTES) {
+                const F<WIDTH> scale = load_once<WIDTH>(s.between_scale + c), shift = load_once<WIDTH>(s.between_bias + c);
+#pragma GCC unroll 8
+                for (int x = 0; x < X; x++) sum[x][part] = sum[x][part] * scale + shift;
+            }
 #pragma GCC unroll 8
             for (int x = 0; x < X; x++) write(out + x * C + c + part * WIDTH, last(sum[x][part]));
         }
@@ -127,6 +136,10 @@ INLINE void depthwise_block(const Step& s, const T* in, int64_t row, int64_t pix
 template <class Form, int X, class T, class Row>
 void depthwise_pixels(const Step& s, const T* in, int64_t row, Row* out) {
     constexpr int P = Form::feeds_product && std::is_same_v<T, bf16> ? PARTS : 1;
+#ifdef NATIVE_AVX512BF16
+    if constexpr (std::is_same_v<T, uint8_t> && Form::kernel == 3)
+        if (s.four_rows) return four_rows_pixels<X, Form::stride>(s, in, row, out);
+#endif
     const int64_t C = s.in.channels;
     int64_t pixel = s.in.pixel, c = 0;
     if constexpr (P > 1)
@@ -169,6 +182,9 @@ using DepthwiseRow = void (*)(const Step&, const T*, int64_t, int64_t, Row*);
 template <class Form, int STRIDE, class T, class Row>
 DepthwiseRow<T, Row> depthwise_row_by_stride(const Step& s) {
     using Three = Sized<Form, 3, STRIDE>;
+    if constexpr (std::is_same_v<T, uint8_t>)
+        return s.kernel_height == 5 ? depthwise_row<WithoutRelu<Sized<Form, 5, STRIDE>>, T, Row>
+                                    : depthwise_row<WithoutRelu<Three>, T, Row>;
     if (s.kernel_height == 5) return depthwise_row<Sized<Form, 5, STRIDE>, T, Row>;
     if constexpr (Form::feeds_product) {
         if (!s.relu_first && !s.between.kind) return depthwise_row<WithoutRelu<WithoutClamp<Three>>, T, Row>;

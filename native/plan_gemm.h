@@ -176,6 +176,16 @@ __attribute__((noinline)) bool multiply(const Step& s, int64_t c, int64_t first_
         each([&](int m, int n, int64_t) INLINE_LAMBDA { return at_most<WIDTH>(v[m][n], activate.high); });
     if (s.activation.kind != NOTHING)
         each([&](int m, int n, int64_t) INLINE_LAMBDA { return at_least<WIDTH>(v[m][n], activate.low); });
+    if constexpr (sizeof(Out) == 1) {
+        if (!s.rounded_by_scale)
+            each([&](int m, int n, int64_t channel) INLINE_LAMBDA {
+                return v[m][n] * load<WIDTH>(s.out_rounding + channel) +
+                       load<WIDTH>(s.out_rounding + s.out.channels + channel);
+            });
+#pragma GCC unroll 16
+        for (int m = 0; m < R; m++) store_rounded<WIDTH>(out[m] + c, v[m]);
+        return !WATCHES || watch.finite();
+    }
     constexpr int P = std::is_same_v<Out, bf16> && N % 2 == 0 ? 2 : 1;  // vectors that are written together
 #pragma GCC unroll 4
     for (int n = 0; n < N; n += P) {
@@ -294,6 +304,11 @@ bool finish_on_tiles(const Step& s, const Tile& tile, const Row* const* rows, St
                 v += load<WIDTH>(s.bias + channel);
                 if (residual) v = join(s, v, load<WIDTH>(residual[first + m] + channel));
                 if (sizeof(Row) > 1 && s.watched) watch(v);
+                if constexpr (sizeof(Out) == 1)
+                    if (s.rounded_by_scale) {
+                        store_rounded<WIDTH>(out[first + m] + channel, v);
+                        continue;
+                    }
                 Write<Out>(s.out_rounding, s.out.channels, channel)(out[first + m] + channel, activate(s.activation, v));
             }
         finite &= watch.finite();

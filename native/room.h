@@ -6,22 +6,26 @@
 #include <algorithm>
 
 #include "kernels.h"
+#include "plan_depthwise_bytes.h"
 
 namespace NATIVE_ISA {
+
+// Whether a product's rows are made in scratch: by a depthwise convolution, or by rounding to uint8.
+inline bool makes_rows(const Step& s) { return s.depthwise || s.between_rounding; }
+
+// Whether the depthwise part of a separable convolution in int8 reads a uint8 map.
+inline bool reads_bytes(const Step& s) { return s.depthwise && s.between_scale && s.scale; }
 
 // The bytes of one value of `map`, a map of step `s`, in a plan whose values usually have `usual` bytes.
 inline int64_t value_bytes(const Step& s, const Map& map, int64_t usual) {
     if (&map == &s.out) return s.out_rounding ? 1 : s.float_out ? static_cast<int64_t>(sizeof(float)) : usual;
-    return &map == &s.in && s.scale && !s.between_rounding ? 1 : usual;
+    return &map == &s.in && s.scale && (reads_bytes(s) || !makes_rows(s)) ? 1 : usual;
 }
 
 inline int64_t map_bytes(const Run& run, const Step& s, const Map& map, int64_t usual) {
     return run.batch * (map.height + 2 * map.border) * (map.width + 2 * map.border) * map.pixel *
            value_bytes(s, map, usual);
 }
-
-// Whether a product's rows are made in scratch: by a depthwise convolution, or by rounding to uint8.
-inline bool makes_rows(const Step& s) { return s.depthwise || s.between_rounding; }
 
 // Compares step by step, and reports the first thing that is lacking. `usual`: the bytes of a value; `vector`: the
 // channels of a vector.
@@ -78,7 +82,10 @@ class Room {
             const void* at;
             int64_t bytes;
         } needed[ARRAYS] = {{s.depthwise, s.kernel_height * s.kernel_width * in * value},
+                            {s.between_scale, in * value},
                             {s.between_bias, in * value},
+                            {s.four_rows, FOUR_ROWS_COLUMNS * whole_blocks(in) * 4},
+                            {s.four_rows_rounding, 2 * whole_blocks(in) * value},
                             {s.weights, s.runs * s.length * out * (s.scale ? 1 : usual)},
                             {s.panels, sizeof(Panel)},
                             {s.bias, out * value},
@@ -93,6 +100,7 @@ class Room {
             return spans(s.row_spans, s.out.height, s.in.height) && spans(s.column_spans, s.out.width, s.in.width) &&
                    within(WINDOW, 1, std::min(s.dilation_y, s.dilation_x));
         if (s.kind != CONVOLUTION) return true;
+        if (reads_bytes(s) && !within(NUMBERS, 1, s.between_bias && s.between_rounding)) return false;
         return s.weights ? s.bias && s.panels && panels(s) : within(NUMBERS, out, in);
     }
 

@@ -185,6 +185,30 @@ INLINE void store_rounded(uint8_t* p, F<W> v) {
     store_bytes<W>(p, __builtin_convertvector(v + 12582912.0f, typename Vec<W>::I) & 255);  // 1.5 * 2^23: no fraction
 }
 
+// The same of `N` vectors next to each other, which are packed in fewer operations than one after the other.
+template <int W, int N>
+INLINE void store_rounded(uint8_t* p, const F<W> (&v)[N]) {
+#ifdef NATIVE_AVX512
+    if constexpr (W == 16 && N > 1) {
+        __m512i whole[4] = {};
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++) whole[n] = _mm512_cvtps_epi32((__m512)v[n]);
+        const __m512i packed = _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]), _mm512_packs_epi32(whole[2], whole[3]));
+        // Packed is each quarter of a register by itself.
+        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        const __m512i bytes = _mm512_permutexvar_epi32(order, packed);
+        if constexpr (N == 4) {
+            _mm512_storeu_si512(p, bytes);
+        } else {
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(bytes));
+            if constexpr (N == 3) _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 32), _mm512_extracti32x4_epi32(bytes, 2));
+        }
+        return;
+    }
+#endif
+    for (int n = 0; n < N; n++) store_rounded<W>(p + n * W, v[n]);
+}
+
 // The int8 at 0 and 2 of each 32 bits, or those at 1 and 3, as two int16.
 template <int W>
 INLINE typename Vec<W>::I even_bytes(typename Vec<W>::I v) {

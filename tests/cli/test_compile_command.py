@@ -265,7 +265,7 @@ def test_int8_tells_of_every_product(
     layers = config.compiled["layers"]
     assert {layer["precision"] for layer in layers} == {"int8"}
     worst = max(layers, key=lambda layer: layer["error"])
-    assert f"{len(layers)} of {len(layers)} products in int8" in printed
+    assert f"{len(layers)} of {len(layers)} convolutions in int8" in printed
     assert worst["name"] in printed
     assert f"{worst['error']:.2%}" in printed
 

@@ -60,7 +60,7 @@ def test_a_map_is_uint8_if_only_int8_products_read_it_and_copied_if_others_do() 
     for step in layout.steps[1:]:
         for index in (step.source, step.residual):
             if index is not None:
-                in_int8 = layout.rounding(step.product) is not None and index == step.source
+                in_int8 = layout.roundings_of(step)[0] is not None and index == step.source
                 readers.setdefault(index, set()).add(in_int8)
     rounded = [index for index, laid in enumerate(layout.maps) if laid.dtype == torch.uint8]
     assert rounded

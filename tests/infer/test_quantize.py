@@ -1,7 +1,9 @@
-"""int8 products: exact for integers, near the network otherwise, on every instruction set."""
+"""int8 convolutions: exact for integers, near the network otherwise, on every instruction set."""
 
+import pickle
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from tests.infer.test_compiled import Gated, Maxout, halve, randomise
 from torch import Tensor, nn
 
 from depthwise.errors import DepthwiseError
-from depthwise.infer.graph import Graph
+from depthwise.infer.graph import Convolution, Graph, sources
 from depthwise.infer.lower import lower
 from depthwise.infer.plan import Plan
 from depthwise.infer.quantize import (
@@ -21,7 +23,7 @@ from depthwise.infer.quantize import (
     from_tensors,
     to_tensors,
 )
-from depthwise.infer.reference import interpret
+from depthwise.infer.reference import apply, interpret
 from depthwise.layers import ConvNorm, PointwiseConv2d, Residual, SeparableConv2d, conv2d
 from depthwise.models import create_model
 
@@ -117,6 +119,71 @@ def test_rounding_clamps_as_an_activation_would() -> None:
     assert not rounding(0.1, 0.0).saturates("relu6"), "byte 255 is 25.5"
     assert not rounding(0.1, 3.0).saturates("relu"), "byte 0 is below zero"
     assert not rounding(0.1, 0.0).saturates("nothing")
+
+
+def rounded_by_hand(graph: Graph, roundings: dict[str, Rounding], x: Tensor) -> Tensor:
+    """What the plan of `graph` means, on PyTorch's operators: int8 convolutions read rounded maps and weights."""
+    maps: list[Tensor] = []
+    for operation, shape in zip(graph.operations, graph.shapes, strict=True):
+        read = [maps[source] for source in sources(operation)]
+        if isinstance(operation, Convolution) and operation.name in roundings:
+            rounding = roundings[operation.name]
+            weight = rounding.in_int8(operation).weight * rounding.step[:, None, None, None]
+            operation, read = (
+                replace(operation, weight=weight, bias=rounding.bias),
+                [rounding.rounded(read[0])],
+            )
+        maps.append(apply(operation, read, shape) if read else x)
+    return maps[-1]
+
+
+@pytest.mark.parametrize("channels", [16, 48, 72, 192])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)])
+@pytest.mark.parametrize("before", [nn.ReLU, nn.Identity])
+@pytest.mark.parametrize("between", [nn.Identity, nn.ReLU6, nn.SiLU])
+def test_a_depthwise_convolution_in_bytes(
+    path: str, channels: int, kernel: int, stride: int, before: type[nn.Module], between: type[nn.Module]
+) -> None:
+    """Of bytes with a zero point and without, in blocks of 64 channels and what is left, on every instruction set."""
+    torch.manual_seed(0)
+    depthwise = ConvNorm(
+        conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels), channels, between
+    )
+    layers = nn.Sequential(before(), depthwise, PointwiseConv2d(channels, 24), nn.ReLU())
+    tail = Tail(randomise(layers), channels).eval()
+    # Bytes already: so rounding them leaves nothing to chance.
+    x = torch.randint(-127, 128, (2, channels, 9, 21)).float()
+    x[0, :, 0, 0], x[0, :, 0, 1] = -127, 127
+    if before is nn.ReLU:
+        x[0, :, 0, 1] = 255
+    with torch.no_grad():
+        graph = lower(tail, x[:1])
+        roundings = calibrate(graph, [x])
+        plan = Plan(graph, bf16=True, roundings=roundings)
+        assert [packed.between_scale is not None for packed in plan.packed].count(True) == 1
+        y, expected = plan(x), rounded_by_hand(graph, roundings, x)
+        assert float((y - expected).norm() / expected.norm()) <= 2**-8
+        assert torch.equal(pickle.loads(pickle.dumps(plan))(x), y)
+
+
+def test_a_depthwise_convolution_reads_bytes_where_nothing_else_reads_its_map() -> None:
+    torch.manual_seed(0)
+    separable = SeparableConv2d(20, 20, 3), nn.ReLU(), SeparableConv2d(20, 20, 3), nn.ReLU()
+    network = randomise(
+        nn.Sequential(
+            PointwiseConv2d(6, 20), nn.ReLU(), Residual(nn.Sequential(*separable), nn.Identity(), nn.ReLU)
+        )
+    )
+    with torch.no_grad():
+        graph = lower(Tail(network, 6), torch.zeros(1, 6, 9, 9))
+        roundings = calibrate(graph, [torch.randn(4, 6, 9, 9)])
+    depthwise = [name for name in roundings if name.endswith("depthwise")]
+    assert [name.split(".")[-2] for name in depthwise] == ["2"], "the first one's map is added, too"
+    without = {name: rounding for name, rounding in roundings.items() if name not in depthwise}
+    check_roundings(graph, without)
+    assert not any(
+        packed.between_scale is not None for packed in Plan(graph, bf16=True, roundings=without).packed
+    )
 
 
 class Both(nn.Module):
@@ -356,7 +423,7 @@ def test_a_tensor_that_is_no_rounding_is_named(
 def test_roundings_of_other_products_are_named(of_pair: tuple[Graph, dict[str, Tensor]]) -> None:
     graph, tensors = of_pair
     parts = {key.removeprefix("one."): tensor for key, tensor in tensors.items() if key.startswith("one.")}
-    assert "last.scale is of no product" in refusal(
+    assert "last.scale is of no convolution" in refusal(
         graph, {**tensors, **{f"last.{part}": tensor for part, tensor in parts.items()}}
     )
     missing = {key: tensor for key, tensor in tensors.items() if not key.startswith("other.")}

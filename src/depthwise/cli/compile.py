@@ -116,11 +116,12 @@ def _speed(result: "Compiled") -> str:
 
 
 def _layers(layers: "tuple[dict[str, Any], ...]") -> "Table":
-    """The products with the largest errors, and all that stay in bfloat16."""
+    """The convolutions with the largest errors, and all that stay in bfloat16."""
     ordered = sorted(layers, key=lambda layer: -layer["error"])
     shown = [layer for layer in ordered if layer["precision"] == "bf16"] + ordered[:SHOWN_LAYERS]
-    title = f"{sum(layer['precision'] == 'int8' for layer in layers)} of {len(layers)} products in int8; largest errors"
-    rows = table("product", "error", "precision", right=("error",), title=title)
+    in_int8 = sum(layer["precision"] == "int8" for layer in layers)
+    title = f"{in_int8} of {len(layers)} convolutions in int8; largest errors"
+    rows = table("convolution", "error", "precision", right=("error",), title=title)
     for layer in {layer["name"]: layer for layer in shown}.values():
         rows.add_row(layer["name"], f"{layer['error']:.2%}", layer["precision"])
     return rows

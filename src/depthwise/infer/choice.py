@@ -41,8 +41,8 @@ class CompiledModule(nn.Module):
     """Called like the network it was made from: float32 [N, C, H, W] of one image size to float32 logits [N, K].
 
     `engine` is what runs it: "native", or the name of a general engine; `dropped` has the names of the engines that
-    were tried first, and why they do not run it. `roundings` has, by the name of its module, how each product that can
-    be in int8 was rounded; those with an error over quantize.MOST_ERROR stay bfloat16. `form` is the shape of the
+    were tried first, and why they do not run it. `roundings` has, by the name of its module, how each convolution that
+    can be in int8 was rounded; those with an error over quantize.MOST_ERROR stay bfloat16. `form` is the shape of the
     result.
 
     One that runs on the native kernels can be copied, pickled and saved; where it is loaded, its weights are packed for

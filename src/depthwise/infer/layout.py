@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from depthwise.infer.fuse import NOTHING, Schedule, Step, fuse
-from depthwise.infer.graph import LANES, Convolution, Graph
+from depthwise.infer.graph import LANES, Graph
 from depthwise.infer.quantize import Rounding
 
 Shape = tuple[int, int, int]
@@ -36,7 +36,7 @@ class Layout:
 
     Map k is what operation k of the graph makes; uint8 copies of maps come after those. result: the number of the map
     that is the network's. bf16: weights, and maps unless they say otherwise, are bfloat16, else float32. roundings: by
-    their names, the products that are computed in int8.
+    their names, the convolutions that are computed in int8.
     """
 
     bf16: bool
@@ -45,9 +45,13 @@ class Layout:
     result: int
     roundings: Mapping[str, Rounding]
 
-    def rounding(self, product: Convolution | None) -> Rounding | None:
-        """How `product` is rounded, if it is computed in int8."""
-        return self.roundings.get(product.name) if product else None
+    def roundings_of(self, step: Step) -> tuple[Rounding | None, Rounding | None]:
+        """How the product of `step` and its depthwise convolution are rounded, as far as they are computed in int8."""
+        product, depthwise = step.product, step.depthwise
+        return (
+            self.roundings.get(product.name) if product else None,
+            self.roundings.get(depthwise.name) if depthwise else None,
+        )
 
     @property
     def widest_bytes(self) -> int:
@@ -57,10 +61,13 @@ class Layout:
 
 
 def lay_out(graph: Graph, *, bf16: bool, roundings: Mapping[str, Rounding]) -> Layout:
-    """The layout for `graph`: maps and weights in bfloat16 or float32, the products of `roundings` in int8."""
+    """The layout for `graph`: maps and weights in bfloat16 or float32, and in int8 what `roundings` name.
+
+    A depthwise convolution among them stays bfloat16 if the map that it reads cannot be uint8.
+    """
     schedule = fuse(graph)
     steps, shapes, rounded = _with_uint8_maps(schedule, graph.shapes, roundings)
-    steps = [_without_needless_activation(step, roundings) for step in steps]
+    steps = [_without_needless_activations(step, roundings, rounded) for step in steps]
     result = steps[-1].result
     plain = torch.bfloat16 if bf16 else torch.float32
     dtypes = {
@@ -73,14 +80,20 @@ def lay_out(graph: Graph, *, bf16: bool, roundings: Mapping[str, Rounding]) -> L
         MapLayout(*size, dtypes.get(index, plain), rounded.get(index), *schedule.homes.get(index, (index, 0)))
         for index, size in enumerate(sizes)
     ]
-    return Layout(bf16, tuple(steps), tuple(maps), result, roundings)
+    left = {step.depthwise.name for step in steps if step.depthwise and not maps[step.source].rounding}
+    used = {name: rounding for name, rounding in roundings.items() if name not in left}
+    return Layout(bf16, tuple(steps), tuple(maps), result, used)
 
 
-def _without_needless_activation(step: Step, roundings: Mapping[str, Rounding]) -> Step:
-    """`step` without a clamp between its two convolutions that rounding to uint8 does by itself."""
+def _without_needless_activations(
+    step: Step, roundings: Mapping[str, Rounding], rounded: Mapping[int, Rounding]
+) -> Step:
+    """`step` without the clamps that rounding to uint8 does by itself: between its two convolutions, and at its end."""
     rounding = roundings.get(step.product.name) if step.product else None
     if step.depthwise and rounding and rounding.saturates(step.between.kind):
-        return replace(step, between=NOTHING)
+        step = replace(step, between=NOTHING)
+    if step.result in rounded and rounded[step.result].saturates(step.activation.kind):
+        step = replace(step, activation=NOTHING)
     return step
 
 
@@ -89,21 +102,27 @@ def _with_uint8_maps(
 ) -> tuple[list[Step], list[Shape], dict[int, Rounding]]:
     """Steps and shapes with the uint8 maps that int8 products read, and how each of these maps is rounded.
 
-    A map that only int8 products read is written in uint8. If other steps read it too, one more step writes a uint8
-    copy. A single 1x1 convolution needs no copy: it rounds its rows itself, as a separable convolution does.
+    A map that only int8 convolutions read is written in uint8. If other steps read it too, one more step writes a uint8
+    copy. A single 1x1 convolution needs no copy: it rounds its rows itself, as a separable convolution does. Nor does a
+    depthwise convolution, for the copy would take the time that its bytes save: it is not in int8 then.
     """
     steps, shapes = list(schedule.steps), list(shapes)
     int8_readers: dict[int, list[int]] = {}
     for number, step in enumerate(steps):
-        if step.product and step.product.name in roundings and step.depthwise is None:
+        if _reads_bytes(step, roundings):
             int8_readers.setdefault(step.source, []).append(number)
     rounded: dict[int, Rounding] = {}
     copies: dict[int, Step] = {}
     for source, numbers in int8_readers.items():
-        first = steps[numbers[0]].product
-        assert first is not None
         index = source
-        if not _can_be_uint8(source, numbers, steps, schedule.homes):
+        direct = _can_be_uint8(source, numbers, steps, schedule.homes)
+        if not direct:
+            numbers = [number for number in numbers if steps[number].depthwise is None]
+            if not numbers:
+                continue
+        first = steps[numbers[0]].depthwise or steps[numbers[0]].product
+        assert first is not None
+        if not direct:
             if len(numbers) == 1 and first.weight.shape[2:] == (1, 1):
                 continue
             index = len(shapes)
@@ -118,6 +137,13 @@ def _with_uint8_maps(
         for part in ([copies[number], step] if number in copies else [step])
     ]
     return with_copies, shapes, rounded
+
+
+def _reads_bytes(step: Step, roundings: Mapping[str, Rounding]) -> bool:
+    """Whether `step` could read a uint8 map: its product is in int8, and so may be the depthwise part before it."""
+    if step.product is None or step.product.name not in roundings:
+        return False
+    return step.depthwise is None or (step.depthwise.name in roundings and not step.relu_first)
 
 
 def _can_be_uint8(

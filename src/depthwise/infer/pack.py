@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from depthwise.infer.fuse import Step, block, parts
+from depthwise.infer.fuse import NOTHING, Step, block, parts
 from depthwise.infer.graph import ACTIVATIONS, LANES, Convolution, Function
 from depthwise.infer.quantize import Rounding
 from depthwise.native import structs
@@ -13,34 +13,41 @@ from depthwise.native.library import library
 from depthwise.native.plans import arrays
 
 QUAD = 4  # the inputs of a panel start at a multiple of it: int8 multiplies four values at once
+BLOCK = 64  # the channels of a depthwise convolution that are multiplied at once in int8
 
 
 @dataclass(frozen=True)
 class Packed:
     """A step's numbers in the kernels' layout, as native/kernels.h describes it; the plan keeps the tensors alive."""
 
-    weights: Tensor | None
-    panels: Tensor | None
-    bias: Tensor | None
-    depthwise: Tensor | None
-    between_bias: Tensor | None
-    scale: Tensor | None
-    between_rounding: Tensor | None
-    order: Tensor | None
+    weights: Tensor | None = None
+    panels: Tensor | None = None
+    bias: Tensor | None = None
+    depthwise: Tensor | None = None
+    between_scale: Tensor | None = None
+    between_bias: Tensor | None = None
+    four_rows: Tensor | None = None
+    four_rows_rounding: Tensor | None = None
+    scale: Tensor | None = None
+    between_rounding: Tensor | None = None
+    order: Tensor | None = None
     """The order of the depthwise convolution's channels, unless it is their own."""
-    lost: Tensor | None
-    """Weights other than 0 that round to the int8 0: their places, counted from 1, times their signs."""
-    runs: int
-    taps: int
-    length: int
+    lost: Tensor | None = None
+    """Weights of the product other than 0 that round to the int8 0: their places, counted from 1, times their signs."""
+    depthwise_lost: Tensor | None = None
+    runs: int = 1
+    taps: int = 1
+    length: int = 0
     out_rounding: Tensor | None = None
     """How the result is rounded, if it is uint8; see `rounding_numbers`."""
+    rounded_by_scale: bool = False
+    """`scale` and `bias` round it, too."""
     row_spans: Tensor | None = None
     column_spans: Tensor | None = None
 
     def fields(self) -> dict[str, object]:
         """Those of structs.Step that say what the numbers are and where they lie."""
-        sizes = {name: vars(self)[name] for name in ("runs", "taps", "length")}
+        sizes = {name: vars(self)[name] for name in ("runs", "taps", "length", "rounded_by_scale")}
         tensors = {name: value for name, value in vars(self).items() if name not in sizes}
         return {**arrays(**tensors), **sizes}
 
@@ -52,63 +59,144 @@ def pack(
     *,
     bf16: bool,
     rounding: Rounding | None = None,
+    depthwise_rounding: Rounding | None = None,
     uint8_source: bool = False,
 ) -> Packed:
     """The numbers of `step`, between maps of `inputs` and `outputs` channels with padding, for the kernels in use.
 
-    Its product is in int8 if there is a `rounding` for it. The step then rounds its rows itself, unless its source is
-    a uint8 map.
+    Its product is in int8 if there is a `rounding` for it. The step then rounds its rows itself, unless they are those
+    of a uint8 map. The depthwise part of such a product is in int8 if there is a `depthwise_rounding`, for a uint8 map.
     """
     assert library.handle is not None
-    weights = panels = bias = depthwise = between_bias = scale = between_rounding = order = lost = None
-    runs, taps, length = 1, 1, inputs
+    packed = Packed(length=inputs)
     if step.product is not None:
-        product = step.product
-        if rounding:
-            signs = product.weight.sign().flatten()
-            product = rounding.product(product)
-            places = (product.weight.flatten() == 0).logical_and(signs != 0).nonzero().squeeze(1)
-            lost = ((places + 1) * signs[places]).int()
-            scale = _padded(rounding.step, outputs)
-        windows = _windows(product, inputs, outputs, int(library.handle.depthwise_panel()))
-        height, width = product.weight.shape[2:]
-        if len(windows[0][1]) < length:
-            runs, taps, length = height * width, width, len(windows[0][1])
-        elif step.depthwise is None:
-            runs, length = height, width * length
-        if bf16 and step.depthwise is not None:
-            order = _parted(inputs, length, int(library.handle.depthwise_parted()))
-        form = torch.int8 if rounding else torch.bfloat16 if bf16 else torch.float32
-        weights = torch.cat([_panel(product, *window, form, order) for window in windows])
-        panels = torch.tensor([(len(wide), deep.start) for wide, deep in windows])
-        bias = _padded(product.bias, outputs)
+        parted = bf16 and step.depthwise is not None and depthwise_rounding is None
+        packed = _with_product(
+            step, inputs, outputs, rounding, torch.bfloat16 if bf16 else torch.float32, parted
+        )
 
     def ordered(values: Tensor) -> Tensor:
-        return values if order is None else values.index_select(-1, order)
+        return values if packed.order is None else values.index_select(-1, packed.order)
 
-    if step.depthwise is not None:
-        depthwise = ordered(_padded(step.depthwise.weight.flatten(1).T, inputs))  # [h * w, M]
-        between_bias = ordered(_padded(step.depthwise.bias, inputs))
-    if rounding and not uint8_source:
-        between_rounding = ordered(rounding_numbers(rounding, inputs))
-    return Packed(
-        weights,
-        panels,
-        bias,
-        depthwise,
-        between_bias,
-        scale,
-        between_rounding,
-        order,
-        lost,
-        runs,
-        taps,
-        length,
+    rows = ordered(rounding_numbers(rounding, inputs)) if rounding else None
+    if step.depthwise is None:
+        return packed if uint8_source else replace(packed, between_rounding=rows)
+    if depthwise_rounding is not None:
+        assert rows is not None
+        return _with_bytes(packed, step, step.depthwise, depthwise_rounding, rows)
+    return replace(
+        packed,
+        depthwise=ordered(_taps(step.depthwise, inputs)),
+        between_bias=ordered(_padded(step.depthwise.bias, inputs)),
+        between_rounding=rows,
     )
 
 
+def _with_product(
+    step: Step, inputs: int, outputs: int, rounding: Rounding | None, form: torch.dtype, parted: bool
+) -> Packed:
+    """The numbers of the product of `step`; parted: its rows are in the order of `_parted`."""
+    assert library.handle is not None
+    assert step.product is not None
+    product, scale, lost = step.product, None, None
+    if rounding:
+        form, scale = torch.int8, _padded(rounding.step, outputs)
+        product, lost = _in_int8(product, rounding)
+    windows = _windows(product, inputs, outputs, int(library.handle.depthwise_panel()))
+    height, width = product.weight.shape[2:]
+    runs, taps, length = 1, 1, inputs
+    if len(windows[0][1]) < length:
+        runs, taps, length = height * width, width, len(windows[0][1])
+    elif step.depthwise is None:
+        runs, length = height, width * length
+    order = _parted(inputs, length, int(library.handle.depthwise_parted())) if parted else None
+    return Packed(
+        weights=torch.cat([_panel(product, *window, form, order) for window in windows]),
+        panels=torch.tensor([(len(wide), deep.start) for wide, deep in windows]),
+        bias=_padded(product.bias, outputs),
+        scale=scale,
+        order=order,
+        lost=lost,
+        runs=runs,
+        taps=taps,
+        length=length,
+    )
+
+
+def _with_bytes(
+    packed: Packed, step: Step, depthwise: Convolution, rounding: Rounding, rows: Tensor
+) -> Packed:
+    """`packed` with a depthwise part in int8, whose result is rounded as `rows` [2, channels] say."""
+    inputs = rows.shape[1]
+    depthwise, lost = _in_int8(depthwise, rounding)
+    taps, scale, bias = (
+        _taps(depthwise, inputs),
+        _padded(rounding.step, inputs),
+        _padded(depthwise.bias, inputs),
+    )
+    four_rows = four_rows_rounding = None
+    if step.between == NOTHING:
+        # One factor and one summand take a sum to the rounded row.
+        scale, bias = scale * rows[0], bias * rows[0] + rows[1]
+        rows = torch.stack([torch.ones(inputs), torch.zeros(inputs)])
+        if depthwise.weight.shape[2:] == (3, 3):
+            columns = taps.view(3, 3, inputs).permute(1, 2, 0)
+            four_rows = _in_blocks(torch.nn.functional.pad(columns, (0, 1))).to(torch.int8)
+            four_rows_rounding = _in_blocks(torch.stack([scale, bias])[..., None])
+    return replace(
+        packed,
+        depthwise=taps,
+        between_scale=scale,
+        between_bias=bias,
+        between_rounding=rows,
+        four_rows=four_rows,
+        four_rows_rounding=four_rows_rounding,
+        depthwise_lost=lost,
+    )
+
+
+def _in_blocks(values: Tensor) -> Tensor:
+    """`values` [n, channels, m] in the order of native/plan_depthwise_bytes.h, up to whole blocks of channels.
+
+    Bytes are interleaved within a quarter of a register, so its four vectors have four channels of each quarter.
+    """
+    missing = -values.shape[1] % BLOCK
+    blocks = torch.nn.functional.pad(values, (0, 0, 0, missing)).view(
+        len(values), -1, 4, 4, 4, values.shape[2]
+    )
+    return blocks.transpose(2, 3).contiguous()
+
+
+def with_result_rounded(packed: Packed, step: Step, rounding: Rounding, channels: int) -> Packed:
+    """`packed` with a result that is a uint8 map of so many `channels`."""
+    numbers = rounding_numbers(rounding, channels)
+    packed = replace(packed, out_rounding=numbers)
+    if packed.scale is None or step.residual is not None or step.activation != NOTHING:
+        return packed
+    assert packed.bias is not None
+    return replace(
+        packed,
+        scale=packed.scale * numbers[0],
+        bias=packed.bias * numbers[0] + numbers[1],
+        rounded_by_scale=True,
+    )
+
+
+def _taps(depthwise: Convolution, channels: int) -> Tensor:
+    """The filters of a depthwise convolution, [h * w, channels]."""
+    return _padded(depthwise.weight.flatten(1).T, channels)
+
+
+def _in_int8(convolution: Convolution, rounding: Rounding) -> tuple[Convolution, Tensor]:
+    """`convolution` with integers for weights, and which of its weights were lost; see `Packed.lost`."""
+    signs = convolution.weight.sign().flatten()
+    rounded = rounding.in_int8(convolution)
+    places = (rounded.weight.flatten() == 0).logical_and(signs != 0).nonzero().squeeze(1)
+    return rounded, ((places + 1) * signs[places]).int()
+
+
 def unpack(
-    packed: Packed, step: Step, rounding: Rounding | None
+    packed: Packed, step: Step, rounding: Rounding | None, depthwise_rounding: Rounding | None
 ) -> tuple[Convolution | None, Convolution | None]:
     """The depthwise convolution and the product of `step`, from its packed numbers; both pack to the same again."""
     depthwise, product, order = step.depthwise, step.product, packed.order
@@ -121,17 +209,26 @@ def unpack(
         *filters, bias = values[:, : len(depthwise.weight)]
         weight = torch.stack(filters, 1).view(depthwise.weight.shape)
         depthwise = replace(depthwise, weight=weight, bias=bias.clone())
+        if depthwise_rounding is not None:
+            depthwise = _from_int8(depthwise, packed.depthwise_lost, depthwise_rounding)
     if product is not None:
         assert packed.bias is not None
         weight = _unpacked(packed, product)
-        bias = packed.bias[: len(weight)].clone()
+        product = replace(product, weight=weight, bias=packed.bias[: len(weight)].clone())
         if rounding is not None:
-            assert packed.lost is not None
-            # Not zero, because zero times infinity is NaN where the original weight gave infinity.
-            weight.view(-1)[packed.lost.abs().long() - 1] = packed.lost.sign() / 4
-            weight, bias = rounding.weight(replace(product, weight=weight)), rounding.bias
-        product = replace(product, weight=weight, bias=bias)
+            product = _from_int8(product, packed.lost, rounding)
     return depthwise, product
+
+
+def _from_int8(convolution: Convolution, lost: Tensor | None, rounding: Rounding) -> Convolution:
+    """What the integers of `_in_int8` stand for."""
+    assert lost is not None
+    weight = convolution.weight.clone()
+    # Not zero, because zero times infinity is NaN where the original weight gave infinity.
+    weight.view(-1)[lost.abs().long() - 1] = lost.sign() / 4
+    return replace(
+        convolution, weight=rounding.weight(replace(convolution, weight=weight)), bias=rounding.bias
+    )
 
 
 def _unpacked(packed: Packed, product: Convolution) -> Tensor:

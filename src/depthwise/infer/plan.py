@@ -13,7 +13,7 @@ from depthwise.errors import DepthwiseError
 from depthwise.infer.fuse import Step
 from depthwise.infer.graph import Convolution, Graph
 from depthwise.infer.layout import Layout, lay_out
-from depthwise.infer.pack import Packed, pack, rounding_numbers, unpack
+from depthwise.infer.pack import Packed, pack, unpack, with_result_rounded
 from depthwise.infer.quantize import Rounding
 from depthwise.infer.reference import interpret
 from depthwise.infer.windows import spans
@@ -31,7 +31,7 @@ _Kind = tuple[int, ...]
 class Plan:
     """Runs `graph` on float32 images [N, C, H, W] of the shape it was made for; safe from many threads at once.
 
-    bf16: maps and weights are bfloat16 rather than float32; `roundings`: the products that are then computed in int8.
+    bf16: maps and weights are bfloat16 rather than float32; `roundings`: the convolutions that are then in int8.
     At most `together` images are in work at a time, so that the maps between two steps stay in the cache. Memory for a
     number of images and of threads is taken when that first comes, and kept: then running allocates only the result.
 
@@ -135,8 +135,8 @@ class Plan:
             return self.graph
         operations = list(self.graph.operations)
         for step, packed, numbers in zip(self.layout.steps, self.packed, self.made_of, strict=True):
-            rounding = self.layout.rounding(step.product)
-            for number, made in zip(numbers, unpack(packed, step, rounding), strict=True):
+            unpacked = unpack(packed, step, *self.layout.roundings_of(step))
+            for number, made in zip(numbers, unpacked, strict=True):
                 if number is not None and made is not None:
                     operations[number] = made
         return replace(self.graph, operations=tuple(operations))
@@ -145,7 +145,7 @@ class Plan:
     def classifier(self) -> tuple[Tensor, Tensor]:
         """The weight [K, M, h, w] and the bias [K] of the last product, which makes the result."""
         step = self.layout.steps[-1]
-        product = unpack(self.packed[-1], step, self.layout.rounding(step.product))[1]
+        product = unpack(self.packed[-1], step, *self.layout.roundings_of(step))[1]
         assert product is not None
         return product.weight, product.bias
 
@@ -182,16 +182,18 @@ def _interpreted(graph: Graph, image: Tensor, kept: Sequence[int]) -> list[Tenso
 def _packed(layout: Layout, step: Step) -> Packed:
     """What the kernels take of `step` besides the maps."""
     source, result = layout.maps[step.source], layout.maps[step.result]
+    rounding, depthwise_rounding = layout.roundings_of(step)
     packed = pack(
         step,
         source.channels,
         result.channels,
         bf16=layout.bf16,
-        rounding=layout.rounding(step.product),
+        rounding=rounding,
+        depthwise_rounding=depthwise_rounding,
         uint8_source=source.rounding is not None,
     )
     if result.rounding is not None:
-        packed = replace(packed, out_rounding=rounding_numbers(result.rounding, result.channels))
+        packed = with_result_rounded(packed, step, result.rounding, result.channels)
     if step.kind == "copy":
         return replace(packed, length=source.shape[0])
     if step.pool is not None:

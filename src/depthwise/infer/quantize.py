@@ -1,10 +1,10 @@
-"""int8 products: how each is rounded, as calibration images ask for.
+"""int8 convolutions: how each is rounded, as calibration images ask for.
 
-A product's rows are uint8 with a scale and a zero point for each input channel. The scales are folded into the weights,
-which are then rounded to int8 with a scale for each output channel. So a channel of small values loses no accuracy
-beside one of large values; with one scale for a whole map it does, and depthwise networks suffer from that. The mean
-error of each output channel is subtracted from its bias (Nagel et al. 2019, "Data-free quantization through weight
-equalization and bias correction"). A map stays bfloat16 if anything but int8 products reads it.
+What a convolution reads is uint8 with a scale and a zero point for each input channel. The scales are folded into the
+weights, which are then rounded to int8 with a scale for each output channel. So a channel of small values loses no
+accuracy beside one of large values; with one scale for a whole map it does, and depthwise networks suffer from that.
+The mean error of each output channel is subtracted from its bias (Nagel et al. 2019, "Data-free quantization through
+weight equalization and bias correction"). A map stays bfloat16 if anything but int8 convolutions reads it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from depthwise.errors import DepthwiseError
-from depthwise.infer.fuse import is_affine, is_depthwise
-from depthwise.infer.graph import Convolution, Graph, Image, Mean, sources
+from depthwise.infer.fuse import PASSING, is_affine, is_depthwise, is_pointwise
+from depthwise.infer.graph import Activation, Convolution, Graph, Image, Mean, sources
 from depthwise.infer.reference import apply, interpret
 
 MOST_ERROR = 0.05
-"""The largest Rounding.error of a product in int8; with a larger one it stays bfloat16."""
+"""The largest Rounding.error of a convolution in int8; with a larger one it stays bfloat16."""
 
 LEAST_RANGE = 0.001
 """The least range of a channel, relative to the widest: a narrower one would clamp values that calibration missed."""
@@ -38,10 +38,10 @@ class CalibrationError(DepthwiseError):
 
 @dataclass(frozen=True)
 class Rounding:
-    """How one product is rounded: an input v to v / scale + zero, and a weight w to w * scale / step.
+    """How one convolution is rounded: an input v to v / scale + zero, and a weight w to w * scale / step.
 
-    scale, zero [M], step, bias [K], all float32. error: the root mean square of the product's error on the calibration
-    images, relative to that of the product.
+    scale, zero [M], step, bias [K], all float32. error: the root mean square of its error on the calibration images,
+    relative to that of its result.
     """
 
     scale: Tensor
@@ -50,16 +50,16 @@ class Rounding:
     bias: Tensor
     error: float
 
-    def product(self, product: Convolution) -> Convolution:
-        """`product` in int8: its weights are integers from -127 to 127, in float32, and its sums in units of `step`."""
-        weight = (_times(product, self.scale) / self.step[:, None, None, None]).round().clamp(-127, 127)
-        rounded = replace(product, weight=weight)
+    def in_int8(self, convolution: Convolution) -> Convolution:
+        """`convolution` with integers from -127 to 127 for weights, in float32, and its sums in units of `step`."""
+        weight = (_times(convolution, self.scale) / self.step[:, None, None, None]).round().clamp(-127, 127)
+        rounded = replace(convolution, weight=weight)
         # The zero points add this to every sum.
         zeros = _times(rounded, self.zero).sum((1, 2, 3))
         return replace(rounded, bias=self.bias - self.step * zeros)
 
     def weight(self, rounded: Convolution) -> Tensor:
-        """The weights that the integers of `product` stand for."""
+        """The weights that the integers of `in_int8` stand for."""
         return _times(rounded, 1 / self.scale) * self.step[:, None, None, None]
 
     def saturates(self, activation: str) -> bool:
@@ -74,23 +74,26 @@ class Rounding:
         return (x / scale + zero).round().clamp(0, 255) - zero
 
 
-def _times(product: Convolution, factors: Tensor) -> Tensor:
+def _times(convolution: Convolution, factors: Tensor) -> Tensor:
     """The weights times a factor [M] for each input channel."""
-    factors = factors.view(product.groups, -1).repeat_interleave(len(product.weight) // product.groups, 0)
-    return product.weight * factors[:, :, None, None]
+    factors = factors.view(convolution.groups, -1).repeat_interleave(
+        len(convolution.weight) // convolution.groups, 0
+    )
+    return convolution.weight * factors[:, :, None, None]
 
 
-def _step(product: Convolution, scale: Tensor) -> Tensor:
+def _step(convolution: Convolution, scale: Tensor) -> Tensor:
     """The steps [K] with which the largest weight of each output channel becomes 127."""
-    return _times(product, scale).abs().amax((1, 2, 3)).clamp(min=1e-30) / 127
+    return _times(convolution, scale).abs().amax((1, 2, 3)).clamp(min=1e-30) / 127
 
 
 def quantizable(graph: Graph) -> dict[int, Convolution]:
-    """The products that can be in int8, by the numbers of their operations.
+    """The convolutions that can be in int8, by the numbers of their operations.
 
     Left out are: products of the image, also after a scale and a shift; the last product, which gives the logits;
-    products whose weights or biases are not finite; and what is computed from means alone, as gates are, because that
-    is little work and scales whole maps.
+    convolutions whose weights or biases are not finite; what is computed from means alone, as gates are, because that
+    is little work and scales whole maps; and depthwise convolutions unless they are part of a separable one in int8
+    and nothing but int8 reads what they read.
     """
     products: dict[int, Convolution] = {}
     from_means: set[int] = set()
@@ -113,34 +116,71 @@ def quantizable(graph: Graph) -> dict[int, Convolution]:
         ):
             products[index] = operation
     products.pop(last, None)
-    return products
+    return dict(sorted({**products, **_depthwise(graph, products)}.items()))
+
+
+def _depthwise(graph: Graph, products: Mapping[int, Convolution]) -> dict[int, Convolution]:
+    """The depthwise convolutions before `products` whose maps can be uint8."""
+    readers: list[list[int]] = [[] for _ in graph.operations]
+    for index, operation in enumerate(graph.operations):
+        for source in sources(operation):
+            readers[source].append(index)
+
+    def feeds_product(index: int) -> bool:
+        following = readers[index]
+        if len(following) == 1 and isinstance(graph.operations[following[0]], Activation):
+            following = readers[following[0]]
+        return len(following) == 1 and following[0] in products and is_pointwise(products[following[0]])
+
+    def made_by_step(index: int) -> bool:
+        """Whether map `index` is written by a step that can round it."""
+        operation = graph.operations[index]
+        if isinstance(operation, Activation) and len(readers[operation.source]) == 1:
+            operation = graph.operations[operation.source]
+        return isinstance(operation, PASSING)
+
+    found = {
+        index: operation
+        for index, operation in enumerate(graph.operations)
+        if isinstance(operation, Convolution)
+        and is_depthwise(operation)
+        and not is_affine(operation)
+        and bool(operation.weight.isfinite().all() and operation.bias.isfinite().all())
+        and feeds_product(index)
+        and made_by_step(operation.source)
+    }
+    return {
+        index: operation
+        for index, operation in found.items()
+        if all(reader in found or reader in products for reader in readers[operation.source])
+    }
 
 
 def calibrate(graph: Graph, batches: Iterable[Tensor]) -> dict[str, Rounding]:
-    """How each product of `graph` is rounded, by its name, from float32 images [N, C, H, W].
+    """How each convolution of `graph` is rounded, by its name, from float32 images [N, C, H, W].
 
     Raises CalibrationError if there are no images or a map is not finite on them.
     """
     batches = list(batches)
     if not sum(map(len, batches)):
         raise CalibrationError("int8 is calibrated on images and there are none: give at least one")
-    products = quantizable(graph)
-    ranges = _ranges(graph, products, batches)
-    padded = {product.source for product in products.values() if any(product.padding)}
+    convolutions = quantizable(graph)
+    ranges = _ranges(graph, convolutions, batches)
+    padded = {convolution.source for convolution in convolutions.values() if any(convolution.padding)}
     roundings = {}
-    for index, product in products.items():
-        low, high = ranges[product.source]
-        scale, zero = _scale_and_zero(low, high, one_zero=product.source in padded)
-        roundings[index] = Rounding(scale, zero, _step(product, scale), product.bias, 0.0)
-    corrected = _measure(graph, products, roundings, batches)
-    return {product.name: corrected[index] for index, product in products.items()}
+    for index, convolution in convolutions.items():
+        low, high = ranges[convolution.source]
+        scale, zero = _scale_and_zero(low, high, one_zero=convolution.source in padded)
+        roundings[index] = Rounding(scale, zero, _step(convolution, scale), convolution.bias, 0.0)
+    corrected = _measure(graph, convolutions, roundings, batches)
+    return {convolution.name: corrected[index] for index, convolution in convolutions.items()}
 
 
 def _ranges(
-    graph: Graph, products: Mapping[int, Convolution], batches: list[Tensor]
+    graph: Graph, convolutions: Mapping[int, Convolution], batches: list[Tensor]
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """The least and the largest value of each channel of the maps that products read; zero is within them."""
-    wanted = {product.source for product in products.values()}
+    """The least and the largest value of each channel of the maps that convolutions read; zero is within them."""
+    wanted = {convolution.source for convolution in convolutions.values()}
     ranges: dict[int, tuple[Tensor, Tensor]] = {}
 
     def visit(index: int, read: list[Tensor], made: Tensor) -> None:
@@ -173,7 +213,7 @@ def _scale_and_zero(low: Tensor, high: Tensor, *, one_zero: bool) -> tuple[Tenso
 
 def _measure(
     graph: Graph,
-    products: Mapping[int, Convolution],
+    convolutions: Mapping[int, Convolution],
     roundings: Mapping[int, Rounding],
     batches: list[Tensor],
 ) -> dict[int, Rounding]:
@@ -181,14 +221,15 @@ def _measure(
     sums: dict[int, list[Tensor]] = {}
 
     def visit(index: int, read: list[Tensor], made: Tensor) -> None:
-        if index not in products:
+        if index not in convolutions:
             return
-        product, rounding = products[index], roundings[index]
-        weight = rounding.product(product).weight * rounding.step[:, None, None, None]
+        convolution, rounding = convolutions[index], roundings[index]
+        weight = rounding.in_int8(convolution).weight * rounding.step[:, None, None, None]
         error = (
-            apply(replace(product, weight=weight), [rounding.rounded(read[0])], graph.shapes[index]) - made
+            apply(replace(convolution, weight=weight), [rounding.rounded(read[0])], graph.shapes[index])
+            - made
         )
-        pure = made - product.bias[None, :, None, None]
+        pure = made - convolution.bias[None, :, None, None]
         parts = [error.sum((0, 2, 3)), error.square().sum((0, 2, 3)), pure.square().sum((0, 2, 3))]
         count = torch.tensor(error.numel() / error.shape[1])
         found = sums.get(index)
@@ -255,35 +296,45 @@ def _check_part(key: str, part: str, tensor: Tensor) -> None:
 
 
 def check_roundings(graph: Graph, roundings: Mapping[str, Rounding]) -> None:
-    """Raise RoundingError, naming the tensor, unless `roundings` are those that a calibration of `graph` gives."""
-    products = quantizable(graph)
-    named = {product.name: product for product in products.values()}
+    """Raise RoundingError, naming the tensor, unless `roundings` are those that a calibration of `graph` gives.
+
+    Depthwise convolutions may be left out, as they were before they could be in int8.
+    """
+    convolutions = {
+        index: convolution
+        for index, convolution in quantizable(graph).items()
+        if convolution.name in roundings or not is_depthwise(convolution)
+    }
+    named = {convolution.name: convolution for convolution in convolutions.values()}
     for name in dict.fromkeys([*named, *roundings]):
         if name not in roundings:
             raise RoundingError(f"{name}.scale is missing")
         if name not in named:
-            raise RoundingError(f"{name}.scale is of no product of this network that can be in int8")
+            raise RoundingError(f"{name}.scale is of no convolution of this network that can be in int8")
         _check_sizes(named[name], roundings[name])
-    padded = {product.source for product in products.values() if any(product.padding)}
+    padded = {convolution.source for convolution in convolutions.values() if any(convolution.padding)}
     first: dict[int, str] = {}
-    for product in products.values():
-        rounding, other = roundings[product.name], roundings[first.setdefault(product.source, product.name)]
-        if product.source in padded and not (rounding.zero == rounding.zero[0]).all():
-            raise RoundingError(f"{product.name}.zero must be one number, for its map is padded")
+    for convolution in convolutions.values():
+        rounding, other = (
+            roundings[convolution.name],
+            roundings[first.setdefault(convolution.source, convolution.name)],
+        )
+        if convolution.source in padded and not (rounding.zero == rounding.zero[0]).all():
+            raise RoundingError(f"{convolution.name}.zero must be one number, for its map is padded")
         for part in ("scale", "zero"):
             if not torch.equal(getattr(rounding, part), getattr(other, part)):
-                one = first[product.source]
-                raise RoundingError(f"{product.name}.{part} differs from {one}.{part}, of the same map")
+                one = first[convolution.source]
+                raise RoundingError(f"{convolution.name}.{part} differs from {one}.{part}, of the same map")
 
 
-def _check_sizes(product: Convolution, rounding: Rounding) -> None:
-    inputs, outputs = product.groups * product.weight.shape[1], len(product.weight)
+def _check_sizes(convolution: Convolution, rounding: Rounding) -> None:
+    inputs, outputs = convolution.groups * convolution.weight.shape[1], len(convolution.weight)
     for part, count in {"scale": inputs, "zero": inputs, "step": outputs, "bias": outputs}.items():
         found = len(getattr(rounding, part))
         if found != count:
             raise RoundingError(
-                f"{product.name}.{part} has {found} numbers and its product has {count} channels"
+                f"{convolution.name}.{part} has {found} numbers and its convolution has {count} channels"
             )
     # A step follows from the scale and the weights. Another one would clamp weights or waste bits of the int8.
-    if not torch.allclose(rounding.step, _step(product, rounding.scale), rtol=0.01, atol=0):
-        raise RoundingError(f"{product.name}.step does not fit the weights and {product.name}.scale")
+    if not torch.allclose(rounding.step, _step(convolution, rounding.scale), rtol=0.01, atol=0):
+        raise RoundingError(f"{convolution.name}.step does not fit the weights and {convolution.name}.scale")

@@ -107,7 +107,8 @@ class Function(ctypes.Structure):
 
 
 ARRAYS = (
-    "depthwise between_bias weights panels bias scale between_rounding out_rounding row_spans column_spans"
+    "depthwise between_scale between_bias four_rows four_rows_rounding weights panels bias scale "
+    "between_rounding out_rounding row_spans column_spans"
 )
 """The pointers of a step, in the order of their lengths in `given`."""
 
@@ -123,7 +124,7 @@ class Step(ctypes.Structure):
         ("given", I64 * len(ARRAYS.split())),
         ("between", Function),
         ("activation", Function),
-        *_fields(flags="kind relu_first largest float_out watched"),
+        *_fields(flags="kind relu_first largest float_out watched rounded_by_scale"),
     ]
 
 

@@ -24,7 +24,8 @@ from depthwise.errors import DepthwiseError
 from depthwise.evaluate.meters import run_meters
 from depthwise.infer import Engine, Precision
 from depthwise.infer import compile as compile_module
-from depthwise.infer.quantize import MOST_ERROR, to_tensors
+from depthwise.infer.plan import Plan
+from depthwise.infer.quantize import to_tensors
 from depthwise.ship.load import keeper_of, load_module
 from depthwise.ship.measuring import open_part
 from depthwise.ship.showing import Showing
@@ -48,7 +49,7 @@ class Compiled:
     error: the largest difference of a logit, relative to the largest logit, on the images it was checked with.
     speedup: of one image, against the network on PyTorch: the median of interleaved pairs, None where the machine was
     too busy to say, and in speedup_range their tenth and ninetieth percentile; milliseconds: its own.
-    layers: in int8, of each product the name, its error (see infer/quantize.py) and the precision that it is left in.
+    layers: in int8, of each convolution the name, its error (see infer/quantize.py) and the precision that it has.
     accuracy: the task's headline number before and after, and agreement: the share of images with the same answer;
     None without a data set. headline: what that number is called.
     asked: the precision that was asked for, and why_not: why it is not that one; None where it is.
@@ -123,11 +124,12 @@ def compile_bundle(
             f"{bundle.path}: compiled in {precision} its logits differ by {error:.2g} of the largest, more than "
             f"{TOLERANCES[precision]:g}: compile it in fp32"
         )
+    in_int8 = fast.plan.layout.roundings if isinstance(fast.plan, Plan) else {}
     layers = tuple(
         {
             "name": name,
             "error": rounding.error,
-            "precision": "int8" if rounding.error <= MOST_ERROR else "bf16",
+            "precision": "int8" if name in in_int8 else "bf16",
         }
         for name, rounding in fast.roundings.items()
     )
