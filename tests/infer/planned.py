@@ -73,11 +73,8 @@ def assert_planned(
                         error = float((y - wanted).abs().max() / expected.abs().max())
                         assert error <= most, (precision, path, error)
                     if precision == "int8" and products is not None:
-                        rounded = [
-                            step
-                            for step in compiled.plan.layout.steps
-                            if compiled.plan.layout.rounding(step.product)
-                        ]
+                        layout = compiled.plan.layout
+                        rounded = [step for step in layout.steps if layout.roundings_of(step)[0]]
                         assert len(rounded) == products, (path, len(rounded))
     finally:
         torch.set_num_threads(before)
