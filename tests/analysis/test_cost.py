@@ -285,3 +285,13 @@ def test_a_copy_without_memory_costs_the_same() -> None:
     own, copied = cost(module, (3, 32, 32)), cost(copy, (3, 32, 32))
     assert (own.parameters, own.macs, own.trainable) == (copied.parameters, copied.macs, copied.trainable)
     assert cost(copy, (3, 4096, 4096)).training_bytes > 4e9
+
+
+@pytest.mark.parametrize(
+    "name", ["xception", "mobilenet_v2", "inception_v3", "se_resnext50_32x4d", "nin_maxout", "vgg16_bn"]
+)
+@pytest.mark.parametrize("width", [0.25, 0.9])
+def test_multiply_adds_without_batch_norms_are_those_of_the_whole_bill(name: str, width: float) -> None:
+    with torch.device("meta"):
+        network = create_model(name, width=width, stem="small", num_classes=10)
+    assert multiply_adds(network, (3, 40, 32)) == cost(network, (3, 40, 32)).macs > 0

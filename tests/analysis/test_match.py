@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from depthwise.analysis.cost import cost
-from depthwise.analysis.match import _fastest, latencies, match
+from depthwise.analysis.match import _fastest, _without_values, latencies, match
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.models import create_model
 
@@ -93,6 +93,32 @@ def test_the_measured_search_narrows_down_to_the_budget(budget: float) -> None:
     width, reached = _fastest(clock, budget, "a network")
     assert reached <= budget
     assert width == pytest.approx(math.sqrt((budget - 0.01) / 10), rel=0.02)
+
+
+@pytest.mark.parametrize("budget", [0.1, 3.0, 40.0, 900.0])
+def test_without_refinements_the_width_lies_between_measured_ones(budget: float) -> None:
+    measured = []
+
+    def clock(widths: Sequence[float]) -> list[float]:
+        measured.extend(widths)
+        return [10 * width**2 + 0.01 for width in widths]
+
+    width, reached = _fastest(clock, budget, "a network", 0)
+    assert reached == budget
+    assert measured[-2] <= width <= measured[-1]
+    assert clock([measured[-1]])[0] < 1.5 * budget  # nothing is run that takes much longer
+    assert width == pytest.approx(math.sqrt((budget - 0.01) / 10), rel=0.02)
+
+
+def test_what_is_timed_has_no_values_and_is_the_network_otherwise() -> None:
+    def build() -> nn.Module:
+        return create_model("inception_v3", width=0.25, aux=True, **SMALL)
+
+    timed, whole = _without_values(build).state_dict(), build().state_dict()
+    assert {key: (t.shape, t.dtype, t.device) for key, t in timed.items()} == {
+        key: (t.shape, t.dtype, t.device) for key, t in whole.items()
+    }
+    assert not any(tensor.any() for tensor in timed.values())
 
 
 def test_the_measured_search_takes_back_what_a_faster_moment_promised() -> None:

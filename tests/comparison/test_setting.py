@@ -37,6 +37,20 @@ def test_a_measured_width_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert setting.matched(setting.recipe, "milliseconds", 8.0).model_args["width"] == 0.5
 
 
+def test_rough_widths_come_from_few_images_and_few_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def found(*_: object, **wanted: object) -> Match:
+        asked.append((wanted["batch"], wanted["refinements"]))
+        return Match(0.25, 1, 1, 4.0)
+
+    monkeypatch.setattr("depthwise.comparison.setting.match", found)
+    for rough in (0, 2):
+        setting = Setting(SCALES["paper"], SCALES["paper"].data, rough=rough)
+        setting.matched(setting.recipe, "milliseconds", 4.0)
+    assert asked == [(8, 2), (2, 0)]
+
+
 def test_what_no_width_reaches_is_said() -> None:
     with pytest.raises(DepthwiseError, match="give a larger budget or take a smaller network"):
         SETTING.matched(SETTING.network("resnet50"), "parameters", 1000)

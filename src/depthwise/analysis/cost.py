@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -120,7 +121,7 @@ def cost(module: nn.Module, input_shape: Sequence[int]) -> Cost:
 
 def multiply_adds(module: nn.Module, input_shape: Sequence[int]) -> int:
     """The `macs` of `cost` alone, in a fraction of its time."""
-    with torch.no_grad(), in_mode(module, training=False), _Meter() as meter:
+    with torch.no_grad(), in_mode(module, training=False), _Meter() as meter, _Unnormed():
         module(_blank(module, 1, input_shape))
     return meter.macs
 
@@ -190,6 +191,13 @@ class _Meter(TorchDispatchMode):
     def _release(self, key: int, size: int) -> None:
         del self._storages[key]
         self._live -= size
+
+
+class _Unnormed(TorchFunctionMode):
+    """Batch norms are passed over: none of their work is counted, and without memory they take most of the time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is nn.functional.batch_norm else func(*args, **(kwargs or {}))
 
 
 class _Ledger:

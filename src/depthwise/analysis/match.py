@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from math import ceil, floor
+from itertools import chain
+from math import ceil, floor, log, sqrt
 from statistics import median
 from typing import Annotated, Any
 
@@ -25,7 +26,8 @@ TICKS, FINE_TICKS = 1000, 10_000  # widths to 1 that are told apart, and of chan
 NARROWEST, WIDEST = 1 / 64, 64.0
 ROUNDS, FEWEST_ROUNDS = 11, 2
 PATIENCE = 2.0  # seconds of a measurement, in which slow networks have fewer rounds
-REFINEMENTS, CANDIDATES = 3, 5  # of the measured search: each narrows the interval to a fifth
+REFINEMENTS, CANDIDATES = 2, 5  # of the measured search: each narrows the interval to a fifth
+BEYOND = 1.1  # times the width at which a time that grows by the square of it would meet the budget
 
 
 Parameters = Annotated[float, Bounds(0, MAX_PARAMETERS, above=True)]
@@ -60,6 +62,7 @@ def match(
     size: Side | tuple[Side, Side] | None = None,
     step: Annotated[int, Bounds(1, 64)] = 8,
     batch: Annotated[int, Bounds(1, 4096)] = 1,
+    refinements: Annotated[int, Bounds(0, 10)] = REFINEMENTS,
     **arguments: Any,
 ) -> Match:
     """Find the `width` of the widest network `name`, built with `arguments`, that keeps within one budget.
@@ -70,7 +73,8 @@ def match(
     `step` than 8, but channels in steps of `step`, so what is reached lies below the budget: it is in the answer.
 
     Milliseconds are medians of runs in which the candidates take turns. Widths around the answer that differ by
-    less than the machine's noise are not told apart.
+    less than the machine's noise are not told apart. With 0 `refinements` the answer lies between two widths that were
+    measured, and its milliseconds are the budget.
 
     Raises UsageError unless exactly one budget is given, within its bounds, NoWidthError for one that the narrowest
     network exceeds, DepthwiseError for one beyond the widest.
@@ -104,10 +108,11 @@ def match(
         return Match(argument(found.width), found.parameters, found.macs)
 
     def measure(widths: Sequence[float]) -> list[float]:
-        modules = [build(width).to(memory_format=torch.channels_last) for width in widths]
-        return latencies(modules, torch.zeros(batch, *shape(modules[0])))
+        modules = [_without_values(partial(build, width)) for width in widths]
+        rounds = ROUNDS if len(widths) > 1 else FEWEST_ROUNDS  # one alone says where to look
+        return latencies(modules, torch.zeros(batch, *shape(modules[0])), rounds)
 
-    width, reached = _fastest(measure, budget, f"{name} in {milliseconds:g} ms")
+    width, reached = _fastest(measure, budget, f"{name} in {milliseconds:g} ms", refinements)
     counted = count(width)
     return Match(argument(width), counted.parameters, counted.macs, reached)
 
@@ -125,6 +130,17 @@ def latencies(modules: Sequence[nn.Module], image: Tensor, rounds: int = ROUNDS)
         first = sum(run() for run in runs.values())  # which brings in weights and kernels
         taken = in_turns(runs, min(rounds, max(FEWEST_ROUNDS, int(PATIENCE / first))))
     return [1000 * median(each) for each in taken.values()]
+
+
+def _without_values(build: Callable[[], nn.Module]) -> nn.Module:
+    """What is built, all zeros: random numbers cost more than the answers that are timed, and change nothing there."""
+    with torch.device("meta"):
+        module = build()
+    module = module.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in chain(module.parameters(), module.buffers()):
+            tensor.zero_()
+    return module.to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,19 +204,26 @@ def _widest(count: Callable[[float], _Found], kind: str, budget: float, wanted: 
 
 
 def _fastest(
-    measure: Callable[[Sequence[float]], list[float]], budget: float, wanted: str
+    measure: Callable[[Sequence[float]], list[float]],
+    budget: float,
+    wanted: str,
+    refinements: int = REFINEMENTS,
 ) -> tuple[float, float]:
-    """The largest width that kept to the budget and the milliseconds it took, by ever closer sets of candidates."""
+    """The largest width that kept to the budget and the milliseconds it took, by ever closer sets of candidates;
+    without refinements, the width between two measured ones that should meet the budget, and the budget."""
     # From the narrow end: nothing is run that takes much longer than the budget.
-    high = 2 * NARROWEST
-    while measure([high])[0] <= budget:
-        high *= 2
+    low, high, below = NARROWEST, 2 * NARROWEST, 0.0
+    while (above := measure([high])[0]) <= budget:
+        low, below = high, above
+        high *= min(2.0, BEYOND * sqrt(budget / above))
         if high > WIDEST:
             raise DepthwiseError(
                 f"{wanted} is wider than {WIDEST:g} times the network: give a smaller budget"
             )
-    low, done, found = high / 2, 0, (0.0, 0.0)
-    while done < REFINEMENTS or not found[0]:
+    done, found = 0, (0.0, 0.0)
+    if below:  # a line on logarithmic scales
+        found = round(low * (high / low) ** (log(budget / below) / log(above / below)), 3), budget
+    while done < refinements or not found[0]:
         widths = [round(low + (high - low) * i / CANDIDATES, 3) for i in range(CANDIDATES)]
         times = measure(widths)
         within = next((i for i, taken in enumerate(times) if taken > budget), len(times))

@@ -141,7 +141,7 @@ def run(
     ray: RayAddress = None,
     dry_run: Annotated[
         bool,
-        flag("Train nothing: ten updates of each arm on made-up images, and how long all would take here."),
+        flag("Train nothing: a few updates of each arm on made-up images, and how long all would take here."),
     ] = False,
     manifest: Manifest = None,
     force: Annotated[bool, flag("Replace another experiment in --out; runs stay.")] = False,
@@ -309,3 +309,6 @@ def _say_rehearsal(rehearsal: "Rehearsal", seeds: int, as_json: bool) -> None:
     console().print(rows)
     took = duration(rehearsal.seconds(seeds))
     say(f"all arms with {number_of(seeds, 'seed')} take about {took} here, without evaluations")
+    if fewer := sorted({(each.timed, each.images) for each in rehearsal.arms if each.timed < each.images}):
+        parts = ", ".join(f"{timed} of {images:,}" for timed, images in fewer)
+        say(f"updates were timed with fewer images ({parts}), and are reckoned in proportion to them")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from depthwise.analysis.cost import multiply_adds
-from depthwise.analysis.match import NoWidthError, latencies, match
+from depthwise.analysis.match import REFINEMENTS, NoWidthError, latencies, match
 from depthwise.comparison.outcome import MAP_AT_100, TOP1, Metric
 from depthwise.data.transform import Augment, Preprocess
 from depthwise.errors import DepthwiseError, unknown_name
@@ -97,13 +97,15 @@ class Setting:
     """The facts that an experiment's arms follow from.
 
     channels: of the images. kept: what was found for budgets, by what for; whoever builds the experiment again hands
-    it in, so that arms stay what they are.
+    it in, so that arms stay what they are. rough: so many images are answered at once where time is the budget, and few
+    measurements say how wide networks are, as in a rehearsal; 0 where it is to be known as well as can be.
     """
 
     scale: Scale
     traits: Traits
     channels: int = 3
     kept: dict[str, Any] = field(default_factory=dict)
+    rough: int = 0
 
     @property
     def recipe(self) -> Recipe:
@@ -135,7 +137,7 @@ class Setting:
     @property
     def batch(self) -> int:
         """Images that are answered at once where time is the budget."""
-        return PAPERS_BATCH if self.is_paper else BATCH
+        return self.rough or (PAPERS_BATCH if self.is_paper else BATCH)
 
     def network(self, name: str, base: Recipe | None = None, **arguments: Any) -> Recipe:
         """`base` with another network, of its stem and its dropout, at the size of its images; `arguments` of it.
@@ -209,6 +211,7 @@ class Setting:
         wanted: dict[str, Any] = {
             by: budget,
             "batch": self.batch,
+            "refinements": 0 if self.rough else REFINEMENTS,
             "size": recipe.preprocess.size,
             **self._facts,
         }
