@@ -116,7 +116,7 @@ def update_seconds(
 ) -> float:
     """The median of so many updates by the `recipe`, images included, which are made up and read in this process.
 
-    patience: seconds after which there are no more, but one at least.
+    patience: seconds after which there are no more, but one at least. A first one, which takes longer, is not counted.
     """
     precision = choose_precision(recipe.precision, device)
     trainer = trainer_of(recipe, setting, device, precision, recipe.batch_size)
@@ -127,6 +127,7 @@ def update_seconds(
 
     taken: list[float] = []
     try:
+        update()
         while not taken or (len(taken) < updates and sum(taken) < patience):
             taken.append(seconds(update))
     finally:
