@@ -32,7 +32,7 @@ IMPORTS: dict[str, set[str]] = {
     "analysis.match": {"bounds", "layers", "models", "modes", "timing"},
     "draw": {"analysis", "layers", "modes"},
     "data": {"bounds", "modes", "places", "reading", "stops", "writing"},
-    "evaluate": {"data", "heat", "modes", "writing"},
+    "evaluate": {"data", "heat", "modes", "native", "writing"},
     "tasks": {"bounds", "data", "evaluate", "heat"},
     "doctor": {"evaluate", "modes"},
     "doctor.checks": {"data", "job", "ship", "train", "writing"},

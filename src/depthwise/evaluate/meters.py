@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from depthwise import native
 from depthwise.errors import DepthwiseError, UsageError
 from depthwise.modes import in_mode
 
@@ -155,7 +156,7 @@ def answering(
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             return module(images)
 
-    with in_mode(module, training=False), torch.inference_mode():
+    with in_mode(module, training=False), torch.inference_mode(), native.evaluating():
         yield answer
 
 

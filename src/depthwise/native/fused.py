@@ -3,6 +3,10 @@
 Elsewhere the modules are called one after another, which also defines what is computed.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +19,18 @@ Padding = tuple[int, int, int, int]
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
+_evaluates: ContextVar[bool] = ContextVar("evaluates", default=False)
+
+
+@contextmanager
+def evaluating() -> Iterator[None]:
+    """The kernels also run networks in evaluation, without gradients; elsewhere PyTorch's operators do."""
+    token = _evaluates.set(True)
+    try:
+        yield
+    finally:
+        _evaluates.reset(token)
+
 
 def applies(x: Tensor) -> bool:
     """Whether the kernels may read the memory of `x`: a plain CPU tensor that is not traced or transformed."""
@@ -26,7 +42,7 @@ def applies(x: Tensor) -> bool:
         and x.ndim == 4
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.numel() > 0
-        and torch.is_grad_enabled()
+        and (torch.is_grad_enabled() or _evaluates.get())
         and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None
         and torch._C._len_torch_dispatch_stack() == 0
@@ -43,7 +59,7 @@ def watched(module: nn.Module) -> bool:
 def _norm_applies(x: Tensor, norm: nn.Module) -> bool:
     return (
         type(norm) is nn.BatchNorm2d
-        and norm.training
+        and (norm.training or not torch.is_grad_enabled())
         and norm.affine
         and norm.track_running_stats
         and norm.weight.dtype is torch.float32

@@ -34,10 +34,17 @@ def _flags(x: Tensor) -> tuple[bool, int]:
 
 
 def _moments(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """Mean, 1 / standard deviation, scale and shift of `x`, [4, C]; updates the running statistics of `norm`."""
+    """Mean, 1 / standard deviation, scale and shift of `x`, [4, C]; updates the running statistics of `norm`.
+
+    In evaluation they follow from the running statistics.
+    """
     assert norm.num_batches_tracked is not None
     assert norm.running_mean is not None
     assert norm.running_var is not None
+    if not norm.training:
+        mean, inverse = norm.running_mean, (norm.running_var + norm.eps).rsqrt()
+        scale = norm.weight * inverse
+        return torch.stack([mean, inverse, scale, norm.bias - mean * scale])
     norm.num_batches_tracked.add_(1)
     momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
     channels = x.shape[1]
