@@ -42,8 +42,8 @@ def applies(x: Tensor) -> bool:
         and x.ndim == 4
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.numel() > 0
-        and (torch.is_grad_enabled() or _evaluates.get())
         and not torch.compiler.is_compiling()
+        and (torch.is_grad_enabled() or _evaluates.get())
         and torch._C._get_tracing_state() is None
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
