@@ -29,12 +29,9 @@ demo: $(VENV)/installed
 	@echo "   train on your own pictures, one folder a class:"
 	@echo "   $(BIN)/depthwise train --data FOLDER --model xception --out runs/mine"
 
-# One process more than there are cores: many tests wait for processes, clusters and browsers that they start.
-PROCESSES = $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN))
-
 test: $(VENV)/installed-dev
 	@.ci/debian-packages dataset-fashion-mnist chromium g++ libjpeg-dev openssl strace
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --fuzz-seed new

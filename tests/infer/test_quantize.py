@@ -137,10 +137,10 @@ def rounded_by_hand(graph: Graph, roundings: dict[str, Rounding], x: Tensor) -> 
     return maps[-1]
 
 
-@pytest.mark.parametrize("channels", [16, 48, 72, 192])
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)])
+@pytest.mark.parametrize("channels", [16, 48, 192])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 2), (7, 1)])
 @pytest.mark.parametrize("before", [nn.ReLU, nn.Identity])
-@pytest.mark.parametrize("between", [nn.Identity, nn.ReLU6, nn.SiLU])
+@pytest.mark.parametrize("between", [nn.ReLU6, nn.SiLU])
 def test_a_depthwise_convolution_in_bytes(
     path: str, channels: int, kernel: int, stride: int, before: type[nn.Module], between: type[nn.Module]
 ) -> None:
@@ -164,6 +164,18 @@ def test_a_depthwise_convolution_in_bytes(
         y, expected = plan(x), rounded_by_hand(graph, roundings, x)
         assert float((y - expected).norm() / expected.norm()) <= 2**-8
         assert torch.equal(pickle.loads(pickle.dumps(plan))(x), y)
+
+
+def test_a_layout_of_memory_changes_no_plan() -> None:
+    """A strided pointwise convolution, whose map a depthwise one reads, too, is spelled alike in any memory format."""
+    torch.manual_seed(0)
+    network = randomise(create_model("xception", num_classes=5, width=0.25, middle=(182,)))
+    x = torch.randn(2, 3, 71, 71)
+    with torch.no_grad():
+        plain = calibrate(lower(network, x), [x])
+        network = network.to(memory_format=torch.channels_last)
+        other = calibrate(lower(network, x.contiguous(memory_format=torch.channels_last)), [x])
+    assert plain.keys() == other.keys()
 
 
 def test_a_depthwise_convolution_reads_bytes_where_nothing_else_reads_its_map() -> None:

@@ -298,15 +298,22 @@ def _check_part(key: str, part: str, tensor: Tensor) -> None:
 def check_roundings(graph: Graph, roundings: Mapping[str, Rounding]) -> None:
     """Raise RoundingError, naming the tensor, unless `roundings` are those that a calibration of `graph` gives.
 
-    Depthwise convolutions may be left out, as they were before they could be in int8.
+    Depthwise convolutions may be left out, as they were before they could be in int8, and may be there where another
+    spelling of the network keeps them from it.
     """
     convolutions = {
         index: convolution
         for index, convolution in quantizable(graph).items()
         if convolution.name in roundings or not is_depthwise(convolution)
     }
-    named = {convolution.name: convolution for convolution in convolutions.values()}
-    for name in dict.fromkeys([*named, *roundings]):
+    needed = {convolution.name: convolution for convolution in convolutions.values()}
+    depthwise = {
+        operation.name: operation
+        for operation in graph.operations
+        if isinstance(operation, Convolution) and is_depthwise(operation)
+    }
+    named = {**depthwise, **needed}
+    for name in dict.fromkeys([*needed, *roundings]):
         if name not in roundings:
             raise RoundingError(f"{name}.scale is missing")
         if name not in named:

@@ -174,17 +174,17 @@ def pointwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     equal runs have equal bits.
     """
     on_cpu = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
-    if on_cpu and stride > 1:
+    if on_cpu and stride > 1 and (torch.is_grad_enabled() or applies(x)):
         # The strided convolution's backward writes beyond its memory in PyTorch 2.14 when maps are narrow.
         # A pooling window of one pixel takes the same pixels as x[:, :, ::stride, ::stride]. The backward of that
         # slice returns a map of another layout, which is slow to add to.
-        x = max_pool2d(x, 1, stride, (0, 0, 0, 0))
+        x, stride = max_pool2d(x, 1, stride, (0, 0, 0, 0)), 1
     if on_cpu and _multiplies(x, weight):
         return ops.Pointwise.apply(x, weight)
     if on_cpu and x.requires_grad and x.dtype == torch.bfloat16:
         # A linear layer takes the map as it is; in float32 it takes up to twice the time of the convolution.
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
-    return F.conv2d(x, weight, stride=1 if on_cpu else stride)
+    return F.conv2d(x, weight, stride=stride)
 
 
 def _multiplies(x: Tensor, weight: Tensor) -> bool:
