@@ -42,14 +42,16 @@ bool convolve_tile(const Step& s, const Tile& tile, char* arena, char* scratch) 
     Out* to[MOST_PIXELS + rows_together(1)];
     const int64_t height = s.out.height, width = s.out.width;
     Row* between = reinterpret_cast<Row*>(scratch);
-    bool made = !makes_rows(s);
     if constexpr (sizeof(Row) == 1) {
         if (reads_bytes(s))
-            depthwise_tile(s, Place<uint8_t>(arena, s.in), begin, end, between), made = true;
-        else if (!made && !s.depthwise)
-            round_tile(s, Place<T>(arena, s.in), begin, end, between), made = true;
+            depthwise_tile(s, Place<uint8_t>(arena, s.in), begin, end, between);
+        else if (s.depthwise)
+            depthwise_tile(s, Place<T>(arena, s.in), begin, end, between);
+        else if (s.between_rounding)
+            round_tile(s, Place<T>(arena, s.in), begin, end, between);
+    } else if (s.depthwise) {
+        depthwise_tile(s, Place<T>(arena, s.in), begin, end, between);
     }
-    if (!made) depthwise_tile(s, Place<T>(arena, s.in), begin, end, between);
     for (int64_t p = begin; p < end;) {  // a row of the map, or what of it lies in the tile
         const int64_t n = p / (height * width), y = p / width % height, x = p % width;
         const Row* from = makes_rows(s) ? between + (p - begin) * s.in.channels

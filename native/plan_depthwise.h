@@ -24,8 +24,8 @@ INLINE bool fast_depthwise(const Step& s) {
            s.between.kind <= HARD_TANH;
 }
 
-// `P` vectors of values, one of bytes. Two vectors of bfloat16 become the values at even and those at odd places: that takes two
-// operations, where widening one half after the other takes four.
+// `P` vectors of values, one of bytes. Two vectors of bfloat16 become the values at even and those at odd places: that
+// takes two operations, where widening one half after the other takes four.
 template <int P, class T>
 INLINE void load_parts(const T* from, F<WIDTH> (&part)[P]) {
     if constexpr (std::is_same_v<T, uint8_t>) {

@@ -16,10 +16,10 @@
 
 namespace NATIVE_ISA {
 
-constexpr int64_t QUARTERED = 64, FOUR_ROWS_COLUMNS = 3;
+constexpr int64_t BLOCK_CHANNELS = 64, FOUR_ROWS_COLUMNS = 3;
 
 // The channels of a map, up to whole blocks.
-inline int64_t whole_blocks(int64_t channels) { return (channels + QUARTERED - 1) / QUARTERED * QUARTERED; }
+inline int64_t whole_blocks(int64_t channels) { return (channels + BLOCK_CHANNELS - 1) / BLOCK_CHANNELS * BLOCK_CHANNELS; }
 
 #ifdef NATIVE_AVX512BF16
 // `X` pixels of the result next to each other, the channels of `lanes` from `c` on.
@@ -82,7 +82,7 @@ void four_rows_pixels(const Step& s, const uint8_t* in, int64_t row, uint8_t* ou
         }
     };
     int64_t c = 0;
-    for (; c + QUARTERED <= C; c += QUARTERED) block(c, ~__mmask64{0});
+    for (; c + BLOCK_CHANNELS <= C; c += BLOCK_CHANNELS) block(c, ~__mmask64{0});
     if (c < C) block(c, (__mmask64{1} << (C - c)) - 1);
 }
 #endif
