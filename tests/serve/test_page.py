@@ -219,8 +219,8 @@ def test_a_model_says_what_is_known_of_it(
     page = open_page()
     for title, rows in cards[0].items():
         table = page.locator("#card table", has=page.locator(f"caption:text-is('{title}')"))
-        assert table.locator("th").all_inner_texts() == list(rows)
-        assert table.locator("td").all_inner_texts() == list(rows.values())
+        expect(table.locator("th")).to_have_text(list(rows))
+        expect(table.locator("td")).to_have_text(list(rows.values()))
 
 
 def test_the_page_asks_for_a_token(open_page: Open, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -255,8 +255,8 @@ def test_the_page_asks_for_a_token(open_page: Open, tiny_bundle: Path, tmp_path:
         page.locator("#file").set_input_files([file("a.png", 1)])
         expect(first(page).locator(".said li")).to_have_count(3)
         training = page.locator("#card table", has=page.locator("caption:text-is('training')"))
-        assert training.locator("th").all_inner_texts() == ["data", "license", "top-1, test part"]
-        assert training.locator("td").all_inner_texts() == ["train=a.csv,val=b", "CC0", "50.00%"]
+        expect(training.locator("th")).to_have_text(["data", "license", "top-1, test part"])
+        expect(training.locator("td")).to_have_text(["train=a.csv,val=b", "CC0", "50.00%"])
 
 
 def test_examples_of_the_bundle_are_a_click_away(open_page: Open, tiny_bundle: Path, tmp_path: Path) -> None:
