@@ -73,7 +73,7 @@ def test_no_command_reaches_for_the_internet(tiny_bundle: Path, tmp_path: Path) 
         ["import", "mobilenet.pth", "--model", "mobilenet_v2", "--out", "imported"],
         *(
             ["compile", bundle, "--engine", engine, "--out", engine]
-            for engine in ("native", "torch", "openvino", "onnxruntime", "fastest")
+            for engine in ("openvino", "onnxruntime", "fastest")
         ),
         ["predict", "openvino", images, "--topk", "1", "--out", "own.csv"],
         ["predict", "openvino", images, "--topk", "1", "--engine", "bundle", "--out", "openvino.csv"],

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CPUS = 3  # of each node, so that four processes need both; processes may share cores here
+CPUS = 3  # of each node; processes may share cores here
 ROOT = Path(__file__).parents[2]
 
 CLOSED = "http://127.0.0.1:9"
@@ -27,6 +27,9 @@ QUIET = {
     "RAY_DEDUP_LOGS": "0",
     "OMP_NUM_THREADS": "1",
     "RAY_prestart_worker_first_driver": "0",  # no worker that nobody has asked for yet
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more for each start of a run, which imports torch
+    # Ray Train counts a dead node's CPUs for some seconds more, and waits so long for them.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
     "RAY_worker_niceness": "0",  # not behind all other tests, as Ray's own 15 is
     "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
     # A node that is killed is given up in seconds.
@@ -45,13 +48,14 @@ class Raylets:
 
     address: str
     folder: Path
+    cpus: int
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, *words: str) -> None:
         """Begin another node; `wait` for it."""
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         command += ["--include-log-monitor", "false"]
-        size = ["--num-cpus", str(CPUS), "--object-store-memory", str(100 * 2**20)]
+        size = ["--num-cpus", str(self.cpus), "--object-store-memory", str(100 * 2**20)]
         place = ["--node-ip-address", f"127.0.0.{2 + len(self.nodes)}"]
         if self.nodes:
             words = (*words, "--address", self.address)
@@ -106,13 +110,13 @@ def command_line(pid: int) -> str:
 
 
 @contextmanager
-def cluster(nodes: int = 2) -> Iterator[Raylets]:
-    """So many nodes; they are gone when the `with` ends."""
+def cluster(nodes: int = 2, cpus: int = CPUS) -> Iterator[Raylets]:
+    """So many nodes of so many CPUs each; they are gone when the `with` ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.2", 0))
         port = free.getsockname()[1]
     folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # short: Ray has sockets there
-    raylets = Raylets(f"127.0.0.2:{port}", folder)
+    raylets = Raylets(f"127.0.0.2:{port}", folder, cpus)
     try:
         own = ["--include-dashboard=false", "--no-monitor", "--temp-dir", str(folder)]
         raylets.start("--head", "--port", str(port), *own)

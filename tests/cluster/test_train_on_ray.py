@@ -3,11 +3,12 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests import processes
-from tests.cluster.raylets import QUIET, Raylets
+from tests.cluster.raylets import QUIET, Raylets, cluster
 from tests.train.shared_runs import begin, left
 
 SETTINGS = [
@@ -53,6 +54,13 @@ def wait_for_none(raylets: Raylets) -> None:
 
 
 @pytest.fixture(scope="module")
+def raylets() -> Iterator[Raylets]:
+    """Nodes so small that three processes need both: each process takes seconds to start."""
+    with cluster(cpus=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run on this machine, alone."""
     out = tmp_path_factory.mktemp("unbroken") / "run"
@@ -64,7 +72,7 @@ def test_a_worker_and_a_node_are_killed(raylets: Raylets, unbroken: Path, tmp_pa
     """What is left goes on, on fewer processes where MIN:MAX allows it, to the same bits."""
     out = tmp_path / "run"
     # More than one node has room for, so that both have some.
-    run = start(words(out, "--ray", raylets.address, "--processes", "2:4", "--patience", "20"))
+    run = start(words(out, "--ray", raylets.address, "--processes", "2:3", "--patience", "20"))
     wait_for_lines(out, 4, run)
     os.kill(raylets.workers(0, "RayTrainWorker")[0], signal.SIGKILL)
     lines = (out / "metrics.jsonl").read_bytes().count(b"\n")

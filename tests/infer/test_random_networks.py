@@ -19,7 +19,7 @@ from depthwise.infer.answers import WrongAnswerError
 from depthwise.infer.graph import Graph
 from depthwise.infer.lower import lower
 
-NETWORKS = 60
+NETWORKS = 40
 
 
 def graph_of(network: nn.Module, x: Tensor) -> Graph | None:

@@ -127,7 +127,7 @@ def test_kills_leave_the_same_best(data: Path, tmp_path: Path) -> None:
         "--set",
         "epochs=40",
         "keep=best",
-        "early_stop=6",
+        "early_stop=3",
         "eval_every=0.5",
         "norm_momentum=0.5",
         "augment.mixup=0",
