@@ -141,7 +141,7 @@ class PointwiseConv2d(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
 
 
-@native.chain
+@native.chain("depthwise", "between", "pointwise")
 class SeparableConv2d(nn.Module):
     """One filter a channel, then a 1x1: [N, M, H, W] -> [N, K, ceil(H / stride), ceil(W / stride)].
 
@@ -166,7 +166,7 @@ class SeparableConv2d(nn.Module):
         return self.pointwise(self.between(native.depthwise_conv2d(x, self.depthwise)))
 
 
-@native.chain
+@native.chain("conv", "norm", "activation")
 class ConvNorm(nn.Module):
     """activation(norm(conv(x))) for a `conv` that puts out `channels` maps."""
 

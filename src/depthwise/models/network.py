@@ -79,7 +79,7 @@ class Network(nn.Module):
         check_input(x, self.in_channels, self.min_size)
         maps: dict[str, Tensor] = {}
         auxiliary = []
-        for name, stage in self.stages.named_children():
+        for name, stage in self._named_stages():
             x = maps[name] = self._run(stage, x, maps)
             auxiliary += [self.aux[seen](maps[seen]) for seen in maps if self.training and seen in self.aux]
             maps.clear()
@@ -91,7 +91,7 @@ class Network(nn.Module):
         check_input(x, self.in_channels, self.min_size)
         last = {stage.name: key for key, stage in self._last_of.items()}
         maps = {}
-        for name, stage in self.stages.named_children():
+        for name, stage in self._named_stages():
             x = self._run(stage, x)
             if name in last:
                 maps[last[name]] = x
@@ -105,7 +105,7 @@ class Network(nn.Module):
     def last_map(self, x: Tensor) -> Tensor:
         """What the neck reads: [N, C, h, w]."""
         check_input(x, self.in_channels, self.min_size)
-        for stage in self.stages.children():
+        for stage in self.stages:
             x = self._run(stage, x)
         return x
 
@@ -121,6 +121,10 @@ class Network(nn.Module):
         and graphs that are traced keep what they choose.
         """
         self.grad_checkpointing = enable
+
+    def _named_stages(self) -> list[tuple[str, nn.Module]]:
+        """The stages in order; of one that is there twice, `named_children` would give the first alone."""
+        return [*zip(self.stages._modules, self.stages, strict=True)]
 
     def _run(self, stage: nn.Module, x: Tensor, maps: dict[str, Tensor] | None = None) -> Tensor:
         if isinstance(stage, Tapped):

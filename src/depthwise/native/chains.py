@@ -5,8 +5,9 @@ depthwise convolution in one pass take half the time that they take in three. El
 another, which also defines what is computed.
 """
 
-from collections.abc import Iterator
-from typing import Protocol, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +24,18 @@ class TakesNorm(Protocol):
     def after_norm(self, x: Tensor, norm: nn.BatchNorm2d | None) -> Tensor: ...
 
 
-_CHAINS: set[type[nn.Module]] = {nn.Sequential}
+_CHAINS: dict[type[nn.Module], Callable[[Any], Iterable[nn.Module]]] = {nn.Sequential: iter}
+"""What gives the modules that one of a class calls, in order; one that it calls twice is there twice."""
 
 
-def chain(kind: M) -> M:
-    """A class decorator: modules of this class call their children one after another, and do nothing else."""
-    _CHAINS.add(kind)
-    return kind
+def chain(*names: str) -> Callable[[M], M]:
+    """A class decorator: modules of this class call the children of these `names` in this order, and do nothing else."""
+
+    def entered(kind: M) -> M:
+        _CHAINS[kind] = attrgetter(*names)
+        return kind
+
+    return entered
 
 
 def run(
@@ -52,7 +58,7 @@ def run(
 
     for step in _steps(module):
         match step:
-            case nn.Identity():
+            case nn.Identity() if not watched(step):
                 pass
             case nn.ReLU() | nn.ReLU6() if relu is None:
                 relu = step
@@ -67,7 +73,7 @@ def run(
             case nn.AvgPool2d():
                 x = average_pool2d(settled(x), step)
                 norm = relu = None
-            case _ if relu is None and hasattr(type(step), "after_norm"):
+            case _ if relu is None and hasattr(type(step), "after_norm") and not watched(step):
                 x, norm = cast(TakesNorm, step).after_norm(x, norm), None
             case _:
                 x = step(settled(x))
@@ -81,7 +87,7 @@ def add_residual(
     x: Tensor, body: nn.Module, skip: nn.Module, activation: nn.Module, scale: float = 1.0
 ) -> Tensor:
     """activation(scale * body(x) + skip(x)); the sum is part of the last norm's pass, if there is one."""
-    if isinstance(skip, nn.Identity) and scale == 1:
+    if isinstance(skip, nn.Identity) and scale == 1 and not watched(skip):
         return run(body, x, residual=x, activation=activation)
     y = run(body, x)
     return run(skip, x, residual=y if scale == 1 else scale * y, activation=activation)
@@ -100,8 +106,8 @@ def _finished(x: Tensor, residual: Tensor | None, activation: nn.Module | None) 
 
 def _steps(module: nn.Module) -> Iterator[nn.Module]:
     """The modules that `module` runs one after another, if that is all it does, else `module` itself."""
-    if type(module) in _CHAINS and not watched(module):
-        for child in module.children():
+    if (children := _CHAINS.get(type(module))) and not watched(module):
+        for child in children(module):
             yield from _steps(child)
     else:
         yield module

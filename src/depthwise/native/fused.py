@@ -33,7 +33,10 @@ def evaluating() -> Iterator[None]:
 
 
 def applies(x: Tensor) -> bool:
-    """Whether the kernels may read the memory of `x`: a plain CPU tensor that is not traced or transformed."""
+    """Whether the kernels may read the memory of `x`: a plain CPU tensor that is not traced or transformed.
+
+    Not while hooks for all modules are registered, which must see each run by itself.
+    """
     return (
         library.handle is not None
         and type(x) in (Tensor, nn.Parameter)
@@ -48,12 +51,19 @@ def applies(x: Tensor) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch.autograd.forward_ad._current_level < 0
+        and not torch.nn.modules.module._has_any_global_hook()
     )
 
 
 def watched(module: nn.Module) -> bool:
-    """Whether `module` has hooks: they must see it run by itself."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    """Whether `module` must be called by itself: it has hooks, or a `forward` of its own in place of its class's."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in vars(module)
+    )
 
 
 def _norm_applies(x: Tensor, norm: nn.Module) -> bool:
