@@ -178,7 +178,9 @@ def test_hooks_for_all_modules_see_all() -> None:
 
     def seen() -> list[str]:
         kinds: list[str] = []
-        handle = nn.modules.module.register_module_forward_hook(lambda part, *_: kinds.append(type(part).__name__))
+        handle = nn.modules.module.register_module_forward_hook(
+            lambda part, *_: kinds.append(type(part).__name__)
+        )
         try:
             module(x)
         finally:

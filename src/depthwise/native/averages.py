@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from depthwise.native import structs
 from depthwise.native.fused import applies, side_of, watched
 from depthwise.native.library import library
+from depthwise.native.once import first_order
 
 
 def average_pool2d(x: Tensor, pool: nn.AvgPool2d) -> Tensor:
@@ -40,7 +40,7 @@ class _AveragePool(torch.autograd.Function):
         return _box(x, kernel, ones, ctx.shares)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
         dy = dy.contiguous(memory_format=torch.channels_last)
         ones = [torch.ones(side) for side in dy.shape[2:]]
@@ -86,7 +86,7 @@ class _GlobalMean(torch.autograd.Function):
         return (_sums(x) / (x.shape[2] * x.shape[3])).flatten(1).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         of_a_pixel = dy / (ctx.shape[2] * ctx.shape[3])
         return of_a_pixel[:, :, None, None].expand(ctx.shape).contiguous(memory_format=torch.channels_last)
@@ -115,7 +115,7 @@ class _Gated(torch.autograd.Function):
         return _scaled(x, gate(means).float())
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, means, *parameters = ctx.saved_tensors
         dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)

@@ -29,7 +29,7 @@ _CHAINS: dict[type[nn.Module], Callable[[Any], Iterable[nn.Module]]] = {nn.Seque
 
 
 def chain(*names: str) -> Callable[[M], M]:
-    """A class decorator: modules of this class call the children of these `names` in this order, and do nothing else."""
+    """A class decorator: modules of this class call their children of these `names` in turn, and do nothing else."""
 
     def entered(kind: M) -> M:
         _CHAINS[kind] = attrgetter(*names)

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from depthwise.native import structs
 from depthwise.native.library import library
+from depthwise.native.once import first_order
 
 
 def _new(like: Tensor, *shape: int) -> Tensor:
@@ -134,7 +134,7 @@ class Norm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, moments, y = ctx.saved_tensors
         dy = _as(dy, x)
@@ -189,7 +189,7 @@ class Depthwise(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, filters, moments = ctx.saved_tensors
         dy, dx, dfilters = _as(dy, x), _new(x), torch.empty_like(filters)
@@ -243,7 +243,7 @@ class Pointwise(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         dy, dx, dweight = _as(dy, x), None, None
@@ -325,7 +325,7 @@ class MaxPool(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, index, chosen, moments = ctx.saved_tensors
         window, dy = ctx.window, dy.contiguous(memory_format=torch.channels_last)
