@@ -29,12 +29,13 @@ demo: $(VENV)/installed
 	@echo "   train on your own pictures, one folder a class:"
 	@echo "   $(BIN)/depthwise train --data FOLDER --model xception --out runs/mine"
 
+# Threads that wait leave the core to the other processes.
 test: $(VENV)/installed-dev
 	@.ci/debian-packages dataset-fashion-mnist chromium g++ libjpeg-dev openssl strace
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --fuzz-seed new
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --fuzz-seed new
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

@@ -59,8 +59,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
+FEW = 8
+"""Names that a sentence lists whole."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a `name` that is not among the `known` ones of its `kind`, with the nearest of them, or all.
+    """The error for a `name` that is not among the `known` ones of its `kind`, with all of a few, or the nearest.
 
     Of a dotted name the last part may be the near one: lr is optimizer.lr.
     """
@@ -72,5 +76,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near += [
         known_name for known_name in names if known_name.rpartition(".")[2] in leaf and known_name not in near
     ]
-    near = near or names
+    if not near or len(names) <= FEW:
+        near = names
     return UsageError(f"unknown {kind} {written}: use one of {', '.join(near)}")

@@ -1,5 +1,6 @@
 """`depthwise bench`: the compiled network and the general engines on this machine, or the ways to train it."""
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -144,6 +145,12 @@ def _document(
 
     if subject.layer:
         raise UsageError(f"{subject.name} is a kind of layer: give a network")
+    cores = os.cpu_count() or 1
+    if (most := max([threads or 1, *sweeps.get("threads", [])])) > cores:
+        raise UsageError(
+            f"{most} threads are more than this machine's {number_of(cores, 'core')}, on which they would only wait "
+            f"for each other: give at most {cores}"
+        )
     module, shape = build_subject(subject)
     macs = multiply_adds(module, shape) if kind == "inference" else training_multiply_adds(module, shape)
     threads = threads or torch.get_num_threads()
