@@ -64,7 +64,7 @@ FEW = 8
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a `name` that is not among the `known` ones of its `kind`, with all of a few, or the nearest.
+    """The error for a `name` that is not among the `known` ones of its `kind`, with the nearest first and, of a few, all.
 
     Of a dotted name the last part may be the near one: lr is optimizer.lr.
     """
@@ -77,5 +77,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
         known_name for known_name in names if known_name.rpartition(".")[2] in leaf and known_name not in near
     ]
     if not near or len(names) <= FEW:
-        near = names
+        near += [each for each in names if each not in near]
     return UsageError(f"unknown {kind} {written}: use one of {', '.join(near)}")

@@ -66,6 +66,11 @@ def batches() -> Iterator[Open]:
         one.close()
 
 
+def children() -> set[int]:
+    """This process's children, those that other tests have left among them."""
+    return {process.pid or 0 for process in multiprocessing.active_children()}
+
+
 def same(some: list[Batch], others: list[Batch]) -> bool:
     return len(some) == len(others) and all(
         torch.equal(a, b)
@@ -260,13 +265,14 @@ def test_an_epoch_that_was_broken_off_leaves_nothing_behind(files: FileSplit, ba
 
 
 def test_workers_live_on_between_epochs_and_end_with_close(files: FileSplit, batches: Open) -> None:
+    others = children()
     training = batches(files, Augment(), workers=2)
     list(training.epoch(0))
-    first = {process.pid for process in multiprocessing.active_children()}
+    first = children() - others
     list(training.epoch(1))
-    assert {process.pid for process in multiprocessing.active_children()} == first
+    assert children() - others == first
     training.close()
-    assert not first & {process.pid for process in multiprocessing.active_children()}
+    assert not first & children()
     training.close()
     assert len(list(training.epoch(2))) == len(training)
 
@@ -275,11 +281,12 @@ def test_a_worker_that_is_killed_is_one_sentence_and_the_next_epoch_works(
     files: FileSplit, batches: Open
 ) -> None:
     expected = list(batches(files, Augment(), batch_size=1).epoch(0))
+    others = children()
     training = batches(files, Augment(), batch_size=1, workers=2)
     running = training.epoch(0)
     next(running)
-    for process in multiprocessing.active_children():
-        os.kill(process.pid or 0, signal.SIGKILL)
+    for pid in children() - others:
+        os.kill(pid, signal.SIGKILL)
     started = time.monotonic()
     with pytest.raises(
         DepthwiseError, match=r"data worker \d+ died \(killed by signal 9 \(SIGKILL\)\).*fewer workers"
@@ -324,11 +331,11 @@ def test_a_script_whose_own_class_is_sent_to_workers_is_told_that_it_needs_one(
 
 
 def test_ctrl_c_does_not_reach_the_workers(files: FileSplit, batches: Open) -> None:
-    expected = list(batches(files, Augment()).epoch(0))
+    expected, others = list(batches(files, Augment()).epoch(0)), children()
     training = batches(files, Augment(), workers=2)
     list(training.epoch(0))
-    for process in multiprocessing.active_children():
-        os.kill(process.pid or 0, signal.SIGINT)
+    for pid in children() - others:
+        os.kill(pid, signal.SIGINT)
     assert same(list(training.epoch(0)), expected)
 
 

@@ -87,7 +87,7 @@ def test_a_part_takes_the_named_kind() -> None:
         ("epoch=4", r"unknown setting 'epoch': use one of epochs"),
         ("widht=1", r"unknown setting 'widht': use one of width"),
         ("optimizer.learning=1", r"unknown field of the optimizer 'learning'"),
-        ("preprocess.siez=96", r"unknown field of the preprocess 'siez': use one of size$"),
+        ("preprocess.siez=96", r"unknown field of the preprocess 'siez': use one of size, channels, "),
         ("siez=96", r"unknown setting 'siez': use one of size, seed$"),
         ("preproces.size=96", r"unknown setting 'preproces.size': use one of preprocess"),
         (
