@@ -64,7 +64,7 @@ FEW = 8
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a `name` that is not among the `known` ones of its `kind`, with the nearest first and, of a few, all.
+    """The error for a `name` that is not among the `known` ones of its `kind`, the nearest first; all of a few.
 
     Of a dotted name the last part may be the near one: lr is optimizer.lr.
     """
