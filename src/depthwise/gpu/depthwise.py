@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from depthwise.errors import UsageError
-from depthwise.native.once import differentiated_once
 
 KERNELS = (3, 5)
 STRIDES = (1, 2)
@@ -65,7 +65,7 @@ class _Depthwise(torch.autograd.Function):
         return _forward(x, taps, weight.shape[-1], stride, padding)
 
     @staticmethod
-    @differentiated_once("leave DEPTHWISE_TRITON unset, for PyTorch's operators")
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, taps = ctx.saved_tensors
         (shape, dtype), kernel = ctx.weight, ctx.weight[0][-1]
