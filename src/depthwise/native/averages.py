@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.native import structs
+from depthwise.native.backward import first_order, keep, kept
 from depthwise.native.fused import applies, side_of, watched
 from depthwise.native.library import library
-from depthwise.native.once import first_order
 
 
 def average_pool2d(x: Tensor, pool: nn.AvgPool2d) -> Tensor:
@@ -97,8 +97,12 @@ def gated(x: Tensor, gate: Callable[[Tensor], Tensor], parts: Sequence[nn.Module
 
     parts: what the gate is made of. Native in training, where the gate is computed once more in the backward pass.
     """
-    if applies(x) and not any(watched(part) for part in parts):
-        parameters = (parameter for part in parts for parameter in part.parameters())
+    parameters = [parameter for part in parts for parameter in part.parameters()]
+    if (
+        applies(x)
+        and not any(watched(part) for part in parts)
+        and all(parameter.is_cpu for parameter in parameters)
+    ):
         return _Gated.apply(x, gate, *(parameter for parameter in parameters if parameter.requires_grad))
     return x * gate(x.mean((2, 3), keepdim=True))
 
@@ -111,20 +115,21 @@ class _Gated(torch.autograd.Function):
         means = _sums(x) / (x.shape[2] * x.shape[3])
         ctx.gate = gate
         ctx.autocast = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
-        ctx.save_for_backward(x, means, *parameters)
-        return _scaled(x, gate(means).float())
+        ctx.parameters = parameters
+        keep(ctx, x, means, *parameters)
+        return _scaled(x, gate(means).expand_as(means).float())
 
     @staticmethod
     @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, means, *parameters = ctx.saved_tensors
+        x, means, *_ = kept(ctx)  # which says so if a parameter has changed since
         dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
         dtype, enabled = ctx.autocast
         with torch.enable_grad(), torch.autocast("cpu", dtype, enabled=enabled):
             means = means.detach().requires_grad_()
-            gates = ctx.gate(means)
+            gates = ctx.gate(means).expand_as(means)
         dgates = _sums(x, dy).to(gates.dtype)
-        dmeans, *dparameters = torch.autograd.grad(gates, [means, *parameters], dgates)
+        dmeans, *dparameters = torch.autograd.grad(gates, [means, *ctx.parameters], dgates)
         summand = dmeans / (x.shape[2] * x.shape[3])
         dx = _scaled(dy, gates.detach().float(), summand) if ctx.needs_input_grad[0] else None
         return dx, None, *dparameters

@@ -55,6 +55,23 @@ def applies(x: Tensor) -> bool:
     )
 
 
+def _lies_plain(tensor: Tensor | None, shape: tuple[int, ...]) -> bool:
+    """Whether the kernels may read and write a parameter or a buffer: float32 of this `shape` on the CPU, without gaps.
+
+    What is anything else is left to PyTorch, which computes with it or says what is wrong.
+    """
+    if tensor is None or type(tensor) not in (Tensor, nn.Parameter):
+        return False
+    return (
+        tensor.dtype is torch.float32
+        and tensor.is_cpu
+        and tensor.shape == shape
+        and tensor.layout is torch.strided
+        and tensor.is_contiguous()
+        and not tensor.is_neg()
+    )
+
+
 def watched(module: nn.Module) -> bool:
     """Whether `module` must be called by itself: it has hooks, or a `forward` of its own in place of its class's."""
     return bool(
@@ -70,11 +87,12 @@ def _norm_applies(x: Tensor, norm: nn.Module) -> bool:
     return (
         type(norm) is nn.BatchNorm2d
         and (norm.training or not torch.is_grad_enabled())
-        and norm.affine
-        and norm.track_running_stats
-        and norm.weight.dtype is torch.float32
-        and x.shape[1] == norm.num_features
+        and norm.num_batches_tracked is not None
         and x.numel() > x.shape[1]
+        and all(
+            _lies_plain(tensor, x.shape[1:2])
+            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        )
         and not watched(norm)
     )
 
@@ -199,9 +217,9 @@ def pointwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 def _multiplies(x: Tensor, weight: Tensor) -> bool:
     """Whether the products of a pointwise convolution are native."""
-    if not applies(x) or weight.dtype is not torch.float32 or not weight.is_contiguous():
+    if not applies(x) or not _lies_plain(weight, (weight.shape[0], x.shape[1], 1, 1)):
         return False
-    if x.dtype is not _computed_in() or x.shape[1] != weight.shape[1]:
+    if x.dtype is not _computed_in():
         return False
     if x.dtype is torch.float32:
         return library.path != "avx2"
@@ -231,7 +249,7 @@ def depthwise_conv2d(
         and not (relu and norm is None and activation.inplace)  # type: ignore[union-attr]
         and applies(x)
         and x.dtype is _computed_in()
-        and x.shape[1] == conv.in_channels
+        and _lies_plain(conv.weight, (x.shape[1], 1, *conv.kernel_size))
         and min(x.shape[2] + sum(padding[2:]), x.shape[3] + sum(padding[:2])) >= conv.kernel_size[0]
         and (norm is None or _norm_applies(x, norm))
     ):
@@ -255,7 +273,6 @@ def _padding(conv: nn.Module, x: Tensor) -> Padding | None:
         or conv.dilation != (1, 1)
         or conv.bias is not None
         or conv.padding_mode != "zeros"
-        or conv.weight.dtype is not torch.float32
         or watched(conv)
     ):
         return None

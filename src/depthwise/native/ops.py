@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from depthwise.native import structs
+from depthwise.native.backward import first_order, keep, kept
 from depthwise.native.library import library
-from depthwise.native.once import first_order
 
 
 def _new(like: Tensor, *shape: int) -> Tensor:
@@ -130,13 +130,13 @@ class Norm(torch.autograd.Function):
         library.loaded.depthwise_normalise(byref(arguments))  # type: ignore[union-attr]
         ctx.relu, ctx.residual = relu, residual is not None
         # Without a residual the ReLU's mask is computed from x again, which is cheaper than reading a third map.
-        ctx.save_for_backward(x, moments, y if relu and ctx.residual else None)
+        keep(ctx, x, moments, y if relu and ctx.residual else None)
         return y
 
     @staticmethod
     @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, moments, y = ctx.saved_tensors
+        x, moments, y = kept(ctx)
         dy = _as(dy, x)
         rows, channels = x.numel() // x.shape[1], x.shape[1]
         sums = torch.empty(2, channels, dtype=torch.float64)
@@ -184,14 +184,14 @@ class Depthwise(torch.autograd.Function):
             batch, channels, height, width, out_height, out_width, kernel, stride, top, left
         )
         ctx.relu = relu
-        ctx.save_for_backward(x, filters, moments)
+        keep(ctx, x, filters, moments)
         Depthwise.run("forward", ctx, x, filters, moments, y=y)
         return y
 
     @staticmethod
     @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, filters, moments = ctx.saved_tensors
+        x, filters, moments = kept(ctx)
         dy, dx, dfilters = _as(dy, x), _new(x), torch.empty_like(filters)
         sums = None if moments is None else torch.empty(2, x.shape[1], dtype=torch.float64)
         Depthwise.run("backward", ctx, x, filters, moments, dy=dy, dx=dx, dfilters=dfilters, sums=sums)
@@ -238,14 +238,14 @@ class Pointwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         batch, _, height, width = x.shape
         y = _new(x, batch, weight.shape[0], height, width)
-        ctx.save_for_backward(x, weight)
+        keep(ctx, x, weight)
         Pointwise.run("forward", x, weight, y=y)
         return y
 
     @staticmethod
     @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
+        x, weight = kept(ctx)
         dy, dx, dweight = _as(dy, x), None, None
         if ctx.needs_input_grad[0]:
             dx = _new(x)
@@ -321,13 +321,13 @@ class MaxPool(torch.autograd.Function):
         )
         library.loaded.depthwise_pool_forward(byref(arguments))  # type: ignore[union-attr]
         # Only the norm's gradient needs x; its shape is in the window.
-        ctx.save_for_backward(None if norm is None else x, index, chosen, moments)
+        keep(ctx, None if norm is None else x, index, chosen, moments)
         return y
 
     @staticmethod
     @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, index, chosen, moments = ctx.saved_tensors
+        x, index, chosen, moments = kept(ctx)
         window, dy = ctx.window, dy.contiguous(memory_format=torch.channels_last)
         dx = _new(dy, window.batch, window.channels, window.height, window.width)
         sums = dweight = dbias = None
