@@ -60,8 +60,13 @@ sanitize: $(VENV)/installed-dev
 	$(BIN)/python -c "from depthwise import native; native.use('portable')" && \
 	$(BIN)/python -m pytest --numprocesses 2 $(SANITIZED_TESTS) -k "not ($(NOT_SANITIZED))"
 
-gpu: $(VENV)/installed-dev
-	$(BIN)/python benchmarks/gpu.py
+# NVIDIA's devices, AMD's, and those of Windows' Linux: without one nothing is installed for it.
+gpu:
+	@if ls /dev | grep -qE '^(nvidia[0-9]|kfd|dxg)'; then \
+		$(MAKE) $(VENV)/installed-dev && $(BIN)/python benchmarks/gpu.py; \
+	else \
+		echo "There is no CUDA device here, so nothing was measured: run this where PyTorch finds one."; \
+	fi
 
 bench: $(VENV)/installed-dev
 	@for script in benchmarks/*.py; do echo "== $$script" && $(BIN)/python "$$script" || exit 1; done

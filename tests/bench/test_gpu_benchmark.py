@@ -1,6 +1,8 @@
 """`make gpu` where there is no GPU: it says so; its parts run on the CPU at a tiny size, and leave JSON and page."""
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -77,4 +79,16 @@ def test_without_a_gpu_it_says_so(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main() == 0
     assert "There is no CUDA device here" in capsys.readouterr().out
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.skipif(
+    any(re.match(r"nvidia\d|kfd|dxg", device.name) for device in Path("/dev").iterdir()),
+    reason="there is a GPU",
+)
+def test_without_a_gpu_nothing_is_installed_for_it(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    make = ["make", "--no-print-directory", "-C", str(root), "gpu", f"VENV={tmp_path / 'venv'}"]
+    done = subprocess.run(make, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.partition(",")[0]) == (0, "There is no CUDA device here")
     assert not [*tmp_path.iterdir()]
