@@ -45,7 +45,7 @@ lint: $(VENV)/installed-dev
 # The folder of these kernels; the tests that are quick in them and start no other program. What runs on AVX-512 alone
 # runs with bfloat16 too, and tiles (AMX) are emulated.
 SANITIZED := build/sanitize
-SANITIZED_TESTS := tests/test_native.py tests/test_native_products.py tests/test_native_averages.py tests/test_native_update.py tests/train/test_update.py tests/data/test_region.py tests/infer/test_compiled.py tests/infer/test_quantize.py tests/infer/test_shapes.py \
+SANITIZED_TESTS := tests/test_native.py tests/test_native_backward.py tests/test_native_products.py tests/test_native_averages.py tests/test_native_update.py tests/train/test_update.py tests/data/test_region.py tests/infer/test_compiled.py tests/infer/test_quantize.py tests/infer/test_shapes.py \
 	tests/infer/test_concatenations.py tests/infer/test_windows.py tests/infer/test_pointwise.py tests/infer/test_ops.py
 NOT_SANITIZED := 299 or whole_networks or is_native or environment or another_version or allocator or compiles or exported or fault or avx512- or [avx512]
 
