@@ -42,7 +42,8 @@ def learned(module: nn.Module, hooks: Any = None) -> list[Tensor]:
     x = images()
     with hooks or nullcontext():
         y = module(x)
-    return [y.detach(), *torch.autograd.grad(y.square().sum(), [x, *module.parameters()])]
+    gradients = torch.autograd.grad(y.square().sum(), [x, *module.parameters()])
+    return [y.detach(), *gradients, *(buffer.clone() for buffer in module.buffers())]
 
 
 def outcome(module: nn.Module) -> list[Tensor] | str:
@@ -116,6 +117,17 @@ def test_norms_that_lack_something_are_pytorchs(name: str) -> None:
     def changed() -> nn.Module:
         module = network()
         return put(module, module.get_submodule("0.body.0.norm"), name, None)
+
+    with using("off"):
+        wanted = outcome(changed())
+    assert_same(outcome(changed()), wanted)
+
+
+def test_statistics_that_are_not_to_be_tracked_stay() -> None:
+    def changed() -> nn.Module:
+        module = network()
+        module.get_submodule("0.body.0.norm").track_running_stats = False
+        return module
 
     with using("off"):
         wanted = outcome(changed())

@@ -87,6 +87,7 @@ def _norm_applies(x: Tensor, norm: nn.Module) -> bool:
     return (
         type(norm) is nn.BatchNorm2d
         and (norm.training or not torch.is_grad_enabled())
+        and norm.track_running_stats
         and norm.num_batches_tracked is not None
         and x.numel() > x.shape[1]
         and all(
