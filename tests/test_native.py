@@ -345,18 +345,6 @@ def test_one_value_a_channel_is_refused_as_pytorch_refuses_it(path: str) -> None
         native.batch_norm_act(image(1, 8, 1, 1).requires_grad_(), norm_of(8))
 
 
-def test_what_cannot_be_differentiated_twice_says_what_to_do(path: str) -> None:
-    """Also where the gradient given is a constant, and PyTorch's own decorator would let the second derivative be 0."""
-    for loss in (lambda y: y.square().sum(), lambda y: y.sum()):
-        x = image(2, 8, 4, 4).requires_grad_()
-        y = native.batch_norm_act(x, norm_of(8), nn.ReLU())
-        (dx,) = torch.autograd.grad(loss(y), x, create_graph=True)
-        with pytest.raises(
-            RuntimeError, match=r"call depthwise\.native\.use\('off'\) before the forward pass"
-        ):
-            (dx.square().sum() + y.sum()).backward()
-
-
 def test_every_fallback_of_the_pooling_pads_the_same(path: str) -> None:
     for size in (4, 5, 7):
         for padding in ((0, 1, 0, 1), (1, 1, 0, 1), (1, 0, 0, 0), (1, 1, 1, 1), (2, 0, 1, 2)):

@@ -12,12 +12,8 @@ from torch import Tensor, nn
 
 from depthwise import native
 from depthwise.layers import ConvNorm, MaxPool2d, Residual, SeparableConv2d, SqueezeExcite
-from depthwise.native.library import library
 
-pytestmark = [
-    pytest.mark.skipif(library.loaded is None, reason="no kernels were built"),
-    pytest.mark.usefixtures("one_thread"),
-]
+pytestmark = pytest.mark.usefixtures("one_thread")
 REMEDY = r"call depthwise\.native\.use\('off'\) before the forward pass"
 
 

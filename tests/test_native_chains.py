@@ -14,14 +14,10 @@ from torch import Tensor, nn
 
 from depthwise import native
 from depthwise.layers import ConvNorm, MaxPool2d, Residual, SeparableConv2d, conv2d
-from depthwise.native.library import library
 
 NETWORKS = ("xception", "mobilenet_v2", "se_resnet50", "inception_v1", "inception_v2")
 
-pytestmark = [
-    pytest.mark.skipif(library.loaded is None, reason="no kernels were built"),
-    pytest.mark.usefixtures("one_thread"),
-]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(channels: int = 3, size: int = 33) -> Tensor:

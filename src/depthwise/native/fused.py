@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from depthwise.native import ops
 from depthwise.native.library import library
+from depthwise.native.update import is_plain
 
 Padding = tuple[int, int, int, int]
 """Left, right, top, bottom, as F.pad counts."""
@@ -60,16 +61,7 @@ def _lies_plain(tensor: Tensor | None, shape: tuple[int, ...]) -> bool:
 
     What is anything else is left to PyTorch, which computes with it or says what is wrong.
     """
-    if tensor is None or type(tensor) not in (Tensor, nn.Parameter):
-        return False
-    return (
-        tensor.dtype is torch.float32
-        and tensor.is_cpu
-        and tensor.shape == shape
-        and tensor.layout is torch.strided
-        and tensor.is_contiguous()
-        and not tensor.is_neg()
-    )
+    return is_plain(tensor) and tensor.shape == shape and tensor.is_contiguous()
 
 
 def watched(module: nn.Module) -> bool:

@@ -9,6 +9,7 @@ import ctypes
 from collections.abc import Sequence
 from ctypes import byref
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -52,8 +53,8 @@ class Row:
     def suits(self) -> bool:
         """Whether the kernel can take it: float32 in the processor's memory, all in one order and without gaps."""
         alike = [t for t in (self.weight, self.first, self.second, self.average) if t is not None]
-        counts = self.updates is None or (_is_plain(self.updates) and self.updates.ndim == 0)
-        plain = counts and all(_is_plain(t) and not t.is_inference() for t in alike)
+        counts = self.updates is None or (is_plain(self.updates) and self.updates.ndim == 0)
+        plain = counts and all(is_plain(t) and not t.is_inference() for t in alike)
         return plain and _is_dense(self.weight) and all(_same_order(t, self.weight) for t in alike)
 
 
@@ -100,7 +101,7 @@ class Table:
             if gradient is None:
                 pointers.append(0)
                 continue
-            if not _is_plain(gradient):
+            if not is_plain(gradient):
                 return False
             if (order := (gradient.shape, gradient.stride())) not in orders:
                 if not _same_order(gradient, row.weight):
@@ -143,8 +144,9 @@ class Table:
         self._gradients = ()
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    return (
+def is_plain(tensor: Tensor | None) -> TypeGuard[Tensor]:
+    """Whether there is a tensor whose float32 numbers lie in the processor's memory, in whatever order."""
+    return tensor is not None and (
         (type(tensor) is Tensor or type(tensor) is nn.Parameter)
         and tensor.dtype is torch.float32
         and tensor.is_cpu
